@@ -1,0 +1,1 @@
+"""Text, vocabularies, prepared corpora and batches. Imports no jax."""

@@ -1,0 +1,250 @@
+"""Which sentences make batch number n, and in what rectangular shape.
+
+The n-th training batch is a pure function of (corpus fingerprint, DataConfig, seed, n): there is
+no iterator state, so resuming at step n continues exactly, on any number of hosts.
+"""
+
+import functools
+import hashlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from transformer_jax.config import DataConfig
+from transformer_jax.data.corpus import Corpus
+
+__all__ = ["Batch", "Batches", "Prefetch", "Shape", "choose_shapes"]
+
+# Lengths are rounded up to this many quantiles a side before shapes are chosen among them.
+GRID = 64
+
+
+class Shape(NamedTuple):
+    """Sentences in a batch and slots a side."""
+
+    rows: int
+    source: int
+    target: int
+
+
+class Batch(NamedTuple):
+    """int32 token ids source [B, S] and target [B, T], PAD = 0; indices [B], -1 for empty rows."""
+
+    source: np.ndarray
+    target: np.ndarray
+    indices: np.ndarray
+
+
+def choose_shapes(
+    source_lengths: np.ndarray, target_lengths: np.ndarray, batch_tokens: int, num_shapes: int
+) -> list[Shape]:
+    """At most `num_shapes` shapes that waste little padding when each pair takes the smallest.
+
+    Starts from the rectangle that holds everything, adds the one that saves most until the
+    number is reached, then moves one at a time until none moves. Rows fill `batch_tokens` on the
+    longer side, rounded down to a multiple of 8 for the devices that will share them.
+
+    >>> lengths = np.array([4] * 90 + [10] * 10)
+    >>> choose_shapes(lengths, lengths, 80, 2)
+    [Shape(rows=16, source=4, target=4), Shape(rows=8, source=10, target=10)]
+    """
+    sources, source_cells = _quantile_grid(source_lengths)
+    targets, target_cells = _quantile_grid(target_lengths)
+    counts = np.zeros((len(sources), len(targets)))
+    np.add.at(counts, (source_cells, target_cells), 1)
+    area = sources[:, None] + targets[None, :]
+    last = (len(sources) - 1, len(targets) - 1)
+
+    def slots(corners):
+        """Slots per pair for each cell: those of the smallest rectangle that holds it."""
+        smallest = np.full(counts.shape, area[last])
+        for i, j in corners:
+            np.minimum(smallest[: i + 1, : j + 1], area[i, j], out=smallest[: i + 1, : j + 1])
+        return smallest
+
+    def best_addition(corners):
+        now = slots(corners)
+        saved = np.array(
+            [
+                (counts[: i + 1, : j + 1] * np.maximum(now[: i + 1, : j + 1] - area[i, j], 0)).sum()
+                for i in range(counts.shape[0])
+                for j in range(counts.shape[1])
+            ]
+        )
+        index = int(saved.argmax())
+        return divmod(index, counts.shape[1]) if saved[index] > 0 else None
+
+    corners = [last]
+    while len(corners) < num_shapes and (corner := best_addition(corners)) is not None:
+        corners.append(corner)
+    moved = True
+    while moved:
+        moved = False
+        for k in range(1, len(corners)):
+            corner = best_addition(corners[:k] + corners[k + 1 :])
+            before = (counts * slots(corners)).sum()
+            if corner is None or corner == corners[k]:
+                continue
+            changed = [*corners[:k], corner, *corners[k + 1 :]]
+            if (counts * slots(changed)).sum() < before:
+                corners, moved = changed, True
+    shapes = []
+    for i, j in sorted(set(corners)):
+        rows = batch_tokens // int(max(sources[i], targets[j]))
+        rows = rows // 8 * 8 if rows >= 8 else max(rows, 1)
+        shapes.append(Shape(rows, int(sources[i]), int(targets[j])))
+    return shapes
+
+
+def _quantile_grid(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(at most GRID lengths, the last of them the longest; index of the one each length fits)."""
+    values = np.unique(lengths)
+    if len(values) > GRID:
+        ranks = np.linspace(0, len(lengths) - 1, GRID).astype(int)
+        values = np.unique(np.sort(lengths)[ranks])
+    return values, np.searchsorted(values, lengths)
+
+
+class Batches:
+    """The batches of a corpus: `batch(n)` for training, `once()` to visit every pair once."""
+
+    def __init__(self, corpus: Corpus, config: DataConfig, seed: int):
+        self._corpus = corpus
+        self._key = f"{corpus.fingerprint} {seed}"
+        source, target = corpus.source.lengths, corpus.target.lengths
+        self.shapes = choose_shapes(source, target, config.batch_tokens, config.num_shapes)
+        slots = np.array([shape.source + shape.target for shape in self.shapes])
+        # Each pair takes the shape with the fewest slots among those that hold it.
+        chosen = np.full(len(corpus), -1)
+        for k in np.argsort(-slots, kind="stable"):
+            shape = self.shapes[k]
+            chosen[(source <= shape.source) & (target <= shape.target)] = k
+        self._members = [np.flatnonzero(chosen == k) for k in range(len(self.shapes))]
+        self._order = functools.lru_cache(maxsize=4)(self._shuffled_members)
+        self._plan = functools.lru_cache(maxsize=2)(self._epoch_plan)
+
+    def _random(self, purpose: str, epoch: int, size: int) -> np.ndarray:
+        """`size` 64-bit numbers. Philox's raw stream is the same in every version of NumPy."""
+        digest = hashlib.sha256(f"{self._key} {purpose} {epoch}".encode()).digest()
+        key = np.frombuffer(digest[:16], np.uint64)
+        return np.random.Philox(key=key).random_raw(size)
+
+    def _shuffled_members(self, epoch: int) -> list[np.ndarray]:
+        numbers = self._random("sentences", epoch, len(self._corpus))
+        return [m[np.argsort(numbers[m], kind="stable")] for m in self._members]
+
+    def batches_before(self, epoch: int) -> int:
+        """Batches completed in epochs 0 to epoch - 1.
+
+        Sentences left over when an epoch ends open the next epoch's batch of their shape, so
+        every batch is full and over time every sentence is seen equally often.
+        """
+        return sum(epoch * len(m) // s.rows for m, s in zip(self._members, self.shapes))
+
+    def epoch_of(self, n: int) -> int:
+        """The epoch in which batch n is completed."""
+        low, high = 0, 1
+        while self.batches_before(high) <= n:
+            low, high = high, high * 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.batches_before(middle) <= n else (low, middle)
+        return low
+
+    def _epoch_plan(self, epoch: int) -> list[tuple[int, int]]:
+        """(shape, number of the batch within its shape) in the order of this epoch."""
+        finished = []
+        for k, (members, shape) in enumerate(zip(self._members, self.shapes)):
+            first, end = (e * len(members) // shape.rows for e in (epoch, epoch + 1))
+            finished += [(k, j) for j in range(first, end)]
+        order = np.argsort(self._random("batches", epoch, len(finished)), kind="stable")
+        return [finished[i] for i in order]
+
+    def indices(self, n: int) -> tuple[int, np.ndarray]:
+        """(shape, sentence numbers) of training batch n."""
+        epoch = self.epoch_of(n)
+        k, j = self._plan(epoch)[n - self.batches_before(epoch)]
+        members = len(self._members[k])
+        wanted = np.arange(j * self.shapes[k].rows, (j + 1) * self.shapes[k].rows)
+        parts = [
+            self._order(e)[k][wanted[wanted // members == e] % members]
+            for e in range(wanted[0] // members, wanted[-1] // members + 1)
+        ]
+        return k, np.concatenate(parts)
+
+    def batch(self, n: int) -> Batch:
+        """Training batch n."""
+        return self._assemble(*self.indices(n))
+
+    def once(self) -> Iterator[Batch]:
+        """Every pair exactly once; the last batch of a shape is filled up with empty rows."""
+        for k, members in enumerate(self._members):
+            rows = self.shapes[k].rows
+            for first in range(0, len(members), rows):
+                indices = members[first : first + rows]
+                padded = np.pad(indices, (0, rows - len(indices)), constant_values=-1)
+                yield self._assemble(k, padded)
+
+    def _assemble(self, k: int, indices: np.ndarray) -> Batch:
+        shape = self.shapes[k]
+        source = self._corpus.source.rows(indices, shape.source)
+        return Batch(source, self._corpus.target.rows(indices, shape.target), indices)
+
+    def padding_share(self) -> float:
+        """1 - tokens (EOS included) / slots, both sides, per epoch."""
+        lengths = self._corpus.source.lengths + self._corpus.target.lengths
+        slots = sum(len(m) * (s.source + s.target) for m, s in zip(self._members, self.shapes))
+        return 1 - int(lengths.sum()) / slots
+
+
+@dataclass
+class Prefetch:
+    """Calls make(first), make(first + 1), ... ahead of use in a thread; iterate and `close`.
+
+    `waited` counts the seconds for which the consumer stood still.
+    """
+
+    make: Callable[[int], object]
+    first: int
+    end: int
+    depth: int = 4
+    waited: float = 0.0
+
+    def __post_init__(self):
+        self._queue: queue.Queue = queue.Queue(self.depth)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._fill, daemon=True)
+        self._thread.start()
+
+    def _fill(self):
+        for n in range(self.first, self.end):
+            try:
+                item = (self.make(n), None)
+            except BaseException as error:  # handed to the consumer, who can act on it
+                item = (None, error)
+            while not self._stop.is_set():
+                try:
+                    self._queue.put(item, timeout=0.1)
+                    break
+                except queue.Full:
+                    continue
+            if self._stop.is_set() or item[1] is not None:
+                return
+
+    def __iter__(self):
+        for _ in range(self.first, self.end):
+            start = time.perf_counter()
+            value, error = self._queue.get()
+            self.waited += time.perf_counter() - start
+            if error is not None:
+                raise error
+            yield value
+
+    def close(self):
+        self._stop.set()
+        self._thread.join()

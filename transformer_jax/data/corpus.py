@@ -1,0 +1,145 @@
+"""A parallel corpus tokenised once into memory-mapped arrays; training reads only these.
+
+Folder: source.tokens.npy, source.ends.npy, the same for target, corpus.json and the vocabulary.
+Sentence i of a side is tokens[ends[i - 1] : ends[i]], EOS included.
+"""
+
+import hashlib
+import json
+import shutil
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from transformer_jax.data.vocabulary import EOS_ID, Vocabulary, load_vocabulary
+
+__all__ = ["Corpus", "CorpusError", "Side", "write_corpus"]
+
+FORMAT = 1
+
+
+class CorpusError(ValueError):
+    """A prepared corpus that cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One language of a corpus, memory-mapped: token ids of all sentences, and where each ends."""
+
+    tokens: np.ndarray
+    ends: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each sentence, EOS included, int64."""
+        return np.diff(self.ends, prepend=0)
+
+    def rows(self, indices: np.ndarray, length: int) -> np.ndarray:
+        """Sentences as an int32 array [len(indices), length], PAD at the end; index -1 is empty."""
+        empty = indices < 0
+        ends = np.where(empty, 0, self.ends[indices])
+        starts = np.where(empty | (indices == 0), 0, self.ends[indices - 1])
+        positions = starts[:, None] + np.arange(length)
+        inside = positions < ends[:, None]
+        gathered = self.tokens[np.where(inside, positions, 0)]
+        return np.where(inside, gathered, 0).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Token arrays of both sides, the vocabulary, and what was left out when preparing."""
+
+    source: Side
+    target: Side
+    vocabulary: Vocabulary
+    fingerprint: str
+    left_out: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.source.ends)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Corpus":
+        """Map a prepared folder; nothing is read into memory."""
+        try:
+            meta = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise CorpusError(
+                f"{folder} holds no prepared corpus: run `transformer-jax prepare` first"
+            ) from None
+        except ValueError as error:
+            raise CorpusError(f"{folder / 'corpus.json'} is damaged: {error}") from None
+        if meta.get("format") != FORMAT:
+            raise CorpusError(
+                f"{folder} has corpus format {meta.get('format')!r}, this version reads "
+                f"{FORMAT}: prepare it again"
+            )
+        sides = []
+        for name in ("source", "target"):
+            try:
+                parts = [np.load(folder / f"{name}.{p}.npy", mmap_mode="r") for p in _PARTS]
+            except (OSError, ValueError) as error:
+                raise CorpusError(f"{folder} is damaged: {error}; prepare it again") from None
+            sides.append(Side(*parts))
+        vocabulary = load_vocabulary(folder)
+        return cls(*sides, vocabulary, meta["fingerprint"], meta["left_out"])
+
+
+_PARTS = ("tokens", "ends")
+
+
+def write_corpus(
+    folder: Path,
+    pairs: Iterable[tuple[str, str]],
+    vocabulary: Vocabulary,
+    max_length: int | None = None,
+) -> Corpus:
+    """Tokenise line pairs into `folder`, which appears whole or not at all.
+
+    Pairs with an empty side, or with more than `max_length` tokens a side (EOS included), are
+    left out and counted. Without `max_length` every pair is kept, empty ones too. The fingerprint
+    is a SHA-256 of the arrays: equal token ids, equal fingerprint.
+    """
+    dtype = np.dtype(np.uint16 if len(vocabulary) <= 2**16 else np.uint32)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    left_out = {"empty": 0, "too_long": 0}
+    ends = (array("q"), array("q"))
+    raw = [partial / f"{name}.raw" for name in ("source", "target")]
+    with raw[0].open("wb") as source_file, raw[1].open("wb") as target_file:
+        for pair in pairs:
+            encoded = [[*vocabulary.encode(line), EOS_ID] for line in pair]
+            if max_length is not None:
+                if min(map(len, encoded)) == 1:
+                    left_out["empty"] += 1
+                    continue
+                if max(map(len, encoded)) > max_length:
+                    left_out["too_long"] += 1
+                    continue
+            for ids, file, side_ends in zip(encoded, (source_file, target_file), ends):
+                file.write(np.asarray(ids, dtype).tobytes())
+                side_ends.append((side_ends[-1] if side_ends else 0) + len(ids))
+    if not ends[0]:
+        shutil.rmtree(partial)
+        raise CorpusError(
+            f"no sentence pair is left to train on: {left_out['empty']} have an empty side, "
+            f"{left_out['too_long']} exceed max_length {max_length}"
+        )
+    digest = hashlib.sha256()
+    for name, path, side_ends in zip(("source", "target"), raw, ends):
+        tokens = np.memmap(path, dtype, mode="r")
+        for part, values in zip(_PARTS, (tokens, np.asarray(side_ends, np.int64))):
+            np.save(partial / f"{name}.{part}.npy", values)
+            digest.update(str((name, part, values.dtype.str, values.shape)).encode())
+            digest.update(np.ascontiguousarray(values))
+        path.unlink()
+    vocabulary.save(partial)
+    meta = {"format": FORMAT, "fingerprint": digest.hexdigest(), "left_out": left_out}
+    (partial / "corpus.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return Corpus.open(folder)

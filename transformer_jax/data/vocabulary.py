@@ -1,0 +1,192 @@
+"""Token ids for text: encode, decode, len. Ids 0 to 3 mean the same in every vocabulary."""
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+__all__ = [
+    "BOS_ID",
+    "EOS_ID",
+    "PAD_ID",
+    "UNK_ID",
+    "SentencePieceVocabulary",
+    "Vocabulary",
+    "VocabularyError",
+    "WhitespaceVocabulary",
+    "load_vocabulary",
+    "train_vocabulary",
+]
+
+PAD_ID, EOS_ID, UNK_ID, BOS_ID = range(4)
+_SPECIAL = ("<pad>", "</s>", "<unk>", "<s>")
+
+
+class VocabularyError(ValueError):
+    """A vocabulary that cannot be built or read; the message says why and what to do."""
+
+
+class Vocabulary(Protocol):
+    """What the rest of the package asks of a vocabulary; ids carry no EOS."""
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: Iterable[int]) -> str: ...
+
+    def tokens(self, ids: Iterable[int]) -> list[str]: ...
+
+    def __len__(self) -> int: ...
+
+    def save(self, folder: Path) -> None: ...
+
+
+class WhitespaceVocabulary:
+    """Tokens as the text separates them by spaces, for text segmented already.
+
+    >>> vocabulary = WhitespaceVocabulary.train(["a b b", "b c"], 100)
+    >>> vocabulary.encode("b a d")
+    [4, 5, 2]
+    >>> vocabulary.decode([4, 5])
+    'b a'
+    """
+
+    FILE = "vocabulary.json"
+
+    def __init__(self, types: list[str]):
+        self._types = [*_SPECIAL, *types]
+        self._ids = {token: number for number, token in enumerate(self._types)}
+        if len(self._ids) != len(self._types):
+            raise VocabularyError("a vocabulary holds one of its types twice")
+
+    @classmethod
+    def train(cls, lines: Iterable[str], vocab_size: int) -> "WhitespaceVocabulary":
+        """Types by falling frequency, ties in alphabetical order, at most `vocab_size` rows."""
+        counts = Counter(token for line in lines for token in line.split(" ") if token)
+        for special in _SPECIAL:
+            del counts[special]
+        ranked = sorted(counts, key=lambda token: (-counts[token], token))
+        return cls(ranked[: max(vocab_size - len(_SPECIAL), 0)])
+
+    def encode(self, text: str) -> list[int]:
+        # The names of special symbols are no tokens: text cannot forge an end of sentence.
+        ids = (self._ids.get(token, UNK_ID) for token in text.split(" ") if token)
+        return [number if number > BOS_ID else UNK_ID for number in ids]
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        return [self._types[number] for number in ids]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return " ".join(self.tokens(ids))
+
+    def __len__(self) -> int:
+        return len(self._types)
+
+    def save(self, folder: Path) -> None:
+        text = json.dumps(self._types[len(_SPECIAL) :], ensure_ascii=False, indent=0)
+        (folder / self.FILE).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "WhitespaceVocabulary":
+        path = folder / cls.FILE
+        try:
+            types = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise VocabularyError(f"{path} is damaged: {error}") from None
+        if not isinstance(types, list) or not all(isinstance(token, str) for token in types):
+            raise VocabularyError(f"{path} is damaged: not a list of strings")
+        return cls(types)
+
+
+class SentencePieceVocabulary:
+    """A SentencePiece model (Kudo & Richardson 2018) that changes nothing about the text.
+
+    No normalisation, whitespace kept, bytes for unseen characters: decode(encode(text)) is text,
+    except that U+2581, SentencePiece's own sign for a space, comes back as a space.
+    """
+
+    FILE = "vocabulary.model"
+
+    def __init__(self, model: bytes):
+        import sentencepiece
+
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except (RuntimeError, TypeError) as error:
+            raise VocabularyError(f"not a SentencePiece model: {error}") from None
+        self._model = model
+
+    @classmethod
+    def train(cls, lines: Iterable[str], vocab_size: int, kind: str) -> "SentencePieceVocabulary":
+        """Train `kind` ("bpe" or "unigram") on the lines; deterministic for given lines."""
+        import sentencepiece
+
+        model = io.BytesIO()
+        # The trainer reads UTF-8 lines; NUL is its own separator.
+        sentences = (line.replace("\0", "") for line in lines if line)
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=sentences,
+                model_writer=model,
+                model_type=kind,
+                vocab_size=vocab_size,
+                pad_id=PAD_ID,
+                eos_id=EOS_ID,
+                unk_id=UNK_ID,
+                bos_id=BOS_ID,
+                normalization_rule_name="identity",
+                remove_extra_whitespaces=False,
+                byte_fallback=True,
+                character_coverage=0.9999,
+                # Sampling lines would make the vocabulary depend on the trainer's threads.
+                input_sentence_size=0,
+                max_sentence_length=1 << 20,
+                num_threads=1,
+                minloglevel=2,
+            )
+        except (RuntimeError, OSError) as error:
+            reason = str(error).strip().splitlines()[-1] if str(error).strip() else "no text"
+            raise VocabularyError(
+                f"cannot train a {kind} vocabulary of {vocab_size} pieces on this text "
+                f"({reason}); choose another vocab_size or give more text"
+            ) from None
+        return cls(model.getvalue())
+
+    def encode(self, text: str) -> list[int]:
+        return self._processor.encode(text)
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        return [self._processor.id_to_piece(int(number)) for number in ids]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self._processor.decode([int(number) for number in ids])
+
+    def __len__(self) -> int:
+        return self._processor.get_piece_size()
+
+    def save(self, folder: Path) -> None:
+        (folder / self.FILE).write_bytes(self._model)
+
+    @classmethod
+    def load(cls, folder: Path) -> "SentencePieceVocabulary":
+        path = folder / cls.FILE
+        try:
+            return cls(path.read_bytes())
+        except VocabularyError as error:
+            raise VocabularyError(f"{path} is damaged: {error}") from None
+
+
+def train_vocabulary(kind: str, lines: Iterable[str], vocab_size: int) -> Vocabulary:
+    """A joint vocabulary over all lines, of one of DataConfig.vocabulary's kinds."""
+    if kind == "whitespace":
+        return WhitespaceVocabulary.train(lines, vocab_size)
+    return SentencePieceVocabulary.train(lines, vocab_size, kind)
+
+
+def load_vocabulary(folder: Path) -> Vocabulary:
+    """The vocabulary that `save` wrote to a folder."""
+    for kind in (SentencePieceVocabulary, WhitespaceVocabulary):
+        if (folder / kind.FILE).is_file():
+            return kind.load(folder)
+    raise VocabularyError(f"{folder} holds no vocabulary")

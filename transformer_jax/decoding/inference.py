@@ -1,0 +1,186 @@
+"""Translate and score many sentences of token ids: grouped by length, padded, searched in jit."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer_jax.data.vocabulary import BOS_ID, EOS_ID, PAD_ID
+from transformer_jax.decoding.beam import EosRule, LengthPenalty, beam_search
+from transformer_jax.decoding.cache import forbid, transformer_step
+from transformer_jax.decoding.greedy import greedy_search
+from transformer_jax.decoding.sampling import sample
+from transformer_jax.decoding.scoring import force
+from transformer_jax.models.transformer import Transformer
+
+__all__ = ["Hypothesis", "Inference", "Search"]
+
+
+@dataclass(frozen=True)
+class Search:
+    """How to look for a translation; the defaults are the paper's (section 6.1)."""
+
+    method: Literal["beam", "greedy", "sample"] = "beam"
+    beam_size: int = 4
+    n_best: int = 1
+    """Translations per sentence: the best of the beam, or independent samples."""
+    penalty: LengthPenalty = "gnmt"
+    """gnmt: ((5 + length) / 6)^alpha, power: length^alpha, none."""
+    alpha: float = 0.6
+    eos_rule: EosRule = "place"
+    """place: an ended hypothesis gives up its place in the beam; t2t: the beam stays full."""
+    extra_length: int = 50
+    """A translation has at most this many tokens more than its source."""
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows of the cache for one sentence."""
+        return {"beam": self.beam_size, "greedy": 1, "sample": self.n_best}[self.method]
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """Token ids without EOS, log-probability (nats) and score = log-probability / penalty."""
+
+    ids: list[int]
+    log_prob: float
+    score: float
+
+
+class Inference:
+    """A model with its parameters, ready to translate lists of token ids (without EOS)."""
+
+    def __init__(self, model: Transformer, params: Any, batch_tokens: int = 4096):
+        self._model = model
+        self._params = params
+        self._batch_tokens = batch_tokens
+        self._search = jax.jit(functools.partial(_search, model), static_argnames="search")
+        self._force = jax.jit(functools.partial(_force, model))
+
+    def translate(
+        self, sources: Sequence[Sequence[int]], search: Search = Search()
+    ) -> list[list[Hypothesis]]:
+        """At most n_best hypotheses for each source, best first, in the order of the sources."""
+        results: list[list[Hypothesis]] = [[] for _ in sources]
+        for indices, source in self._groups(sources, search.rows):
+            limits = _pad_to([len(sources[i]) + search.extra_length for i in indices], len(source))
+            # A sentence's random stream is its number's, whatever batch it lands in.
+            numbers = _pad_to(indices, len(source))
+            found = self._search(self._params, source, limits, numbers, search=search)
+            tokens, lengths, log_probs, scores = jax.device_get(found)
+            for row, i in enumerate(indices):
+                results[i] = [
+                    Hypothesis(
+                        tokens[row, k, : lengths[row, k] - 1].tolist(),
+                        float(log_probs[row, k]),
+                        float(scores[row, k]),
+                    )
+                    for k in range(tokens.shape[1])
+                    if np.isfinite(scores[row, k])
+                ]
+        return results
+
+    def score(
+        self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
+    ) -> list[np.ndarray]:
+        """Log-probability of every target token, EOS last, for each pair."""
+        results: list[np.ndarray] = [np.empty(0)] * len(sources)
+        for indices, source in self._groups(sources, 1, targets):
+            length = _round_up(max(len(targets[i]) for i in indices) + 1)
+            rows = _rows([targets[i] for i in indices], len(source), length)
+            log_probs = jax.device_get(self._force(self._params, source, rows))
+            for row, i in enumerate(indices):
+                results[i] = log_probs[row, : len(targets[i]) + 1]
+        return results
+
+    def _groups(
+        self, sources, rows_per_sentence, targets=None
+    ) -> Iterator[tuple[list[int], np.ndarray]]:
+        """(sentence numbers, source [B, S]) by rising length, B and S from few values."""
+
+        def length(i):
+            return max(len(sources[i]), len(targets[i]) if targets is not None else 0)
+
+        order = sorted(range(len(sources)), key=length)
+        while order:
+            # Sized by its longest sentence; shrinking twice reaches the fixed point that matters.
+            count = len(order)
+            for _ in range(3):
+                longest = _round_up(length(order[count - 1]) + 1)
+                count = min(count, max(1, self._batch_tokens // (longest * rows_per_sentence)))
+            group, order = order[:count], order[count:]
+            size = 1 << (count - 1).bit_length()
+            width = _round_up(max(len(sources[i]) for i in group) + 1)
+            yield group, _rows([sources[i] for i in group], size, width)
+
+
+def _round_up(length: int, step: int = 8) -> int:
+    return -(-length // step) * step
+
+
+def _pad_to(values, size) -> np.ndarray:
+    return np.pad(np.asarray(values, np.int32), (0, size - len(values)))
+
+
+def _rows(sentences, size, width) -> np.ndarray:
+    """int32 [size, width]: sentences with EOS; rows left over are all padding."""
+    rows = np.full((size, width), PAD_ID, np.int32)
+    for row, ids in zip(rows, sentences):
+        row[: len(ids)] = ids
+        row[len(ids)] = EOS_ID
+    return rows
+
+
+def _search(model, params, source, limits, numbers, *, search: Search):
+    """(tokens [B, n, T], lengths, log_probs, scores, each [B, n])."""
+    max_length = source.shape[1] + search.extra_length
+    step, cache = transformer_step(model, params, source, search.rows, max_length)
+    # Neither is ever a target, so their logits mean nothing.
+    step = forbid(step, (PAD_ID, BOS_ID))
+    common = {"max_length": max_length, "start_id": model.config.start_id, "eos_id": EOS_ID}
+    if search.method == "beam":
+        return beam_search(
+            step,
+            cache,
+            limits=limits,
+            beam_size=search.beam_size,
+            n_best=search.n_best,
+            penalty=search.penalty,
+            alpha=search.alpha,
+            eos_rule=search.eos_rule,
+            **common,
+        )
+    if search.method == "greedy":
+        found = greedy_search(step, cache, limits=limits, **common)
+    else:
+        key = jax.random.key(search.seed)
+        copies = jnp.tile(jnp.arange(search.rows), len(limits))
+        numbers = jnp.repeat(numbers, search.rows)
+        fold = jax.vmap(lambda n, c: jax.random.fold_in(jax.random.fold_in(key, n), c))
+        found = sample(
+            step,
+            cache,
+            fold(numbers, copies),
+            limits=jnp.repeat(limits, search.rows),
+            temperature=search.temperature,
+            top_k=search.top_k,
+            top_p=search.top_p,
+            **common,
+        )
+    shape = (len(limits), search.rows)
+    total = found.log_probs.sum(axis=1).reshape(shape)
+    return found.tokens.reshape(*shape, -1), found.lengths.reshape(shape), total, total
+
+
+def _force(model, params, source, targets):
+    step, cache = transformer_step(model, params, source, 1, targets.shape[1])
+    step = forbid(step, (PAD_ID, BOS_ID))
+    return force(step, cache, targets, start_id=model.config.start_id, eos_id=EOS_ID).log_probs

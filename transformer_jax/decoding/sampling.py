@@ -1,0 +1,69 @@
+"""Sampling with temperature, top-k and top-p."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from transformer_jax.decoding.generate import Generated, Step, generate
+
+__all__ = ["restrict", "sample"]
+
+
+def restrict(
+    logits: Float[Array, "N V"], temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> Float[Array, "N V"]:
+    """Logits / temperature with -inf on what top-k (0 = off) and top-p leave out.
+
+    Top-p keeps the fewest likeliest tokens whose probabilities, after temperature and top-k, sum
+    to at least `top_p` (Holtzman et al. 2020); the likeliest always stays. Of equally likely
+    tokens at the border of top-k all stay.
+
+    >>> restrict(jnp.log(jnp.array([[0.5, 0.3, 0.2]])), top_p=0.6).round(2)
+    Array([[-0.69, -1.2 ,  -inf]], dtype=float32)
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature {temperature} must be positive; greedy search is the limit 0")
+    if top_k < 0:
+        raise ValueError(f"top_k {top_k} is negative; 0 keeps every token")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p {top_p} is outside (0, 1]")
+    logits = logits.astype(jnp.float32) / temperature
+    if 0 < top_k < logits.shape[-1]:
+        smallest = jax.lax.top_k(logits, top_k)[0][:, -1:]
+        logits = jnp.where(logits < smallest, -jnp.inf, logits)
+    if top_p < 1:
+        order = jnp.argsort(-logits, axis=-1)
+        ranked = jnp.take_along_axis(jax.nn.softmax(logits), order, axis=-1)
+        before = jnp.cumsum(ranked, axis=-1) - ranked
+        kept = jnp.take_along_axis(before < top_p, jnp.argsort(order, axis=-1), axis=-1)
+        logits = jnp.where(kept, logits, -jnp.inf)
+    return logits
+
+
+def sample(
+    step: Step,
+    cache: Any,
+    rngs: jax.Array,
+    *,
+    limits: jax.Array,
+    max_length: int,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    start_id: int = 0,
+    eos_id: int = 1,
+) -> Generated:
+    """Draw one sequence a row; `rngs` [N] holds a key for each, so rows do not depend on others.
+
+    The log-probabilities returned are the model's own, before temperature and restriction.
+    """
+
+    def choose(logits, position):
+        keys = jax.vmap(lambda rng: jax.random.fold_in(rng, position))(rngs)
+        return jax.vmap(jax.random.categorical)(keys, restrict(logits, temperature, top_k, top_p))
+
+    return generate(
+        step, cache, choose, limits=limits, max_length=max_length, start_id=start_id, eos_id=eos_id
+    )

@@ -1,0 +1,31 @@
+"""Forced decoding: how likely a model finds given sequences."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from transformer_jax.decoding.generate import Generated, Step, generate
+
+__all__ = ["force"]
+
+
+def force(
+    step: Step, cache: Any, targets: jax.Array, *, start_id: int = 0, eos_id: int = 1
+) -> Generated:
+    """Log-probabilities of `targets` [N, T], each ending in EOS and padded with 0.
+
+    >>> step = lambda cache, tokens, parents: (cache, jnp.zeros((1, 4)))
+    >>> force(step, None, jnp.array([[3, 1, 0]])).log_probs.round(3)
+    Array([[-1.386, -1.386,  0.   ]], dtype=float32)
+    """
+    lengths = jnp.sum(targets != 0, axis=1)
+    return generate(
+        step,
+        cache,
+        lambda logits, position: targets[:, position],
+        limits=lengths,
+        max_length=targets.shape[1],
+        start_id=start_id,
+        eos_id=eos_id,
+    )

@@ -1,0 +1,1 @@
+"""Scores of a model: loss and perplexity on text, BLEU and its relatives on translations."""

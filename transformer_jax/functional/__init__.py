@@ -1,0 +1,56 @@
+"""Pure functions of arrays, one formula each. Imports jax only; usable without the rest."""
+
+from transformer_jax.functional.attention import (
+    additive_attention_weights,
+    attend,
+    attention_weights,
+    dot_product_attention,
+    masked_softmax,
+    merge_heads,
+    split_heads,
+)
+from transformer_jax.functional.dropout import dropout
+from transformer_jax.functional.embedding import embed, unembed
+from transformer_jax.functional.feed_forward import feed_forward
+from transformer_jax.functional.losses import label_smoothed_cross_entropy, token_log_probs
+from transformer_jax.functional.masking import (
+    causal_mask,
+    combine_masks,
+    local_window_mask,
+    padding_mask,
+    segment_mask,
+)
+from transformer_jax.functional.normalization import (
+    batch_norm,
+    batch_statistics,
+    layer_norm,
+    running_statistics,
+)
+from transformer_jax.functional.positions import learned_positions, sinusoids
+
+__all__ = [
+    "additive_attention_weights",
+    "attend",
+    "attention_weights",
+    "batch_norm",
+    "batch_statistics",
+    "causal_mask",
+    "combine_masks",
+    "dot_product_attention",
+    "dropout",
+    "embed",
+    "feed_forward",
+    "label_smoothed_cross_entropy",
+    "layer_norm",
+    "learned_positions",
+    "local_window_mask",
+    "masked_softmax",
+    "merge_heads",
+    "padding_mask",
+    "running_statistics",
+    "segment_mask",
+    "sinusoids",
+    "split_heads",
+    "token_log_probs",
+    "unembed",
+]

@@ -1,0 +1,144 @@
+"""Attention (section 3.2): weights from queries and keys, then a weighted sum of values.
+
+Tensors are laid out [B, T, H, K] as in `jax.nn`; weights are [B, H, T, S].
+Masks are boolean, True = may attend, and broadcast against [B, H, T, S].
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+__all__ = [
+    "additive_attention_weights",
+    "attend",
+    "attention_weights",
+    "dot_product_attention",
+    "masked_softmax",
+    "merge_heads",
+    "split_heads",
+]
+
+Mask = Bool[Array, "#B #H #T S"]
+
+# Far below any score yet finite, and far enough from the end of the float32 range that
+# subtracting a large score from it stays defined. A fill of -1e10 would lose to real scores
+# of -1e30; -inf makes NaN in a row without any allowed key.
+MASKED_SCORE = float(jnp.finfo(jnp.float32).min) / 2
+
+
+def split_heads(x: Float[Array, "B T HK"], num_heads: int) -> Float[Array, "B T H K"]:
+    """[B, T, H*K] -> [B, T, H, K]: head h owns the columns h*K to (h+1)*K.
+
+    >>> split_heads(jnp.zeros((2, 3, 8)), 4).shape
+    (2, 3, 4, 2)
+    """
+    batch, length, width = x.shape
+    if width % num_heads:
+        raise ValueError(f"width {width} is not divisible by num_heads {num_heads}")
+    return x.reshape(batch, length, num_heads, width // num_heads)
+
+
+def merge_heads(x: Float[Array, "B T H K"]) -> Float[Array, "B T HK"]:
+    """[B, T, H, K] -> [B, T, H*K], the inverse of `split_heads` ("Concat" of section 3.2.2).
+
+    >>> merge_heads(jnp.zeros((2, 3, 4, 2))).shape
+    (2, 3, 8)
+    """
+    batch, length, heads, size = x.shape
+    return x.reshape(batch, length, heads * size)
+
+
+def masked_softmax(
+    scores: Float[Array, "B H T S"], mask: Mask | None = None
+) -> Float[Array, "B H T S"]:
+    """Softmax over the keys S in float32; masked keys weigh exactly 0.
+
+    A row in which no key is allowed becomes exact zeros with zero gradients, never NaN.
+
+    >>> masked_softmax(jnp.zeros((1, 1, 1, 4)), jnp.array([[[[True, True, False, False]]]]))
+    Array([[[[0.5, 0.5, 0. , 0. ]]]], dtype=float32)
+    >>> masked_softmax(jnp.zeros((1, 1, 1, 2)), jnp.array([[[[False, False]]]]))
+    Array([[[[0., 0.]]]], dtype=float32)
+    """
+    scores = scores.astype(jnp.float32)
+    if mask is None:
+        return jax.nn.softmax(scores, axis=-1)
+    weights = jax.nn.softmax(jnp.where(mask, scores, MASKED_SCORE), axis=-1)
+    # Needed only by rows without an allowed key, whose softmax is uniform; also what cuts
+    # the gradient of huge values behind the mask.
+    return jnp.where(mask, weights, 0.0)
+
+
+def attention_weights(
+    query: Float[Array, "B T H K"],
+    key: Float[Array, "B S H K"],
+    mask: Mask | None = None,
+    *,
+    scale: float | None = None,
+) -> Float[Array, "B H T S"]:
+    """softmax(Q K^T / sqrt(d_k)), equation 1. `scale=1.0` gives the unscaled form of 3.2.1.
+
+    Scores and softmax are float32 whatever the inputs; the weights have the query's dtype.
+    `scale` replaces 1 / sqrt(d_k).
+
+    >>> query, key = jnp.ones((1, 1, 1, 4)), jnp.zeros((1, 2, 1, 4))
+    >>> attention_weights(query, key)
+    Array([[[[0.5, 0.5]]]], dtype=float32)
+    """
+    if scale is None:
+        scale = 1.0 / math.sqrt(query.shape[-1])
+    scores = jnp.einsum("bthk,bshk->bhts", query, key, preferred_element_type=jnp.float32)
+    return masked_softmax(scores * scale, mask).astype(query.dtype)
+
+
+def additive_attention_weights(
+    query: Float[Array, "B T H K"],
+    key: Float[Array, "B S H K"],
+    vector: Float[Array, "H K"],
+    mask: Mask | None = None,
+) -> Float[Array, "B H T S"]:
+    """softmax(v . tanh(q + k)): the one-hidden-layer alternative that 3.2.1 compares with.
+
+    `query` and `key` are already projected, so q + k is the hidden layer of Bahdanau et al.
+    (2015). Takes O(B T S H K) memory where the dot product takes O(B T S H).
+
+    >>> query, key = jnp.zeros((1, 1, 1, 4)), jnp.zeros((1, 2, 1, 4))
+    >>> additive_attention_weights(query, key, jnp.ones((1, 4)))
+    Array([[[[0.5, 0.5]]]], dtype=float32)
+    """
+    hidden = jnp.tanh(query[:, :, None] + key[:, None])  # [B, T, S, H, K]
+    scores = jnp.einsum("btshk,hk->bhts", hidden, vector, preferred_element_type=jnp.float32)
+    return masked_softmax(scores, mask).astype(query.dtype)
+
+
+def attend(
+    weights: Float[Array, "B H T S"], value: Float[Array, "B S H Dv"]
+) -> Float[Array, "B T H Dv"]:
+    """Weighted sum of the values, the outer product of equation 1.
+
+    >>> attend(jnp.full((1, 1, 1, 2), 0.5), jnp.array([[[[2.0]], [[4.0]]]]))
+    Array([[[[3.]]]], dtype=float32)
+    """
+    return jnp.einsum("bhts,bshd->bthd", weights, value)
+
+
+def dot_product_attention(
+    query: Float[Array, "B T H K"],
+    key: Float[Array, "B S H K"],
+    value: Float[Array, "B S H Dv"],
+    mask: Mask | None = None,
+    *,
+    scale: float | None = None,
+) -> Float[Array, "B T H Dv"]:
+    """softmax(Q K^T / sqrt(d_k)) V, equation 1; d_v may differ from d_k.
+
+    Equal to `jax.nn.dot_product_attention`, except that a query without any allowed key gets
+    zeros where jax.nn gives it the mean of all values.
+
+    >>> query, key = jnp.ones((1, 1, 1, 4)), jnp.zeros((1, 2, 1, 4))
+    >>> dot_product_attention(query, key, jnp.array([[[[2.0]], [[4.0]]]]))
+    Array([[[[3.]]]], dtype=float32)
+    """
+    return attend(attention_weights(query, key, mask, scale=scale), value)

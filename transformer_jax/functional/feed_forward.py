@@ -1,0 +1,34 @@
+"""Position-wise feed-forward network (section 3.3)."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from transformer_jax.functional.dropout import dropout
+
+__all__ = ["feed_forward"]
+
+
+def feed_forward(
+    x: Float[Array, "... D"],
+    kernel_in: Float[Array, "D F"],
+    bias_in: Float[Array, "F"],
+    kernel_out: Float[Array, "F D"],
+    bias_out: Float[Array, "D"],
+    *,
+    dropout_rate: float = 0.0,
+    rng: Key[Array, ""] | None = None,
+) -> Float[Array, "... D"]:
+    """max(0, x W1 + b1) W2 + b2, equation 2.
+
+    The paper drops nothing inside; `dropout_rate` with an `rng` is T2T's later "ReLU dropout".
+
+    >>> one, zero = jnp.ones((1, 1)), jnp.zeros(1)
+    >>> feed_forward(jnp.array([[-1.0], [2.0]]), one, zero, one, zero)
+    Array([[0.],
+           [2.]], dtype=float32)
+    """
+    axes = tuple(range(x.ndim - 1))
+    hidden = jax.nn.relu(x @ kernel_in + jnp.expand_dims(bias_in, axes))
+    hidden = dropout(hidden, dropout_rate, rng)
+    return hidden @ kernel_out + jnp.expand_dims(bias_out, axes)

@@ -1,0 +1,102 @@
+"""Attention masks: boolean, True = may attend, drawn below as 1 and 0 (rows ask, columns answer).
+
+Every mask broadcasts against [B, H, T, S]; combine them with `combine_masks`.
+"""
+
+import functools
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+__all__ = ["causal_mask", "combine_masks", "local_window_mask", "padding_mask", "segment_mask"]
+
+
+def padding_mask(tokens: Int[Array, "B S"], pad_id: int = 0) -> Bool[Array, "B 1 1 S"]:
+    """Keys that are tokens and not padding.
+
+    tokens 5 6 0 ->  1 1 0   (for every query)
+
+    >>> padding_mask(jnp.array([[5, 6, 0]])).astype(int)
+    Array([[[[1, 1, 0]]]], dtype=int32)
+    """
+    return (tokens != pad_id)[:, None, None, :]
+
+
+def causal_mask(length: int) -> Bool[Array, "1 1 T T"]:
+    """Position t sees positions 0 to t (section 3.2.3, decoder self-attention).
+
+        1 0 0
+        1 1 0
+        1 1 1
+
+    >>> causal_mask(3)[0, 0].astype(int)
+    Array([[1, 0, 0],
+           [1, 1, 0],
+           [1, 1, 1]], dtype=int32)
+    """
+    positions = jnp.arange(length)
+    return (positions[None, :] <= positions[:, None])[None, None]
+
+
+def local_window_mask(length: int, radius: int) -> Bool[Array, "1 1 T T"]:
+    """Position t sees positions t - radius to t + radius ("restricted", section 4).
+
+    radius 1:
+        1 1 0 0
+        1 1 1 0
+        0 1 1 1
+        0 0 1 1
+
+    Table 1's neighbourhood of size r is `radius = r // 2`.
+
+    >>> local_window_mask(4, 1)[0, 0].astype(int)
+    Array([[1, 1, 0, 0],
+           [1, 1, 1, 0],
+           [0, 1, 1, 1],
+           [0, 0, 1, 1]], dtype=int32)
+    """
+    if radius < 0:
+        raise ValueError(f"radius {radius} is negative")
+    positions = jnp.arange(length)
+    return (jnp.abs(positions[None, :] - positions[:, None]) <= radius)[None, None]
+
+
+def segment_mask(
+    query_segments: Int[Array, "B T"], key_segments: Int[Array, "B S"], pad_id: int = 0
+) -> Bool[Array, "B 1 T S"]:
+    """Several sentences packed in one row: a token sees its own sentence only; 0 is padding.
+
+    segments 1 1 2 0:
+        1 1 0 0
+        1 1 0 0
+        0 0 1 0
+        0 0 0 0
+
+    >>> segments = jnp.array([[1, 1, 2, 0]])
+    >>> segment_mask(segments, segments)[0, 0].astype(int)
+    Array([[1, 1, 0, 0],
+           [1, 1, 0, 0],
+           [0, 0, 1, 0],
+           [0, 0, 0, 0]], dtype=int32)
+    """
+    same = query_segments[:, :, None] == key_segments[:, None, :]
+    return (same & (key_segments != pad_id)[:, None, :])[:, None]
+
+
+def combine_masks(*masks: Bool[Array, "_ _ _ _"] | None) -> Bool[Array, "_ _ _ _"] | None:
+    """What every mask allows; None stands for "everything allowed".
+
+    causal and padding of 5 6 0:
+        1 0 0
+        1 1 0
+        1 1 0
+
+    >>> combine_masks(causal_mask(3), padding_mask(jnp.array([[5, 6, 0]])))[0, 0].astype(int)
+    Array([[1, 0, 0],
+           [1, 1, 0],
+           [1, 1, 0]], dtype=int32)
+    >>> combine_masks(None, None) is None
+    True
+    """
+    given = [mask for mask in masks if mask is not None]
+    return functools.reduce(jnp.logical_and, given) if given else None

@@ -1,0 +1,98 @@
+"""Layer normalisation (section 5.4's "Add & Norm") and batch normalisation, statistics in float32."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+__all__ = ["batch_norm", "batch_statistics", "layer_norm", "running_statistics"]
+
+
+def layer_norm(
+    x: Float[Array, "... D"],
+    gain: Float[Array, "D"],
+    bias: Float[Array, "D"],
+    epsilon: float = 1e-6,
+) -> Float[Array, "... D"]:
+    """gain * (x - mean) / sqrt(variance + epsilon) + bias over the last axis (Ba et al. 2016).
+
+    Statistics are float32 and biased (divided by D); the result has x's dtype.
+
+    >>> layer_norm(jnp.array([[1.0, 3.0]]), jnp.ones(2), jnp.zeros(2)).round(3)
+    Array([[-1.,  1.]], dtype=float32)
+    """
+    wide = x.astype(jnp.float32)
+    mean = wide.mean(axis=-1, keepdims=True)
+    variance = jnp.square(wide - mean).mean(axis=-1, keepdims=True)
+    return _affine((wide - mean) * jax.lax.rsqrt(variance + epsilon), gain, bias).astype(x.dtype)
+
+
+def batch_statistics(
+    x: Float[Array, "B ... D"],
+    mask: Bool[Array, "B ..."] | None = None,
+    axis_name: str | None = None,
+) -> tuple[Float[Array, "D"], Float[Array, "D"]]:
+    """(mean, variance) per feature over every other axis, float32 (Ioffe & Szegedy 2015).
+
+    `mask` leaves positions out (padding). `axis_name` takes the statistics over all devices of
+    a `pmap` or `shard_map`: sums travel, so devices may hold different numbers of positions.
+
+    >>> batch_statistics(jnp.array([[1.0], [3.0]]))
+    (Array([2.], dtype=float32), Array([1.], dtype=float32))
+    """
+    wide = x.astype(jnp.float32)
+    kept = jnp.ones(x.shape[:-1], bool) if mask is None else mask
+    axes = tuple(range(x.ndim - 1))
+
+    def total(values):
+        summed = jnp.sum(values, axis=axes)
+        return summed if axis_name is None else jax.lax.psum(summed, axis_name)
+
+    count = jnp.maximum(total(kept.astype(jnp.float32)), 1.0)
+    mean = total(jnp.where(kept[..., None], wide, 0.0)) / count
+    centred = wide - jnp.expand_dims(mean, axes)
+    # Two passes: E[x^2] - E[x]^2 cancels badly where the mean is large.
+    variance = total(jnp.where(kept[..., None], jnp.square(centred), 0.0)) / count
+    return mean, variance
+
+
+def batch_norm(
+    x: Float[Array, "B ... D"],
+    mean: Float[Array, "D"],
+    variance: Float[Array, "D"],
+    gain: Float[Array, "D"],
+    bias: Float[Array, "D"],
+    epsilon: float = 1e-5,
+) -> Float[Array, "B ... D"]:
+    """gain * (x - mean) / sqrt(variance + epsilon) + bias with the statistics it is given.
+
+    In training they come from `batch_statistics`, afterwards from `running_statistics`.
+
+    >>> x = jnp.array([[1.0], [3.0]])
+    >>> batch_norm(x, *batch_statistics(x), jnp.ones(1), jnp.zeros(1)).round(3)
+    Array([[-1.],
+           [ 1.]], dtype=float32)
+    """
+    axes = tuple(range(x.ndim - 1))
+    centred = x.astype(jnp.float32) - jnp.expand_dims(mean, axes)
+    normed = centred * jnp.expand_dims(jax.lax.rsqrt(variance + epsilon), axes)
+    return _affine(normed, gain, bias).astype(x.dtype)
+
+
+def running_statistics(
+    running: tuple[Float[Array, "D"], Float[Array, "D"]],
+    batch: tuple[Float[Array, "D"], Float[Array, "D"]],
+    momentum: float = 0.9,
+) -> tuple[Float[Array, "D"], Float[Array, "D"]]:
+    """momentum * running + (1 - momentum) * batch, for mean and variance alike.
+
+    >>> zero, one = jnp.zeros(1), jnp.ones(1)
+    >>> running_statistics((zero, one), (one, one), momentum=0.75)
+    (Array([0.25], dtype=float32), Array([1.], dtype=float32))
+    """
+    mean, variance = (momentum * old + (1 - momentum) * new for old, new in zip(running, batch))
+    return mean, variance
+
+
+def _affine(normed, gain, bias):
+    axes = tuple(range(normed.ndim - 1))
+    return normed * jnp.expand_dims(gain, axes) + jnp.expand_dims(bias, axes)

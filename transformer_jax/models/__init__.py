@@ -1,0 +1,1 @@
+"""Flax Linen modules: they declare parameters and call `functional`."""

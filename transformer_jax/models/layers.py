@@ -1,0 +1,197 @@
+"""Encoder and decoder layers (section 3.1) with the parameters they are made of.
+
+Kernels are 2-D and initialised as in the code of record: Glorot uniform over the matrix as it
+was drawn there, that is [D, 3D] for self-attention's query, key and value, and [D, 2D] for
+cross-attention's key and value, which gives a smaller limit than three separate matrices.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from transformer_jax.config import ModelConfig
+from transformer_jax.functional import attention as att
+from transformer_jax.functional.dropout import dropout
+from transformer_jax.functional.feed_forward import feed_forward
+from transformer_jax.functional.normalization import layer_norm
+
+__all__ = ["DecoderLayer", "EncoderLayer", "FeedForward", "LayerNorm", "MultiHeadAttention"]
+
+KeysValues = tuple[jax.Array, jax.Array]
+
+
+def glorot_uniform(drawn_columns: int):
+    """Glorot uniform for a [rows, columns] kernel cut out of a matrix of `drawn_columns`."""
+
+    def initialise(rng, shape, dtype=jnp.float32):
+        limit = math.sqrt(6.0 / (shape[0] + drawn_columns))
+        return jax.random.uniform(rng, shape, dtype, -limit, limit)
+
+    return initialise
+
+
+class DropoutModule(nn.Module):
+    """A module that drops entries exactly when `apply` was given a 'dropout' rng."""
+
+    config: ModelConfig
+
+    def drop(self, x, rate: float):
+        return dropout(x, rate, self.dropout_rng(rate))
+
+    def dropout_rng(self, rate: float):
+        return self.make_rng("dropout") if rate > 0 and self.has_rng("dropout") else None
+
+    @property
+    def dtype(self):
+        return jnp.dtype(self.config.dtype)
+
+
+class Projection(nn.Module):
+    """x W + b with a 2-D kernel."""
+
+    features: int
+    drawn_columns: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", glorot_uniform(self.drawn_columns), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return x @ kernel.astype(self.dtype) + bias.astype(self.dtype)[None, None]
+
+
+class LayerNorm(nn.Module):
+    """Gain and bias around `functional.layer_norm`."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x):
+        gain = self.param("gain", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        return layer_norm(x, gain, bias, self.config.norm_epsilon)
+
+
+class MultiHeadAttention(DropoutModule):
+    """Section 3.2.2. Call `keys_values` on what is attended to, then the module on the query.
+
+    The two steps are apart so that a decoder can cache keys and values.
+    `mutable=["attention"]` collects the weights, [B, H, T, S], under the module's path.
+    """
+
+    cross: bool
+
+    def setup(self):
+        config = self.config
+        keys = config.num_heads * config.key_size
+        values = config.num_heads * config.value_size
+        drawn = keys + values if self.cross else 2 * keys + values
+        self.query = Projection(keys, keys if self.cross else drawn, self.dtype)
+        self.key = Projection(keys, drawn, self.dtype)
+        self.value = Projection(values, drawn, self.dtype)
+        self.output = Projection(config.d_model, config.d_model, self.dtype)
+        if config.attention == "additive":
+            shape = (config.num_heads, config.key_size)
+            self.vector = self.param("vector", glorot_uniform(1), shape)
+
+    def keys_values(self, x) -> KeysValues:
+        """[B, S, D] -> ([B, S, H, K], [B, S, H, Dv])."""
+        heads = self.config.num_heads
+        return att.split_heads(self.key(x), heads), att.split_heads(self.value(x), heads)
+
+    def __call__(self, x, keys_values: KeysValues, mask):
+        """x [B, T, D], mask broadcastable to [B, H, T, S] -> [B, T, D]."""
+        config = self.config
+        keys, values = keys_values
+        query = att.split_heads(self.query(x), config.num_heads)
+        if config.attention == "additive":
+            vector = self.vector.astype(self.dtype)
+            weights = att.additive_attention_weights(query, keys, vector, mask)
+        else:
+            scale = 1.0 if config.attention == "unscaled" else None
+            weights = att.attention_weights(query, keys, mask, scale=scale)
+        self.sow("attention", "weights", weights, reduce_fn=lambda _, new: new, init_fn=tuple)
+        weights = self.drop(weights, config.attention_dropout)
+        return self.output(att.merge_heads(att.attend(weights, values)))
+
+
+class FeedForward(DropoutModule):
+    """Parameters around `functional.feed_forward`, section 3.3."""
+
+    @nn.compact
+    def __call__(self, x):
+        d_model, d_ff = self.config.d_model, self.config.d_ff
+        zeros = nn.initializers.zeros
+        parameters = (
+            self.param("kernel_in", glorot_uniform(d_ff), (d_model, d_ff)),
+            self.param("bias_in", zeros, (d_ff,)),
+            self.param("kernel_out", glorot_uniform(d_model), (d_ff, d_model)),
+            self.param("bias_out", zeros, (d_model,)),
+        )
+        rate = self.config.relu_dropout
+        cast = (parameter.astype(self.dtype) for parameter in parameters)
+        return feed_forward(x, *cast, dropout_rate=rate, rng=self.dropout_rng(rate))
+
+
+class ResidualLayer(DropoutModule):
+    """What encoder and decoder layers share: a sub-layer with dropout, residual and norm."""
+
+    def residual(self, x, norm, sublayer):
+        """post: LayerNorm(x + Dropout(Sublayer(x))), section 5.4; pre: the norm comes first."""
+        if self.config.norm == "pre":
+            return x + self.drop(sublayer(norm(x)), self.config.dropout)
+        return norm(x + self.drop(sublayer(x), self.config.dropout))
+
+
+class EncoderLayer(ResidualLayer):
+    """Self-attention, then feed-forward."""
+
+    def setup(self):
+        self.self_attention = MultiHeadAttention(self.config, cross=False)
+        self.self_attention_norm = LayerNorm(self.config)
+        self.feed_forward = FeedForward(self.config)
+        self.feed_forward_norm = LayerNorm(self.config)
+
+    def __call__(self, x, mask):
+        def attend_to_self(y):
+            return self.self_attention(y, self.self_attention.keys_values(y), mask)
+
+        x = self.residual(x, self.self_attention_norm, attend_to_self)
+        return self.residual(x, self.feed_forward_norm, self.feed_forward)
+
+
+class DecoderLayer(ResidualLayer):
+    """Causal self-attention, attention to the encoder's output, then feed-forward."""
+
+    def setup(self):
+        self.self_attention = MultiHeadAttention(self.config, cross=False)
+        self.self_attention_norm = LayerNorm(self.config)
+        self.cross_attention = MultiHeadAttention(self.config, cross=True)
+        self.cross_attention_norm = LayerNorm(self.config)
+        self.feed_forward = FeedForward(self.config)
+        self.feed_forward_norm = LayerNorm(self.config)
+
+    def __call__(self, x, self_mask, memory: KeysValues, memory_mask, remember=lambda kv: kv):
+        """x [B, T, D] -> [B, T, D].
+
+        `memory` holds this layer's keys and values of the source. `remember` turns the keys and
+        values of x into those to attend to: all that came before, when decoding step by step.
+        """
+
+        def attend_to_self(y):
+            return self.self_attention(
+                y, remember(self.self_attention.keys_values(y)), self_mask
+            )
+
+        def attend_to_memory(y):
+            # While decoding, rows of x are the beams of fewer sentences; they share the memory
+            # by standing where positions stand, so that it is never copied per beam.
+            by_sentence = y.reshape(memory[0].shape[0], -1, y.shape[-1])
+            return self.cross_attention(by_sentence, memory, memory_mask).reshape(y.shape)
+
+        x = self.residual(x, self.self_attention_norm, attend_to_self)
+        x = self.residual(x, self.cross_attention_norm, attend_to_memory)
+        return self.residual(x, self.feed_forward_norm, self.feed_forward)

@@ -1,0 +1,160 @@
+"""The encoder-decoder of section 3.
+
+Token ids are int32, PAD = 0. Targets are passed unshifted, ending in EOS; the model shifts them.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from transformer_jax.functional.embedding import embed, unembed
+from transformer_jax.functional.masking import causal_mask, padding_mask
+from transformer_jax.functional.positions import learned_positions, sinusoids
+from transformer_jax.models.layers import (
+    DecoderLayer,
+    DropoutModule,
+    EncoderLayer,
+    KeysValues,
+    LayerNorm,
+)
+
+__all__ = ["DecoderCache", "Transformer"]
+
+
+class DecoderCache(NamedTuple):
+    """What decoding remembers; N rows (sentences x beams) at one common position.
+
+    position     []                            tokens decoded so far
+    history      per layer [N, T, H, K] and [N, T, H, Dv]   keys and values of those tokens
+    memory       per layer [B, S, H, K] and [B, S, H, Dv]   keys and values of the source
+    memory_mask  [B, 1, 1, S]
+    """
+
+    position: jax.Array
+    history: tuple[KeysValues, ...]
+    memory: tuple[KeysValues, ...]
+    memory_mask: jax.Array
+
+
+class Transformer(DropoutModule):
+    """Encoder and decoder with one table for source, target and output.
+
+    >>> from transformer_jax import presets
+    >>> model = Transformer(presets.tiny(vocab_size=50))
+    >>> source, target = jnp.ones((2, 5), jnp.int32), jnp.ones((2, 3), jnp.int32)
+    >>> variables = jax.jit(model.init)(jax.random.key(0), source, target)
+    >>> model.apply(variables, source, target).shape
+    (2, 3, 50)
+    """
+
+    def setup(self):
+        config = self.config
+        tables = {
+            "all": ["embedding"] * 3,
+            "decoder": ["source_embedding", "target_embedding", "target_embedding"],
+            "none": ["source_embedding", "target_embedding", "output_embedding"],
+        }[config.tied]
+        normal = nn.initializers.normal(config.d_model**-0.5)
+        shape = (config.vocab_size, config.d_model)
+        made = {name: self.param(name, normal, shape) for name in dict.fromkeys(tables)}
+        self.source_table, self.target_table, self.output_table = (made[name] for name in tables)
+        if config.positions == "learned":
+            shape = (config.max_positions, config.d_model)
+            self.position_table = self.param("position_table", normal, shape)
+        self.encoder = [EncoderLayer(config) for _ in range(config.num_layers)]
+        self.decoder = [DecoderLayer(config) for _ in range(config.num_layers)]
+        if config.norm == "pre":
+            self.encoder_norm = LayerNorm(config)
+            self.decoder_norm = LayerNorm(config)
+
+    def __call__(self, source, target):
+        """source [B, S], target [B, T] -> logits [B, T, V], float32."""
+        return self.decode(self.encode(source), source, target)
+
+    def encode(self, source):
+        """source [B, S] -> memory [B, S, D]."""
+        mask = padding_mask(source)
+        x = self._embed(source, self.source_table)
+        x = x if (table := self._positions(source.shape[1])) is None else x + table[None]
+        x = self.drop(x, self.config.dropout)
+        for layer in self.encoder:
+            x = layer(x, mask)
+        return self.encoder_norm(x) if self.config.norm == "pre" else x
+
+    def decode(self, memory, source, target):
+        """memory [B, S, D], source [B, S], target [B, T] -> logits [B, T, V].
+
+        logits[:, t] predicts target[:, t] from target[:, :t].
+        """
+        length = target.shape[1]
+        start = jnp.full_like(target[:, :1], self.config.start_id)
+        shifted = jnp.concatenate([start, target[:, :-1]], axis=1)
+        x = self._embed(shifted, self.target_table)
+        x = x if (table := self._positions(length)) is None else x + table[None]
+        x = self.drop(x, self.config.dropout)
+        # Padding needs no mask here: it only follows the tokens that could see it.
+        mask, memory_mask = causal_mask(length), padding_mask(source)
+        for layer in self.decoder:
+            x = layer(x, mask, layer.cross_attention.keys_values(memory), memory_mask)
+        return self._logits(x)
+
+    def start_cache(self, source, rows_per_sentence: int, max_length: int) -> DecoderCache:
+        """Encode source [B, S] and make room for `max_length` steps of B * rows_per_sentence rows.
+
+        Row b * rows_per_sentence + w is beam w of sentence b.
+        """
+        config = self.config
+        memory = self.encode(source)
+        rows = (source.shape[0] * rows_per_sentence, max_length, config.num_heads)
+        empty = (
+            jnp.zeros((*rows, config.key_size), self.dtype),
+            jnp.zeros((*rows, config.value_size), self.dtype),
+        )
+        return DecoderCache(
+            jnp.zeros((), jnp.int32),
+            (empty,) * config.num_layers,
+            tuple(layer.cross_attention.keys_values(memory) for layer in self.decoder),
+            padding_mask(source),
+        )
+
+    def decode_step(self, cache: DecoderCache, tokens) -> tuple[DecoderCache, jax.Array]:
+        """tokens [N], those just decoded (`start_id` at first) -> (cache, next logits [N, V])."""
+        position, max_length = cache.position, cache.history[0][0].shape[1]
+        x = self._embed(tokens[:, None], self.target_table)
+        if (table := self._positions(max_length)) is not None:
+            x = x + jax.lax.dynamic_slice_in_dim(table, position, 1)[None]
+        mask = (jnp.arange(max_length) <= position)[None, None, None]
+        history = []
+
+        def remember(layer_history):
+            def extended(new):
+                kept = tuple(
+                    jax.lax.dynamic_update_slice_in_dim(old, entry, position, axis=1)
+                    for old, entry in zip(layer_history, new)
+                )
+                history.append(kept)
+                return kept
+
+            return extended
+
+        for layer, old, memory in zip(self.decoder, cache.history, cache.memory):
+            x = layer(x, mask, memory, cache.memory_mask, remember(old))
+        cache = cache._replace(position=position + 1, history=tuple(history))
+        return cache, self._logits(x)[:, 0]
+
+    def _embed(self, tokens, table):
+        return embed(tokens, table.astype(self.dtype))
+
+    def _positions(self, length):
+        config = self.config
+        if config.positions == "none":
+            return None
+        if config.positions == "learned":
+            return learned_positions(self.position_table, length).astype(self.dtype)
+        return sinusoids(length, config.d_model, config.positions).astype(self.dtype)
+
+    def _logits(self, x):
+        x = self.decoder_norm(x) if self.config.norm == "pre" else x
+        return unembed(x, self.output_table.astype(self.dtype))

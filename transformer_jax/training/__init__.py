@@ -1,0 +1,1 @@
+"""Schedule, optimizer, one training step, and the loop around it."""

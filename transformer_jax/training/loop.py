@@ -1,0 +1,79 @@
+"""The training loop: it owns nothing and is handed data, evaluation and saving."""
+
+import collections
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+
+from transformer_jax.config import TrainConfig
+from transformer_jax.training.metrics import Recorder
+from transformer_jax.training.state import TrainState
+
+__all__ = ["TrainingDiverged", "train_loop"]
+
+
+class TrainingDiverged(RuntimeError):
+    """Too many steps in a row had gradients that are not finite."""
+
+
+def train_loop(
+    state: TrainState,
+    train_step: Callable[[TrainState, Any], tuple[TrainState, dict]],
+    micro_batches: Iterable[Any],
+    config: TrainConfig,
+    recorder: Recorder,
+    *,
+    evaluate: Callable[[TrainState], dict[str, float]],
+    save: Callable[[TrainState, int, dict[str, float]], None],
+    is_epoch_end: Callable[[int], bool],
+    waited: Callable[[], float],
+) -> TrainState:
+    """Train until `config.steps`; `micro_batches` yields what each step, from state.step on, eats.
+
+    Step n + 1 is dispatched before the metrics of step n are read, so the device never waits for
+    the log, and at most two steps are in flight. Evaluation and saving happen after the metrics
+    of every step up to theirs were read and flushed.
+    """
+    step = int(state.step)
+    unread: collections.deque[tuple[int, dict]] = collections.deque()
+
+    def read(keep: int):
+        """Wait for the metrics of all steps but the newest `keep`."""
+        while len(unread) > keep:
+            number, metrics = unread.popleft()
+            metrics = jax.device_get(metrics)
+            recorder.step(number, metrics, waited())
+            in_a_row = int(metrics["skipped_in_a_row"])
+            if in_a_row >= config.stop_after_skipped:
+                raise TrainingDiverged(
+                    f"the gradient was not finite in {in_a_row} steps in a row, the last of them "
+                    f"step {number} (batch {number - 1}); the parameters are those from before. "
+                    "Lower lr_factor or raise warmup_steps and start from an earlier checkpoint"
+                )
+
+    for batch in micro_batches:
+        state, metrics = train_step(state, batch)
+        step += 1
+        unread.append((step, metrics))
+        read(keep=1)
+        last = step == config.steps
+        evaluate_now = last or step % config.evaluate_every == 0
+        if config.checkpoint_each_epoch:
+            save_now = last or is_epoch_end(step)
+        else:
+            save_now = last or step % config.checkpoint_every == 0
+        if not (evaluate_now or save_now):
+            continue
+        read(keep=0)
+        scores = {}
+        if evaluate_now:
+            start = time.perf_counter()
+            scores = evaluate(state)
+            recorder.evaluation(step, scores, time.perf_counter() - start)
+        if save_now:
+            recorder.flush()
+            save(state, step, scores)
+    read(keep=0)
+    return state

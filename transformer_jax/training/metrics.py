@@ -1,0 +1,149 @@
+"""Where a run's numbers go: metrics.jsonl, timings.jsonl, TensorBoard and the progress bar."""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+__all__ = ["Recorder", "cut_after"]
+
+
+def cut_after(path: Path, step: int) -> None:
+    """Drop the records of a JSONL file that belong to steps after `step`, or are half written."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            if line.endswith(b"\n") and json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(b"".join(kept))
+    os.replace(partial, path)
+
+
+class Recorder:
+    """Sums the metrics of steps into one record every `log_every` steps, and writes records.
+
+    metrics.jsonl holds only what a repeated run repeats; times go to timings.jsonl. `pending`,
+    the sums since the last record, travels in checkpoints so that a resumed run's records are
+    those of an uninterrupted one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        log_every: int,
+        total_steps: int,
+        first_step: int = 0,
+        pending: dict[str, float] | None = None,
+        progress: bool = True,
+    ):
+        for name in ("metrics.jsonl", "timings.jsonl"):
+            cut_after(folder / name, first_step)
+        self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._timings = (folder / "timings.jsonl").open("a", encoding="utf-8")
+        self._log_every = log_every
+        self.pending = dict(pending or {"loss": 0.0, "tokens": 0.0})
+        self._board = _open_board(folder, first_step)
+        self._bar = tqdm(
+            total=total_steps,
+            initial=first_step,
+            unit="step",
+            disable=not progress,
+            mininterval=0.5,
+            dynamic_ncols=True,
+        )
+        self._clock, self._clock_tokens, self._clock_step = time.perf_counter(), 0.0, first_step
+        self._waited = 0.0
+
+    def step(self, step: int, metrics: dict[str, Any], waited: float) -> None:
+        """Take in the metrics of one finished step; `waited` is the total wait for batches (s)."""
+        self.pending["loss"] += float(metrics["loss_sum"])
+        self.pending["tokens"] += float(metrics["tokens"])
+        self._clock_tokens += float(metrics["tokens"])
+        self._bar.update(1)
+        if step % self._log_every:
+            return
+        record = {
+            "step": step,
+            "loss": self.pending["loss"] / max(self.pending["tokens"], 1.0),
+            "learning_rate": float(metrics["learning_rate"]),
+            "gradient_norm": float(metrics["gradient_norm"]),
+            "skipped": int(metrics["skipped"]),
+        }
+        self.pending = dict.fromkeys(self.pending, 0.0)
+        seconds = max(time.perf_counter() - self._clock, 1e-9)
+        timing = {
+            "step": step,
+            "seconds_per_step": seconds / max(step - self._clock_step, 1),
+            "tokens_per_second": self._clock_tokens / seconds,
+            "waiting_share": (waited - self._waited) / seconds,
+        }
+        self._clock, self._clock_tokens, self._clock_step = time.perf_counter(), 0.0, step
+        self._waited = waited
+        self._write(self._metrics, record)
+        self._write(self._timings, timing)
+        self._to_board(step, record | timing)
+        self._bar.set_postfix_str(
+            f"loss {record['loss']:.3f}, lr {record['learning_rate']:.2e}, "
+            f"{timing['tokens_per_second']:.0f} tokens/s",
+            refresh=False,
+        )
+
+    def evaluation(self, step: int, scores: dict[str, float], seconds: float) -> None:
+        """Write the scores of an evaluation after `step`; its time is kept out of the speed."""
+        self._write(self._metrics, {"step": step, **scores})
+        self._write(self._timings, {"step": step, "evaluation_seconds": seconds})
+        self._to_board(step, scores)
+        text = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+        self.say(f"step {step}: {text}")
+        self._clock += seconds
+
+    def say(self, line: str) -> None:
+        """Print a line above the progress bar."""
+        if not self._bar.disable:
+            self._bar.write(line)
+
+    def flush(self) -> None:
+        """Bring every record to the disk."""
+        for file in (self._metrics, self._timings):
+            file.flush()
+            os.fsync(file.fileno())
+        if self._board is not None:
+            self._board.flush()
+
+    def close(self) -> None:
+        self.flush()
+        self._metrics.close()
+        self._timings.close()
+        self._bar.close()
+        if self._board is not None:
+            self._board.close()
+
+    @staticmethod
+    def _write(file, record):
+        # JSON has no NaN; a diverged loss is written as null.
+        finite = {k: v if math.isfinite(v) else None for k, v in record.items()}
+        file.write(json.dumps(finite) + "\n")
+
+    def _to_board(self, step, record):
+        if self._board is not None:
+            for name, value in record.items():
+                if name != "step":
+                    self._board.add_scalar(name, value, step)
+
+
+def _open_board(folder, first_step):
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:  # a training machine may lack it; metrics.jsonl holds the same numbers
+        return None
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None)

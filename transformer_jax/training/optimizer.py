@@ -1,0 +1,20 @@
+"""Adam as the paper sets it (section 5.3), through optax."""
+
+import optax
+
+from transformer_jax.config import OptimizerConfig
+from transformer_jax.training.schedule import warmup_schedule
+
+__all__ = ["make_optimizer"]
+
+
+def make_optimizer(config: OptimizerConfig, d_model: int) -> optax.GradientTransformation:
+    """Optional clipping, then Adam under the warm-up schedule; moments are float32.
+
+    >>> optimizer = make_optimizer(OptimizerConfig(), d_model=512)
+    """
+    schedule = warmup_schedule(d_model, config.warmup_steps, config.lr_factor)
+    adam = optax.adam(schedule, b1=config.beta1, b2=config.beta2, eps=config.epsilon)
+    if config.clip_norm is None:
+        return adam
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)

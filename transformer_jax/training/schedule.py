@@ -1,0 +1,23 @@
+"""The learning rate of section 5.3."""
+
+import jax.numpy as jnp
+import optax
+
+__all__ = ["warmup_schedule"]
+
+
+def warmup_schedule(d_model: int, warmup_steps: int, lr_factor: float = 1.0) -> optax.Schedule:
+    """lr_factor * d_model^-0.5 * min(step^-0.5, step * warmup_steps^-1.5), equation 3.
+
+    The paper counts steps from 1 and optax from 0: the schedule's argument is step - 1.
+
+    >>> schedule = warmup_schedule(512, 4000)
+    >>> print(f"{schedule(0):.3g} {schedule(3999):.3g} {schedule(15999):.3g}")
+    1.75e-07 0.000699 0.000349
+    """
+
+    def schedule(count):
+        step = jnp.asarray(count, jnp.float32) + 1
+        return lr_factor * d_model**-0.5 * jnp.minimum(step**-0.5, step * warmup_steps**-1.5)
+
+    return schedule

@@ -1,0 +1,138 @@
+"""One training step as two pure functions, `gradients` and `update`.
+
+`gradients` returns sums over the tokens of one batch, so micro-batches, devices and hosts
+combine by adding; the division by the number of tokens happens once, in `update`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from transformer_jax.config import OptimizerConfig
+from transformer_jax.data.batching import Batch
+from transformer_jax.functional.losses import label_smoothed_cross_entropy
+from transformer_jax.models.transformer import Transformer
+from transformer_jax.training.optimizer import make_optimizer
+from transformer_jax.training.schedule import warmup_schedule
+from transformer_jax.training.state import TrainState, create_state
+
+__all__ = ["StepFunctions", "Sums", "jit_step", "make_step"]
+
+
+class Sums(NamedTuple):
+    """Over the target tokens of a batch: gradient of the loss, loss in nats, number of tokens."""
+
+    gradients: Any
+    loss: jax.Array
+    tokens: jax.Array
+
+
+class StepFunctions(NamedTuple):
+    """The pure functions of training one model.
+
+    init       rng -> TrainState
+    gradients  (params, batch, rng) -> Sums
+    update     (state, Sums) -> (state, metrics)
+    rng        (state, micro) -> key for the dropout of one micro-batch of this step
+    """
+
+    init: Callable[[jax.Array], TrainState]
+    gradients: Callable[[Any, Batch, jax.Array], Sums]
+    update: Callable[[TrainState, Sums], tuple[TrainState, dict[str, jax.Array]]]
+    rng: Callable[[TrainState, int], jax.Array]
+
+
+def make_step(model: Transformer, config: OptimizerConfig, seed: int) -> StepFunctions:
+    """Step functions for a model; nothing is compiled here."""
+    optimizer = make_optimizer(config, model.config.d_model)
+    schedule = warmup_schedule(model.config.d_model, config.warmup_steps, config.lr_factor)
+
+    def init(rng):
+        tokens = jnp.zeros((1, 1), jnp.int32)
+        params = model.init(rng, tokens, tokens)["params"]
+        return create_state(params, optimizer, ema=config.ema_decay is not None)
+
+    def gradients(params, batch, rng):
+        def summed_loss(params):
+            logits = model.apply(
+                {"params": params}, batch.source, batch.target, rngs={"dropout": rng}
+            )
+            return label_smoothed_cross_entropy(logits, batch.target, config.label_smoothing)
+
+        (loss, tokens), grads = jax.value_and_grad(summed_loss, has_aux=True)(params)
+        return Sums(grads, loss, tokens)
+
+    def update(state, sums):
+        tokens = jnp.maximum(sums.tokens, 1.0)
+        mean = jax.tree.map(lambda g: g / tokens, sums.gradients)
+        norm = optax.global_norm(mean)
+        finite = jnp.isfinite(norm) & jnp.isfinite(sums.loss)
+        updates, opt_state = optimizer.update(mean, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            ema = optax.incremental_update(params, ema, 1.0 - config.ema_decay)
+
+        def keep(new, old):
+            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+        after = TrainState(
+            state.step + 1,
+            keep(params, state.params),
+            keep(opt_state, state.opt_state),
+            keep(ema, state.ema),
+            state.skipped + ~finite,
+            jnp.where(finite, 0, state.skipped_in_a_row + 1),
+        )
+        metrics = {
+            "loss_sum": sums.loss,
+            "tokens": sums.tokens,
+            "gradient_norm": norm,
+            # Skipped steps do not advance the schedule.
+            "learning_rate": schedule(state.step - state.skipped),
+            "skipped": after.skipped,
+            "skipped_in_a_row": after.skipped_in_a_row,
+        }
+        return after, metrics
+
+    def rng(state, micro):
+        return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state.step), micro)
+
+    return StepFunctions(init, gradients, update, rng)
+
+
+def jit_step(functions: StepFunctions):
+    """step(state, micro_batches) -> (state, metrics) on one device; the state is donated.
+
+    One micro-batch is one compiled call; several are added up, one call each, so that every
+    batch shape is compiled once however they are combined.
+    """
+
+    def whole(state, batch):
+        sums = functions.gradients(state.params, batch, functions.rng(state, 0))
+        return functions.update(state, sums)
+
+    def first(state, batch):
+        return functions.gradients(state.params, batch, functions.rng(state, 0))
+
+    def add(sums, state, batch, micro):
+        more = functions.gradients(state.params, batch, functions.rng(state, micro))
+        return jax.tree.map(jnp.add, sums, more)
+
+    whole = jax.jit(whole, donate_argnums=0)
+    first = jax.jit(first)
+    add = jax.jit(add, donate_argnums=0)
+    update = jax.jit(functions.update, donate_argnums=0)
+
+    def step(state: TrainState, micro_batches: Sequence[Batch]):
+        if len(micro_batches) == 1:
+            return whole(state, micro_batches[0])
+        sums = first(state, micro_batches[0])
+        for micro, batch in enumerate(micro_batches[1:], 1):
+            sums = add(sums, state, batch, micro)
+        return update(state, sums)
+
+    return step
