@@ -26,7 +26,12 @@ def configuration(data: Path, text: str, recipe: str, steps: int | None) -> RunC
     """The run: the `multi30k` preset on one of two texts, whole or cut down for a CPU."""
     config = presets.recipe("multi30k")
     if text == "bpe":
-        folder, vocabulary, train, validation = data / "revisit-mmt-bpe", "whitespace", "train", "valid"
+        folder, vocabulary, train, validation = (
+            data / "revisit-mmt-bpe",
+            "whitespace",
+            "train",
+            "valid",
+        )
     else:
         folder, vocabulary, train, validation = data, "bpe", "train", "val"
 
@@ -38,9 +43,7 @@ def configuration(data: Path, text: str, recipe: str, steps: int | None) -> RunC
         data=replace(
             config.data, train=pair(train), validation=pair(validation), vocabulary=vocabulary
         ),
-        train=replace(
-            config.train, checkpoint_each_epoch=True, evaluate_every=250, keep_last=10
-        ),
+        train=replace(config.train, checkpoint_each_epoch=True, evaluate_every=250, keep_last=10),
     )
     if recipe == "cpu":
         # A quarter of the anchor's tokens an update, so half its peak rate or a little more,
@@ -71,9 +74,7 @@ def main() -> None:
 
     from transformer_jax.job import train
 
-    config = configuration(
-        arguments.data, arguments.text, arguments.recipe, arguments.steps
-    )
+    config = configuration(arguments.data, arguments.text, arguments.recipe, arguments.steps)
     train(config, arguments.run_dir)
 
 

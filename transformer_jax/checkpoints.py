@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from transformer_jax.errors import UserError
 from transformer_jax.training.fingerprint import fingerprints
 
 __all__ = ["Checkpoints", "DamagedCheckpoint"]
@@ -22,7 +23,7 @@ logging.getLogger("absl").setLevel(logging.CRITICAL)
 DELETED = "deleted"
 
 
-class DamagedCheckpoint(ValueError):
+class DamagedCheckpoint(UserError):
     """A checkpoint that is not what was saved; the message names the array or the file."""
 
 
@@ -118,8 +119,9 @@ class Checkpoints:
     def restore(self, step: int, templates: Mapping[str, Any]) -> tuple[dict[str, Any], dict]:
         """(the named trees, metadata) of a checkpoint.
 
-        `templates` holds trees of jax.ShapeDtypeStruct, with shardings where wanted. Raises
-        DamagedCheckpoint if a file is missing or unreadable or an array differs from what was saved.
+        `templates` holds trees of jax.ShapeDtypeStruct, with shardings where wanted. A
+        file that is missing or unreadable, or an array that differs from what was saved, raises
+        DamagedCheckpoint.
         """
         meta = self.metadata(step)
         where = f"checkpoint {self._folder / str(step)}"

@@ -10,12 +10,14 @@ import typing
 from dataclasses import dataclass, field
 from typing import Literal
 
+from transformer_jax.errors import UserError
+
 __all__ = ["DataConfig", "ModelConfig", "OptimizerConfig", "RunConfig", "TrainConfig"]
 
 PathPair = tuple[str, str]
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A configuration that cannot run: the message names the field, the value and the rule."""
 
 
@@ -260,7 +262,8 @@ def _from_tree(kind, tree, path):
     if typing.get_origin(kind) is tuple:
         fits = isinstance(tree, list) and len(tree) == len(arguments)
         _require(fits, f"{where} must be a list of {len(arguments)}, not {tree!r:.80}")
-        return tuple(_from_tree(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(arguments, tree)))
+        parts = zip(arguments, tree)
+        return tuple(_from_tree(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(parts))
     if typing.get_origin(kind) is Literal:
         kind = str
     if kind is float and type(tree) is int:

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,11 +15,12 @@ from transformer_jax.data.batching import Batches, Prefetch
 from transformer_jax.data.corpus import Corpus, CorpusError, write_corpus
 from transformer_jax.data.text import read_pairs
 from transformer_jax.data.vocabulary import Vocabulary, train_vocabulary
-from transformer_jax.decoding.inference import Inference, Search
+from transformer_jax.decoding.inference import Inference
 from transformer_jax.evaluation.bleu import sacre_score
 from transformer_jax.evaluation.evaluate import make_evaluation
 from transformer_jax.models.transformer import Transformer
 from transformer_jax.run import Run, RunError, state_items, state_of
+from transformer_jax.search import Search
 from transformer_jax.training.loop import train_loop
 from transformer_jax.training.metrics import Recorder
 from transformer_jax.training.state import TrainState
@@ -221,5 +221,5 @@ def _describe(corpus, batches, state):
         f"{len(corpus)} sentence pairs, vocabulary {len(corpus.vocabulary)}, "
         f"{parameters:,} parameters, {batches.batches_before(1)} batches an epoch in "
         f"{len(batches.shapes)} shapes, {batches.padding_share():.1%} padding, "
-        f"{jax.device_count()} {jax.devices()[0].device_kind} device(s), python {sys.version_info.major}.{sys.version_info.minor}, jax {jax.__version__}"
+        f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)"
     )

@@ -13,6 +13,7 @@ from transformer_jax.config import (
     RunConfig,
     TrainConfig,
 )
+from transformer_jax.errors import UserError
 
 __all__ = ["RECIPES", "TABLE_3", "base", "big", "multi30k", "recipe", "t2t", "tiny"]
 
@@ -61,9 +62,7 @@ def big(vocab_size: int = 37_000) -> ModelConfig:
 
 def multi30k(vocab_size: int = 10_000) -> ModelConfig:
     """The small model of Wu et al. (ACL 2021, arXiv 2105.14462) for 29,000 captions."""
-    return replace(
-        base(vocab_size), num_layers=4, d_model=128, d_ff=256, num_heads=4, dropout=0.3
-    )
+    return replace(base(vocab_size), num_layers=4, d_model=128, d_ff=256, num_heads=4, dropout=0.3)
 
 
 def tiny(vocab_size: int = 1000) -> ModelConfig:
@@ -135,5 +134,5 @@ def recipe(name: str) -> RunConfig:
 
         close = difflib.get_close_matches(name, RECIPES, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(RECIPES)}"
-        raise ValueError(f"preset {name!r} is unknown; {hint}")
+        raise UserError(f"preset {name!r} is unknown; {hint}")
     return RECIPES[name]()

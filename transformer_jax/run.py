@@ -1,10 +1,10 @@
 """A run folder: configuration, vocabulary, checkpoints and records; all that translating needs.
 
-    config.json       configuration, format and the fingerprint of the training corpus
-    vocabulary.*      written before training starts
-    checkpoints/N/    the state after step N
-    averaged/N/       the mean of the last checkpoints up to step N
-    metrics.jsonl  timings.jsonl  tensorboard/
+config.json       configuration, format and the fingerprint of the training corpus
+vocabulary.*      written before training starts
+checkpoints/N/    the state after step N
+averaged/N/       the mean of the last checkpoints up to step N
+metrics.jsonl  timings.jsonl  tensorboard/
 """
 
 import fcntl
@@ -21,6 +21,7 @@ from transformer_jax import __version__
 from transformer_jax.checkpoints import Checkpoints, DamagedCheckpoint, on_device
 from transformer_jax.config import RunConfig
 from transformer_jax.data.vocabulary import Vocabulary, load_vocabulary
+from transformer_jax.errors import UserError
 from transformer_jax.training.averaging import average
 from transformer_jax.training.state import TrainState
 
@@ -30,7 +31,7 @@ FORMAT = 1
 log = logging.getLogger(__name__)
 
 
-class RunError(ValueError):
+class RunError(UserError):
     """A run folder that cannot be used as asked; the message says why and what to do."""
 
 

@@ -1,18 +1,27 @@
 """A trained run as a translator of text."""
 
+import dataclasses
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import jax
 import jax.numpy as jnp
 
 from transformer_jax.data.vocabulary import Vocabulary
-from transformer_jax.decoding.inference import Inference, Search
+from transformer_jax.decoding.inference import Inference
+from transformer_jax.errors import UserError
 from transformer_jax.models.transformer import Transformer
 from transformer_jax.run import Run
+from transformer_jax.search import Search
 
 __all__ = ["Translation", "Translator"]
+
+# Lines translated together: enough to group by length, few enough to stream.
+CHUNK = 1024
 
 
 @dataclass(frozen=True)
@@ -42,15 +51,22 @@ class Translator:
         params, name = run.load_params(template, checkpoint)
         return cls(model, params, run.vocabulary, name)
 
-    def translate(self, lines: Sequence[str], **search) -> list[str]:
-        """The best translation of each line; keywords are those of `Search` (beam_size=4, ...)."""
-        return [best[0].text if best else "" for best in self.translations(lines, **search)]
+    def translate(self, lines: Sequence[str], search: Search | None = None, **options) -> list[str]:
+        """The best translation of each line; an empty line stays empty.
 
-    def translations(self, lines: Sequence[str], **search) -> list[list[Translation]]:
+        Takes a `Search`, or its fields as keywords: translate(lines, beam_size=4, alpha=0.6).
+        """
+        found = self.translations(lines, search, **options)
+        return [best[0].text if best else "" for best in found]
+
+    def translations(
+        self, lines: Sequence[str], search: Search | None = None, **options
+    ) -> list[list[Translation]]:
         """n_best translations of each line, best first; an empty line has none."""
+        search = dataclasses.replace(search or Search(), **options)
         encoded = [self.vocabulary.encode(line) for line in lines]
         wanted = [i for i, ids in enumerate(encoded) if ids]
-        found = self._inference.translate([encoded[i] for i in wanted], Search(**search))
+        found = self._inference.translate([encoded[i] for i in wanted], search)
         results: list[list[Translation]] = [[] for _ in lines]
         for i, hypotheses in zip(wanted, found):
             results[i] = [
@@ -58,10 +74,27 @@ class Translator:
             ]
         return results
 
+    def translate_stream(
+        self, source: BinaryIO, output: BinaryIO, search: Search, *, line_by_line: bool
+    ) -> None:
+        """Translate UTF-8 lines as they come, in order; `line_by_line` for a person typing."""
+        while lines := list(itertools.islice(source, 1 if line_by_line else CHUNK)):
+            texts = [line.decode("utf-8").rstrip("\r\n") for line in lines]
+            for translation in self.translate(texts, search):
+                output.write(f"{translation}\n".encode())
+            output.flush()
+
     def score(self, sources: Sequence[str], targets: Sequence[str]) -> list[float]:
         """Log-probability in nats, EOS included, of each target given its source."""
+        return [float(part.sum()) for part in self._token_log_probs(sources, targets)]
+
+    def perplexity(self, sources: Sequence[str], targets: Sequence[str]) -> float:
+        """Per target token, EOS included: exp of the mean negative log-likelihood."""
+        parts = self._token_log_probs(sources, targets)
+        return math.exp(-sum(part.sum() for part in parts) / sum(map(len, parts)))
+
+    def _token_log_probs(self, sources, targets):
         if len(sources) != len(targets):
-            raise ValueError(f"{len(sources)} sources but {len(targets)} targets")
+            raise UserError(f"{len(sources)} sources but {len(targets)} targets")
         encode = self.vocabulary.encode
-        parts = self._inference.score([encode(s) for s in sources], [encode(t) for t in targets])
-        return [float(part.sum()) for part in parts]
+        return self._inference.score([encode(s) for s in sources], [encode(t) for t in targets])

@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from transformer_jax.data.vocabulary import EOS_ID, Vocabulary, load_vocabulary
+from transformer_jax.errors import UserError
 
 __all__ = ["Corpus", "CorpusError", "Side", "write_corpus"]
 
 FORMAT = 1
 
 
-class CorpusError(ValueError):
+class CorpusError(UserError):
     """A prepared corpus that cannot be used; the message says why and what to do."""
 
 

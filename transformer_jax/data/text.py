@@ -4,10 +4,12 @@ import itertools
 import os
 from collections.abc import Iterator
 
+from transformer_jax.errors import UserError
+
 __all__ = ["TextError", "read_lines", "read_pairs"]
 
 
-class TextError(ValueError):
+class TextError(UserError):
     """Text that cannot be used; the message names the file, the line and the remedy."""
 
 

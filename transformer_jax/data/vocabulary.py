@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
+from transformer_jax.errors import UserError
+
 __all__ = [
     "BOS_ID",
     "EOS_ID",
@@ -24,7 +26,7 @@ PAD_ID, EOS_ID, UNK_ID, BOS_ID = range(4)
 _SPECIAL = ("<pad>", "</s>", "<unk>", "<s>")
 
 
-class VocabularyError(ValueError):
+class VocabularyError(UserError):
     """A vocabulary that cannot be built or read; the message says why and what to do."""
 
 

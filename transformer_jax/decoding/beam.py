@@ -1,16 +1,14 @@
 """Beam search as one jitted loop (section 6.1)."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from transformer_jax.decoding.generate import Step
+from transformer_jax.search import EosRule, LengthPenalty
 
-__all__ = ["BeamResult", "EosRule", "LengthPenalty", "beam_search", "length_penalty"]
-
-LengthPenalty = Literal["gnmt", "power", "none"]
-EosRule = Literal["place", "t2t"]
+__all__ = ["BeamResult", "beam_search", "length_penalty"]
 
 
 class BeamResult(NamedTuple):

@@ -48,7 +48,7 @@ def generate(
         tokens = jnp.where(open_rows, tokens, 0).astype(jnp.int32)
         out = Generated(
             out.tokens.at[:, position].set(tokens),
-            out.lengths + open_rows,
+            out.lengths + open_rows.astype(jnp.int32),
             out.log_probs.at[:, position].set(jnp.where(open_rows, chosen, 0.0)),
         )
         return position + 1, cache, tokens, open_rows & (tokens != eos_id), out

@@ -3,47 +3,22 @@
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from transformer_jax.data.vocabulary import BOS_ID, EOS_ID, PAD_ID
-from transformer_jax.decoding.beam import EosRule, LengthPenalty, beam_search
+from transformer_jax.decoding.beam import beam_search
 from transformer_jax.decoding.cache import forbid, transformer_step
 from transformer_jax.decoding.greedy import greedy_search
 from transformer_jax.decoding.sampling import sample
 from transformer_jax.decoding.scoring import force
 from transformer_jax.models.transformer import Transformer
+from transformer_jax.search import Search
 
-__all__ = ["Hypothesis", "Inference", "Search"]
-
-
-@dataclass(frozen=True)
-class Search:
-    """How to look for a translation; the defaults are the paper's (section 6.1)."""
-
-    method: Literal["beam", "greedy", "sample"] = "beam"
-    beam_size: int = 4
-    n_best: int = 1
-    """Translations per sentence: the best of the beam, or independent samples."""
-    penalty: LengthPenalty = "gnmt"
-    """gnmt: ((5 + length) / 6)^alpha, power: length^alpha, none."""
-    alpha: float = 0.6
-    eos_rule: EosRule = "place"
-    """place: an ended hypothesis gives up its place in the beam; t2t: the beam stays full."""
-    extra_length: int = 50
-    """A translation has at most this many tokens more than its source."""
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-
-    @property
-    def rows(self) -> int:
-        """Rows of the cache for one sentence."""
-        return {"beam": self.beam_size, "greedy": 1, "sample": self.n_best}[self.method]
+__all__ = ["Hypothesis", "Inference"]
 
 
 @dataclass(frozen=True)

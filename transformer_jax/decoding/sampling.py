@@ -24,7 +24,7 @@ def restrict(
     Array([[-0.69, -1.2 ,  -inf]], dtype=float32)
     """
     if temperature <= 0:
-        raise ValueError(f"temperature {temperature} must be positive; greedy search is the limit 0")
+        raise ValueError(f"temperature {temperature} must be positive; 0 would be greedy search")
     if top_k < 0:
         raise ValueError(f"top_k {top_k} is negative; 0 keeps every token")
     if not 0 < top_p <= 1:

@@ -9,9 +9,7 @@ from jaxtyping import Array, Float, Key
 __all__ = ["dropout"]
 
 
-def dropout(
-    x: Float[Array, "..."], rate: float, rng: Key[Array, ""] | None
-) -> Float[Array, "..."]:
+def dropout(x: Float[Array, "..."], rate: float, rng: Key[Array, ""] | None) -> Float[Array, "..."]:
     """Zero each entry with probability `rate` and scale the rest by 1 / (1 - rate).
 
     Without `rng`, or at rate 0, x itself. Decisions take 16 random bits each, two from every

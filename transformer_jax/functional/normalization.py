@@ -1,4 +1,4 @@
-"""Layer normalisation (section 5.4's "Add & Norm") and batch normalisation, statistics in float32."""
+"""Layer normalisation (the "Norm" of Figure 1) and batch normalisation; float32 statistics."""
 
 import jax
 import jax.numpy as jnp

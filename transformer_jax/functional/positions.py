@@ -13,9 +13,7 @@ __all__ = ["SinusoidLayout", "learned_positions", "sinusoids"]
 SinusoidLayout = Literal["paper", "concatenated", "t2t"]
 
 
-def sinusoids(
-    length: int, d_model: int, layout: SinusoidLayout = "paper"
-) -> Float[Array, "T D"]:
+def sinusoids(length: int, d_model: int, layout: SinusoidLayout = "paper") -> Float[Array, "T D"]:
     """PE(pos, 2i) = sin(pos / 10000^(2i/d_model)), PE(pos, 2i+1) = cos(the same), float32.
 
     layout      columns                       exponent of 10000

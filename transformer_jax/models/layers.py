@@ -182,9 +182,7 @@ class DecoderLayer(ResidualLayer):
         """
 
         def attend_to_self(y):
-            return self.self_attention(
-                y, remember(self.self_attention.keys_values(y)), self_mask
-            )
+            return self.self_attention(y, remember(self.self_attention.keys_values(y)), self_mask)
 
         def attend_to_memory(y):
             # While decoding, rows of x are the beams of fewer sentences; they share the memory

@@ -15,7 +15,8 @@ def average(trees: Iterable):
     {'w': Array([2.], dtype=float32)}
     """
     total, count = None, 0
-    for count, tree in enumerate(trees, 1):
+    for tree in trees:
+        count += 1
         total = tree if total is None else jax.tree.map(jnp.add, total, tree)
     if not count:
         raise ValueError("no parameters to average")

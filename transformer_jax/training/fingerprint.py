@@ -20,9 +20,7 @@ def fingerprints(tree) -> dict[str, str]:
     """
     paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(tree))
     values = jax.device_get(_fingerprint_leaves(list(leaves)))
-    return {
-        jax.tree_util.keystr(path): f"{int(value):08x}" for path, value in zip(paths, values)
-    }
+    return {jax.tree_util.keystr(path): f"{int(value):08x}" for path, value in zip(paths, values)}
 
 
 @jax.jit

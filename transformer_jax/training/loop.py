@@ -8,13 +8,14 @@ from typing import Any
 import jax
 
 from transformer_jax.config import TrainConfig
+from transformer_jax.errors import UserError
 from transformer_jax.training.metrics import Recorder
 from transformer_jax.training.state import TrainState
 
 __all__ = ["TrainingDiverged", "train_loop"]
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(UserError):
     """Too many steps in a row had gradients that are not finite."""
 
 

@@ -84,7 +84,7 @@ def make_step(model: Transformer, config: OptimizerConfig, seed: int) -> StepFun
             keep(params, state.params),
             keep(opt_state, state.opt_state),
             keep(ema, state.ema),
-            state.skipped + ~finite,
+            state.skipped + (~finite).astype(jnp.int32),
             jnp.where(finite, 0, state.skipped_in_a_row + 1),
         )
         metrics = {

@@ -1,0 +1,41 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each sets up .venv by itself.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+# One XLA thread a worker: two workers on two cores, not four threads.
+PYTEST = NPROC=1 JAX_COMPILATION_CACHE_DIR=$(CURDIR)/$(VENV)/jax-cache $(BIN)/python -m pytest -q -n 2 --dist loadgroup
+
+.PHONY: test test-slow parity mutants lint types clean
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e .[test]
+	touch $@
+
+test: $(VENV)/installed  ## everything a change can break, under 10 minutes
+	$(PYTEST) -m "not slow and not parity"
+
+test-slow: $(VENV)/installed  ## kills, other Pythons, long properties
+	$(PYTEST) -m slow --timeout 1200
+
+# torch 2.13.0 is a CPU build; a plain `torch` may bring gigabytes of CUDA.
+$(VENV)/parity-installed: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet torch==2.13.0 || $(BIN)/python -m pip install --quiet torch
+	$(BIN)/python -m pip install --quiet -e .[parity]
+	touch $@
+
+parity: $(VENV)/parity-installed  ## logits and gradients against torch and Hugging Face
+	$(PYTEST) -m parity tests/parity
+
+mutants: $(VENV)/installed  ## breaks named lines one at a time; every break must be caught
+	$(BIN)/python -m tests.mutants
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+
+types: $(VENV)/installed
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV)

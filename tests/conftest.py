@@ -1,0 +1,42 @@
+"""Strict settings for every test, made before jax is imported."""
+
+import os
+from pathlib import Path
+
+# Four devices on one CPU, for pmap and meshes.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import hypothesis
+import jax
+import pytest
+
+# Shapes and dtypes of public signatures are checked in tests, and only there.
+from jaxtyping import install_import_hook
+
+with install_import_hook("transformer_jax.functional", "beartype.beartype"):
+    import transformer_jax.functional  # noqa: F401
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+hypothesis.settings.register_profile("default", max_examples=25, deadline=None)
+hypothesis.settings.register_profile("ci", max_examples=25, deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+SHARED = Path(os.environ.get("TRANSFORMER_JAX_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real corpora beside the checkout; tests that need them skip where they are absent."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no corpora at {folder} (set TRANSFORMER_JAX_SHARED)")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_leaks_between_tests(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)

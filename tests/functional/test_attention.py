@@ -1,0 +1,147 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests import reference
+from transformer_jax import functional as F
+
+B, T, S, H, K, DV = 2, 3, 5, 7, 4, 11  # distinct, so that no two axes can be mixed up
+
+
+def draw(seed=0, dtype=jnp.float32):
+    rng = np.random.default_rng(seed)
+    shapes = ((B, T, H, K), (B, S, H, K), (B, S, H, DV))
+    query, key, value = (jnp.asarray(rng.normal(size=s), dtype) for s in shapes)
+    mask = rng.random((B, 1, T, S)) < 0.6
+    mask[:, :, 0] = [True, False, False, False, False]
+    return query, key, value, jnp.asarray(mask)
+
+
+def each_head(function, *tensors):
+    return np.stack(
+        [
+            np.stack([function(b, *(np.asarray(x)[b, :, h] for x in tensors)) for h in range(H)], 1)
+            for b in range(B)
+        ]
+    )
+
+
+@pytest.mark.parametrize("scale", [None, 1.0])
+@pytest.mark.parametrize("masked", [False, True])
+def test_dot_product_matches_numpy_loops(scale, masked):
+    query, key, value, mask = draw()
+    expected = each_head(
+        lambda b, q, k, v: reference.attention(q, k, v, mask[b, 0] if masked else None, scale)[0],
+        query, key, value,
+    )  # fmt: skip
+    found = F.dot_product_attention(query, key, value, mask if masked else None, scale=scale)
+    assert found.shape == (B, T, H, DV)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_additive_matches_numpy_loops():
+    query, key, _, mask = draw()
+    vector = jnp.asarray(np.random.default_rng(1).normal(size=(H, K)), jnp.float32)
+    found = F.additive_attention_weights(query, key, vector, mask)
+    for b in range(B):
+        for h in range(H):
+            expected = reference.additive_weights(
+                *(np.asarray(x)[b, :, h] for x in (query, key)), np.asarray(vector)[h], mask[b, 0]
+            )
+            np.testing.assert_allclose(found[b, h], expected, atol=1e-6)
+
+
+def test_matches_jax_nn_where_every_query_sees_a_key():
+    query, key, value, mask = draw()
+    value = value[..., :K]  # jax.nn wants d_v = d_k
+    assert bool(mask.any(-1).all())
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        expected = jax.nn.dot_product_attention(query, key, value, mask=mask)
+    np.testing.assert_allclose(
+        F.dot_product_attention(query, key, value, mask), expected, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit, jax.vmap])
+def test_a_row_without_keys_is_zero_with_finite_gradients(dtype, transform):
+    query, key, value, mask = draw(dtype=dtype)
+    mask = mask.at[:, :, 1].set(False)
+    arguments = (query, key, value, mask)
+    if transform is jax.vmap:
+        arguments = tuple(x[None] for x in arguments)
+
+    def total(query, key, value, mask):
+        out = F.dot_product_attention(query, key, value, mask)
+        return jnp.sum(out.astype(jnp.float32) ** 2), out
+
+    def gradients(*args):
+        return jax.grad(total, argnums=(0, 1, 2), has_aux=True)(*args)
+
+    with jax.debug_nans(True):
+        grads, out = transform(gradients)(*arguments)
+    out = out.reshape(B, T, H, DV)
+    assert not out[:, 1].any()
+    assert out[:, 0].any()
+    for gradient in grads:
+        assert bool(jnp.isfinite(gradient.astype(jnp.float32)).all())
+    assert not grads[0].reshape(query.shape)[:, 1].any()
+
+
+def test_equals_the_usual_fill_where_a_key_is_allowed():
+    query, key, _, mask = draw()
+    scores = jnp.einsum("bthk,bshk->bhts", query, key) / np.sqrt(K)
+    usual = jax.nn.softmax(jnp.where(mask, scores, -1e10), axis=-1)
+    np.testing.assert_array_equal(F.attention_weights(query, key, mask), usual)
+
+
+@pytest.mark.parametrize("poison", [1e30, -1e30])
+def test_a_masked_key_contributes_exactly_nothing(poison):
+    query, key, value, mask = draw()
+    mask = mask.at[..., 4].set(False)
+
+    def out(query, key, value):
+        return F.dot_product_attention(query, key, value, mask)
+
+    def grads(key, value):
+        return jax.grad(lambda q: jnp.sum(out(q, key, value) ** 2))(query)
+
+    bad_key, bad_value = key.at[:, 4].set(poison), value.at[:, 4].set(poison)
+    np.testing.assert_array_equal(out(query, bad_key, bad_value), out(query, key, value))
+    np.testing.assert_array_equal(grads(bad_key, bad_value), grads(key, value))
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.1, 30))
+def test_rows_of_weights_sum_to_one(seed, spread):
+    query, key, _, mask = draw(seed)
+    sums = np.asarray(F.attention_weights(query * spread, key, mask).sum(-1))
+    np.testing.assert_allclose(sums, np.broadcast_to(mask.any(-1), sums.shape), atol=1e-5)
+
+
+def test_huge_scores_behind_a_mask_and_beside_it():
+    """-1e30 is an honest score; a fill of -1e10 would lose to it and leak."""
+    scores = jnp.full((1, 1, 1, 3), -1e30).at[..., 2].set(0.0)
+    mask = jnp.array([[[[True, True, False]]]])
+    np.testing.assert_array_equal(F.masked_softmax(scores, mask)[0, 0, 0], [0.5, 0.5, 0.0])
+
+
+def test_weights_keep_the_dtype_and_compute_wide():
+    query, key, value, mask = draw(dtype=jnp.bfloat16)
+    weights = F.attention_weights(query, key, mask)
+    assert weights.dtype == jnp.bfloat16
+    wide = F.attention_weights(query.astype(jnp.float32), key.astype(jnp.float32), mask)
+    # Only the final rounding to 8 bits separates them.
+    np.testing.assert_array_equal(weights, wide.astype(jnp.bfloat16))
+    assert F.dot_product_attention(query, key, value, mask).dtype == jnp.bfloat16
+
+
+def test_heads_are_contiguous_columns():
+    x = jnp.arange(2 * 3 * 8, dtype=jnp.float32).reshape(2, 3, 8)
+    split = F.split_heads(x, 4)
+    np.testing.assert_array_equal(split[1, 2, 3], x[1, 2, 6:8])
+    np.testing.assert_array_equal(F.merge_heads(split), x)
+    with pytest.raises(ValueError, match="width 8 is not divisible by num_heads 3"):
+        F.split_heads(x, 3)

@@ -1,0 +1,90 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests import reference
+from transformer_jax import functional as F
+
+rng = np.random.default_rng(0)
+LOGITS = jnp.asarray(rng.normal(size=(3, 5, 7)) * 3, jnp.float32)
+TARGETS = jnp.asarray(rng.integers(0, 7, (3, 5)), jnp.int32)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_matches_numpy(smoothing):
+    loss, count = F.label_smoothed_cross_entropy(LOGITS, TARGETS, smoothing)
+    expected, tokens = reference.smoothed_loss(np.asarray(LOGITS, float), TARGETS, smoothing)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    assert count == tokens < TARGETS.size
+
+
+def test_matches_the_form_that_fairseq_writes():
+    """(1 - e - e_i) nll + e_i * (sum of all -log p), e_i = e / (V - 1)."""
+    log_probs = np.asarray(jax.nn.log_softmax(LOGITS), float)
+    nll = -np.take_along_axis(log_probs, np.asarray(TARGETS)[..., None], -1)[..., 0]
+    part = 0.1 / 6
+    expected = ((0.9 - part) * nll - part * log_probs.sum(-1))[np.asarray(TARGETS) != 0].sum()
+    found, _ = F.label_smoothed_cross_entropy(LOGITS, TARGETS, 0.1)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_gradient_is_softmax_minus_the_smoothed_target():
+    gradient = jax.grad(lambda x: F.label_smoothed_cross_entropy(x, TARGETS, 0.1)[0])(LOGITS)
+    wanted = np.full(LOGITS.shape, 0.1 / 6)
+    np.put_along_axis(wanted, np.asarray(TARGETS)[..., None], 0.9, -1)
+    expected = (np.asarray(jax.nn.softmax(LOGITS)) - wanted) * (np.asarray(TARGETS) != 0)[..., None]
+    np.testing.assert_allclose(gradient, expected, atol=1e-6)
+
+
+@given(st.floats(0.01, 0.6), st.floats(-0.3, 0.3))
+def test_the_minimum_is_at_the_smoothed_distribution(smoothing, change):
+    """At probability 1 - e on the target and e / (V - 1) elsewhere, and it is the entropy."""
+    classes = 7
+    wanted = np.full(classes, smoothing / (classes - 1))
+    wanted[3] = 1 - smoothing
+    target = jnp.array([[3]])
+    best = jnp.asarray(np.log(wanted), jnp.float32)[None, None]
+    at_best, _ = F.label_smoothed_cross_entropy(best, target, smoothing)
+    np.testing.assert_allclose(at_best, -(wanted * np.log(wanted)).sum(), rtol=1e-5)
+    beside, _ = F.label_smoothed_cross_entropy(best.at[..., 3].add(change), target, smoothing)
+    assert beside >= at_best - 1e-6
+    gradient = jax.grad(lambda x: F.label_smoothed_cross_entropy(x, target, smoothing)[0])(best)
+    np.testing.assert_allclose(gradient, np.zeros((1, 1, classes)), atol=1e-6)
+
+
+def test_adding_parts_gives_the_whole():
+    rows = (slice(0, 1), slice(1, 2), slice(2, 3))
+    parts = [F.label_smoothed_cross_entropy(LOGITS[row], TARGETS[row]) for row in rows]
+    loss, count = F.label_smoothed_cross_entropy(LOGITS, TARGETS)
+    np.testing.assert_allclose(sum(part[0] for part in parts), loss, rtol=1e-6)
+    assert sum(part[1] for part in parts) == count
+
+
+def test_no_second_copy_of_the_logits():
+    """Loss and gradient of 8 MB of logits need less than a tenth of that beside them."""
+    logits = jax.ShapeDtypeStruct((8, 32, 8192), jnp.float32)
+    targets = jax.ShapeDtypeStruct((8, 32), jnp.int32)
+
+    def loss(logits, targets):
+        return F.label_smoothed_cross_entropy(logits, targets, 0.1)[0]
+
+    compiled = jax.jit(jax.value_and_grad(loss)).lower(logits, targets).compile()
+    size = logits.size * 4
+    memory = compiled.memory_analysis()
+    assert memory.output_size_in_bytes >= size  # the gradient itself
+    assert memory.temp_size_in_bytes < size / 10
+
+
+def test_token_log_probs():
+    expected = np.take_along_axis(
+        np.asarray(jax.nn.log_softmax(LOGITS)), np.asarray(TARGETS)[..., None], -1
+    )[..., 0]
+    np.testing.assert_allclose(F.token_log_probs(LOGITS, TARGETS), expected, atol=1e-6)
+
+
+def test_smoothing_out_of_range():
+    with pytest.raises(ValueError, match=r"label smoothing 1.0 is outside \[0, 1\)"):
+        F.label_smoothed_cross_entropy(LOGITS, TARGETS, 1.0)

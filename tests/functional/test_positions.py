@@ -1,0 +1,58 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests import reference
+from transformer_jax import functional as F
+
+
+def test_paper_layout_matches_section_3_5():
+    found = F.sinusoids(1001, 14, "paper")
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, reference.positions(1001, 14), atol=6e-8)
+
+
+def test_concatenated_is_a_permutation_of_the_paper():
+    paper, joined = F.sinusoids(11, 8, "paper"), F.sinusoids(11, 8, "concatenated")
+    np.testing.assert_array_equal(joined, jnp.concatenate([paper[:, ::2], paper[:, 1::2]], 1))
+
+
+def test_t2t_layout():
+    found = np.asarray(F.sinusoids(11, 8, "t2t"), np.float64)
+    for pos in (0, 1, 10):
+        for i in range(4):
+            angle = pos / 10000 ** (i / 3)
+            np.testing.assert_allclose(found[pos, i], np.sin(angle), atol=1e-7)
+            np.testing.assert_allclose(found[pos, 4 + i], np.cos(angle), atol=1e-7)
+    # Its second wave is none of the paper's, so no permutation of columns turns one into the other.
+    paper = np.asarray(F.sinusoids(11, 8), np.float64)
+    assert np.abs(paper - found[:, 1:2]).max(axis=0).min() > 0.1
+
+
+@given(st.integers(1, 60))
+def test_an_offset_is_one_linear_map(k):
+    """Section 3.5: PE(pos + k) = M_k PE(pos), a rotation of each pair, the same at every pos."""
+    d_model = 12
+    table = np.asarray(F.sinusoids(128, d_model), np.float64)
+    rotation = np.zeros((d_model, d_model))
+    for i in range(d_model // 2):
+        angle = k / 10000 ** (2 * i / d_model)
+        block = [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
+        rotation[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = block
+    np.testing.assert_allclose(table[k:], table[: 128 - k] @ rotation.T, atol=1e-6)
+
+
+def test_learned_rows_and_their_limit():
+    table = jnp.arange(12.0).reshape(6, 2)
+    np.testing.assert_array_equal(F.learned_positions(table, 4), table[:4])
+    with pytest.raises(ValueError, match="7 positions asked of a learned table of 6"):
+        F.learned_positions(table, 7)
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="d_model 5 is odd"):
+        F.sinusoids(3, 5)
+    with pytest.raises(Exception, match="layout"):
+        F.sinusoids(3, 4, "fourier")

@@ -1,0 +1,108 @@
+"""Every public function gives the same under jit, vmap, pmap and NamedSharding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from transformer_jax import functional as F
+
+B, T, S, H, K, D, V = 8, 3, 5, 2, 4, 6, 11
+rng = np.random.default_rng(0)
+
+
+def floats(*shape):
+    return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+
+def ids(*shape):
+    return jnp.asarray(rng.integers(0, V, shape), jnp.int32)
+
+
+MASK = jnp.asarray(rng.random((B, 1, T, S)) < 0.5)
+KEY = jax.random.key(3)
+W = {name: floats(*shape) for name, shape in
+     {"table": (V, D), "gain": (D,), "bias": (D,), "w1": (D, 7), "b1": (7,), "w2": (7, D),
+      "vector": (H, K)}.items()}  # fmt: skip
+
+# name -> (function of batched arrays, those arrays with the batch first)
+CASES = {
+    "split_heads": (lambda x: F.split_heads(x, 2), (floats(B, T, D),)),
+    "merge_heads": (F.merge_heads, (floats(B, T, H, K),)),
+    "masked_softmax": (F.masked_softmax, (floats(B, H, T, S), MASK)),
+    "attention_weights": (F.attention_weights, (floats(B, T, H, K), floats(B, S, H, K), MASK)),
+    "additive_attention_weights": (
+        lambda q, k, m: F.additive_attention_weights(q, k, W["vector"], m),
+        (floats(B, T, H, K), floats(B, S, H, K), MASK),
+    ),
+    "attend": (F.attend, (floats(B, H, T, S), floats(B, S, H, D))),
+    "dot_product_attention": (
+        F.dot_product_attention,
+        (floats(B, T, H, K), floats(B, S, H, K), floats(B, S, H, D), MASK),
+    ),
+    "padding_mask": (F.padding_mask, (ids(B, S),)),
+    "causal_mask": (lambda x: F.causal_mask(T) & (x[:, :, None, None] > 0), (floats(B, 1),)),
+    "local_window_mask": (
+        lambda x: F.local_window_mask(T, 1) & (x[:, :, None, None] > 0),
+        (floats(B, 1),),
+    ),
+    "segment_mask": (F.segment_mask, (ids(B, T) % 3, ids(B, S) % 3)),
+    "combine_masks": (F.combine_masks, (MASK, ~MASK)),
+    "layer_norm": (lambda x: F.layer_norm(x, W["gain"], W["bias"]), (floats(B, T, D),)),
+    "batch_norm": (
+        lambda x: F.batch_norm(x, W["gain"], W["bias"] ** 2, W["gain"], W["bias"]),
+        (floats(B, T, D),),
+    ),
+    "feed_forward": (
+        lambda x: F.feed_forward(x, W["w1"], W["b1"], W["w2"], W["bias"]),
+        (floats(B, T, D),),
+    ),
+    "embed": (lambda x: F.embed(x, W["table"]), (ids(B, T),)),
+    "unembed": (lambda x: F.unembed(x, W["table"]), (floats(B, T, D),)),
+    "sinusoids": (lambda x: x + F.sinusoids(T, D)[None], (floats(B, T, D),)),
+    "learned_positions": (
+        lambda x: x + F.learned_positions(W["table"], T)[None],
+        (floats(B, T, D),),
+    ),
+    "token_log_probs": (F.token_log_probs, (floats(B, T, V), ids(B, T))),
+    "label_smoothed_cross_entropy": (
+        lambda x, y: jax.vmap(F.label_smoothed_cross_entropy)(x[:, None], y[:, None])[0],
+        (floats(B, T, V), ids(B, T)),
+    ),
+    "running_statistics": (
+        lambda a, b: F.running_statistics((a[0], a[0]), (b[0], b[0]))[0][None] + 0 * a,
+        (jnp.tile(W["gain"], (B, 1)), jnp.tile(W["bias"], (B, 1))),
+    ),
+    "dropout": (
+        lambda x: jax.vmap(lambda row, n: F.dropout(row, 0.3, jax.random.fold_in(KEY, n)))(
+            x[:, 1:], x[:, 0].astype(jnp.uint32)
+        ),
+        (floats(B, D).at[:, 0].set(jnp.arange(B, dtype=jnp.float32)),),
+    ),
+    "batch_statistics": (
+        lambda x: jnp.stack([jnp.stack(F.batch_statistics(row[None])) for row in x]),
+        (floats(B, T, D),),
+    ),
+}
+
+
+def test_every_public_function_has_a_case():
+    assert set(CASES) == set(F.__all__)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_transformations_agree(name):
+    function, arguments = CASES[name]
+    expected = np.asarray(function(*arguments), np.float64)
+
+    def check(found):
+        np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=2e-6, atol=2e-6)
+
+    check(jax.jit(function)(*arguments))
+    split = [x.reshape(4, 2, *x.shape[1:]) for x in arguments]
+    check(jax.vmap(function)(*split).reshape(expected.shape))
+    check(jax.pmap(function)(*split).reshape(expected.shape))
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    check(jax.jit(function)(*jax.device_put(arguments, rows)))

@@ -1,0 +1,110 @@
+"""The paper in NumPy loops and float64, written from its equations and from nothing of ours."""
+
+import math
+
+import numpy as np
+
+
+def softmax(scores):
+    shifted = np.exp(scores - np.max(scores))
+    return shifted / shifted.sum()
+
+
+def attention(query, key, value, mask=None, scale=None):
+    """[T, K], [S, K], [S, Dv], mask [T, S] -> output [T, Dv], weights [T, S]; one head."""
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    weights = np.zeros((len(query), len(key)))
+    for t in range(len(query)):
+        allowed = [s for s in range(len(key)) if mask is None or mask[t, s]]
+        if allowed:
+            weights[t, allowed] = softmax(
+                np.array([np.dot(query[t], key[s]) * scale for s in allowed])
+            )
+    return weights @ value, weights
+
+
+def additive_weights(query, key, vector, mask=None):
+    weights = np.zeros((len(query), len(key)))
+    for t in range(len(query)):
+        allowed = [s for s in range(len(key)) if mask is None or mask[t, s]]
+        if allowed:
+            scores = [np.dot(vector, np.tanh(query[t] + key[s])) for s in allowed]
+            weights[t, allowed] = softmax(np.array(scores))
+    return weights
+
+
+def layer_norm(x, gain, bias, epsilon=1e-6):
+    rows = [(row - row.mean()) / math.sqrt(row.var() + epsilon) for row in x]
+    return np.array(rows) * gain + bias
+
+
+def positions(length, d_model):
+    table = np.zeros((length, d_model))
+    for pos in range(length):
+        for i in range(d_model // 2):
+            angle = pos / 10000 ** (2 * i / d_model)
+            table[pos, 2 * i], table[pos, 2 * i + 1] = math.sin(angle), math.cos(angle)
+    return table
+
+
+def smoothed_loss(logits, targets, smoothing):
+    """Cross-entropy with 1 - e on the target and e / (V - 1) elsewhere, summed over non-PAD."""
+    total, count = 0.0, 0
+    for row, target in zip(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)):
+        if target == 0:
+            continue
+        wanted = np.full(len(row), smoothing / (len(row) - 1))
+        wanted[target] = 1 - smoothing
+        log_probs = row - row.max() - math.log(np.exp(row - row.max()).sum())
+        total -= float(wanted @ log_probs)
+        count += 1
+    return total, count
+
+
+def transformer(params, config, source, target):
+    """Logits [T, V] for one sentence pair without padding, post-norm, everything tied."""
+    heads, table = config.num_heads, params["embedding"]
+
+    def embed(tokens):
+        rows = [table[i] * math.sqrt(config.d_model) if i else table[0] * 0 for i in tokens]
+        return np.array(rows) + positions(len(tokens), config.d_model)
+
+    def project(x, p):
+        return x @ p["kernel"] + p["bias"]
+
+    def multi_head(x, memory, p, mask):
+        q, k, v = (project(y, p[n]) for n, y in (("query", x), ("key", memory), ("value", memory)))
+        parts = [np.split(part, heads, axis=-1) for part in (q, k, v)]
+        joined = np.concatenate([attention(*head, mask)[0] for head in zip(*parts)], axis=-1)
+        return project(joined, p["output"])
+
+    def norm(x, p):
+        return layer_norm(x, p["gain"], p["bias"], config.norm_epsilon)
+
+    def feed_forward(x, p):
+        hidden = np.maximum(0, x @ p["kernel_in"] + p["bias_in"])
+        return hidden @ p["kernel_out"] + p["bias_out"]
+
+    x = embed(source)
+    for n in range(config.num_layers):
+        p = params[f"encoder_{n}"]
+        x = norm(x + multi_head(x, x, p["self_attention"], None), p["self_attention_norm"])
+        x = norm(x + feed_forward(x, p["feed_forward"]), p["feed_forward_norm"])
+    memory, x = x, embed([config.start_id, *target[:-1]])
+    causal = np.tril(np.ones((len(target), len(target)), bool))
+    for n in range(config.num_layers):
+        p = params[f"decoder_{n}"]
+        x = norm(x + multi_head(x, x, p["self_attention"], causal), p["self_attention_norm"])
+        x = norm(x + multi_head(x, memory, p["cross_attention"], None), p["cross_attention_norm"])
+        x = norm(x + feed_forward(x, p["feed_forward"]), p["feed_forward_norm"])
+    return x @ table.T
+
+
+def adam(params, gradients, rates, beta1=0.9, beta2=0.98, epsilon=1e-9):
+    """Kingma & Ba's algorithm 1 over a list of gradients, one rate a step."""
+    m, v = np.zeros_like(params), np.zeros_like(params)
+    for t, (g, rate) in enumerate(zip(gradients, rates), 1):
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g * g
+        params = params - rate * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + epsilon)
+    return params

@@ -1,0 +1,171 @@
+"""The command line: typed options from the configuration dataclasses, one function a command.
+
+Heavy imports happen inside the commands, so that --help answers at once.
+"""
+
+import dataclasses
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from transformer_jax import presets
+from transformer_jax.config import RunConfig
+from transformer_jax.errors import UserError
+from transformer_jax.search import Search
+
+__all__ = ["main"]
+
+Flat = tyro.conf.OmitArgPrefixes
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a model, or go on where its run folder stopped."""
+
+    run_dir: Path
+    """Folder of the run: made if missing, continued if there."""
+    preset: str = "base"
+    """Configuration to start from: tiny, multi30k, base, big, table3-ROW."""
+    init_from: Path | None = None
+    """Run folder whose parameters a new run starts from."""
+    config: RunConfig = RunConfig()
+
+    def run(self) -> None:
+        from transformer_jax.job import train
+
+        train(self.config, self.run_dir, init_from=self.init_from)
+        print(self.run_dir)
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Train the vocabulary and tokenise the text into a folder that `train --corpus` reads."""
+
+    output: Path
+    """Folder to write."""
+    preset: str = "base"
+    """Configuration to start from: tiny, multi30k, base, big, table3-ROW."""
+    config: RunConfig = RunConfig()
+
+    def run(self) -> None:
+        from transformer_jax.job import prepare
+
+        print(prepare(self.config.data, self.config.model.vocab_size, self.output))
+
+
+@dataclass(frozen=True)
+class Translate:
+    """Translate standard input to standard output, one line out for each line in."""
+
+    run_dir: Path
+    """Folder of a trained run."""
+    checkpoint: str = "averaged"
+    """averaged (the newest where there is no average), best, last, or a step."""
+    search: Search = Search()
+
+    def run(self) -> None:
+        from transformer_jax.translator import Translator
+
+        translator = Translator.load(self.run_dir, self.checkpoint)
+        translator.translate_stream(
+            sys.stdin.buffer, sys.stdout.buffer, self.search, line_by_line=sys.stdin.isatty()
+        )
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Translate a test set and print every score with its signature."""
+
+    run_dir: Path
+    """Folder of a trained run."""
+    test: tuple[Path, Path]
+    """Source and reference file."""
+    checkpoint: str = "averaged"
+    """averaged (the newest where there is no average), best, last, or a step."""
+    language: str = "de"
+    """Language of the references, for the Moses tokeniser."""
+    output: Path | None = None
+    """File to write the translations to."""
+    search: Search = Search()
+
+    def run(self) -> None:
+        from transformer_jax.evaluation.testset import evaluate_files
+
+        result = evaluate_files(
+            self.run_dir, self.test, self.search, self.checkpoint, self.language
+        )
+        if self.output is not None:
+            text = "".join(f"{line}\n" for line in result.translations)
+            self.output.write_text(text, encoding="utf-8", newline="\n")
+        print(result)
+
+
+COMMANDS = {"train": Train, "prepare": Prepare, "translate": Translate, "evaluate": Evaluate}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `transformer-jax`; exits non-zero with one line on bad input."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        command = tyro.cli(
+            Flat[_union(arguments)],  # type: ignore[misc]
+            prog="transformer-jax",
+            description='The Transformer of "Attention Is All You Need".',
+            args=arguments,
+        )
+        command.run()
+    except UserError as error:
+        sys.exit(f"transformer-jax: {error}")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"transformer-jax: {where}{error.strerror or error}")
+
+
+def _union(arguments):
+    """The subcommands as a type; options default to the preset or to the run that goes on."""
+    import functools
+    import operator
+
+    config = _starting_point(arguments)
+    members = []
+    for name, command in COMMANDS.items():
+        fields = {"config": config} if hasattr(command, "config") else {}
+        required = {
+            f.name: tyro.MISSING
+            for f in dataclasses.fields(command)
+            if f.default is dataclasses.MISSING
+        }
+        default = command(**required, **fields)
+        subcommand = tyro.conf.subcommand(name, default=default)
+        members.append(Annotated[command, subcommand])
+    return functools.reduce(operator.or_, members)
+
+
+def _starting_point(arguments: list[str]) -> RunConfig:
+    """--preset if it is given; else the configuration of an existing --run-dir; else base."""
+    preset = _value_of("--preset", arguments)
+    run_dir = _value_of("--run-dir", arguments)
+    if preset is None and arguments[:1] == ["train"] and run_dir is not None:
+        path = Path(run_dir) / "config.json"
+        if path.is_file():
+            from transformer_jax.run import Run
+
+            return Run.open(Path(run_dir)).config
+    return presets.recipe(preset or "base")
+
+
+def _value_of(option: str, arguments: list[str]) -> str | None:
+    for word, following in zip(arguments, [*arguments[1:], ""]):
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == option:
+            return value if equals else following
+    return None
+
+
+if __name__ == "__main__":
+    main()

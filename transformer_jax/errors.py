@@ -1,0 +1,7 @@
+"""The error of everything a user can mend: its message is shown without a traceback."""
+
+__all__ = ["UserError"]
+
+
+class UserError(ValueError):
+    """Bad input. The message names the place, the value, the rule and the remedy."""
