@@ -113,7 +113,8 @@ class MultiHeadAttention(DropoutModule):
         else:
             scale = 1.0 if config.attention == "unscaled" else None
             weights = att.attention_weights(query, keys, mask, scale=scale)
-        self.sow("attention", "weights", weights, reduce_fn=lambda _, new: new, init_fn=tuple)
+        if not self.is_initializing():  # `init` would return them among the variables
+            self.sow("attention", "weights", weights, reduce_fn=lambda _, new: new, init_fn=tuple)
         weights = self.drop(weights, config.attention_dropout)
         return self.output(att.merge_heads(att.attend(weights, values)))
 

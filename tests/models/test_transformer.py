@@ -1,0 +1,274 @@
+import re
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests import reference
+from transformer_jax import ModelConfig, Transformer, presets
+
+V, S, T = 11, 7, 5
+SMALL = ModelConfig(vocab_size=V, d_model=12, d_ff=20, num_heads=3, num_layers=2, dropout=0.0)
+SOURCE = jnp.array([[4, 5, 6, 7, 8, 9, 1], [5, 4, 1, 0, 0, 0, 0], [9, 9, 4, 5, 1, 0, 0]])
+TARGET = jnp.array([[6, 7, 8, 9, 1], [4, 1, 0, 0, 0], [5, 5, 6, 1, 0]])
+
+VARIANTS = {
+    "paper": {},
+    "pre-norm": {"norm": "pre"},
+    "d_k and d_v": {"d_k": 3, "d_v": 5},
+    "learned": {"positions": "learned", "max_positions": 16},
+    "t2t positions": {"positions": "t2t"},
+    "no positions": {"positions": "none"},
+    "unscaled": {"attention": "unscaled"},
+    "additive": {"attention": "additive"},
+    "decoder tied": {"tied": "decoder"},
+    "untied": {"tied": "none"},
+    "bos": {"start_id": 3},
+}
+
+
+def build(config, seed=0):
+    model = Transformer(config)
+    variables = jax.jit(model.init)(jax.random.key(seed), SOURCE, TARGET)
+    return model, shaken(variables, seed)
+
+
+def forward(model):
+    return jax.jit(model.apply, static_argnames=("method", "mutable"))
+
+
+def shaken(variables, seed):
+    """Zero biases and unit gains hide mistakes: move every parameter a little."""
+    leaves, tree = jax.tree.flatten(variables)
+    rng = np.random.default_rng(seed)
+    moved = [x + jnp.asarray(rng.normal(size=x.shape) * 0.1, x.dtype) for x in leaves]
+    return jax.tree.unflatten(tree, moved)
+
+
+def test_forward_matches_the_numpy_reference():
+    model, variables = build(SMALL)
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["params"])
+    logits = forward(model)(variables, SOURCE, TARGET)
+    assert logits.dtype == jnp.float32
+    for b in range(3):
+        source = [t for t in SOURCE[b].tolist() if t]
+        target = [t for t in TARGET[b].tolist() if t]
+        expected = reference.transformer(params, SMALL, source, target)
+        np.testing.assert_allclose(logits[b, : len(target)], expected, atol=1e-5)
+
+
+GOLDEN = {  # Table 3's column "params", in millions
+    "base": 65, "B-dk-16": 58, "B-dk-32": 60, "C-layers-2": 36, "C-layers-4": 50, "C-layers-8": 80,
+    "C-dmodel-256": 28, "C-dmodel-1024": 168, "C-dff-1024": 53, "C-dff-4096": 90,
+}  # fmt: skip
+
+
+def count(config):
+    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    shapes = jax.eval_shape(Transformer(config).init, jax.random.key(0), tokens, tokens)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize("row", GOLDEN)
+def test_parameter_counts_of_table_3(row):
+    config = replace(presets.base(vocab_size=40_960), **presets.TABLE_3[row][0])
+    assert round(count(config) / 1e6) == GOLDEN[row]
+
+
+def test_parameter_count_of_big():
+    """213 million needs a table of about 36,000 rows, which fits no other row of the column."""
+    assert round(count(presets.big(vocab_size=36_000)) / 1e6) == 213
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_causality_by_gradient(variant):
+    """logits[:, t] depend on every target token before t and on none from t on."""
+    config = replace(SMALL, **VARIANTS[variant])
+    model, variables = build(config)
+    weights = jnp.arange(1.0, V + 1)
+
+    def out(noise):
+        """logits [T] summed with weights; `noise` [T, D] is added to what the decoder is fed."""
+        with nn.intercept_methods(add_to_decoder_input(noise)):
+            return model.apply(variables, SOURCE[:1], TARGET[:1])[0] @ weights
+
+    jacobian = jax.jit(jax.jacrev(out))(jnp.zeros((T, config.d_model)))
+    moved = np.abs(np.asarray(jacobian)).sum(-1)  # [T outputs, T inputs]
+    # Input number t is the start symbol or target[t - 1]: it may reach logits t and later.
+    np.testing.assert_array_equal(moved > 0, np.tril(np.ones((T, T), bool)))
+
+
+def add_to_decoder_input(noise):
+    """Interceptor: adds noise [T, D] to the embedded target."""
+
+    def intercept(function, args, kwargs, context):
+        out = function(*args, **kwargs)
+        if context.method_name == "_embed" and out.shape[1] == T:
+            return out + noise[None]
+        return out
+
+    return intercept
+
+
+@pytest.mark.parametrize("variant", ["paper", "pre-norm", "additive", "learned"])
+def test_padding_and_batch_change_nothing(variant):
+    model, variables = build(replace(SMALL, **VARIANTS[variant]))
+    apply = forward(model)
+    together = apply(variables, SOURCE, TARGET)
+    longer = jnp.pad(SOURCE, ((0, 0), (0, 4))), jnp.pad(TARGET, ((0, 0), (0, 3)))
+    padded = apply(variables, *longer)
+    for b in range(3):
+        s, t = int((SOURCE[b] != 0).sum()), int((TARGET[b] != 0).sum())
+        alone = apply(variables, SOURCE[b : b + 1, :s], TARGET[b : b + 1, :t])
+        np.testing.assert_allclose(together[b, :t], alone[0], atol=2e-5)
+        np.testing.assert_allclose(padded[b, :t], alone[0], atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_cached_step_equals_the_full_forward(variant, dtype, tolerance):
+    config = replace(SMALL, dtype=dtype, **VARIANTS[variant])
+    model, variables = build(config)
+    expected = jax.nn.log_softmax(forward(model)(variables, SOURCE, TARGET))
+    # Two rows a sentence: beams share the memory of their sentence.
+    cache = jax.jit(lambda v: model.apply(v, SOURCE, 2, T + 2, method="start_cache"))(variables)
+    tokens = jnp.full(6, config.start_id)
+    step = jax.jit(lambda c, t: model.apply(variables, c, t, method="decode_step"))
+    scale = float(jnp.abs(expected).max())
+    for t in range(T):
+        cache, logits = step(cache, tokens)
+        found = jax.nn.log_softmax(logits).reshape(3, 2, V)
+        for beam in range(2):
+            np.testing.assert_allclose(
+                found[:, beam] / scale, expected[:, t] / scale, atol=tolerance
+            )
+        tokens = jnp.repeat(TARGET[:, t], 2)
+
+
+@given(st.permutations(range(S)))
+@settings(max_examples=10)
+def test_the_encoder_without_positions_is_permutation_equivariant(order):
+    model, variables = build(replace(SMALL, positions="none"))
+    order = jnp.array(order)
+    memory = forward(model)(variables, SOURCE[:1], method="encode")
+    permuted = forward(model)(variables, SOURCE[:1, order], method="encode")
+    np.testing.assert_allclose(permuted, memory[:, order], atol=1e-5)
+
+
+def test_with_positions_it_is_not():
+    model, variables = build(SMALL)
+    memory = forward(model)(variables, SOURCE[:1], method="encode")
+    flipped = forward(model)(variables, SOURCE[:1, ::-1], method="encode")
+    assert not np.allclose(flipped, memory[:, ::-1], atol=1e-2)
+
+
+def test_dropout_is_on_exactly_when_a_key_is_given():
+    model, variables = build(replace(SMALL, dropout=0.5))
+    plain = forward(model)(variables, SOURCE, TARGET)
+    rngs = {"dropout": jax.random.key(0)}
+    np.testing.assert_array_equal(plain, forward(build(SMALL)[0])(variables, SOURCE, TARGET))
+    dropped = model.apply(variables, SOURCE, TARGET, rngs=rngs)
+    assert not np.allclose(dropped, plain)
+    np.testing.assert_array_equal(dropped, model.apply(variables, SOURCE, TARGET, rngs=rngs))
+
+
+@pytest.mark.parametrize(
+    "rates, places",
+    [
+        # On two embeddings and on each sub-layer: two in an encoder layer, three in a decoder's.
+        ({"dropout": 0.1}, 2 + 2 * 2 + 2 * 3),
+        # On the weights of each attention: one in an encoder layer, two in a decoder's.
+        ({"attention_dropout": 0.1}, 2 * 1 + 2 * 2),
+        ({"relu_dropout": 0.1}, 2 + 2),
+        ({}, 0),
+    ],
+)
+def test_places_of_dropout(rates, places):
+    model, variables = build(replace(SMALL, **rates))
+    trace = jax.make_jaxpr(
+        lambda rng: model.apply(variables, SOURCE, TARGET, rngs={"dropout": rng})
+    )(jax.random.key(0))
+    assert len(re.findall(r"\brandom_bits\b", str(trace))) == places
+
+
+def test_attention_weights_come_out_on_request():
+    model, variables = build(SMALL)
+    logits, state = model.apply(variables, SOURCE, TARGET, mutable=["attention"])
+    np.testing.assert_array_equal(logits, model.apply(variables, SOURCE, TARGET))
+    weights = state["attention"]
+    for n in range(2):
+        encoder = weights[f"encoder_{n}"]["self_attention"]["weights"]
+        cross = weights[f"decoder_{n}"]["cross_attention"]["weights"]
+        causal = weights[f"decoder_{n}"]["self_attention"]["weights"]
+        assert encoder.shape == (3, 3, S, S)
+        assert cross.shape == (3, 3, T, S)
+        assert not encoder[1, :, :, 3:].any()
+        assert not np.triu(np.asarray(causal), 1).any()
+        np.testing.assert_allclose(cross.sum(-1), np.ones((3, 3, T)), atol=1e-5)
+
+
+def test_initialisation_of_the_code_of_record():
+    config = ModelConfig(vocab_size=4096, d_model=64, d_ff=96, num_heads=4, num_layers=1, d_v=24)
+    variables = jax.jit(Transformer(config).init)(jax.random.key(0), SOURCE, TARGET)["params"]
+    assert abs(float(variables["embedding"].std()) * 8 - 1) < 0.02
+
+    def limits(kernel):
+        return float(jnp.abs(kernel).max())
+
+    def check(kernel, columns):
+        limit = np.sqrt(6 / (kernel.shape[0] + columns))
+        assert 0.97 * limit < limits(kernel) <= limit
+
+    own, cross = (variables["decoder_0"][f"{kind}_attention"] for kind in ("self", "cross"))
+    together = 64 + 64 + 96
+    for name in ("query", "key", "value"):
+        check(own[name]["kernel"], together)
+    check(cross["query"]["kernel"], 64)
+    check(cross["key"]["kernel"], 64 + 96)
+    check(cross["value"]["kernel"], 64 + 96)
+    for attention in (own, cross):
+        check(attention["output"]["kernel"], 64)
+    check(variables["encoder_0"]["feed_forward"]["kernel_in"], 96)
+    check(variables["encoder_0"]["feed_forward"]["kernel_out"], 64)
+    biases = [x for p, x in jax.tree_util.tree_leaves_with_path(variables) if "bias" in str(p[-1])]
+    assert len(biases) > 20
+    assert not any(bias.any() for bias in biases)
+
+
+def test_post_norm_has_no_final_norm_and_pre_norm_has():
+    names = build(SMALL)[1]["params"].keys()
+    assert names == {"embedding", "encoder_0", "encoder_1", "decoder_0", "decoder_1"}
+    assert build(replace(SMALL, norm="pre"))[1]["params"].keys() - names == {
+        "encoder_norm", "decoder_norm"}  # fmt: skip
+
+
+def test_the_start_symbol():
+    """PAD's row never reaches the input: only a start_id of its own makes a row count."""
+
+    def gradient_of_row(start_id, row):
+        model, variables = build(replace(SMALL, start_id=start_id, tied="none"))
+
+        def total(table):
+            params = {**variables["params"], "target_embedding": table}
+            return jnp.sum(model.apply({"params": params}, SOURCE, TARGET) ** 2)
+
+        return jax.grad(total)(variables["params"]["target_embedding"])[row]
+
+    assert not gradient_of_row(0, 0).any()
+    assert gradient_of_row(3, 3).any()
+
+
+def test_bfloat16_computes_narrow_and_keeps_wide():
+    model, variables = build(replace(SMALL, dtype="bfloat16"))
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    memory = model.apply(variables, SOURCE, method="encode")
+    assert memory.dtype == jnp.bfloat16
+    logits = model.apply(variables, SOURCE, TARGET)
+    assert logits.dtype == jnp.float32
+    wide = Transformer(SMALL).apply(variables, SOURCE, TARGET)
+    assert 0 < float(jnp.abs(logits - wide).max() / jnp.abs(wide).max()) < 0.1
