@@ -18,7 +18,6 @@ with install_import_hook("transformer_jax.functional", "beartype.beartype"):
     import transformer_jax.functional  # noqa: F401
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 hypothesis.settings.register_profile("default", max_examples=25, deadline=None)
@@ -38,5 +37,9 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _no_leaks_between_tests(tmp_path, monkeypatch):
+def _strict(tmp_path, monkeypatch, request):
+    """An empty working folder; no implicit dtype promotion where no optax is involved."""
     monkeypatch.chdir(tmp_path)
+    ours = request.path.parent.name in ("functional", "models", "decoding")
+    with jax.numpy_dtype_promotion("strict" if ours else "standard"):
+        yield

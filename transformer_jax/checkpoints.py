@@ -141,6 +141,12 @@ class Checkpoints:
                 )
         return items, meta
 
+    def discard_after(self, step: int) -> None:
+        """Remove checkpoints newer than `step`: damaged ones stand in the way of new saves."""
+        for newer in [s for s in self.steps() if s > step]:
+            self._manager.delete(newer)
+            self._scores.pop(newer, None)
+
     def wait(self) -> None:
         """Until every started save is finished."""
         self._manager.wait_until_finished()

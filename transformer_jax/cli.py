@@ -93,7 +93,7 @@ class Evaluate:
     search: Search = Search()
 
     def run(self) -> None:
-        from transformer_jax.evaluation.testset import evaluate_files
+        from transformer_jax.testset import evaluate_files
 
         result = evaluate_files(
             self.run_dir, self.test, self.search, self.checkpoint, self.language

@@ -169,6 +169,7 @@ def _start(
         except DamagedCheckpoint as error:
             log.warning("%s; trying an older one", error)
             continue
+        checkpoints.discard_after(step)
         return state_of(items), meta["pending"]
     if checkpoints.steps():
         raise RunError(f"{run.folder} has no sound checkpoint to go on from")

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ class Recorder:
     def say(self, line: str) -> None:
         """Print a line above the progress bar."""
         if not self._bar.disable:
-            self._bar.write(line)
+            self._bar.write(line, file=sys.stderr)
 
     def flush(self) -> None:
         """Bring every record to the disk."""

@@ -68,7 +68,7 @@ def make_step(model: Transformer, config: OptimizerConfig, seed: int) -> StepFun
     def update(state, sums):
         tokens = jnp.maximum(sums.tokens, 1.0)
         mean = jax.tree.map(lambda g: g / tokens, sums.gradients)
-        norm = optax.global_norm(mean)
+        norm = optax.tree.norm(mean)
         finite = jnp.isfinite(norm) & jnp.isfinite(sums.loss)
         updates, opt_state = optimizer.update(mean, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -1,0 +1,67 @@
+"""Searches with the network: batches, beams and caches change nothing but rounding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer_jax import ModelConfig, Transformer
+from transformer_jax.decoding.inference import Inference
+from transformer_jax.functional import token_log_probs
+from transformer_jax.search import Search
+
+CONFIG = ModelConfig(vocab_size=13, d_model=16, d_ff=24, num_heads=2, num_layers=2, dropout=0.0)
+SOURCES = [[4, 5, 6], [7, 8, 9, 10, 11, 12, 4, 5, 6], [12], [5, 5], [9, 8, 7, 6, 5], [10], [11, 4]]
+
+
+@pytest.fixture(scope="module")
+def inference():
+    model = Transformer(CONFIG)
+    tokens = jnp.ones((1, 1), jnp.int32)
+    params = jax.jit(model.init)(jax.random.key(3), tokens, tokens)["params"]
+    # Sharper than an untrained model, so that rounding does not decide between tokens.
+    return Inference(model, {**params, "embedding": params["embedding"] * 3}, batch_tokens=96)
+
+
+def teacher_forced(inference, source, target):
+    logits = inference._model.apply(
+        {"params": inference._params}, jnp.array([[*source, 1]]), jnp.array([[*target, 1]])
+    )
+    banned = jnp.isin(jnp.arange(13), jnp.array([0, 3]))
+    return token_log_probs(jnp.where(banned[None, None], -1e9, logits), jnp.array([[*target, 1]]))
+
+
+def test_a_sentence_translates_alike_in_any_company(inference):
+    search = Search(beam_size=3, n_best=2, extra_length=6)
+    together = inference.translate(SOURCES, search)
+    for source, expected in list(zip(SOURCES, together))[:3]:
+        alone = inference.translate([source], search)[0]
+        assert [h.ids for h in alone] == [h.ids for h in expected]
+        np.testing.assert_allclose([h.score for h in alone], [h.score for h in expected], rtol=1e-5)
+
+
+def test_log_probs_are_those_of_the_full_forward(inference):
+    found = inference.translate(SOURCES[:2], Search(beam_size=3, extra_length=6))
+    forced = inference.score(SOURCES[:2], [best[0].ids for best in found])
+    for source, best, parts in zip(SOURCES, found, forced):
+        expected = teacher_forced(inference, source, best[0].ids)
+        np.testing.assert_allclose(best[0].log_prob, float(expected.sum()), rtol=1e-5)
+        np.testing.assert_allclose(parts, expected[0], rtol=1e-4, atol=1e-5)
+
+
+def test_greedy_beam_one_and_limits(inference):
+    greedy = inference.translate(SOURCES, Search(method="greedy", extra_length=4))
+    one = inference.translate(SOURCES, Search(beam_size=1, extra_length=4))
+    for source, a, b in zip(SOURCES, greedy, one):
+        assert a[0].ids == b[0].ids
+        assert len(a[0].ids) < len(source) + 4
+        assert not {0, 1, 3} & set(a[0].ids)
+
+
+def test_samples_repeat_with_their_seed(inference):
+    search = Search(method="sample", n_best=3, extra_length=4, seed=5)
+    first, again = (inference.translate(SOURCES[:3], search) for _ in range(2))
+    assert first == again
+    assert all(len(samples) == 3 for samples in first)
+    other = inference.translate(SOURCES[:3], Search(method="sample", n_best=3, extra_length=4))
+    assert first != other

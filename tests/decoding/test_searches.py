@@ -1,0 +1,146 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.decoding.tables import EOS, exhaustive, table_step
+from transformer_jax.decoding.beam import beam_search, length_penalty
+from transformer_jax.decoding.greedy import greedy_search
+from transformer_jax.decoding.sampling import restrict, sample
+from transformer_jax.decoding.scoring import force
+
+PENALTIES = {
+    "gnmt": lambda n, a: ((5 + n) / 6) ** a,
+    "power": lambda n, a: n**a,
+    "none": lambda n, a: 1.0,
+}
+
+
+@functools.partial(
+    jax.jit, static_argnames=("beam_size", "max_length", "n_best", "penalty", "eos_rule")
+)
+def beam(tables, limits, alpha=0.6, *, beam_size, max_length, **options):
+    step, cache = table_step(tables, beam_size)
+    return beam_search(
+        step, cache, limits=limits, beam_size=beam_size, max_length=max_length, alpha=alpha,
+        **options,
+    )  # fmt: skip
+
+
+def tables(count, size, seed=0, spread=2.0):
+    draws = np.random.default_rng(seed).normal(size=(count, size, size)) * spread
+    return jnp.asarray(draws, jnp.float32)
+
+
+@pytest.mark.parametrize("alpha", [0.6, 2.0, -1.0])
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("eos_rule", ["place", "t2t"])
+def test_a_wide_beam_is_exhaustive_search(penalty, alpha, eos_rule):
+    size, limit, models, n_best = 3, 4, 24, 3
+    drawn = tables(models, size)
+    found = beam(
+        drawn, jnp.full(models, limit), alpha, beam_size=size ** (limit - 1), max_length=limit,
+        n_best=n_best, penalty=penalty, eos_rule=eos_rule,
+    )  # fmt: skip
+    for b in range(models):
+        best = exhaustive(drawn[b], limit, lambda n: PENALTIES[penalty](n, alpha))
+        for k in range(n_best):
+            score, tokens = best[k]
+            assert found.tokens[b, k, : found.lengths[b, k]].tolist() == tokens
+            np.testing.assert_allclose(found.scores[b, k], score, rtol=1e-4)
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_beam_one_is_greedy(penalty):
+    drawn, limits = tables(64, 7, seed=1), jnp.full(64, 9)
+    found = beam(drawn, limits, beam_size=1, max_length=9, n_best=1, penalty=penalty)
+    step, cache = table_step(drawn, 1)
+    greedy = greedy_search(step, cache, limits=limits, max_length=9)
+    np.testing.assert_array_equal(found.tokens[:, 0], greedy.tokens)
+    np.testing.assert_array_equal(found.lengths[:, 0], greedy.lengths)
+    np.testing.assert_allclose(found.log_probs[:, 0], greedy.log_probs.sum(1), rtol=1e-5)
+
+
+def test_stopping_is_sound():
+    """Searching on to the limit finds nothing better than stopping when the bound says so."""
+    drawn = tables(40, 5, seed=2)
+    short = beam(drawn, jnp.full(40, 12), 1.0, beam_size=4, max_length=12, n_best=1)
+    # Asking for all four keeps the search going until the fourth cannot be beaten.
+    long = beam(drawn, jnp.full(40, 12), 1.0, beam_size=4, max_length=12, n_best=4)
+    np.testing.assert_array_equal(short.tokens[:, 0], long.tokens[:, 0])
+    assert bool((jnp.diff(long.scores, axis=1) <= 0).all())
+
+
+@pytest.mark.parametrize("eos_rule", ["place", "t2t"])
+def test_the_same_in_any_batch_and_at_any_padding(eos_rule):
+    drawn = tables(64, 6, seed=3)
+    limits = jnp.asarray(np.random.default_rng(0).integers(2, 9, 64))
+    run = functools.partial(beam, beam_size=3, n_best=2, penalty="gnmt", eos_rule=eos_rule)
+    whole = run(drawn, limits, max_length=8)
+    for size, length in ((1, 8), (7, 8), (7, 13)):
+        part = run(drawn[:size], limits[:size], max_length=length)
+        np.testing.assert_array_equal(part.tokens[..., :8], whole.tokens[:size])
+        np.testing.assert_array_equal(part.scores, whole.scores[:size])
+        assert not part.tokens[..., 8:].any()
+
+
+def test_each_sentence_keeps_to_its_own_limit():
+    drawn = tables(8, 5, seed=4).at[:, :, EOS].set(-30.0)  # nobody wants to end
+    limits = jnp.array([1, 2, 3, 4, 5, 6, 7, 0])
+    found = beam(drawn, limits, beam_size=2, max_length=7, n_best=1)
+    np.testing.assert_array_equal(found.lengths[:, 0], limits)
+    assert found.scores[7, 0] == -jnp.inf
+    for b in range(7):
+        assert found.tokens[b, 0, limits[b] - 1] == EOS
+
+
+def test_length_penalties():
+    np.testing.assert_allclose(length_penalty(7, "gnmt", 0.6), 2**0.6, rtol=1e-6)
+    np.testing.assert_allclose(length_penalty(9, "power", 0.5), 3, rtol=1e-6)
+    assert length_penalty(9, "none", 0.5) == 1
+    with pytest.raises(ValueError, match="'log' is none of gnmt, power, none"):
+        length_penalty(9, "log", 1.0)
+
+
+def test_forced_scores_are_those_of_the_search():
+    drawn = tables(16, 6, seed=5).at[:, :, 0].set(-30.0)  # 0 is padding in a given target
+    found = beam(drawn, jnp.full(16, 8), beam_size=3, max_length=8, n_best=1)
+    step, cache = table_step(drawn, 1)
+    forced = force(step, cache, found.tokens[:, 0])
+    np.testing.assert_allclose(forced.log_probs.sum(1), found.log_probs[:, 0], rtol=1e-5)
+    np.testing.assert_array_equal(forced.lengths, found.lengths[:, 0])
+
+
+def test_restrictions():
+    logits = jnp.log(jnp.array([[0.1, 0.4, 0.3, 0.2], [0.7, 0.1, 0.1, 0.1]]))
+
+    def kept(**options):
+        return (restrict(logits, **options) > -jnp.inf).astype(int).tolist()
+
+    assert kept(top_k=2) == [[0, 1, 1, 0], [1, 1, 1, 1]]  # ties at the border stay
+    assert kept(top_p=0.65) == [[0, 1, 1, 0], [1, 0, 0, 0]]
+    assert kept(top_p=1e-9) == [[0, 1, 0, 0], [1, 0, 0, 0]]
+    assert kept() == [[1] * 4] * 2
+    hot = jax.nn.softmax(restrict(logits, temperature=2.0))
+    np.testing.assert_allclose(hot, jax.nn.softmax(logits / 2), rtol=1e-6)
+    for bad in ({"temperature": 0.0}, {"top_k": -1}, {"top_p": 0.0}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            restrict(logits, **bad)
+
+
+def test_sampling_follows_the_distribution_and_ignores_other_rows():
+    table = tables(1, 4, seed=6)
+    rows = 4000
+    step, cache = table_step(jnp.broadcast_to(table, (rows, 4, 4)), 1)
+    rngs = jax.random.split(jax.random.key(0), rows)
+    limits = jnp.full(rows, 3)
+    drawn = sample(step, cache, rngs, limits=limits, max_length=3)
+    _, logits = table_step(table, 1)[0](jnp.zeros(1), jnp.array([0]), None)
+    expected = np.asarray(jax.nn.softmax(logits))[0]
+    shares = np.bincount(np.asarray(drawn.tokens[:, 0]), minlength=4) / rows
+    assert np.abs(shares - expected).max() < 5 * np.sqrt(0.25 / rows)
+    step, cache = table_step(table, 1)
+    alone = sample(step, cache, rngs[7:8], limits=limits[:1], max_length=3)
+    np.testing.assert_array_equal(alone.tokens[0], drawn.tokens[7])

@@ -1,0 +1,43 @@
+"""The house rules that a machine can hold."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "transformer_jax").rglob("*.py"))
+
+
+def test_imports_run_one_way():
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_one_noun_a_file(path):
+    assert len(path.read_text().splitlines()) <= 400
+    assert path.name != "utils.py"
+
+
+def test_orbax_has_one_home():
+    users = [p.name for p in SOURCES if "import orbax" in p.read_text()]
+    assert users == ["checkpoints.py"]
+
+
+def test_the_public_names_resolve():
+    import transformer_jax
+
+    for name in transformer_jax.__all__:
+        assert getattr(transformer_jax, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        transformer_jax.Nothing  # noqa: B018
+
+
+def test_importing_the_package_is_free():
+    code = "import sys, transformer_jax; assert not {'jax', 'numpy', 'flax'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -1,0 +1,82 @@
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(*arguments, text=None):
+    return subprocess.run(
+        [sys.executable, "-m", "transformer_jax.cli", *map(str, arguments)],
+        capture_output=True, text=True, input=text, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [[], ["train"], ["translate"], ["evaluate"], ["prepare"]])
+def test_help_imports_nothing_heavy(name):
+    code = (
+        "import sys\nfrom transformer_jax.cli import main\n"
+        f"try:\n    main({[*name, '--help']!r})\nexcept SystemExit as end:\n    assert not end.code\n"
+        "heavy = {'jax', 'flax', 'numpy', 'tensorflow_datasets'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["translate", "--run-dir", "nowhere"], "nowhere is not a run folder"),
+        (["train", "--run-dir", "r"], "no training text: give --train"),
+        (["train", "--run-dir", "r", "--train", "a", "b"], "a: No such file"),
+        (["train", "--run-dir", "r", "--preset", "bsae"], "preset 'bsae' is unknown; did you mean"),
+        (["train", "--run-dir", "r", "--dropout", "1.5"], r"dropout 1.5 is outside [0, 1)"),
+        (["train", "--run-dir", "r", "--d-model", "10"], "not divisible by num_heads 8"),
+        (["translate", "--run-dir", "r", "--n-best", "9"], "n_best 9 is more than beam_size 4"),
+    ],
+)
+def test_bad_input_gets_one_message_and_no_traceback(arguments, message, tmp_path):
+    done = command(*arguments)
+    assert done.returncode != 0
+    # Options that a dataclass refuses come in a box.
+    assert message in " ".join(re.sub("[\u2500-\u257f]", " ", done.stderr).split())
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("config.json"))
+
+
+def test_train_translate_evaluate(tmp_path):
+    from tests.test_job import write_text
+
+    train, test = write_text(tmp_path / "train"), write_text(tmp_path / "test", 20, seed=3)
+    run = tmp_path / "run"
+    options = ["--preset", "tiny", "--vocabulary", "whitespace", "--d-model", 16, "--d-ff", 32,
+               "--num-layers", 1, "--num-heads", 2, "--max-length", 16, "--batch-tokens", 64,
+               "--num-shapes", 2, "--warmup-steps", 20]  # fmt: skip
+    done = command("train", "--train", *train, "--validation", *test, "--run-dir", run,
+                   "--steps", 8, *options)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(run)
+    assert "step/s" in done.stderr or "s/step" in done.stderr
+    # Without a preset the run's own configuration goes on.
+    done = command("train", "--run-dir", run, "--steps", 10)
+    assert done.returncode == 0, done.stderr
+    done = command("translate", "--run-dir", run, "--beam-size", 2, text="w1 w2\n\nw3\n")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.split("\n")
+    assert len(lines) == 4
+    assert lines[1] == ""
+    out = tmp_path / "out"
+    done = command("evaluate", "--run-dir", run, "--test", *test, "--output", out)
+    assert done.returncode == 0, done.stderr
+    assert "tokenized BLEU = " in done.stdout
+    assert "perplexity = " in done.stdout
+    assert len(out.read_text().splitlines()) == 20

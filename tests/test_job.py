@@ -1,0 +1,247 @@
+"""The main job on a small language: train, stop, go on, translate, evaluate."""
+
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import pytest
+
+from transformer_jax import (
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainConfig,
+    Translator,
+)
+from transformer_jax.checkpoints import Checkpoints
+from transformer_jax.job import train
+from transformer_jax.run import Run, RunError
+
+WORDS = [f"w{i}" for i in range(12)]
+
+
+def write_text(folder, count=400, seed=0):
+    """Reversed sentences: needs attention, learned in a minute."""
+    rng = random.Random(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [rng.choices(WORDS, k=rng.randint(2, 5)) for _ in range(count)]
+    (folder / "src").write_text("".join(" ".join(line) + "\n" for line in lines))
+    (folder / "tgt").write_text("".join(" ".join(line[::-1]).upper() + "\n" for line in lines))
+    return str(folder / "src"), str(folder / "tgt")
+
+
+def configuration(folder, steps=24, **train_options):
+    model = ModelConfig(vocab_size=100, d_model=16, d_ff=32, num_heads=2, num_layers=1)
+    options = {"log_every": 5, "evaluate_every": 12, "checkpoint_every": 6, "average_last": 2}
+    return RunConfig(
+        model,
+        OptimizerConfig(warmup_steps=20),
+        DataConfig(
+            train=write_text(folder / "train"),
+            validation=write_text(folder / "validation", 40, seed=1),
+            vocabulary="whitespace",
+            max_length=16,
+            batch_tokens=64,
+            num_shapes=2,
+        ),
+        TrainConfig(steps=steps, **{**options, **train_options}),
+    )
+
+
+def read_jsonl(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def last_prints(folder):
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
+    return checkpoints.metadata(checkpoints.steps()[-1])["fingerprints"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    config = configuration(folder)
+    run = train(config, folder / "run", progress=False)
+    return folder, config, run
+
+
+def test_a_run_folder_holds_everything(whole):
+    folder, _, run = whole
+    names = {path.name for path in run.folder.iterdir()}
+    assert {"config.json", "vocabulary.json", "checkpoints", "averaged", "metrics.jsonl",
+            "timings.jsonl", "tensorboard"} <= names  # fmt: skip
+    records = read_jsonl(run.folder / "metrics.jsonl")
+    training = [r for r in records if "loss" in r]
+    assert [r["step"] for r in training] == [5, 10, 15, 20]
+    assert all(r["learning_rate"] > 0 for r in training)
+    assert [r["step"] for r in records if "validation_perplexity" in r] == [12, 24]
+    timing = read_jsonl(run.folder / "timings.jsonl")
+    assert all(0 <= t["waiting_share"] <= 1 for t in timing if "waiting_share" in t)
+
+
+def test_going_on_is_bit_for_bit_the_uninterrupted_run(whole):
+    folder, config, run = whole
+    other = folder / "resumed"
+    for steps in (7, 13, 24):  # 7 and 13 are between log records and between checkpoints
+        train(replace(config, train=replace(config.train, steps=steps)), other, progress=False)
+    assert last_prints(other) == last_prints(run.folder)
+
+    def training_records(path):
+        records = read_jsonl(path / "metrics.jsonl")
+        return [r for r in records if "loss" in r]
+
+    assert training_records(other) == training_records(run.folder)
+
+
+def test_identity_fields_may_not_change(whole):
+    folder, config, run = whole
+    bad = replace(config, optimizer=replace(config.optimizer, beta2=0.9))
+    with pytest.raises(RunError, match=r"optimizer.beta2 = 0.98 and cannot go on with 0.9"):
+        train(bad, run.folder, progress=False)
+    text = write_text(folder / "other", seed=9)
+    bad = replace(config, data=replace(config.data, train=text))
+    with pytest.raises(RunError, match="was trained on corpus"):
+        train(bad, run.folder, progress=False)
+
+
+def test_translator_needs_only_the_folder(whole):
+    folder, _, run = whole
+    translator = Translator.load(run.folder)
+    assert translator.checkpoint == "averaged at step 24"
+    out = translator.translate(["w1 w2", "", "w3"], beam_size=2)
+    assert len(out) == 3
+    assert out[1] == ""
+    assert Translator.load(run.folder, "last").checkpoint == "step 24"
+    assert Translator.load(run.folder, "best").checkpoint in ("step 12", "step 24")
+    with pytest.raises(RunError, match="has no checkpoint '7'"):
+        Translator.load(run.folder, "7")
+    with pytest.raises(RunError, match="is not a run folder"):
+        Translator.load(folder)
+
+
+def test_init_from_starts_with_the_other_parameters(whole):
+    folder, config, run = whole
+    config = replace(config, train=replace(config.train, steps=1, checkpoint_every=1, seed=5))
+    config = replace(config, optimizer=replace(config.optimizer, lr_factor=1e-9))
+    new = train(config, folder / "from", init_from=run.folder, progress=False)
+    old, started = (Translator.load(f, c) for f, c in ((run.folder, "averaged"), (new.folder, "1")))
+    for a, b in zip(jax.tree.leaves(old.params), jax.tree.leaves(started.params)):
+        assert float(abs(a - b).max()) < 1e-6
+
+
+def damage(folder, how):
+    """Change the largest array file of a checkpoint."""
+    file = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    if how == "missing":
+        file.unlink()
+    elif how == "truncated":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    else:
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 4
+        file.write_bytes(data)
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated", "missing"])
+def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(tmp_path, how, caplog):
+    config = configuration(tmp_path, steps=12)
+    run = train(config, tmp_path / "run", progress=False)
+    expected = last_prints(run.folder)
+    damage(run.folder / "checkpoints" / "12", how)
+    with caplog.at_level(logging.WARNING):
+        train(config, run.folder, progress=False)
+    assert "checkpoints/12" in caplog.text
+    assert "trying an older one" in caplog.text
+    assert last_prints(run.folder) == expected
+
+
+def test_a_run_of_bad_gradients_stops_and_says_where(tmp_path):
+    config = configuration(tmp_path, stop_after_skipped=3)
+    bad = replace(config, optimizer=replace(config.optimizer, lr_factor=1e30))
+    from transformer_jax.training.loop import TrainingDiverged
+
+    with pytest.raises(TrainingDiverged, match=r"3 steps in a row, the last of them step \d+"):
+        train(bad, tmp_path / "run", progress=False)
+
+
+def test_two_jobs_on_one_folder(whole):
+    _, config, run = whole
+    lock = run.lock()
+    with pytest.raises(RunError, match="another job is training"):
+        train(config, run.folder, progress=False)
+    lock.close()
+
+
+COMMAND = """
+import sys
+from pathlib import Path
+from transformer_jax import RunConfig
+from transformer_jax.job import train
+folder = Path(sys.argv[1])
+train(RunConfig.from_json((folder / "wanted.json").read_text()), folder / "run", progress=False)
+"""
+
+
+def kill_and_go_on(tmp_path, whole, kills, seed):
+    """SIGKILL at random moments, then let it end: everything equals the uninterrupted run."""
+    _, config, run = whole
+    rng = random.Random(seed)
+    (tmp_path / "wanted.json").write_text(config.to_json())
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", COMMAND, str(tmp_path)]
+    for _ in range(kills):
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(3, 14))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
+    assert last_prints(tmp_path / "run") == last_prints(run.folder)
+    metrics = [(f / "metrics.jsonl").read_text() for f in (tmp_path / "run", run.folder)]
+    assert metrics[0] == metrics[1]
+    assert not list((tmp_path / "run" / "checkpoints").glob("*tmp*"))
+
+
+def test_a_killed_run_goes_on(tmp_path, whole):
+    kill_and_go_on(tmp_path, whole, kills=2, seed=0)
+
+
+@pytest.mark.slow
+def test_a_run_killed_many_times_goes_on(tmp_path, whole):
+    kill_and_go_on(tmp_path, whole, kills=12, seed=1)
+
+
+@pytest.mark.slow
+def test_it_learns_to_reverse(tmp_path):
+    """End to end: exact translations of sentences it has not seen."""
+    config = configuration(tmp_path, steps=1500, evaluate_every=1500, checkpoint_every=300)
+    config = replace(
+        config,
+        model=replace(config.model, d_model=32, d_ff=64, dropout=0.0),
+        data=replace(config.data, batch_tokens=256, train=write_text(tmp_path / "train", 4000)),
+        optimizer=OptimizerConfig(warmup_steps=200),
+    )
+    run = train(config, tmp_path / "run", progress=False)
+    source, target = (Path(p).read_text().splitlines() for p in config.data.validation)
+    translations = Translator.load(run.folder).translate(source)
+    assert sum(a == b for a, b in zip(translations, target)) > 0.8 * len(target)
+
+
+def test_prepared_corpora_train_without_tyro_and_tensorflow_datasets(tmp_path, whole):
+    folder, config, _ = whole
+    prepared = replace(config, data=replace(config.data, corpus=str(folder / "run" / "corpus")))
+    prepared = replace(prepared, train=replace(prepared.train, steps=2))
+    (tmp_path / "wanted.json").write_text(prepared.to_json())
+    block = "import sys; sys.modules['tyro'] = sys.modules['tensorflow_datasets'] = None\n"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", block + COMMAND, str(tmp_path)]
+    subprocess.run(command, env=environment, check=True)
+    assert Run.exists(tmp_path / "run")

@@ -1,0 +1,180 @@
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import reference
+from transformer_jax import ModelConfig, OptimizerConfig, Transformer, functional
+from transformer_jax.data.batching import Batch
+from transformer_jax.training.averaging import average
+from transformer_jax.training.fingerprint import fingerprints
+from transformer_jax.training.schedule import warmup_schedule
+from transformer_jax.training.step import jit_step, make_step
+
+MODEL = ModelConfig(vocab_size=13, d_model=8, d_ff=12, num_heads=2, num_layers=1, dropout=0.0)
+OPTIMIZER = OptimizerConfig(warmup_steps=10)
+
+
+def batch(rows, length, seed=0, padding=0):
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(4, 13, (2, rows, length)).astype(np.int32)
+    tokens[:, :, length - padding :] = 0
+    tokens[:, :, length - padding - 1] = 1
+    return Batch(tokens[0], tokens[1], np.arange(rows))
+
+
+def start(model=MODEL, optimizer=OPTIMIZER, seed=0):
+    functions = make_step(Transformer(model), optimizer, seed)
+    return functions, jax.jit(functions.init)(jax.random.key(seed))
+
+
+def test_schedule_is_equation_3_counted_from_one():
+    schedule = warmup_schedule(512, 4000)
+    for step in (1, 10, 3999, 4000, 4001, 100_000):
+        expected = 512**-0.5 * min(step**-0.5, step * 4000**-1.5)
+        np.testing.assert_allclose(schedule(step - 1), expected, rtol=1e-6)
+    np.testing.assert_allclose(warmup_schedule(512, 4000)(3999), 6.99e-4, rtol=1e-3)
+    np.testing.assert_allclose(warmup_schedule(1024, 4000)(3999), 4.94e-4, rtol=1e-3)
+    np.testing.assert_allclose(warmup_schedule(512, 4000, 2.0)(0), 2 * schedule(0), rtol=1e-6)
+
+
+def test_three_updates_match_adam_in_numpy():
+    """The key biases are left out: their true gradient is zero and Adam blows up the rounding."""
+    functions, state = start()
+    gradients, rates = [], [8**-0.5 * n * 10**-1.5 for n in (1, 2, 3)]
+    step = jax.jit(lambda s, b: (functions.gradients(s.params, b, jax.random.key(0)), s))
+    update = jax.jit(functions.update)
+    before = state.params
+    for n in range(3):
+        sums, _ = step(state, batch(3, 5, seed=n, padding=n))
+        tokens = 3 * (5 - n)
+        assert sums.tokens == tokens
+        gradients.append(jax.tree.map(lambda g, k=tokens: np.asarray(g, np.float64) / k, sums[0]))
+        state, metrics = update(state, sums)
+        np.testing.assert_allclose(metrics["learning_rate"], rates[n], rtol=1e-6)
+    assert state.step == 3
+    for path, leaf in jax.tree_util.tree_leaves_with_path(before):
+        if "'key'" in str(path) and "bias" in str(path):
+            continue
+        grads = [dict(jax.tree_util.tree_leaves_with_path(g))[path] for g in gradients]
+        expected = reference.adam(np.asarray(leaf, np.float64), grads, rates)
+        found = dict(jax.tree_util.tree_leaves_with_path(state.params))[path]
+        np.testing.assert_allclose(found, expected, atol=2e-5, err_msg=str(path))
+
+
+def test_micro_batches_add_up_to_the_whole_batch():
+    """Unequal token counts: a mean of the parts' means would differ."""
+    parts = (batch(2, 5, seed=1), batch(2, 5, seed=2, padding=3))
+    whole = Batch(*(np.concatenate(pair) for pair in zip(*parts)))
+    functions, state = start()
+    gradients = jax.jit(functions.gradients)
+    key = jax.random.key(0)
+    one = gradients(state.params, whole, key)
+    first, second = (gradients(state.params, part, key) for part in parts)
+    added = jax.tree.map(jnp.add, first, second)
+    assert added.tokens == one.tokens == 14
+    mean_of_means = jax.tree.map(
+        lambda a, b: (a / 10 + b / 4) / 2, first.gradients, second.gradients
+    )
+    for a, b, wrong in zip(*map(jax.tree.leaves, (added[0], one[0], mean_of_means))):
+        np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, float(jnp.abs(b).max())))
+        if float(jnp.abs(b).max()) > 1e-3:
+            assert not np.allclose(wrong, b / 14, atol=1e-5)
+    accumulated, metrics = jit_step(functions)(start()[1], parts)
+    stepped, expected = jit_step(functions)(start()[1], (whole,))
+    np.testing.assert_allclose(metrics["loss_sum"], expected["loss_sum"], rtol=1e-6)
+    np.testing.assert_allclose(
+        accumulated.params["embedding"], stepped.params["embedding"], atol=1e-5
+    )
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_but_the_counters():
+    functions, state = start(optimizer=replace(OPTIMIZER, ema_decay=0.5))
+    sums = jax.jit(functions.gradients)(state.params, batch(2, 4), jax.random.key(0))
+    bad = sums._replace(gradients=jax.tree.map(lambda g: g.at[...].set(jnp.nan), sums.gradients))
+    update = jax.jit(functions.update)
+    once, metrics = update(state, bad)
+    twice, metrics = update(once, bad)
+    assert (metrics["skipped"], metrics["skipped_in_a_row"]) == (2, 2)
+    assert fingerprints((twice.params, twice.opt_state, twice.ema)) == fingerprints(
+        (state.params, state.opt_state, state.ema)
+    )
+    good, metrics = update(twice, sums)
+    assert (good.step, metrics["skipped"], metrics["skipped_in_a_row"]) == (3, 2, 0)
+    # The schedule has not moved on: this is the first update.
+    np.testing.assert_allclose(metrics["learning_rate"], 8**-0.5 * 10**-1.5, rtol=1e-6)
+    assert fingerprints(good.params) != fingerprints(state.params)
+
+
+def test_clipping_and_moving_average():
+    clipped = replace(OPTIMIZER, clip_norm=1e-3, ema_decay=0.9)
+    functions, state = start(optimizer=clipped)
+    after, metrics = jit_step(functions)(state, (batch(2, 4),))
+    assert metrics["gradient_norm"] > 1e-3
+    _, state = start(optimizer=clipped)
+    expected = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, state.params, after.params)
+    for found, wanted in zip(jax.tree.leaves(after.ema), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(found, wanted, atol=1e-7)
+    assert after.evaluation_params is after.ema
+    mu = jax.tree.leaves(after.opt_state)
+    norm = np.sqrt(sum(float(jnp.sum((m / 0.1) ** 2)) for m in mu[1 : 1 + len(mu) // 2]))
+    assert norm < 1.1e-3
+
+
+def test_dropout_changes_with_the_step_and_repeats_with_the_seed():
+    functions, state = start(replace(MODEL, dropout=0.3))
+    keys = [functions.rng(state._replace(step=jnp.array(n)), m) for n in (0, 1) for m in (0, 1)]
+    assert len({tuple(jax.random.key_data(k).tolist()) for k in keys}) == 4
+
+    def losses():
+        step, state = jit_step(functions), start(replace(MODEL, dropout=0.3))[1]
+        out = []
+        for _ in range(2):
+            state, metrics = step(state, (batch(2, 4),))
+            out.append(float(metrics["loss_sum"]))
+        return out
+
+    assert losses() == losses()
+
+
+def test_it_learns_to_copy():
+    functions, state = start(optimizer=OptimizerConfig(warmup_steps=40, label_smoothing=0.0))
+    step = jit_step(functions)
+    for n in range(900):
+        b = batch(16, 4, seed=n % 7)
+        state, metrics = step(state, (b._replace(target=b.source),))
+        loss = float(metrics["loss_sum"]) / float(metrics["tokens"])
+    assert loss < 0.1
+
+
+def test_fingerprints_see_every_bit_and_place():
+    base = {"a": jnp.arange(6.0).reshape(2, 3), "b": jnp.array([1, 2], jnp.bfloat16)}
+    prints = fingerprints(base)
+    assert prints == fingerprints(jax.tree.map(jnp.copy, base))
+    assert prints != fingerprints({**base, "a": base["a"].at[1, 2].add(1e-6)})
+    assert prints["['a']"] != fingerprints({"a": base["a"][::-1]})["['a']"]
+    assert prints["['a']"] != fingerprints({"a": -base["a"]})["['a']"]
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    assert fingerprints(jax.device_put(base, sharding)) == prints
+
+
+def test_average():
+    trees = [{"w": jnp.full(3, float(n))} for n in (1, 2, 6)]
+    np.testing.assert_array_equal(average(trees)["w"], np.full(3, 3.0))
+    with pytest.raises(ValueError, match="no parameters"):
+        average([])
+
+
+def test_loss_reported_is_per_token_and_smoothed():
+    functions, state = start()
+    b = batch(2, 4, padding=1)
+    logits = Transformer(MODEL).apply(
+        {"params": state.params}, jnp.asarray(b.source), jnp.asarray(b.target)
+    )
+    expected, tokens = functional.label_smoothed_cross_entropy(logits, jnp.asarray(b.target), 0.1)
+    _, metrics = jit_step(functions)(state, (b,))
+    np.testing.assert_allclose(metrics["loss_sum"], expected, rtol=1e-5)
+    assert metrics["tokens"] == tokens == 6
