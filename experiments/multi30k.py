@@ -13,27 +13,31 @@ Run it again to go on where it stopped. Results: experiments/results/multi30k-*.
 """
 
 import argparse
+import json
+import os
+import platform
+import subprocess
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
+
+import jax
 
 from transformer_jax import presets
 from transformer_jax.config import RunConfig
+from transformer_jax.search import Search
 
-BEAM = {"beam_size": 5, "penalty": "power", "alpha": 1.0}
+RESULTS = Path(__file__).parent / "results"
+ANCHOR = {"paper": "arXiv 2105.14462", "tokenized BLEU": 41.02}
+BEAM = Search(beam_size=5, penalty="power", alpha=1.0)
 
 
 def configuration(data: Path, text: str, recipe: str, steps: int | None) -> RunConfig:
     """The run: the `multi30k` preset on one of two texts, whole or cut down for a CPU."""
     config = presets.recipe("multi30k")
+    folder, validation = data, "val"
     if text == "bpe":
-        folder, vocabulary, train, validation = (
-            data / "revisit-mmt-bpe",
-            "whitespace",
-            "train",
-            "valid",
-        )
-    else:
-        folder, vocabulary, train, validation = data, "bpe", "train", "val"
+        folder, validation = data / "revisit-mmt-bpe", "valid"
 
     def pair(name):
         return (str(folder / f"{name}.en"), str(folder / f"{name}.de"))
@@ -41,7 +45,10 @@ def configuration(data: Path, text: str, recipe: str, steps: int | None) -> RunC
     config = replace(
         config,
         data=replace(
-            config.data, train=pair(train), validation=pair(validation), vocabulary=vocabulary
+            config.data,
+            train=pair("train"),
+            validation=pair(validation),
+            vocabulary="whitespace" if text == "bpe" else "bpe",
         ),
         train=replace(config.train, checkpoint_each_epoch=True, evaluate_every=250, keep_last=10),
     )
@@ -63,6 +70,56 @@ def configuration(data: Path, text: str, recipe: str, steps: int | None) -> RunC
     return config
 
 
+def score(arguments) -> dict:
+    """Translate test2016 as the anchor does and score it; raw text gets every score."""
+    from transformer_jax.testset import evaluate_files
+
+    folder, name = arguments.data, "test_2016_flickr"
+    if arguments.text == "bpe":
+        folder, name = folder / "revisit-mmt-bpe", "test.2016"
+    test = (folder / f"{name}.en", folder / f"{name}.de")
+    found = evaluate_files(arguments.run_dir, test, BEAM, "averaged", "de")
+    scores = {s.name: {"value": s.value, "signature": s.signature} for s in found.scores}
+    return {"checkpoint": found.checkpoint, "perplexity": found.perplexity, "scores": scores}
+
+
+def write_result(arguments, scores: dict) -> Path:
+    """One JSON file a run: what was run, where, how long, and what came out."""
+    from transformer_jax.run import Run
+
+    def records(name):
+        text = (arguments.run_dir / name).read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines()]
+
+    timings = [r for r in records("timings.jsonl") if "seconds_per_step" in r]
+    metrics = records("metrics.jsonl")
+    steps = [b["step"] - a["step"] for a, b in zip([{"step": 0}, *timings], timings)]
+    seconds = sum(r["seconds_per_step"] * n for r, n in zip(timings, steps))
+    rates = sorted(r["tokens_per_second"] for r in timings)
+    waits = sorted(r["waiting_share"] for r in timings)
+    result = {
+        "anchor": ANCHOR,
+        "command": "python -m experiments.multi30k "
+        f"--recipe {arguments.recipe} --text {arguments.text} --steps {metrics[-1]['step']}",
+        "commit": arguments.commit,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}",
+        "versions": {n: version(n) for n in ("jax", "flax", "optax", "numpy", "sacrebleu")},
+        "seed": Run.open(arguments.run_dir).config.train.seed,
+        "training_seconds": round(seconds),
+        "median_target_tokens_per_second": round(rates[len(rates) // 2]),
+        "median_waiting_share": waits[len(waits) // 2],
+        **scores,
+        "curve": [
+            {k: r[k] for k in ("step", "validation_loss", "validation_perplexity")}
+            for r in metrics
+            if "validation_loss" in r
+        ],
+    }
+    path = RESULTS / f"multi30k-{arguments.text}-{arguments.recipe}-{metrics[-1]['step']}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of Multi30k")
@@ -70,12 +127,21 @@ def main() -> None:
     parser.add_argument("--text", choices=("bpe", "raw"), default="bpe")
     parser.add_argument("--recipe", choices=("anchor", "cpu"), default="anchor")
     parser.add_argument("--steps", type=int, help="updates in all (default: the recipe's 8,000)")
+    parser.add_argument("--commit", default=commit(), help="commit that trained (default: HEAD)")
     arguments = parser.parse_args()
 
     from transformer_jax.job import train
 
-    config = configuration(arguments.data, arguments.text, arguments.recipe, arguments.steps)
-    train(config, arguments.run_dir)
+    train(
+        configuration(arguments.data, arguments.text, arguments.recipe, arguments.steps),
+        arguments.run_dir,
+    )
+    print(write_result(arguments, score(arguments)))
+
+
+def commit() -> str:
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ def command(*arguments, text=None):
 def test_help_imports_nothing_heavy(name):
     code = (
         "import sys\nfrom transformer_jax.cli import main\n"
-        f"try:\n    main({[*name, '--help']!r})\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"try:\n    main({[*name, '--help']!r})\n"
+        "except SystemExit as end:\n    assert not end.code\n"
         "heavy = {'jax', 'flax', 'numpy', 'tensorflow_datasets'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

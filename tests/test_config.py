@@ -1,3 +1,4 @@
+import contextlib
 import json
 from dataclasses import replace
 
@@ -74,10 +75,8 @@ def test_bad_json(text, message):
 def test_any_edit_of_a_config_is_read_or_refused(place, change):
     text = RunConfig().to_json().encode()
     edited = text[:place] + change + text[place + 1 :]
-    try:
+    with contextlib.suppress(UserError):
         RunConfig.from_json(edited.decode("utf-8", "replace"))
-    except UserError:
-        pass
 
 
 def test_identity_leaves_paths_and_schedule_of_the_run_out():

@@ -75,7 +75,7 @@ def whole(tmp_path_factory):
 
 
 def test_a_run_folder_holds_everything(whole):
-    folder, _, run = whole
+    _, _, run = whole
     names = {path.name for path in run.folder.iterdir()}
     assert {"config.json", "vocabulary.json", "checkpoints", "averaged", "metrics.jsonl",
             "timings.jsonl", "tensorboard"} <= names  # fmt: skip

@@ -255,7 +255,8 @@ def _from_tree(kind, tree, path):
         unknown = sorted(set(tree) - set(hints))
         _require(not unknown, f"{where} has no field {', '.join(map(repr, unknown))}")
         prefix = f"{path}." if path else ""
-        return kind(**{n: _from_tree(hints[n], value, prefix + n) for n, value in tree.items()})
+        values = {n: _from_tree(hints[n], value, prefix + n) for n, value in tree.items()}
+        return typing.cast(type, kind)(**values)
     arguments = typing.get_args(kind)
     if type(None) in arguments:
         return None if tree is None else _from_tree(arguments[0], tree, path)

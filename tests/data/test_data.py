@@ -17,14 +17,14 @@ from transformer_jax.data.vocabulary import (
     train_vocabulary,
 )
 
-LINES = [f"the {a} {b} sees a {b} {a}" for a in ["red", "blue", "old"] for b in ["cat", "dog"]]
-
-SIZE = 282  # 256 bytes, 4 special symbols, the letters, and a few pieces
+SYLLABLES = ["ba", "de", "fi", "go", "lu", "mar", "nes", "pol", "rit", "sun"]
+LINES = [f"{a}{b} the {b}{c} {c}{a}{b}" for a in SYLLABLES for b in SYLLABLES for c in SYLLABLES]
+SIZE = 300  # 256 bytes, 4 special symbols, the letters, and a few pieces
 
 
 @pytest.fixture(scope="module", params=["bpe", "unigram"])
 def pieces(request):
-    return SentencePieceVocabulary.train(LINES * 20, SIZE, request.param)
+    return SentencePieceVocabulary.train(LINES, SIZE, request.param)
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=40))

@@ -223,6 +223,7 @@ class Prefetch:
 
     def _fill(self):
         for n in range(self.first, self.end):
+            item: tuple[object, BaseException | None]
             try:
                 item = (self.make(n), None)
             except BaseException as error:  # handed to the consumer, who can act on it

@@ -86,7 +86,7 @@ class Corpus:
                 raise CorpusError(f"{folder} is damaged: {error}; prepare it again") from None
             sides.append(Side(*parts))
         vocabulary = load_vocabulary(folder)
-        return cls(*sides, vocabulary, meta["fingerprint"], meta["left_out"])
+        return cls(sides[0], sides[1], vocabulary, meta["fingerprint"], meta["left_out"])
 
 
 _PARTS = ("tokens", "ends")
@@ -136,7 +136,7 @@ def write_corpus(
         for part, values in zip(_PARTS, (tokens, np.asarray(side_ends, np.int64))):
             np.save(partial / f"{name}.{part}.npy", values)
             digest.update(str((name, part, values.dtype.str, values.shape)).encode())
-            digest.update(np.ascontiguousarray(values))
+            digest.update(np.ascontiguousarray(values).data)
         path.unlink()
     vocabulary.save(partial)
     meta = {"format": FORMAT, "fingerprint": digest.hexdigest(), "left_out": left_out}

@@ -23,7 +23,7 @@ def transformer_step(
             cache = cache._replace(history=history)
         return model.apply(variables, cache, tokens, method="decode_step")
 
-    cache = model.apply(variables, source, beams, max_length, method="start_cache")
+    cache: Any = model.apply(variables, source, beams, max_length, method="start_cache")
     return step, cache
 
 

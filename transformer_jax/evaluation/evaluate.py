@@ -23,7 +23,7 @@ def make_evaluation(model: Transformer) -> Callable[[Any, Iterable[Batch]], dict
 
     @jax.jit
     def sums(params, batch):
-        logits = model.apply({"params": params}, batch.source, batch.target)
+        logits: Any = model.apply({"params": params}, batch.source, batch.target)
         loss, count = label_smoothed_cross_entropy(logits, batch.target, smoothing=0.0)
         right = (jax.lax.top_k(logits, 1)[1][..., 0] == batch.target) & (batch.target != 0)
         return jnp.stack([loss, jnp.sum(right, dtype=jnp.float32), count])

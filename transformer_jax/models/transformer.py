@@ -126,16 +126,16 @@ class Transformer(DropoutModule):
         if (table := self._positions(max_length)) is not None:
             x = x + jax.lax.dynamic_slice_in_dim(table, position, 1)[None]
         mask = (jnp.arange(max_length) <= position)[None, None, None]
-        history = []
+        history: list[KeysValues] = []
 
         def remember(layer_history):
             def extended(new):
-                kept = tuple(
+                keys, values = (
                     jax.lax.dynamic_update_slice_in_dim(old, entry, position, axis=1)
                     for old, entry in zip(layer_history, new)
                 )
-                history.append(kept)
-                return kept
+                history.append((keys, values))
+                return keys, values
 
             return extended
 

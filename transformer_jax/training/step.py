@@ -57,7 +57,7 @@ def make_step(model: Transformer, config: OptimizerConfig, seed: int) -> StepFun
 
     def gradients(params, batch, rng):
         def summed_loss(params):
-            logits = model.apply(
+            logits: Any = model.apply(
                 {"params": params}, batch.source, batch.target, rngs={"dropout": rng}
             )
             return label_smoothed_cross_entropy(logits, batch.target, config.label_smoothing)
@@ -73,7 +73,7 @@ def make_step(model: Transformer, config: OptimizerConfig, seed: int) -> StepFun
         updates, opt_state = optimizer.update(mean, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
-        if ema is not None:
+        if config.ema_decay is not None:
             ema = optax.incremental_update(params, ema, 1.0 - config.ema_decay)
 
         def keep(new, old):
