@@ -1,0 +1,105 @@
+"""Break one named line at a time; the tests named beside it must notice.
+
+    make mutants        python -m tests.mutants [NUMBER ...]
+
+Each mutant is (file, line as it stands, broken line, tests that must fail). A line that is no
+longer there is an error: move the mutant with the code.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "transformer_jax/"
+
+MUTANTS = [
+    ("functional/attention.py", "scale = 1.0 / math.sqrt(query.shape[-1])",
+     "scale = 1.0 / query.shape[-1]", "tests/functional/test_attention.py"),
+    ("functional/attention.py", "return jnp.where(mask, weights, 0.0)", "return weights",
+     "tests/functional/test_attention.py"),
+    ("functional/masking.py", "positions[None, :] <= positions[:, None]",
+     "positions[None, :] < positions[:, None]", "tests/functional/test_masking.py"),
+    ("functional/normalization.py",
+     "variance = jnp.square(wide - mean).mean(axis=-1, keepdims=True)",
+     "variance = jnp.square(wide - mean).sum(axis=-1, keepdims=True) / (x.shape[-1] - 1)",
+     "tests/functional/test_normalization.py"),
+    ("functional/normalization.py", "jax.lax.psum(summed, axis_name)",
+     "jax.lax.pmean(summed, axis_name) * 1.5", "tests/functional/test_normalization.py"),
+    ("functional/positions.py", "max(pairs - 1, 1) if layout", "pairs if layout",
+     "tests/functional/test_positions.py"),
+    ("functional/losses.py", "smoothing / (classes - 1) * others", "smoothing / classes * others",
+     "tests/functional/test_losses.py"),
+    ("functional/losses.py", "return jnp.sum(loss * counted), jnp.sum(counted)",
+     "return jnp.sum(loss), jnp.sum(counted)", "tests/functional/test_losses.py"),
+    ("functional/embedding.py", "math.sqrt(table.shape[1])", "table.shape[1]",
+     "tests/functional/test_layers_of_functions.py"),
+    ("functional/dropout.py", "scale = 2**16 / (2**16 - threshold)", "scale = 1.0",
+     "tests/functional/test_layers_of_functions.py"),
+    ("models/layers.py", "return norm(x + self.drop(sublayer(x), self.config.dropout))",
+     "return norm(x + sublayer(x))", "tests/models/test_transformer.py::test_places_of_dropout"),
+    ("models/layers.py", "keys + values if self.cross else 2 * keys + values", "keys",
+     "tests/models/test_transformer.py::test_initialisation_of_the_code_of_record"),
+    ("models/transformer.py", "mask = (jnp.arange(max_length) <= position)",
+     "mask = (jnp.arange(max_length) < max_length)",
+     "tests/models/test_transformer.py::test_a_cached_step_equals_the_full_forward"),
+    ("decoding/beam.py", "beam.places - jnp.sum(ended_log_probs > -jnp.inf, axis=1)", "beam.places",
+     "tests/decoding/test_searches.py"),
+    ("decoding/beam.py", "first_row + _take(parents, chosen)", "first_row + chosen",
+     "tests/decoding/test_searches.py"),
+    ("decoding/beam.py", "jnp.where(must_end & ~is_eos, -jnp.inf, log_probs)", "log_probs",
+     "tests/decoding/test_searches.py"),
+    ("decoding/sampling.py", "before < top_p", "before + ranked < top_p",
+     "tests/decoding/test_searches.py"),
+    ("data/batching.py", "first, end = (e * len(members) // shape.rows",
+     "first, end = ((e + 1) * len(members) // shape.rows", "tests/data/test_data.py"),
+    ("data/text.py", "enumerate(file, 1)", "enumerate(file.read().splitlines(), 1)",
+     "tests/data/test_data.py"),
+    ("training/schedule.py", "jnp.asarray(count, jnp.float32) + 1",
+     "jnp.asarray(count, jnp.float32)",
+     "tests/training/test_step.py::test_schedule_is_equation_3_counted_from_one"),
+    ("training/step.py", "keep(params, state.params)", "params",
+     "tests/training/test_step.py"),
+    ("training/fingerprint.py", "words ^ _mix(position + jnp.uint32(0x9E3779B9))", "words",
+     "tests/training/test_step.py::test_fingerprints_see_every_bit_and_place"),
+    ("training/metrics.py", 'json.loads(line)["step"] <= step', "json.loads(line)",
+     "tests/test_job.py::test_going_on_is_bit_for_bit_the_uninterrupted_run"),
+    ("job.py", "batches.batch(step * accumulate + i)",
+     "batches.batch((step - first) * accumulate + i)",
+     "tests/test_job.py::test_going_on_is_bit_for_bit_the_uninterrupted_run"),
+    ("evaluation/bleu.py", "_HYPHEN.sub(", "_HYPHEN.subn(", "tests/evaluation/test_bleu.py"),
+]  # fmt: skip
+
+
+def survives(file: str, line: str, broken: str, tests: str) -> bool:
+    path = ROOT / PACKAGE / file
+    source = path.read_text(encoding="utf-8")
+    if source.count(line) != 1:
+        sys.exit(f"{file}: {line!r} stands there {source.count(line)} times, not once")
+    path.write_text(source.replace(line, broken), encoding="utf-8")
+    try:
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", tests]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, env=dict(os.environ))
+    finally:
+        path.write_text(source, encoding="utf-8")
+    if done.returncode not in (0, 1):
+        sys.exit(f"{file}: pytest did not run: {done.stdout.decode()[-500:]}")
+    return done.returncode == 0
+
+
+def main() -> None:
+    chosen = [int(word) for word in sys.argv[1:]] or range(len(MUTANTS))
+    alive = []
+    for number in chosen:
+        file, line, broken, tests = MUTANTS[number]
+        lives = survives(file, line, broken, tests)
+        print(f"{number:3} {'SURVIVED' if lives else 'caught'}  {file}: {line}", flush=True)
+        alive += [number] if lives else []
+    if alive:
+        sys.exit(f"{len(alive)} of {len(list(chosen))} mutants survived: {alive}")
+    print(f"all {len(list(chosen))} mutants caught")
+
+
+if __name__ == "__main__":
+    main()
