@@ -20,8 +20,8 @@ def restrict(
     to at least `top_p` (Holtzman et al. 2020); the likeliest always stays. Of equally likely
     tokens at the border of top-k all stay.
 
-    >>> restrict(jnp.log(jnp.array([[0.5, 0.3, 0.2]])), top_p=0.6).round(2)
-    Array([[-0.69, -1.2 ,  -inf]], dtype=float32)
+    >>> [f"{x:.2f}" for x in restrict(jnp.log(jnp.array([[0.5, 0.3, 0.2]])), top_p=0.6)[0]]
+    ['-0.69', '-1.20', '-inf']
     """
     if temperature <= 0:
         raise ValueError(f"temperature {temperature} must be positive; 0 would be greedy search")
