@@ -11,6 +11,7 @@ from typing import BinaryIO
 import jax
 import jax.numpy as jnp
 
+from transformer_jax.data.text import decode_lines
 from transformer_jax.data.vocabulary import Vocabulary
 from transformer_jax.decoding.inference import Inference
 from transformer_jax.errors import UserError
@@ -78,8 +79,8 @@ class Translator:
         self, source: BinaryIO, output: BinaryIO, search: Search, *, line_by_line: bool
     ) -> None:
         """Translate UTF-8 lines as they come, in order; `line_by_line` for a person typing."""
-        while lines := list(itertools.islice(source, 1 if line_by_line else CHUNK)):
-            texts = [line.decode("utf-8").rstrip("\r\n") for line in lines]
+        lines = decode_lines(source, "standard input")
+        while texts := list(itertools.islice(lines, 1 if line_by_line else CHUNK)):
             for translation in self.translate(texts, search):
                 output.write(f"{translation}\n".encode())
             output.flush()

@@ -2,11 +2,11 @@ r"""Plain text files: UTF-8, one sentence a line, lines end at "\n" and nowhere 
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from transformer_jax.errors import UserError
 
-__all__ = ["TextError", "read_lines", "read_pairs"]
+__all__ = ["TextError", "decode_lines", "read_lines", "read_pairs"]
 
 
 class TextError(UserError):
@@ -21,17 +21,22 @@ def read_lines(path: str | os.PathLike) -> Iterator[str]:
     """
     try:
         with open(path, "rb") as file:
-            for number, raw in enumerate(file, 1):
-                try:
-                    line = raw.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise TextError(
-                        f"{path}, line {number}: byte {error.start} is not UTF-8; "
-                        "convert the file, for example with iconv -t utf-8"
-                    ) from None
-                yield line.removesuffix("\n").removesuffix("\r")
+            yield from decode_lines(file, path)
     except OSError as error:
         raise TextError(f"{path}: {error.strerror}") from None
+
+
+def decode_lines(file: Iterable[bytes], name: str | os.PathLike) -> Iterator[str]:
+    """Lines of an open binary file, as `read_lines` gives them; `name` is for its errors."""
+    for number, raw in enumerate(file, 1):
+        try:
+            line = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise TextError(
+                f"{name}, line {number}: byte {error.start} is not UTF-8; "
+                "convert the text, for example with iconv -t utf-8"
+            ) from None
+        yield line.removesuffix("\n").removesuffix("\r")
 
 
 def read_pairs(source: str | os.PathLike, target: str | os.PathLike) -> Iterator[tuple[str, str]]:
