@@ -23,6 +23,8 @@ from transformer_jax import (
     Translator,
 )
 from transformer_jax.checkpoints import Checkpoints
+from transformer_jax.data.batching import Batches
+from transformer_jax.data.corpus import Corpus
 from transformer_jax.job import train
 from transformer_jax.run import Run, RunError
 
@@ -93,6 +95,9 @@ def test_going_on_is_bit_for_bit_the_uninterrupted_run(whole):
     other = folder / "resumed"
     for steps in (7, 13, 24):  # 7 and 13 are between log records and between checkpoints
         train(replace(config, train=replace(config.train, steps=steps)), other, progress=False)
+        if steps == 13:  # what a killed job had written after its last checkpoint
+            with (other / "metrics.jsonl").open("a") as file:
+                file.write('{"step": 15, "loss": 1.0}\n{"step": 16, "lo')
     assert last_prints(other) == last_prints(run.folder)
 
     def training_records(path):
@@ -136,6 +141,37 @@ def test_init_from_starts_with_the_other_parameters(whole):
     old, started = (Translator.load(f, c) for f, c in ((run.folder, "averaged"), (new.folder, "1")))
     for a, b in zip(jax.tree.leaves(old.params), jax.tree.leaves(started.params)):
         assert float(abs(a - b).max()) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"keep_last": 2, "average_last": 2}, {12, 18, 24}),  # 12 has the best validation loss
+        ({"keep_last": 1, "average_last": 1, "keep_every": 12}, {12, 24}),
+    ],
+)
+def test_which_checkpoints_are_kept(tmp_path, options, kept, monkeypatch):
+    losses = iter([1.0, 2.0])
+    monkeypatch.setattr(
+        "transformer_jax.job.make_evaluation", lambda model: lambda *_: {"loss": next(losses)}
+    )
+    run = train(configuration(tmp_path, **options), tmp_path / "run", progress=False)
+    checkpoints = run.checkpoints()
+    assert set(checkpoints.steps()) == kept
+    assert checkpoints.best_step() == 12
+
+
+def test_a_checkpoint_at_the_end_of_each_epoch(tmp_path):
+    config = configuration(
+        tmp_path, checkpoint_each_epoch=True, keep_last=100, evaluate_every=1000, steps=120
+    )
+    run = train(config, tmp_path / "run", progress=False)
+    corpus = Corpus.open(run.folder / "corpus" / "train")
+    batches = Batches(corpus, config.data, config.train.seed)
+    ends = {batches.batches_before(epoch) for epoch in range(1, 9)}
+    steps = run.checkpoints().steps()
+    assert len(steps) >= 3
+    assert set(steps) == {end for end in ends if end < 120} | {120}
 
 
 def damage(folder, how):

@@ -68,8 +68,8 @@ def test_whitespace_vocabulary(tmp_path):
 
 def test_lines_end_at_newline_only(tmp_path):
     file = tmp_path / "text"
-    file.write_bytes("a\u2028b\x0cc\r\nd\n\ne".encode())
-    assert list(read_lines(file)) == ["a\u2028b\x0cc", "d", "", "e"]
+    file.write_bytes("a\u2028b\x0cc\r\nd\rd\n\ne".encode())
+    assert list(read_lines(file)) == ["a\u2028b\x0cc", "d\rd", "", "e"]
     file.write_bytes(b"fine\nbad \xff\n")
     with pytest.raises(TextError, match="text, line 2: byte 4 is not UTF-8"):
         list(read_lines(file))

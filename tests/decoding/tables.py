@@ -32,10 +32,7 @@ def exhaustive(table, limit, penalty):
     found = []
 
     def extend(history, tokens, log_prob):
-        last = tokens[-1] if tokens else 0
-        history = history * 3 + last
-        logits = table[last] + np.sin(history + np.arange(size))
-        log_probs = logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
+        history, log_probs = _read(table, history, tokens)
         length = len(tokens) + 1
         found.append(((log_prob + log_probs[EOS]) / penalty(length), [*tokens, EOS]))
         if length < limit:
@@ -44,3 +41,29 @@ def exhaustive(table, limit, penalty):
 
     extend(0, [], 0.0)
     return sorted(found, reverse=True)
+
+
+def beam_by_hand(table, limit, penalty, beam_size, eos_rule):
+    """Beam search of one sentence with lists and loops, to the limit, never stopping early."""
+    table = np.asarray(table, np.float64)
+    alive, ended, places = [(0.0, [], 0.0)], [], beam_size
+    for length in range(1, limit + 1):
+        found = []
+        for log_prob, tokens, history in alive:
+            after, log_probs = _read(table, history, tokens)
+            for token in range(len(table)) if length < limit else [EOS]:
+                found.append((log_prob + log_probs[token], [*tokens, token], after))
+        found.sort(key=lambda hypothesis: -hypothesis[0])
+        best = found[:places] if eos_rule == "place" else found[: 2 * beam_size]
+        now_ended = [hypothesis for hypothesis in best if hypothesis[1][-1] == EOS]
+        ended += [(log_prob / penalty(length), tokens) for log_prob, tokens, _ in now_ended]
+        places -= len(now_ended) if eos_rule == "place" else 0
+        alive = [hypothesis for hypothesis in best if hypothesis[1][-1] != EOS][:beam_size]
+    return sorted(ended, reverse=True)
+
+
+def _read(table, history, tokens):
+    last = tokens[-1] if tokens else 0
+    history = history * 3 + last
+    logits = table[last] + np.sin(history + np.arange(len(table)))
+    return history, logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.decoding.tables import EOS, exhaustive, table_step
+from tests.decoding.tables import EOS, beam_by_hand, exhaustive, table_step
 from transformer_jax.decoding.beam import beam_search, length_penalty
 from transformer_jax.decoding.greedy import greedy_search
 from transformer_jax.decoding.sampling import restrict, sample
@@ -50,6 +50,25 @@ def test_a_wide_beam_is_exhaustive_search(penalty, alpha, eos_rule):
             score, tokens = best[k]
             assert found.tokens[b, k, : found.lengths[b, k]].tolist() == tokens
             np.testing.assert_allclose(found.scores[b, k], score, rtol=1e-4)
+
+
+@pytest.mark.parametrize("beam_size", [2, 3])
+@pytest.mark.parametrize("eos_rule", ["place", "t2t"])
+def test_a_narrow_beam_is_the_search_by_hand(eos_rule, beam_size):
+    """Where the beam is too narrow to find everything, which hypotheses end is the rule's."""
+    models, limit = 40, 8
+    drawn = tables(models, 6, seed=7)
+    found = beam(
+        drawn, jnp.full(models, limit), beam_size=beam_size, max_length=limit, n_best=2,
+        penalty="gnmt", eos_rule=eos_rule,
+    )  # fmt: skip
+    for b in range(models):
+        best = beam_by_hand(
+            drawn[b], limit, lambda n: PENALTIES["gnmt"](n, 0.6), beam_size, eos_rule
+        )
+        for k in range(2):
+            assert found.tokens[b, k, : found.lengths[b, k]].tolist() == best[k][1]
+            np.testing.assert_allclose(found.scores[b, k], best[k][0], rtol=1e-4)
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
