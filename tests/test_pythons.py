@@ -1,0 +1,43 @@
+"""The package on the other Pythons and JAXes that it claims, each in its own environment."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# One line of JAX releases each, so that the ends of the supported range and its middle are run.
+CASES = [("3.12", "jax>=0.11,<0.12"), ("3.13", "jax>=0.12,<0.13")]
+TESTS = ["tests/functional", "tests/decoding", "tests/test_config.py", "tests/test_cli.py"]
+
+
+def interpreter(version):
+    """A working python3.x on PATH or of pyenv; None where this machine has none."""
+    candidates = [shutil.which(f"python{version}")]
+    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    candidates += [str(path) for path in sorted(root.glob(f"{version}.*/bin/python"))]
+    for candidate in filter(None, candidates):  # a pyenv shim may stand for nothing
+        done = subprocess.run([candidate, "--version"], capture_output=True, text=True)
+        if done.returncode == 0 and done.stdout.startswith(f"Python {version}."):
+            return candidate
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("version", "jax"), CASES)
+def test_on_another_python(version, jax, tmp_path):
+    python = interpreter(version)
+    if python is None:
+        pytest.skip(f"no Python {version} on this machine")
+    subprocess.run([python, "-m", "venv", tmp_path / "venv"], check=True)
+    own = tmp_path / "venv" / "bin" / "python"
+    install = [own, "-m", "pip", "install", "--quiet", "-e", f"{ROOT}[test]", jax]
+    subprocess.run(install, check=True, stderr=subprocess.DEVNULL)
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    environment = {k: v for k, v in environment.items() if not k.startswith("PYTEST_")}
+    command = [own, "-m", "pytest", "-q", "-m", "not slow", *TESTS]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:]
