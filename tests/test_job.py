@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from transformer_jax import (
@@ -24,9 +25,10 @@ from transformer_jax import (
 )
 from transformer_jax.checkpoints import Checkpoints
 from transformer_jax.data.batching import Batches
-from transformer_jax.data.corpus import Corpus
+from transformer_jax.data.corpus import Corpus, CorpusError
+from transformer_jax.data.preparation import prepare
 from transformer_jax.job import train
-from transformer_jax.run import Run, RunError
+from transformer_jax.run import Run, RunError, locked
 
 WORDS = [f"w{i}" for i in range(12)]
 
@@ -85,7 +87,7 @@ def test_a_run_folder_holds_everything(whole):
     training = [r for r in records if "loss" in r]
     assert [r["step"] for r in training] == [5, 10, 15, 20]
     assert all(r["learning_rate"] > 0 for r in training)
-    assert [r["step"] for r in records if "validation_perplexity" in r] == [12, 24]
+    assert [r["step"] for r in records if "validation_perplexity" in r] == [6, 12, 18, 24]
     timing = read_jsonl(run.folder / "timings.jsonl")
     assert all(0 <= t["waiting_share"] <= 1 for t in timing if "waiting_share" in t)
 
@@ -114,6 +116,10 @@ def test_identity_fields_may_not_change(whole):
         train(bad, run.folder, progress=False)
     text = write_text(folder / "other", seed=9)
     bad = replace(config, data=replace(config.data, train=text))
+    with pytest.raises(RunError, match="another text than"):
+        train(bad, run.folder, progress=False)
+    prepared = prepare(bad.data, 100, folder / "prepared")
+    bad = replace(config, data=_prepared(bad.data, prepared))
     with pytest.raises(RunError, match="was trained on corpus"):
         train(bad, run.folder, progress=False)
 
@@ -151,7 +157,7 @@ def test_init_from_starts_with_the_other_parameters(whole):
     ],
 )
 def test_which_checkpoints_are_kept(tmp_path, options, kept, monkeypatch):
-    losses = iter([1.0, 2.0])
+    losses = iter([3.0, 1.0, 2.0, float("nan")])
     monkeypatch.setattr(
         "transformer_jax.job.make_evaluation", lambda model: lambda *_: {"loss": next(losses)}
     )
@@ -175,8 +181,8 @@ def test_a_checkpoint_at_the_end_of_each_epoch(tmp_path):
 
 
 def damage(folder, how):
-    """Change the largest array file of a checkpoint."""
-    file = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    """Change the file that holds the parameters (others are of writing processes, since merged)."""
+    file = max((folder / "params" / "d").iterdir(), key=lambda p: p.stat().st_size)
     if how == "missing":
         file.unlink()
     elif how == "truncated":
@@ -200,6 +206,97 @@ def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(tmp_path, how,
     assert last_prints(run.folder) == expected
 
 
+def test_a_refused_text_leaves_the_run_as_it_was(tmp_path):
+    """The prepared corpus survives, so the run goes on, even where the text has gone."""
+    config = configuration(tmp_path, steps=6)
+    run = train(config, tmp_path / "run", progress=False)
+    before = {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()}
+    source = Path(config.data.train[0])
+    source.write_text("other text\n" * 400)
+    with pytest.raises(RunError, match=r"another text than .*src holds now"):
+        train(config, run.folder, progress=False)
+    assert {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()} == before
+    source.unlink()
+    train(replace(config, train=replace(config.train, steps=7)), run.folder, progress=False)
+    assert Checkpoints(run.folder / "checkpoints", read_only=True).steps()[-1] == 7
+
+
+@pytest.mark.parametrize("where", ["tokens", "vocabulary"])
+def test_a_damaged_corpus_is_not_trained_on(tmp_path, where):
+    config = configuration(tmp_path, steps=6)
+    run = train(config, tmp_path / "run", progress=False)
+    corpus = run.folder / "corpus" / "train"
+    if where == "tokens":
+        file = corpus / "source.tokens.npy"
+        file.write_bytes(file.read_bytes()[:-1] + b"\1")
+    else:
+        file = corpus / "vocabulary.json"
+        file.write_text(file.read_text().replace("w1", "x1"))
+    with pytest.raises(CorpusError, match="train is damaged: its arrays or its vocabulary"):
+        train(config, run.folder, progress=False)
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
+    """config.json was lost and the folder is trained in anew with another seed."""
+    config = configuration(tmp_path, steps=6)
+    run = train(config, tmp_path / "run", progress=False)
+    (run.folder / "config.json").unlink()
+    other = replace(config, train=replace(config.train, seed=5))
+    with pytest.raises(RunError, match="saved with another configuration or text"):
+        train(other, run.folder, progress=False)
+
+
+def test_averages_are_the_mean_and_heal(whole, caplog):
+    _, config, run = whole
+    averaged, *last = (Translator.load(run.folder, c).params for c in ("averaged", "18", "24"))
+    for mean, *parts in zip(*map(jax.tree.leaves, (averaged, *last))):
+        np.testing.assert_allclose(mean, (parts[0] + parts[1]) / 2, atol=1e-7)
+    damage(run.folder / "averaged" / "24", "flipped")
+    with caplog.at_level(logging.WARNING):
+        assert Translator.load(run.folder).checkpoint == "step 24"
+    assert "averaged/24" in caplog.text
+    assert "using the newest checkpoint instead" in caplog.text
+    train(config, run.folder, progress=False)
+    assert Translator.load(run.folder).checkpoint == "averaged at step 24"
+
+
+def test_init_from_brings_vocabulary_and_average_and_survives_a_kill(whole, tmp_path):
+    _, config, run = whole
+    text = write_text(tmp_path / "text", 200, seed=7)  # the words come in another order
+    config = replace(
+        config,
+        data=replace(config.data, train=text),
+        optimizer=replace(config.optimizer, ema_decay=0.9),
+        train=replace(config.train, steps=2),
+    )
+    new = train(config, tmp_path / "run", init_from=run.folder, progress=False)
+    assert new.vocabulary.to_bytes() == run.vocabulary.to_bytes()
+    assert new.checkpoints(read_only=True).steps() == [0, 2]
+    started = Translator.load(new.folder, "0").params
+    expected = Translator.load(run.folder).params
+    for a, b in zip(jax.tree.leaves(started), jax.tree.leaves(expected)):
+        np.testing.assert_array_equal(a, b)
+    other = replace(config, model=replace(config.model, norm="pre"))
+    with pytest.raises(RunError, match="its norm is 'post', not 'pre'"):
+        train(other, tmp_path / "other", init_from=run.folder, progress=False)
+    assert not Run.exists(tmp_path / "other")
+
+
+def test_going_on_with_average_accumulation_and_bfloat16(tmp_path):
+    config = configuration(tmp_path, steps=9, best_metric="bleu")
+    config = replace(
+        config,
+        model=replace(config.model, dtype="bfloat16"),
+        optimizer=replace(config.optimizer, ema_decay=0.9, accumulate=3),
+    )
+    whole = train(config, tmp_path / "whole", progress=False)
+    for steps in (4, 9):
+        shorter = replace(config, train=replace(config.train, steps=steps))
+        train(shorter, tmp_path / "parts", progress=False)
+    assert last_prints(whole.folder) == last_prints(tmp_path / "parts")
+    assert "validation_bleu" in read_jsonl(whole.folder / "metrics.jsonl")[-1]
+
+
 def test_a_run_of_bad_gradients_stops_and_says_where(tmp_path):
     config = configuration(tmp_path, stop_after_skipped=3)
     bad = replace(config, optimizer=replace(config.optimizer, lr_factor=1e30))
@@ -211,16 +308,18 @@ def test_a_run_of_bad_gradients_stops_and_says_where(tmp_path):
 
 def test_two_jobs_on_one_folder(whole):
     _, config, run = whole
-    lock = run.lock()
-    with pytest.raises(RunError, match="another job is training"):
-        train(config, run.folder, progress=False)
-    lock.close()
+    before = (run.folder / "config.json").read_bytes()
+    longer = replace(config, train=replace(config.train, steps=999))
+    with locked(run.folder), pytest.raises(RunError, match="another job is training"):
+        train(longer, run.folder, progress=False)
+    assert (run.folder / "config.json").read_bytes() == before
 
 
 COMMAND = """
 import sys
 from pathlib import Path
 from transformer_jax import RunConfig
+from transformer_jax.data.preparation import prepare
 from transformer_jax.job import train
 folder = Path(sys.argv[1])
 train(RunConfig.from_json((folder / "wanted.json").read_text()), folder / "run", progress=False)
@@ -271,9 +370,13 @@ def test_it_learns_to_reverse(tmp_path):
     assert sum(a == b for a, b in zip(translations, target)) > 0.8 * len(target)
 
 
+def _prepared(data, folder):
+    return replace(data, corpus=str(folder), train=None, validation=None)
+
+
 def test_prepared_corpora_train_without_tyro_and_tensorflow_datasets(tmp_path, whole):
     folder, config, _ = whole
-    prepared = replace(config, data=replace(config.data, corpus=str(folder / "run" / "corpus")))
+    prepared = replace(config, data=_prepared(config.data, folder / "run" / "corpus"))
     prepared = replace(prepared, train=replace(prepared.train, steps=2))
     (tmp_path / "wanted.json").write_text(prepared.to_json())
     block = "import sys; sys.modules['tyro'] = sys.modules['tensorflow_datasets'] = None\n"

@@ -3,9 +3,13 @@
 Orbax restores a flipped byte without a word; `restore` recomputes the fingerprints and refuses.
 """
 
+import contextlib
+import functools
 import logging
+import math
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +17,9 @@ import jax
 import orbax.checkpoint as ocp
 
 from transformer_jax.errors import UserError
-from transformer_jax.training.fingerprint import fingerprints
+from transformer_jax.training.fingerprint import fingerprints, paths
 
 __all__ = ["Checkpoints", "DamagedCheckpoint"]
-
-# Orbax logs failures that are raised as exceptions too; those reach the user once, in our words.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 DELETED = "deleted"
 
@@ -51,8 +52,11 @@ class Checkpoints:
         *,
         keep_last: int = 1,
         keep_every: int | None = None,
+        best: Callable[[Mapping[str, float]], float | None] = lambda scores: None,
         read_only: bool = False,
     ):
+        """`best` makes a number of a checkpoint's scores, or None; the highest is kept."""
+        self._best, self._read_only = best, read_only
         self._folder = folder.absolute()
         self._scores: dict[int, float] = {}
         if not read_only:
@@ -63,57 +67,69 @@ class Checkpoints:
             # A half-deleted folder would still be listed: rename first, delete later.
             todelete_subdir=None if read_only else DELETED,
             read_only=read_only,
+            # What a read-only manager would warn that it does.
+            save_interval_steps=0 if read_only else 1,
+            create=not read_only,
             enable_async_checkpointing=not read_only,
         )
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        with _quiet():
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
         for step in self.steps():
             try:
-                score = self.metadata(step).get("score")
+                self._rank(step, self.metadata(step)["scores"])
             except DamagedCheckpoint:
                 continue
-            if score is not None:
-                self._scores[step] = score
 
     def _sweep(self):
         """Remove what killed saves and deletions left behind."""
         for path in [*self._folder.glob("*.orbax-checkpoint-tmp*"), self._folder / DELETED]:
             shutil.rmtree(path, ignore_errors=True)
 
+    def _rank(self, step, scores):
+        score = self._best(scores)
+        if score is not None and math.isfinite(score):
+            self._scores[step] = score
+
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
-        """The checkpoint with the highest score among those saved with one."""
+        """The checkpoint with the highest score among those that have one."""
         return max(self._scores, key=lambda s: (self._scores[s], s)) if self._scores else None
 
     def save(
-        self, step: int, items: Mapping[str, Any], metadata: dict, score: float | None = None
+        self,
+        step: int,
+        items: Mapping[str, Any],
+        metadata: dict,
+        scores: Mapping[str, float] | None = None,
     ) -> None:
-        """Start to save; returns once the arrays are copied and may be overwritten.
-
-        `score` (higher is better) makes the checkpoint a candidate for the best one.
-        """
+        """Start to save; returns once the arrays are copied and may be overwritten."""
+        # Orbax moves what it no longer keeps to DELETED while it finishes the save before this.
+        self.wait()
         shutil.rmtree(self._folder / DELETED, ignore_errors=True)
+        scores = dict(scores or {})
+        self._rank(step, scores)
         prints = {name: fingerprints(tree) for name, tree in items.items()}
-        meta = {**metadata, "step": step, "score": score, "fingerprints": prints}
-        if score is not None:
-            self._scores[step] = score
+        # JSON has no NaN.
+        written = {name: v if math.isfinite(v) else None for name, v in scores.items()}
+        meta = {**metadata, "step": step, "scores": written, "fingerprints": prints}
         saved = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         arguments = ocp.args.Composite(**saved, meta=ocp.args.JsonSave(meta))
         self._manager.save(step, args=arguments, force=True)
 
     def metadata(self, step: int) -> dict:
-        """The metadata given to `save`, with step, score and fingerprints."""
+        """The metadata given to `save`, with step, scores and fingerprints."""
         try:
             restored = self._manager.restore(
                 step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
             )
             meta = restored.meta
-            if not isinstance(meta, dict) or "fingerprints" not in meta:
+            if not isinstance(meta, dict) or not {"fingerprints", "scores"} <= set(meta):
                 raise ValueError("its metadata are incomplete")
-        except Exception as error:  # orbax raises many kinds for damaged files
-            raise DamagedCheckpoint(f"checkpoint {self._folder / str(step)}: {error}") from None
+        except Exception as error:
+            raise self._damaged(step, error) from None
         return meta
 
     def restore(self, step: int, templates: Mapping[str, Any]) -> tuple[dict[str, Any], dict]:
@@ -124,36 +140,94 @@ class Checkpoints:
         DamagedCheckpoint.
         """
         meta = self.metadata(step)
-        where = f"checkpoint {self._folder / str(step)}"
+        for name, tree in templates.items():
+            saved, wanted = set(meta["fingerprints"].get(name, {})), set(paths(tree))
+            if saved != wanted:
+                raise self._damaged(
+                    step,
+                    f"its {name} are not those of this configuration; they "
+                    f"lack {sorted(wanted - saved)[:3]} and have {sorted(saved - wanted)[:3]}",
+                )
         arguments = {name: ocp.args.StandardRestore(tree) for name, tree in templates.items()}
         try:
             restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
-        except Exception as error:  # orbax raises many kinds for damaged files
-            raise DamagedCheckpoint(f"{where}: {error}") from None
+        except Exception as error:
+            _ignore_late_reads()
+            raise self._damaged(step, error) from None
         items = {name: restored[name] for name in templates}
         for name, tree in items.items():
-            found, saved = fingerprints(tree), meta["fingerprints"].get(name, {})
-            wrong = [path for path in found if saved.get(path) != found[path]]
-            if wrong or set(saved) != set(found):
-                names = ", ".join(wrong[:3]) or "the set of arrays"
-                raise DamagedCheckpoint(
-                    f"{where}: {name} {names} differs from the fingerprint taken when it was saved"
+            found, saved = fingerprints(tree), meta["fingerprints"][name]
+            wrong = [path for path in found if saved[path] != found[path]]
+            if wrong:
+                raise self._damaged(
+                    step,
+                    f"{name} {', '.join(wrong[:3])} differs from the fingerprint taken when it "
+                    "was saved",
                 )
         return items, meta
 
-    def discard_after(self, step: int) -> None:
-        """Remove checkpoints newer than `step`: damaged ones stand in the way of new saves."""
+    def _damaged(self, step, error: Exception | str) -> DamagedCheckpoint:
+        """Orbax raises many kinds of exception for damaged files, with pages of internals."""
+        if isinstance(error, MemoryError):
+            raise error
+        first = str(error).strip().split("\n")[0].split(" [tensorstore_spec")[0]
+        reason = first or type(error).__name__
+        return DamagedCheckpoint(f"checkpoint {self._folder / str(step)}: {reason}")
+
+    def set_aside_after(self, step: int) -> None:
+        """Move checkpoints newer than `step` into damaged/: they stand in the way of new saves.
+
+        Nothing is deleted: what could not be read today may be readable tomorrow.
+        """
+        aside = self._folder.with_name("damaged")
         for newer in [s for s in self.steps() if s > step]:
-            self._manager.delete(newer)
+            shutil.rmtree(aside / str(newer), ignore_errors=True)
+            aside.mkdir(exist_ok=True)
+            shutil.move(self._folder / str(newer), aside / str(newer))
             self._scores.pop(newer, None)
+        self._manager.reload()
+
+    def clear(self) -> None:
+        """Delete all checkpoints."""
+        for step in self.steps():
+            self._manager.delete(step)
 
     def wait(self) -> None:
         """Until every started save is finished."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self._manager.wait_until_finished()
+        self.wait()
         self._manager.close()
+        if not self._read_only:
+            self._sweep()
+
+
+@functools.cache
+def _ignore_late_reads():
+    """Once one array cannot be read, the reads of others end into a closed event loop of orbax.
+
+    Python reports each as an unraisable exception; the one that matters was raised.
+    """
+    report = sys.unraisablehook
+
+    def hook(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            report(unraisable)
+
+    sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Orbax warns that a read-only manager reads only."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def on_device(tree):

@@ -19,6 +19,8 @@ from transformer_jax.search import Search
 
 __all__ = ["main"]
 
+log = logging.getLogger("transformer_jax.cli")
+
 Flat = tyro.conf.OmitArgPrefixes
 
 
@@ -52,14 +54,17 @@ class Prepare:
     config: RunConfig = RunConfig()
 
     def run(self) -> None:
-        from transformer_jax.job import prepare
+        from transformer_jax.data.preparation import prepare
 
         print(prepare(self.config.data, self.config.model.vocab_size, self.output))
 
 
 @dataclass(frozen=True)
 class Translate:
-    """Translate standard input to standard output, one line out for each line in."""
+    """Translate standard input to standard output, one line out for each line in.
+
+    With --n-best above 1 each line has several: NUMBER ||| TRANSLATION ||| SCORE.
+    """
 
     run_dir: Path
     """Folder of a trained run."""
@@ -71,6 +76,7 @@ class Translate:
         from transformer_jax.translator import Translator
 
         translator = Translator.load(self.run_dir, self.checkpoint)
+        log.info("translating with %s, %s", self.run_dir, translator.checkpoint)
         translator.translate_stream(
             sys.stdin.buffer, sys.stdout.buffer, self.search, line_by_line=sys.stdin.isatty()
         )
@@ -95,13 +101,15 @@ class Evaluate:
     def run(self) -> None:
         from transformer_jax.testset import evaluate_files
 
+        if self.output is not None:
+            self.output.touch()  # a folder that is not there is known before the work, not after
         result = evaluate_files(
             self.run_dir, self.test, self.search, self.checkpoint, self.language
         )
+        print(result)
         if self.output is not None:
             text = "".join(f"{line}\n" for line in result.translations)
             self.output.write_text(text, encoding="utf-8", newline="\n")
-        print(result)
 
 
 COMMANDS = {"train": Train, "prepare": Prepare, "translate": Translate, "evaluate": Evaluate}
@@ -111,6 +119,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of `transformer-jax`; exits non-zero with one line on bad input."""
     arguments = sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("transformer_jax").setLevel(logging.INFO)
+    # Orbax logs failures that it raises too; those reach the user once, in our words.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         command = tyro.cli(
             Flat[_union(arguments)],  # type: ignore[misc]
@@ -124,6 +135,9 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"transformer-jax: {where}{error.strerror or error}")
+    except KeyboardInterrupt:
+        print("transformer-jax: interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def _union(arguments):

@@ -162,6 +162,10 @@ class DataConfig:
         _check_choices(self)
         _positive(self, "max_length", "batch_tokens", "num_shapes")
         _require(
+            self.corpus is None or (self.train is None and self.validation is None),
+            f"corpus {self.corpus} is prepared text: leave train and validation out",
+        )
+        _require(
             self.max_length <= self.batch_tokens,
             f"batch_tokens {self.batch_tokens} is smaller than one sentence of max_length "
             f"{self.max_length}: raise the one or lower the other",
@@ -179,7 +183,7 @@ class TrainConfig:
     log_every: int = 50
     """Steps between training records in metrics.jsonl."""
     evaluate_every: int = 1000
-    """Steps between evaluations on the validation files."""
+    """Steps between evaluations on the validation files; every checkpoint is evaluated too."""
     checkpoint_every: int = 1000
     """Steps between checkpoints."""
     checkpoint_each_epoch: bool = False
@@ -229,7 +233,7 @@ class RunConfig:
             tree = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"not JSON: {error}") from None
-        return typing.cast(RunConfig, _from_tree(cls, tree, ""))
+        return typing.cast(RunConfig, from_tree(cls, tree, ""))
 
     def identity(self) -> dict[str, object]:
         """Field name -> value of every field that decides the numbers of the run.
@@ -246,8 +250,11 @@ class RunConfig:
         return fields | {"train.seed": self.train.seed}
 
 
-def _from_tree(kind, tree, path):
-    """Build `kind` from parsed JSON, checking types as annotations state them."""
+def from_tree(kind, tree, path):
+    """Build `kind` from parsed JSON, checking types as annotations state them.
+
+    `path` is what error messages call the place of `tree`.
+    """
     where = path or "configuration"
     if dataclasses.is_dataclass(kind):
         _require(isinstance(tree, dict), f"{where} must be an object, not {tree!r:.80}")
@@ -255,16 +262,16 @@ def _from_tree(kind, tree, path):
         unknown = sorted(set(tree) - set(hints))
         _require(not unknown, f"{where} has no field {', '.join(map(repr, unknown))}")
         prefix = f"{path}." if path else ""
-        values = {n: _from_tree(hints[n], value, prefix + n) for n, value in tree.items()}
+        values = {n: from_tree(hints[n], value, prefix + n) for n, value in tree.items()}
         return typing.cast(type, kind)(**values)
     arguments = typing.get_args(kind)
     if type(None) in arguments:
-        return None if tree is None else _from_tree(arguments[0], tree, path)
+        return None if tree is None else from_tree(arguments[0], tree, path)
     if typing.get_origin(kind) is tuple:
         fits = isinstance(tree, list) and len(tree) == len(arguments)
         _require(fits, f"{where} must be a list of {len(arguments)}, not {tree!r:.80}")
         parts = zip(arguments, tree)
-        return tuple(_from_tree(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(parts))
+        return tuple(from_tree(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(parts))
     if typing.get_origin(kind) is Literal:
         kind = str
     if kind is float and type(tree) is int:

@@ -1,74 +1,37 @@
 """A training job: from a RunConfig to a trained run folder, or on from where one stopped."""
 
 import dataclasses
-import hashlib
-import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from transformer_jax.checkpoints import Checkpoints, DamagedCheckpoint, on_device
-from transformer_jax.config import DataConfig, RunConfig
+from transformer_jax.config import RunConfig
 from transformer_jax.data.batching import Batches, Prefetch
-from transformer_jax.data.corpus import Corpus, CorpusError, write_corpus
-from transformer_jax.data.text import read_pairs
-from transformer_jax.data.vocabulary import Vocabulary, train_vocabulary
+from transformer_jax.data.corpus import Corpus, CorpusError
+from transformer_jax.data.preparation import Receipt, prepare
 from transformer_jax.decoding.inference import Inference
-from transformer_jax.evaluation.bleu import sacre_score
+from transformer_jax.evaluation.bleu import suited_bleu
 from transformer_jax.evaluation.evaluate import make_evaluation
 from transformer_jax.models.transformer import Transformer
-from transformer_jax.run import Run, RunError, state_items, state_of
+from transformer_jax.run import Run, RunError, locked, state_items, state_of
 from transformer_jax.search import Search
 from transformer_jax.training.loop import train_loop
 from transformer_jax.training.metrics import Recorder
 from transformer_jax.training.state import TrainState
 from transformer_jax.training.step import StepFunctions, jit_step, make_step
 
-__all__ = ["prepare", "train"]
+__all__ = ["train"]
 
 log = logging.getLogger(__name__)
 
-
-def prepare(data: DataConfig, vocab_size: int, folder: Path) -> Path:
-    """Train the vocabulary and tokenise the text into folder/train and folder/validation.
-
-    What is there already from the same files with the same settings is left as it is.
-    """
-    if data.train is None:
-        raise CorpusError("no training text: give --train SOURCE TARGET or --corpus FOLDER")
-    inputs = _inputs_digest(data, vocab_size)
-    receipt = folder / "inputs.json"
-    if receipt.is_file() and receipt.read_text(encoding="utf-8") == inputs:
-        return folder
-    lines = (line for pair in read_pairs(*data.train) for line in pair)
-    vocabulary = train_vocabulary(data.vocabulary, lines, vocab_size)
-    receipt.unlink(missing_ok=True)
-    corpus = write_corpus(folder / "train", read_pairs(*data.train), vocabulary, data.max_length)
-    skipped = {reason: count for reason, count in corpus.left_out.items() if count}
-    if skipped:
-        log.warning("%s of %s: pairs left out of training: %s", *_counts(corpus), skipped)
-    if data.validation is not None:
-        write_corpus(folder / "validation", read_pairs(*data.validation), vocabulary)
-    receipt.write_text(inputs, encoding="utf-8")
-    return folder
-
-
-def _counts(corpus):
-    return sum(corpus.left_out.values()), len(corpus) + sum(corpus.left_out.values())
-
-
-def _inputs_digest(data: DataConfig, vocab_size: int) -> str:
-    """What a prepared corpus was made from, as the text of its inputs.json."""
-
-    def digest(path):
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    files = [[digest(path) for path in pair] for pair in (data.train, data.validation) if pair]
-    settings = [data.vocabulary, vocab_size, data.max_length]
-    return json.dumps({"sha256": files, "settings": settings}) + "\n"
+# Fine-tuning may change these; the others decide what the parameters mean.
+_NOT_IN_PARAMETERS = {"vocab_size", "dropout", "attention_dropout", "relu_dropout", "dtype"}
 
 
 def train(
@@ -76,30 +39,89 @@ def train(
 ) -> Run:
     """Train in `folder`, or go on there from the newest sound checkpoint.
 
-    `init_from` names another run whose parameters a new run starts from. Evaluates, saves and at
-    the end averages checkpoints as `config.train` says.
+    `init_from` names another run whose vocabulary and parameters a new run starts with; a run
+    that goes on has them already. Evaluates, saves and at the end averages checkpoints as
+    `config.train` says. One job at a time may hold the folder.
     """
-    data = config.data
-    prepared = Path(data.corpus) if data.corpus else folder / "corpus"
-    if not data.corpus:
-        prepare(data, config.model.vocab_size, prepared)
-    corpus = Corpus.open(prepared / "train")
-    model_config = dataclasses.replace(config.model, vocab_size=len(corpus.vocabulary))
-    config = dataclasses.replace(config, model=model_config)
-    if Run.exists(folder):
-        run = Run.open(folder)
-        run.resume(config, corpus.fingerprint)
-    else:
-        run = Run.create(folder, config, corpus.fingerprint, corpus.vocabulary)
-    lock = run.lock()
-    try:
-        _train(run, corpus, prepared / "validation", init_from, progress)
-    finally:
-        lock.close()
+    with locked(folder):
+        if Run.exists(folder):
+            run, corpus = _go_on(config, folder)
+        else:
+            run, corpus = _begin(config, folder, init_from)
+        _train(run, corpus, init_from, progress)
     return run
 
 
-def _train(run, corpus, validation_folder, init_from, progress):
+def _begin(config: RunConfig, folder: Path, init_from: Path | None) -> tuple[Run, Corpus]:
+    """A new run; its config.json is written last, so that a folder without one is no run."""
+    other = None if init_from is None else Run.open(init_from)
+    data = config.data
+    if data.corpus:
+        prepared = Path(data.corpus)
+        receipt = Receipt.read(prepared)
+        if receipt is None:
+            raise CorpusError(
+                f"{prepared} holds no prepared corpus: run `transformer-jax prepare` first"
+            )
+        # The configuration tells how the corpus was made, whatever the preset says.
+        kind: Any = receipt.vocabulary
+        data = replace(data, vocabulary=kind, max_length=receipt.max_length)
+    else:
+        prepared = folder / "corpus"
+        vocabulary = None if other is None else other.vocabulary
+        prepare(data, config.model.vocab_size, prepared, vocabulary)
+    corpus = Corpus.open(prepared / "train")
+    corpus.verify()
+    model = replace(config.model, vocab_size=len(corpus.vocabulary))
+    config = replace(config, model=model, data=data)
+    if other is not None:
+        _check_start(config, corpus, other)
+    return Run.create(folder, config, corpus.fingerprint, corpus.vocabulary), corpus
+
+
+def _check_start(config, corpus, other):
+    """Parameters of another run mean something only to the same architecture and vocabulary."""
+    if corpus.vocabulary.to_bytes() != other.vocabulary.to_bytes():
+        raise RunError(
+            f"{corpus.folder} was prepared with another vocabulary than that of --init-from "
+            f"{other.folder}: start from the text, it takes that run's vocabulary"
+        )
+    ours, theirs = (dataclasses.asdict(c.model) for c in (config, other.config))
+    for name in ours.keys() - _NOT_IN_PARAMETERS:
+        if ours[name] != theirs[name]:
+            raise RunError(
+                f"--init-from {other.folder}: its {name} is {theirs[name]!r}, not {ours[name]!r}"
+            )
+
+
+def _go_on(config: RunConfig, folder: Path) -> tuple[Run, Corpus]:
+    """The run in `folder`, with the run fields of `config`; nothing is written if refused."""
+    run = Run.open(folder)
+    data = config.data
+    prepared = Path(data.corpus) if data.corpus else folder / "corpus"
+    receipt = Receipt.read(prepared)
+    if receipt is None and data.train is not None:
+        # Somebody cleared the prepared text away: the same text gives the same corpus.
+        prepare(data, len(run.vocabulary), prepared, run.vocabulary)
+    elif receipt is not None and (changed := receipt.changed_file(data)):
+        raise RunError(
+            f"{folder} was prepared from another text than {changed} holds now: bring the old "
+            "text back, or take another run folder with --init-from"
+        )
+    if receipt is not None and config.model.vocab_size == receipt.vocab_size:
+        # Asked for as when the run began; the text may have given fewer types.
+        model = replace(config.model, vocab_size=run.config.model.vocab_size)
+        config = replace(config, model=model)
+    run.check_config(config)
+    corpus = Corpus.open(prepared / "train")
+    corpus.verify()
+    run.check_corpus(corpus.fingerprint)
+    run.config = config
+    run.write_config()
+    return run, corpus
+
+
+def _train(run, corpus, init_from, progress):
     config = run.config
     model = Transformer(config.model)
     functions = make_step(model, config.optimizer, config.train.seed)
@@ -117,18 +139,13 @@ def _train(run, corpus, validation_folder, init_from, progress):
         progress=progress,
     )
     recorder.say(_describe(corpus, batches, state))
-    evaluate = _evaluation(model, config, validation_folder)
+    evaluate = _evaluation(model, config, corpus.folder.with_name("validation"))
 
     def micro_batches(step):
         return tuple(batches.batch(step * accumulate + i) for i in range(accumulate))
 
     def save(state, step, scores):
-        score = None
-        if scores:
-            best = config.train.best_metric
-            score = scores["validation_bleu"] if best == "bleu" else -scores["validation_loss"]
-        metadata = {"pending": recorder.pending, "corpus": run.corpus_fingerprint}
-        checkpoints.save(step, state_items(state), metadata, score)
+        checkpoints.save(step, state_items(state), _metadata(run, recorder.pending), scores)
 
     def is_epoch_end(step):
         # The epoch of the first batch not yet seen differs from that of the last one seen.
@@ -146,6 +163,7 @@ def _train(run, corpus, validation_folder, init_from, progress):
             evaluate=evaluate,
             save=save,
             is_epoch_end=is_epoch_end,
+            accumulate=accumulate,
             waited=lambda: prefetch.waited,
         )
         checkpoints.wait()
@@ -167,21 +185,31 @@ def _start(
         try:
             items, meta = checkpoints.restore(step, state_items(template))
         except DamagedCheckpoint as error:
-            log.warning("%s; trying an older one", error)
+            log.warning("%s; moved to damaged/, trying an older one", error)
             continue
-        checkpoints.discard_after(step)
+        if meta["run"] != run.identity:
+            raise RunError(
+                f"checkpoint {step} of {run.folder} was saved with another configuration or text: "
+                "config.json is not the one that it was trained with"
+            )
+        checkpoints.set_aside_after(step)
         return state_of(items), meta["pending"]
     if checkpoints.steps():
         raise RunError(f"{run.folder} has no sound checkpoint to go on from")
     state = jax.jit(functions.init)(rng)
     if init_from is not None:
-        other = Run.open(init_from)
-        if other.config.model != run.config.model:
-            raise RunError(f"--init-from {init_from}: its model is {other.config.model}")
-        params, name = other.load_params(template.params)
-        log.warning("starting from %s, %s", init_from, name)
-        state = state._replace(params=params, ema=None if state.ema is None else params)
+        params, name = Run.open(init_from).load_params(template.params)
+        log.info("starting from %s, %s", init_from, name)
+        # The state is donated to each step, so the average needs arrays of its own.
+        ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+        state = state._replace(params=params, ema=ema)
+        # So that a run killed before its first checkpoint goes on from these.
+        checkpoints.save(0, state_items(state), _metadata(run, None))
     return state, None
+
+
+def _metadata(run, pending):
+    return {"pending": pending, "run": run.identity}
 
 
 def _evaluation(model, config, folder):
@@ -191,22 +219,25 @@ def _evaluation(model, config, folder):
     corpus = Corpus.open(folder)
     batches = Batches(corpus, dataclasses.replace(config.data, num_shapes=8), seed=0)
     evaluate = make_evaluation(model)
+    inference = Inference(model, None)
+
+    def greedy_bleu(params):
+        inference.params = params
+        decode = corpus.vocabulary.decode
+        sources, references = (list(_sentences(side)) for side in (corpus.source, corpus.target))
+        found = inference.translate(sources, Search(method="greedy"))
+        # Parameters that are not finite translate to nothing.
+        hypotheses = [decode(best[0].ids) if best else "" for best in found]
+        return suited_bleu(corpus.vocabulary, hypotheses, [decode(r) for r in references]).value
 
     def scores(state):
         params = state.evaluation_params
         found = evaluate(params, batches.once())
         if config.train.best_metric == "bleu":
-            found["bleu"] = _greedy_bleu(model, params, corpus, corpus.vocabulary)
+            found["bleu"] = greedy_bleu(params)
         return {f"validation_{name}": value for name, value in found.items()}
 
     return scores
-
-
-def _greedy_bleu(model, params, corpus: Corpus, vocabulary: Vocabulary) -> float:
-    sources, references = (list(_sentences(side)) for side in (corpus.source, corpus.target))
-    found = Inference(model, params).translate(sources, Search(method="greedy"))
-    hypotheses = [vocabulary.decode(best[0].ids) for best in found]
-    return sacre_score("BLEU", hypotheses, [vocabulary.decode(r) for r in references]).value
 
 
 def _sentences(side) -> Iterator[list[int]]:

@@ -4,18 +4,22 @@ config.json       configuration, format and the fingerprint of the training corp
 vocabulary.*      written before training starts
 checkpoints/N/    the state after step N
 averaged/N/       the mean of the last checkpoints up to step N
+damaged/N/        checkpoints that could not be read when the run went on
+corpus/           the prepared text, where it was prepared for this run
+lock              held by the job that trains
 metrics.jsonl  timings.jsonl  tensorboard/
 """
 
+import contextlib
 import fcntl
+import hashlib
 import json
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import jax
 
 from transformer_jax import __version__
 from transformer_jax.checkpoints import Checkpoints, DamagedCheckpoint, on_device
@@ -25,7 +29,7 @@ from transformer_jax.errors import UserError
 from transformer_jax.training.averaging import average
 from transformer_jax.training.state import TrainState
 
-__all__ = ["Run", "RunError"]
+__all__ = ["Run", "RunError", "locked", "state_items", "state_of"]
 
 FORMAT = 1
 log = logging.getLogger(__name__)
@@ -33,6 +37,18 @@ log = logging.getLogger(__name__)
 
 class RunError(UserError):
     """A run folder that cannot be used as asked; the message says why and what to do."""
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder against a second training job; the lock dies with its holder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(f"another job is training in {folder}") from None
+        yield
 
 
 @dataclass
@@ -74,7 +90,13 @@ class Run:
             fingerprint = str(tree["corpus_fingerprint"])
         except (ValueError, KeyError, RecursionError) as error:
             raise RunError(f"{path} cannot be read: {error}") from None
-        return cls(folder, config, fingerprint, load_vocabulary(folder))
+        vocabulary = load_vocabulary(folder)
+        if len(vocabulary) != config.model.vocab_size:
+            raise RunError(
+                f"{folder}: the vocabulary has {len(vocabulary)} types but {path} says "
+                f"{config.model.vocab_size}: one of the two files is not this run's"
+            )
+        return cls(folder, config, fingerprint, vocabulary)
 
     def write_config(self) -> None:
         tree = {
@@ -87,8 +109,14 @@ class Run:
         partial.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
         os.replace(partial, self.folder / "config.json")
 
-    def resume(self, config: RunConfig, corpus_fingerprint: str) -> None:
-        """Take over `config` for going on; fields that decide the numbers must not differ."""
+    @property
+    def identity(self) -> str:
+        """One number for everything that decides the numbers of the run; checkpoints carry it."""
+        decides = json.dumps([self.config.identity(), self.corpus_fingerprint], sort_keys=True)
+        return hashlib.sha256(decides.encode()).hexdigest()
+
+    def check_config(self, config: RunConfig) -> None:
+        """Refuse to go on with other values of fields that decide the numbers."""
         old, new = self.config.identity(), config.identity()
         for name in old:
             if old[name] != new[name]:
@@ -96,30 +124,27 @@ class Run:
                     f"{self.folder} was started with {name} = {old[name]!r} and cannot go on with "
                     f"{new[name]!r}: use the old value, or another run folder with --init-from"
                 )
-        if corpus_fingerprint != self.corpus_fingerprint:
-            raise RunError(
-                f"{self.folder} was trained on corpus {self.corpus_fingerprint[:12]}, this text "
-                f"gives {corpus_fingerprint[:12]}: the training files or the vocabulary changed"
-            )
-        self.config = config
-        self.write_config()
 
-    def lock(self):
-        """Hold the folder against a second training job; the lock dies with its holder."""
-        file = (self.folder / "lock").open("a")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            raise RunError(f"another job is training in {self.folder}") from None
-        return file
+    def check_corpus(self, fingerprint: str) -> None:
+        """Refuse to go on with another text or vocabulary."""
+        if fingerprint != self.corpus_fingerprint:
+            raise RunError(
+                f"{self.folder} was trained on corpus {self.corpus_fingerprint[:12]}, this one is "
+                f"{fingerprint[:12]}: the text or the vocabulary is another"
+            )
 
     def checkpoints(self, *, read_only: bool = False) -> Checkpoints:
         train = self.config.train
+
+        def best(scores):
+            score = scores.get(f"validation_{train.best_metric}")
+            return -score if score is not None and train.best_metric == "loss" else score
+
         return Checkpoints(
             self.folder / "checkpoints",
             keep_last=train.keep_last,
             keep_every=train.keep_every,
+            best=best,
             read_only=read_only,
         )
 
@@ -127,18 +152,15 @@ class Run:
         """(parameters, name of the checkpoint) to translate with.
 
         `checkpoint` is "averaged", "best", "last" or a step. "averaged" falls back to the newest
-        checkpoint while there is no average yet.
+        sound checkpoint while there is no sound average as new as it.
         """
         template = on_device(template)
-        if checkpoint == "averaged" and (self.folder / "averaged").is_dir():
-            averaged = Checkpoints(self.folder / "averaged", read_only=True)
-            for step in reversed(averaged.steps()):
-                items, _ = averaged.restore(step, {"params": template})
-                return items["params"], f"averaged at step {step}"
         if not (self.folder / "checkpoints").is_dir():
             raise RunError(f"{self.folder} has no checkpoint yet")
         checkpoints = self.checkpoints(read_only=True)
         steps = checkpoints.steps()
+        if checkpoint == "averaged" and (found := self._averaged(template, steps)) is not None:
+            return found
         if not steps:
             raise RunError(f"{self.folder} has no checkpoint yet")
         if checkpoint in ("averaged", "last"):
@@ -158,6 +180,21 @@ class Run:
         step, params = self._newest_sound(checkpoints, wanted, template)
         return params, f"step {step}"
 
+    def _averaged(self, template, steps):
+        if not (self.folder / "averaged").is_dir():
+            return None
+        averaged = Checkpoints(self.folder / "averaged", read_only=True)
+        for step in averaged.steps()[-1:]:
+            if steps and step < steps[-1]:
+                log.warning("training went on after the average at step %d was taken", step)
+                return None
+            try:
+                items, _ = averaged.restore(step, {"params": template})
+                return items["params"], f"averaged at step {step}"
+            except DamagedCheckpoint as error:
+                log.warning("%s; using the newest checkpoint instead", error)
+        return None
+
     def _newest_sound(self, checkpoints, steps, template):
         for step in steps:
             try:
@@ -170,11 +207,20 @@ class Run:
         """Write averaged/ from the newest `count` checkpoints (section 6.1)."""
         steps = checkpoints.steps()[-count:]
         template = on_device(template)
-        mean = jax.jit(average)([_evaluation_params(checkpoints, s, template) for s in steps])
-        averaged = Checkpoints(self.folder / "averaged", keep_last=1)
-        if steps[-1] not in averaged.steps():
+        averaged = Checkpoints(self.folder / "averaged")
+        if not _holds_average(averaged, template, steps):
+            averaged.clear()
+            mean = average(_evaluation_params(checkpoints, step, template) for step in steps)
             averaged.save(steps[-1], {"params": mean}, {"of": steps})
         averaged.close()
+
+
+def _holds_average(averaged, template, steps):
+    try:
+        _, meta = averaged.restore(averaged.steps()[-1], {"params": template})
+    except (IndexError, DamagedCheckpoint):
+        return False
+    return meta.get("of") == steps
 
 
 def _evaluation_params(checkpoints, step, template):

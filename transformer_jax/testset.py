@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformer_jax.data.text import read_pairs
+from transformer_jax.data.text import TextError, read_pairs
 from transformer_jax.data.vocabulary import WhitespaceVocabulary
-from transformer_jax.evaluation.bleu import Score, score_all, tokenized_bleu
+from transformer_jax.evaluation.bleu import Score, score_all, suited_bleu
 from transformer_jax.search import Search
 from transformer_jax.translator import Translator
 
@@ -31,26 +31,19 @@ def evaluate_files(
 ) -> Evaluation:
     """Perplexity per target token (EOS included, no smoothing), and the scores that suit the text.
 
-    Text of a whitespace vocabulary is tokenised already: its translations are joined where
-    subword-nmt's "@@ " cut them and scored as tokens. Other text gets every score of raw text.
+    Text of a whitespace vocabulary is tokenised already and gets the BLEU of tokens; other text
+    gets every score of raw text.
     """
+    pairs = list(read_pairs(*test))
+    if not pairs:
+        raise TextError(f"{test[0]} and {test[1]} hold no lines to evaluate on")
     translator = Translator.load(run_dir, checkpoint)
-    sources, references = zip(*read_pairs(*test))
+    sources, references = zip(*pairs)
     translations = translator.translate(sources, search)
     if isinstance(translator.vocabulary, WhitespaceVocabulary):
-        joined = [[join_subwords(line) for line in side] for side in (translations, references)]
-        scores = [tokenized_bleu(*joined)]
+        scores = [suited_bleu(translator.vocabulary, translations, references)]
     else:
         scores = score_all(translations, references, language)
     return Evaluation(
         translator.checkpoint, translator.perplexity(sources, references), scores, translations
     )
-
-
-def join_subwords(line: str) -> str:
-    """Undo subword-nmt's segmentation.
-
-    >>> join_subwords("pul@@ ley sys@@ tem")
-    'pulley system'
-    """
-    return (line + " ").replace("@@ ", "").rstrip(" ")

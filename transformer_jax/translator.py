@@ -1,9 +1,8 @@
 """A trained run as a translator of text."""
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -11,7 +10,7 @@ from typing import BinaryIO
 import jax
 import jax.numpy as jnp
 
-from transformer_jax.data.text import decode_lines
+from transformer_jax.data.text import TextError, decode_lines
 from transformer_jax.data.vocabulary import Vocabulary
 from transformer_jax.decoding.inference import Inference
 from transformer_jax.errors import UserError
@@ -61,32 +60,47 @@ class Translator:
         return [best[0].text if best else "" for best in found]
 
     def translations(
-        self, lines: Sequence[str], search: Search | None = None, **options
+        self, lines: Sequence[str], search: Search | None = None, first: int = 0, **options
     ) -> list[list[Translation]]:
-        """n_best translations of each line, best first; an empty line has none."""
+        """n_best translations of each line, best first; an empty line has none.
+
+        `first` is the number of the first line, by which samples are drawn.
+        """
         search = dataclasses.replace(search or Search(), **options)
         encoded = [self.vocabulary.encode(line) for line in lines]
         wanted = [i for i, ids in enumerate(encoded) if ids]
-        found = self._inference.translate([encoded[i] for i in wanted], search)
+        numbers = [first + i for i in wanted]
+        found = self._inference.translate([encoded[i] for i in wanted], search, numbers)
         results: list[list[Translation]] = [[] for _ in lines]
         for i, hypotheses in zip(wanted, found):
             results[i] = [
-                Translation(self.vocabulary.decode(h.ids), h.log_prob, h.score) for h in hypotheses
+                # Byte tokens can spell an end of line, and a line out is a line in.
+                Translation(self.vocabulary.decode(h.ids).replace("\n", " "), h.log_prob, h.score)
+                for h in hypotheses
             ]
         return results
 
     def translate_stream(
         self, source: BinaryIO, output: BinaryIO, search: Search, *, line_by_line: bool
     ) -> None:
-        """Translate UTF-8 lines as they come, in order; `line_by_line` for a person typing."""
-        lines = decode_lines(source, "standard input")
-        while texts := list(itertools.islice(lines, 1 if line_by_line else CHUNK)):
-            for translation in self.translate(texts, search):
-                output.write(f"{translation}\n".encode())
+        """Translate UTF-8 lines as they come, in order; `line_by_line` for a person typing.
+
+        One line out for one in; with n_best > 1 one for each translation, as Moses writes them:
+        number of the line from 0 ||| text ||| score. Lines before a faulty one are translated.
+        """
+        first = 0
+        for lines in _chunks(decode_lines(source, "standard input"), 1 if line_by_line else CHUNK):
+            for number, found in enumerate(self.translations(lines, search, first), first):
+                if search.n_best > 1:
+                    texts = [f"{number} ||| {t.text} ||| {t.score:.4f}" for t in found]
+                else:
+                    texts = [found[0].text if found else ""]
+                output.write("".join(f"{text}\n" for text in texts).encode())
             output.flush()
+            first += len(lines)
 
     def score(self, sources: Sequence[str], targets: Sequence[str]) -> list[float]:
-        """Log-probability in nats, EOS included, of each target given its source."""
+        """Log-probability in nats, EOS included, of each target given its source (no penalty)."""
         return [float(part.sum()) for part in self._token_log_probs(sources, targets)]
 
     def perplexity(self, sources: Sequence[str], targets: Sequence[str]) -> float:
@@ -99,3 +113,20 @@ class Translator:
             raise UserError(f"{len(sources)} sources but {len(targets)} targets")
         encode = self.vocabulary.encode
         return self._inference.score([encode(s) for s in sources], [encode(t) for t in targets])
+
+
+def _chunks(lines: Iterator[str], size: int) -> Iterator[list[str]]:
+    """Lists of `size` lines; an error of the reader is raised after the lines before it."""
+    chunk: list[str] = []
+    try:
+        for line in lines:
+            chunk.append(line)
+            if len(chunk) == size:
+                yield chunk
+                chunk = []
+    except TextError:
+        if chunk:
+            yield chunk
+        raise
+    if chunk:
+        yield chunk

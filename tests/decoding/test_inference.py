@@ -24,11 +24,9 @@ def inference():
 
 
 def teacher_forced(inference, source, target):
-    logits = inference._model.apply(
-        {"params": inference._params}, jnp.array([[*source, 1]]), jnp.array([[*target, 1]])
+    return inference._model.apply(
+        {"params": inference.params}, jnp.array([[*source, 1]]), jnp.array([[*target, 1]])
     )
-    banned = jnp.isin(jnp.arange(13), jnp.array([0, 3]))
-    return token_log_probs(jnp.where(banned[None, None], -1e9, logits), jnp.array([[*target, 1]]))
 
 
 def test_a_sentence_translates_alike_in_any_company(inference):
@@ -44,9 +42,21 @@ def test_log_probs_are_those_of_the_full_forward(inference):
     found = inference.translate(SOURCES[:2], Search(beam_size=3, extra_length=6))
     forced = inference.score(SOURCES[:2], [best[0].ids for best in found])
     for source, best, parts in zip(SOURCES, found, forced):
-        expected = teacher_forced(inference, source, best[0].ids)
-        np.testing.assert_allclose(best[0].log_prob, float(expected.sum()), rtol=1e-5)
-        np.testing.assert_allclose(parts, expected[0], rtol=1e-4, atol=1e-5)
+        target = jnp.array([[*best[0].ids, 1]])
+        logits = teacher_forced(inference, source, best[0].ids)
+        np.testing.assert_allclose(parts, token_log_probs(logits, target)[0], rtol=1e-4, atol=1e-5)
+        # A search chooses among the tokens that a target can hold.
+        allowed = logits.at[:, :, jnp.array([0, 3])].set(-1e9)
+        expected = float(token_log_probs(allowed, target).sum())
+        np.testing.assert_allclose(best[0].log_prob, expected, rtol=1e-5)
+
+
+def test_one_long_sentence_does_not_split_the_short_ones(inference):
+    """1,000 sentences in full batches of a power of two, the long one alone."""
+    sources = [[4, 5, 6]] * 1000 + [[7] * 500]
+    groups = [(len(group), rows.shape) for group, rows in inference._groups(sources, 4)]
+    # 96 slots hold 2 sentences of 8 slots for each of 4 beams.
+    assert groups == [(2, (2, 8))] * 500 + [(1, (1, 504))]
 
 
 def test_greedy_beam_one_and_limits(inference):

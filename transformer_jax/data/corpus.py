@@ -19,7 +19,7 @@ from transformer_jax.errors import UserError
 
 __all__ = ["Corpus", "CorpusError", "Side", "write_corpus"]
 
-FORMAT = 1
+FORMAT = 2
 
 
 class CorpusError(UserError):
@@ -53,6 +53,7 @@ class Side:
 class Corpus:
     """Token arrays of both sides, the vocabulary, and what was left out when preparing."""
 
+    folder: Path
     source: Side
     target: Side
     vocabulary: Vocabulary
@@ -65,30 +66,41 @@ class Corpus:
     @classmethod
     def open(cls, folder: Path) -> "Corpus":
         """Map a prepared folder; nothing is read into memory."""
+        path = folder / "corpus.json"
         try:
-            meta = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+            meta = json.loads(path.read_text(encoding="utf-8"))
+            if (found := meta["format"]) != FORMAT:
+                raise CorpusError(
+                    f"{folder} has corpus format {found!r}, this version reads {FORMAT}: "
+                    "prepare it again"
+                )
+            fingerprint, left_out = str(meta["fingerprint"]), dict(meta["left_out"])
         except FileNotFoundError:
             raise CorpusError(
                 f"{folder} holds no prepared corpus: run `transformer-jax prepare` first"
             ) from None
-        except ValueError as error:
-            raise CorpusError(f"{folder / 'corpus.json'} is damaged: {error}") from None
-        if meta.get("format") != FORMAT:
-            raise CorpusError(
-                f"{folder} has corpus format {meta.get('format')!r}, this version reads "
-                f"{FORMAT}: prepare it again"
-            )
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise CorpusError(f"{path} is damaged ({error}): prepare it again") from None
         sides = []
-        for name in ("source", "target"):
+        for name in _SIDES:
             try:
                 parts = [np.load(folder / f"{name}.{p}.npy", mmap_mode="r") for p in _PARTS]
             except (OSError, ValueError) as error:
                 raise CorpusError(f"{folder} is damaged: {error}; prepare it again") from None
             sides.append(Side(*parts))
-        vocabulary = load_vocabulary(folder)
-        return cls(sides[0], sides[1], vocabulary, meta["fingerprint"], meta["left_out"])
+        source, target = sides
+        return cls(folder, source, target, load_vocabulary(folder), fingerprint, left_out)
+
+    def verify(self) -> None:
+        """Read the arrays through once; raise CorpusError where they are not those written."""
+        if _fingerprint((self.source, self.target), self.vocabulary) != self.fingerprint:
+            raise CorpusError(
+                f"{self.folder} is damaged: its arrays or its vocabulary are not those that were "
+                "written; remove the folder and prepare it again"
+            )
 
 
+_SIDES = ("source", "target")
 _PARTS = ("tokens", "ends")
 
 
@@ -102,7 +114,7 @@ def write_corpus(
 
     Pairs with an empty side, or with more than `max_length` tokens a side (EOS included), are
     left out and counted. Without `max_length` every pair is kept, empty ones too. The fingerprint
-    is a SHA-256 of the arrays: equal token ids, equal fingerprint.
+    is a SHA-256 of the arrays and the vocabulary.
     """
     dtype = np.dtype(np.uint16 if len(vocabulary) <= 2**16 else np.uint32)
     partial = folder.with_name(folder.name + ".partial")
@@ -110,7 +122,7 @@ def write_corpus(
     partial.mkdir(parents=True)
     left_out = {"empty": 0, "too_long": 0}
     ends = (array("q"), array("q"))
-    raw = [partial / f"{name}.raw" for name in ("source", "target")]
+    raw = [partial / f"{name}.raw" for name in _SIDES]
     with raw[0].open("wb") as source_file, raw[1].open("wb") as target_file:
         for pair in pairs:
             encoded = [[*vocabulary.encode(line), EOS_ID] for line in pair]
@@ -130,17 +142,27 @@ def write_corpus(
             f"no sentence pair is left to train on: {left_out['empty']} have an empty side, "
             f"{left_out['too_long']} exceed max_length {max_length}"
         )
-    digest = hashlib.sha256()
-    for name, path, side_ends in zip(("source", "target"), raw, ends):
-        tokens = np.memmap(path, dtype, mode="r")
-        for part, values in zip(_PARTS, (tokens, np.asarray(side_ends, np.int64))):
-            np.save(partial / f"{name}.{part}.npy", values)
-            digest.update(str((name, part, values.dtype.str, values.shape)).encode())
-            digest.update(np.ascontiguousarray(values).data)
+    sides = []
+    for name, path, side_ends in zip(_SIDES, raw, ends):
+        side = Side(np.memmap(path, dtype, mode="r"), np.asarray(side_ends, np.int64))
+        for part in _PARTS:
+            np.save(partial / f"{name}.{part}.npy", getattr(side, part))
         path.unlink()
+        sides.append(side)
     vocabulary.save(partial)
-    meta = {"format": FORMAT, "fingerprint": digest.hexdigest(), "left_out": left_out}
+    fingerprint = _fingerprint(sides, vocabulary)
+    meta = {"format": FORMAT, "fingerprint": fingerprint, "left_out": left_out}
     (partial / "corpus.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return Corpus.open(folder)
+
+
+def _fingerprint(sides: Iterable[Side], vocabulary: Vocabulary) -> str:
+    digest = hashlib.sha256(vocabulary.to_bytes())
+    for name, side in zip(_SIDES, sides):
+        for part in _PARTS:
+            values = getattr(side, part)
+            digest.update(str((name, part, values.dtype.str, values.shape)).encode())
+            digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()

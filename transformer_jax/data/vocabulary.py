@@ -41,6 +41,8 @@ class Vocabulary(Protocol):
 
     def __len__(self) -> int: ...
 
+    def to_bytes(self) -> bytes: ...
+
     def save(self, folder: Path) -> None: ...
 
 
@@ -85,9 +87,12 @@ class WhitespaceVocabulary:
     def __len__(self) -> int:
         return len(self._types)
 
-    def save(self, folder: Path) -> None:
+    def to_bytes(self) -> bytes:
         text = json.dumps(self._types[len(_SPECIAL) :], ensure_ascii=False, indent=0)
-        (folder / self.FILE).write_text(text + "\n", encoding="utf-8")
+        return f"{text}\n".encode()
+
+    def save(self, folder: Path) -> None:
+        (folder / self.FILE).write_bytes(self.to_bytes())
 
     @classmethod
     def load(cls, folder: Path) -> "WhitespaceVocabulary":
@@ -166,6 +171,9 @@ class SentencePieceVocabulary:
 
     def __len__(self) -> int:
         return self._processor.get_piece_size()
+
+    def to_bytes(self) -> bytes:
+        return self._model
 
     def save(self, folder: Path) -> None:
         (folder / self.FILE).write_bytes(self._model)

@@ -23,7 +23,11 @@ __all__ = ["Hypothesis", "Inference"]
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Token ids without EOS, log-probability (nats) and score = log-probability / penalty."""
+    """Token ids without EOS, log-probability (nats) and score = log-probability / penalty.
+
+    A search chooses among V - 2 tokens, PAD and BOS being none, and its log-probabilities are
+    those of that choice; `Inference.score` gives those of the model over all V.
+    """
 
     ids: list[int]
     log_prob: float
@@ -31,25 +35,34 @@ class Hypothesis:
 
 
 class Inference:
-    """A model with its parameters, ready to translate lists of token ids (without EOS)."""
+    """A model with its parameters, ready to translate lists of token ids (without EOS).
+
+    `params` may be replaced; what is compiled stays.
+    """
 
     def __init__(self, model: Transformer, params: Any, batch_tokens: int = 4096):
         self._model = model
-        self._params = params
+        self.params = params
         self._batch_tokens = batch_tokens
         self._search = jax.jit(functools.partial(_search, model), static_argnames="search")
         self._force = jax.jit(functools.partial(_force, model))
 
     def translate(
-        self, sources: Sequence[Sequence[int]], search: Search = Search()
+        self,
+        sources: Sequence[Sequence[int]],
+        search: Search = Search(),
+        numbers: Sequence[int] | None = None,
     ) -> list[list[Hypothesis]]:
-        """At most n_best hypotheses for each source, best first, in the order of the sources."""
+        """At most n_best hypotheses for each source, best first, in the order of the sources.
+
+        Samples of a sentence are drawn by its number (default: its place), whatever its company.
+        """
+        numbers = range(len(sources)) if numbers is None else numbers
         results: list[list[Hypothesis]] = [[] for _ in sources]
         for indices, source in self._groups(sources, search.rows):
             limits = _pad_to([len(sources[i]) + search.extra_length for i in indices], len(source))
-            # A sentence's random stream is its number's, whatever batch it lands in.
-            numbers = _pad_to(indices, len(source))
-            found = self._search(self._params, source, limits, numbers, search=search)
+            streams = _pad_to([numbers[i] for i in indices], len(source))
+            found = self._search(self.params, source, limits, streams, search=search)
             tokens, lengths, log_probs, scores = jax.device_get(found)
             for row, i in enumerate(indices):
                 results[i] = [
@@ -71,7 +84,7 @@ class Inference:
         for indices, source in self._groups(sources, 1, targets):
             length = _round_up(max(len(targets[i]) for i in indices) + 1)
             rows = _rows([targets[i] for i in indices], len(source), length)
-            log_probs = jax.device_get(self._force(self._params, source, rows))
+            log_probs = jax.device_get(self._force(self.params, source, rows))
             for row, i in enumerate(indices):
                 results[i] = log_probs[row, : len(targets[i]) + 1]
         return results
@@ -84,17 +97,24 @@ class Inference:
         def length(i):
             return max(len(sources[i]), len(targets[i]) if targets is not None else 0)
 
+        def fits(rows, longest):
+            slots = _power_of_two(rows) * rows_per_sentence * _round_up(longest + 1)
+            return slots <= self._batch_tokens
+
         order = sorted(range(len(sources)), key=length)
-        while order:
-            # Sized by its longest sentence; shrinking twice reaches the fixed point that matters.
-            count = len(order)
-            for _ in range(3):
-                longest = _round_up(length(order[count - 1]) + 1)
-                count = min(count, max(1, self._batch_tokens // (longest * rows_per_sentence)))
-            group, order = order[:count], order[count:]
-            size = 1 << (count - 1).bit_length()
+        start = 0
+        while start < len(order):
+            end = start + 1
+            while end < len(order) and fits(end + 1 - start, length(order[end])):
+                end += 1
+            group, start = order[start:end], end
             width = _round_up(max(len(sources[i]) for i in group) + 1)
-            yield group, _rows([sources[i] for i in group], size, width)
+            yield group, _rows([sources[i] for i in group], _power_of_two(len(group)), width)
+
+
+def _power_of_two(count: int) -> int:
+    """The smallest power of two that is not below `count`."""
+    return 1 << (count - 1).bit_length()
 
 
 def _round_up(length: int, step: int = 8) -> int:
@@ -136,10 +156,10 @@ def _search(model, params, source, limits, numbers, *, search: Search):
     if search.method == "greedy":
         found = greedy_search(step, cache, limits=limits, **common)
     else:
-        key = jax.random.key(search.seed)
+        rng = jax.random.key(search.seed)
         copies = jnp.tile(jnp.arange(search.rows), len(limits))
         numbers = jnp.repeat(numbers, search.rows)
-        fold = jax.vmap(lambda n, c: jax.random.fold_in(jax.random.fold_in(key, n), c))
+        fold = jax.vmap(lambda n, c: jax.random.fold_in(jax.random.fold_in(rng, n), c))
         found = sample(
             step,
             cache,
@@ -157,5 +177,4 @@ def _search(model, params, source, limits, numbers, *, search: Search):
 
 def _force(model, params, source, targets):
     step, cache = transformer_step(model, params, source, 1, targets.shape[1])
-    step = forbid(step, (PAD_ID, BOS_ID))
     return force(step, cache, targets, start_id=model.config.start_id, eos_id=EOS_ID).log_probs

@@ -1,10 +1,13 @@
 """Corpus scores of translations, each with the signature without which it means nothing."""
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Score", "compound_split", "sacre_score", "score_all", "tokenized_bleu"]
+from transformer_jax.data.vocabulary import Vocabulary, WhitespaceVocabulary
+
+__all__ = ["Score", "compound_split", "sacre_score", "score_all", "suited_bleu", "tokenized_bleu"]
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,12 @@ def tokenized_bleu(
     return Score("tokenized BLEU", value, str(metric.get_signature()))
 
 
-# Perl's replace-unicode-punctuation.perl, the part that touches European text.
+# replace-unicode-punctuation.perl of Moses; its full stops also take the space behind them.
 _PUNCTUATION = {
-    "，": ",", "。": ". ", "、": ",", "”": '"', "“": '"', "∶": ":", "：": ":", "？": "?",
+    "，": ",", "、": ",", "”": '"', "“": '"', "∶": ":", "：": ":", "？": "?",
     "《": '"', "》": '"', "）": ")", "！": "!", "（": "(", "；": ";", "１": "1", "」": '"',
     "「": '"', "０": "0", "３": "3", "２": "2", "５": "5", "６": "6", "９": "9", "７": "7",
-    "８": "8", "４": "4", "．": ". ", "～": "~", "’": "'", "…": "...", "━": "-", "〈": "<",
+    "８": "8", "４": "4", "～": "~", "’": "'", "…": "...", "━": "-", "〈": "<",
     "〉": ">", "【": "[", "】": "]", "％": "%",
 }  # fmt: skip
 _FULL_STOP = re.compile(r"([。．])\s*")
@@ -77,12 +80,17 @@ def compound_split(tokenized: str) -> str:
 
 def paper_tokens(line: str, language: str) -> str:
     """A raw line as the code of record scores it: punctuation, Moses tokens, split compounds."""
-    from sacremoses import MosesTokenizer
-
     line = _FULL_STOP.sub(". ", line)
     line = "".join(_PUNCTUATION.get(character, character) for character in line)
-    tokens = MosesTokenizer(lang=language).tokenize(line, return_str=True, escape=True)
+    tokens = _moses(language).tokenize(line, return_str=True, escape=True)
     return compound_split(tokens)
+
+
+@functools.lru_cache
+def _moses(language):
+    from sacremoses import MosesTokenizer
+
+    return MosesTokenizer(lang=language)
 
 
 def paper_bleu(hypotheses: Sequence[str], references: Sequence[str], language: str) -> Score:
@@ -99,6 +107,30 @@ def score_all(hypotheses: Sequence[str], references: Sequence[str], language: st
     """Every score of raw text: BLEU, chrF, TER, and the paper's BLEU."""
     scores = [sacre_score(name, hypotheses, references) for name in ("BLEU", "chrF", "TER")]
     return [*scores, paper_bleu(hypotheses, references, language)]
+
+
+def suited_bleu(
+    vocabulary: Vocabulary, hypotheses: Sequence[str], references: Sequence[str]
+) -> Score:
+    """The BLEU that suits a vocabulary's text.
+
+    Text of a whitespace vocabulary is tokenised already: it is joined where subword-nmt's "@@ "
+    cut it and scored as tokens. Other text is raw and gets sacreBLEU's.
+    """
+    if isinstance(vocabulary, WhitespaceVocabulary):
+        return tokenized_bleu(
+            *([join_subwords(x) for x in side] for side in (hypotheses, references))
+        )
+    return sacre_score("BLEU", hypotheses, references)
+
+
+def join_subwords(line: str) -> str:
+    """Undo subword-nmt's segmentation.
+
+    >>> join_subwords("pul@@ ley sys@@ tem")
+    'pulley system'
+    """
+    return (line + " ").replace("@@ ", "").rstrip(" ")
 
 
 def _check(hypotheses, references):

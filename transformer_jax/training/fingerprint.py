@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["fingerprints"]
+__all__ = ["fingerprints", "paths"]
 
 
 def fingerprints(tree) -> dict[str, str]:
@@ -18,9 +18,17 @@ def fingerprints(tree) -> dict[str, str]:
     >>> fingerprints({"w": a}) == fingerprints({"w": b})
     False
     """
-    paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(tree))
-    values = jax.device_get(_fingerprint_leaves(list(leaves)))
-    return {jax.tree_util.keystr(path): f"{int(value):08x}" for path, value in zip(paths, values)}
+    values = jax.device_get(_fingerprint_leaves(jax.tree.leaves(tree)))
+    return {path: f"{int(value):08x}" for path, value in zip(paths(tree), values, strict=True)}
+
+
+def paths(tree) -> list[str]:
+    """The names of a tree's leaves, in their order.
+
+    >>> paths({"layer": {"kernel": 1.0, "bias": 2.0}})
+    ["['layer']['bias']", "['layer']['kernel']"]
+    """
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 @jax.jit

@@ -29,6 +29,7 @@ def train_loop(
     evaluate: Callable[[TrainState], dict[str, float]],
     save: Callable[[TrainState, int, dict[str, float]], None],
     is_epoch_end: Callable[[int], bool],
+    accumulate: int,
     waited: Callable[[], float],
 ) -> TrainState:
     """Train until `config.steps`; `micro_batches` yields what each step, from state.step on, eats.
@@ -48,10 +49,13 @@ def train_loop(
             recorder.step(number, metrics, waited())
             in_a_row = int(metrics["skipped_in_a_row"])
             if in_a_row >= config.stop_after_skipped:
+                first, last = (number - 1) * accumulate, number * accumulate - 1
+                batches = f"batch {last}" if first == last else f"batches {first} to {last}"
                 raise TrainingDiverged(
                     f"the gradient was not finite in {in_a_row} steps in a row, the last of them "
-                    f"step {number} (batch {number - 1}); the parameters are those from before. "
-                    "Lower lr_factor or raise warmup_steps and start from an earlier checkpoint"
+                    f"step {number} ({batches}); the parameters saved are those from before. "
+                    "Train in another run folder with a lower lr_factor or more warmup_steps; "
+                    "--init-from starts it from this one"
                 )
 
     for batch in micro_batches:
@@ -59,20 +63,18 @@ def train_loop(
         step += 1
         unread.append((step, metrics))
         read(keep=1)
-        last = step == config.steps
-        evaluate_now = last or step % config.evaluate_every == 0
         if config.checkpoint_each_epoch:
-            save_now = last or is_epoch_end(step)
+            save_now = is_epoch_end(step)
         else:
-            save_now = last or step % config.checkpoint_every == 0
-        if not (evaluate_now or save_now):
+            save_now = step % config.checkpoint_every == 0
+        save_now |= step == config.steps
+        # A checkpoint without a score could not become the best one.
+        if not (save_now or step % config.evaluate_every == 0):
             continue
         read(keep=0)
-        scores = {}
-        if evaluate_now:
-            start = time.perf_counter()
-            scores = evaluate(state)
-            recorder.evaluation(step, scores, time.perf_counter() - start)
+        start = time.perf_counter()
+        scores = evaluate(state)
+        recorder.evaluation(step, scores, time.perf_counter() - start)
         if save_now:
             recorder.flush()
             save(state, step, scores)

@@ -67,15 +67,17 @@ class Recorder:
 
     def step(self, step: int, metrics: dict[str, Any], waited: float) -> None:
         """Take in the metrics of one finished step; `waited` is the total wait for batches (s)."""
-        self.pending["loss"] += float(metrics["loss_sum"])
-        self.pending["tokens"] += float(metrics["tokens"])
+        if not metrics["skipped_in_a_row"]:  # a skipped step's loss may not be a number
+            self.pending["loss"] += float(metrics["loss_sum"])
+            self.pending["tokens"] += float(metrics["tokens"])
         self._clock_tokens += float(metrics["tokens"])
         self._bar.update(1)
         if step % self._log_every:
             return
+        tokens = self.pending["tokens"]
         record = {
             "step": step,
-            "loss": self.pending["loss"] / max(self.pending["tokens"], 1.0),
+            "loss": self.pending["loss"] / tokens if tokens else math.nan,
             "learning_rate": float(metrics["learning_rate"]),
             "gradient_norm": float(metrics["gradient_norm"]),
             "skipped": int(metrics["skipped"]),
@@ -101,6 +103,8 @@ class Recorder:
 
     def evaluation(self, step: int, scores: dict[str, float], seconds: float) -> None:
         """Write the scores of an evaluation after `step`; its time is kept out of the speed."""
+        if not scores:
+            return
         self._write(self._metrics, {"step": step, **scores})
         self._write(self._timings, {"step": step, "evaluation_seconds": seconds})
         self._to_board(step, scores)

@@ -1,0 +1,97 @@
+from dataclasses import replace
+
+import pytest
+
+from transformer_jax import DataConfig
+from transformer_jax.data.corpus import Corpus, CorpusError
+from transformer_jax.data.preparation import Receipt, prepare
+from transformer_jax.data.text import TextError
+from transformer_jax.errors import UserError
+
+
+def write(folder, source, target=None):
+    folder.mkdir(exist_ok=True)
+    (folder / "s").write_bytes(source)
+    (folder / "t").write_bytes(source if target is None else target)
+    return str(folder / "s"), str(folder / "t")
+
+
+@pytest.fixture
+def data(tmp_path):
+    train = write(tmp_path / "train", b"one two three\nfour five\n" * 40)
+    return DataConfig(train=train, max_length=64, batch_tokens=64)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram", "whitespace"])
+@pytest.mark.parametrize(
+    "source, target, message",
+    [
+        (b"a\n" * 7, b"a\n" * 4, r"s has 7 lines but .*t has 4"),
+        (b"fine\nbad \xff\n", b"fine\nfine\n", r"s, line 2: byte 4 is not UTF-8"),
+        (b"", b"", "hold no pair of lines with text on both sides"),
+        (b"\n\n", b"\n\n", "hold no pair of lines with text on both sides"),
+    ],
+)
+def test_faults_of_the_text_are_named_whatever_the_vocabulary(
+    tmp_path, kind, source, target, message
+):
+    pair = write(tmp_path / "bad", source, target)
+    config = DataConfig(train=pair, vocabulary=kind)
+    with pytest.raises(UserError, match=message):
+        prepare(config, 300, tmp_path / "out")
+    assert Receipt.read(tmp_path / "out") is None
+
+
+def test_faults_of_the_validation_text_are_found_before_the_work(tmp_path, data):
+    validation = write(tmp_path / "validation", b"a\nb\n", b"a\n")
+    with pytest.raises(TextError, match="has 2 lines but"):
+        prepare(replace(data, validation=validation), 300, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_prepared_text_is_left_alone_until_something_changes(tmp_path, data):
+    out = tmp_path / "out"
+    prepare(data, 300, out)
+    first = Corpus.open(out / "train").fingerprint
+    stamp = (out / "train" / "corpus.json").stat().st_mtime_ns
+    prepare(data, 300, out)
+    assert (out / "train" / "corpus.json").stat().st_mtime_ns == stamp
+    (out / Receipt.FILE).write_text("[")
+    prepare(data, 300, out)
+    assert Corpus.open(out / "train").fingerprint == first
+    prepare(data, 290, out)
+    assert len(Corpus.open(out / "train").vocabulary) == 290
+
+
+def test_validation_of_other_settings_does_not_stay_behind(tmp_path, data):
+    out = tmp_path / "out"
+    prepare(replace(data, validation=data.train), 300, out)
+    assert (out / "validation").is_dir()
+    prepare(data, 290, out)
+    assert not (out / "validation").exists()
+
+
+def test_a_given_vocabulary_is_used(tmp_path, data):
+    prepare(data, 300, tmp_path / "one")
+    vocabulary = Corpus.open(tmp_path / "one" / "train").vocabulary
+    other = replace(data, train=write(tmp_path / "other", b"quite another text\n" * 50))
+    prepare(other, 300, tmp_path / "two", vocabulary)
+    assert Corpus.open(tmp_path / "two" / "train").vocabulary.to_bytes() == vocabulary.to_bytes()
+
+
+@pytest.mark.parametrize("text", ["[]", '{"format": 2}', "{", '{"format": 1}', '{"format": 2, "fi'])
+def test_a_damaged_corpus_json(tmp_path, data, text):
+    prepare(data, 300, tmp_path / "out")
+    (tmp_path / "out" / "train" / "corpus.json").write_text(text)
+    with pytest.raises(CorpusError, match="prepare it again"):
+        Corpus.open(tmp_path / "out" / "train")
+
+
+def test_the_vocabulary_is_part_of_the_fingerprint(tmp_path):
+    """Renamed tokens give the same ids."""
+    prints = []
+    for name, text in (("a", b"w1 w2\nw1\n"), ("b", b"x1 x2\nx1\n")):
+        pair = write(tmp_path / name, text)
+        out = prepare(DataConfig(train=pair, vocabulary="whitespace"), 300, tmp_path / (name + "o"))
+        prints.append(Corpus.open(out / "train").fingerprint)
+    assert prints[0] != prints[1]

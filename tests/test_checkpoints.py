@@ -1,0 +1,52 @@
+import jax
+import numpy as np
+import pytest
+
+from transformer_jax.checkpoints import Checkpoints, DamagedCheckpoint, on_device
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A checkpoint whose array is too large to lie inside orbax's own checksums."""
+    values = np.random.default_rng(0).normal(size=(128, 129)).astype(np.float32)
+    tree = {"small": jax.numpy.arange(3.0), "large": jax.numpy.asarray(values)}
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(7, {"params": tree}, {"run": "x"}, {"loss": float("nan")})
+    checkpoints.close()
+    return tmp_path / "checkpoints", tree
+
+
+def test_what_was_saved_comes_back(saved):
+    folder, tree = saved
+    items, meta = Checkpoints(folder, read_only=True).restore(7, {"params": on_device(tree)})
+    for name in tree:
+        np.testing.assert_array_equal(items["params"][name], tree[name])
+    assert meta["run"] == "x"
+    assert meta["scores"] == {"loss": None}
+
+
+def test_a_flipped_bit_that_orbax_restores_is_found_and_its_array_named(saved):
+    folder, tree = saved
+    file = max((folder / "7" / "params").rglob("d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    assert len(content) > tree["large"].size * 3  # random floats hardly compress
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(DamagedCheckpoint, match=r"checkpoints/7: params \['large'\] differs from"):
+        Checkpoints(folder, read_only=True).restore(7, {"params": on_device(tree)})
+
+
+def test_another_model_is_told_from_damage(saved):
+    folder, tree = saved
+    template = on_device({"small": tree["small"], "new": tree["small"]})
+    with pytest.raises(DamagedCheckpoint, match=r"lack \[\"\['new'\]\"\] and have .*large"):
+        Checkpoints(folder, read_only=True).restore(7, {"params": template})
+
+
+def test_scores_that_are_not_numbers_are_never_the_best(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep_last=9, best=lambda scores: -scores["loss"])
+    for step, loss in ((1, float("nan")), (2, 2.0), (3, 1.0), (4, 1.5)):
+        checkpoints.save(step, {"params": {"w": jax.numpy.zeros(2)}}, {}, {"loss": loss})
+    assert checkpoints.best_step() == 3
+    checkpoints.close()
+    assert Checkpoints(tmp_path, best=lambda s: s["loss"], read_only=True).best_step() == 2
