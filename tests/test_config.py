@@ -1,6 +1,6 @@
 import contextlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
@@ -15,6 +15,7 @@ from transformer_jax import (
     presets,
 )
 from transformer_jax.errors import UserError
+from transformer_jax.search import Search
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,15 @@ from transformer_jax.errors import UserError
         (lambda: DataConfig(batch_tokens=100), "batch_tokens 100 is smaller than one sentence"),
         (lambda: DataConfig(vocabulary="words"), "vocabulary 'words' is none of"),
         (lambda: TrainConfig(average_last=9), "average_last 9 is more than keep_last 5"),
+        (lambda: ModelConfig(d_model=None), "d_model None must be of type int"),
+        (lambda: ModelConfig(d_model=512.0), "d_model 512.0 must be of type int"),
+        (lambda: OptimizerConfig(lr_factor=float("inf")), "lr_factor inf is not finite"),
+        (lambda: OptimizerConfig(label_smoothing=None), "label_smoothing None must be of type"),
+        (lambda: DataConfig(corpus="c", train=("a", "b")), "leave train and validation out"),
+        (
+            lambda: RunConfig(ModelConfig(positions="learned", max_positions=64)),
+            "max_length 256 is more than the max_positions 64",
+        ),
         (lambda: presets.recipe("bse"), "did you mean 'base'"),
     ],
 )
@@ -48,10 +58,70 @@ def test_every_recipe_is_sound_and_survives_json(name):
     assert RunConfig.from_json(config.to_json()) == config
 
 
+# Table 3: N, d_model, d_ff, h, d_k, d_v, dropout, smoothing, thousands of steps.
+TABLE_3 = {
+    "base": (6, 512, 2048, 8, 64, 64, 0.1, 0.1, 100),
+    "A-heads-1": (6, 512, 2048, 1, 512, 512, 0.1, 0.1, 100),
+    "A-heads-4": (6, 512, 2048, 4, 128, 128, 0.1, 0.1, 100),
+    "A-heads-16": (6, 512, 2048, 16, 32, 32, 0.1, 0.1, 100),
+    "A-heads-32": (6, 512, 2048, 32, 16, 16, 0.1, 0.1, 100),
+    "B-dk-16": (6, 512, 2048, 8, 16, 64, 0.1, 0.1, 100),
+    "B-dk-32": (6, 512, 2048, 8, 32, 64, 0.1, 0.1, 100),
+    "C-layers-2": (2, 512, 2048, 8, 64, 64, 0.1, 0.1, 100),
+    "C-layers-4": (4, 512, 2048, 8, 64, 64, 0.1, 0.1, 100),
+    "C-layers-8": (8, 512, 2048, 8, 64, 64, 0.1, 0.1, 100),
+    "C-dmodel-256": (6, 256, 2048, 8, 32, 32, 0.1, 0.1, 100),
+    "C-dmodel-1024": (6, 1024, 2048, 8, 128, 128, 0.1, 0.1, 100),
+    "C-dff-1024": (6, 512, 1024, 8, 64, 64, 0.1, 0.1, 100),
+    "C-dff-4096": (6, 512, 4096, 8, 64, 64, 0.1, 0.1, 100),
+    "D-dropout-0.0": (6, 512, 2048, 8, 64, 64, 0.0, 0.1, 100),
+    "D-dropout-0.2": (6, 512, 2048, 8, 64, 64, 0.2, 0.1, 100),
+    "D-smoothing-0.0": (6, 512, 2048, 8, 64, 64, 0.1, 0.0, 100),
+    "D-smoothing-0.2": (6, 512, 2048, 8, 64, 64, 0.1, 0.2, 100),
+    "E-learned": (6, 512, 2048, 8, 64, 64, 0.1, 0.1, 100),
+    "big": (6, 1024, 4096, 16, 64, 64, 0.3, 0.1, 300),
+}
+
+
 def test_table_3_has_the_papers_rows():
-    assert len(presets.TABLE_3) == 20
-    assert presets.recipe("table3-D-smoothing-0.2").optimizer.label_smoothing == 0.2
-    assert presets.recipe("table3-B-dk-16").model == replace(presets.base(), d_k=16)
+    found = {}
+    for row in presets.TABLE_3:
+        recipe = presets.recipe(f"table3-{row}")
+        m = recipe.model
+        found[row] = (m.num_layers, m.d_model, m.d_ff, m.num_heads, m.key_size, m.value_size,
+                      m.dropout, recipe.optimizer.label_smoothing,
+                      recipe.train.steps // 1000)  # fmt: skip
+        assert (m.positions, m.norm) == ("learned" if row == "E-learned" else "paper", "post")
+    assert found == TABLE_3
+
+
+def test_defaults_are_the_papers():
+    """Sections 3, 5.3, 5.4 and 6.1, and the code of record where the paper is silent."""
+    assert asdict(ModelConfig()) == {
+        "vocab_size": 37_000, "d_model": 512, "d_ff": 2048, "num_heads": 8, "num_layers": 6,
+        "d_k": None, "d_v": None, "dropout": 0.1, "attention_dropout": 0.0, "relu_dropout": 0.0,
+        "norm": "post", "norm_epsilon": 1e-6, "positions": "paper", "max_positions": 1024,
+        "attention": "scaled", "tied": "all", "start_id": 0, "dtype": "float32",
+    }  # fmt: skip
+    assert asdict(OptimizerConfig()) == {
+        "lr_factor": 1.0, "warmup_steps": 4000, "beta1": 0.9, "beta2": 0.98, "epsilon": 1e-9,
+        "label_smoothing": 0.1, "accumulate": 1, "clip_norm": None, "ema_decay": None,
+    }  # fmt: skip
+    search = Search()
+    assert (search.method, search.beam_size, search.penalty, search.alpha) == (
+        "beam", 4, "gnmt", 0.6)  # fmt: skip
+    assert search.extra_length == 50
+    assert presets.recipe("base").train.average_last == 5
+    assert presets.recipe("big").train.average_last == 20
+    assert presets.recipe("base").data.batch_tokens == 25_000
+
+
+def test_the_later_t2t():
+    changed = presets.t2t(presets.base())
+    different = {n for n, v in asdict(changed).items() if v != asdict(presets.base())[n]}
+    assert different == {"norm", "positions", "attention_dropout", "relu_dropout"}
+    assert (changed.norm, changed.positions) == ("pre", "t2t")
+    assert (changed.attention_dropout, changed.relu_dropout) == (0.1, 0.1)
 
 
 @pytest.mark.parametrize(

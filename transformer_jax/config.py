@@ -6,6 +6,7 @@ not change when it is resumed; the other TrainConfig fields may.
 
 import dataclasses
 import json
+import math
 import typing
 from dataclasses import dataclass, field
 from typing import Literal
@@ -32,12 +33,21 @@ def _positive(config, *names: str) -> None:
         _require(value is None or value > 0, f"{name} {value} must be positive")
 
 
-def _check_choices(config) -> None:
-    """Every Literal field holds one of its choices (a dataclass itself does not look)."""
+def _check_types(config) -> None:
+    """Every field holds what its annotation says (a dataclass itself does not look)."""
     for name, kind in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
         if typing.get_origin(kind) is Literal:
-            value, choices = getattr(config, name), typing.get_args(kind)
+            choices = typing.get_args(kind)
             _require(value in choices, f"{name} {value!r} is none of {', '.join(choices)}")
+            continue
+        kinds = [typing.get_origin(k) or k for k in typing.get_args(kind) or (kind,)]
+        kinds = [tuple] if typing.get_origin(kind) is tuple else kinds
+        if float in kinds and type(value) in (int, float):
+            _require(math.isfinite(value), f"{name} {value} is not finite")
+            continue
+        names = " or ".join("None" if k is type(None) else k.__name__ for k in kinds)
+        _require(type(value) in kinds, f"{name} {value!r} must be of type {names}")
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,7 @@ class ModelConfig:
     """Of the computation; parameters, statistics, softmax and loss stay float32."""
 
     def __post_init__(self):
-        _check_choices(self)
+        _check_types(self)
         _positive(self, "vocab_size", "d_model", "d_ff", "num_heads", "num_layers", "d_k", "d_v")
         _positive(self, "norm_epsilon", "max_positions")
         if self.d_k is None or self.d_v is None:
@@ -133,6 +143,7 @@ class OptimizerConfig:
     """Keep an exponential moving average of the parameters and use it to evaluate."""
 
     def __post_init__(self):
+        _check_types(self)
         _positive(self, "lr_factor", "warmup_steps", "epsilon", "accumulate", "clip_norm")
         for name in ("beta1", "beta2", "label_smoothing", "ema_decay"):
             value = getattr(self, name)
@@ -159,7 +170,7 @@ class DataConfig:
     """Most batch shapes (sentences x source x target), each compiled once."""
 
     def __post_init__(self):
-        _check_choices(self)
+        _check_types(self)
         _positive(self, "max_length", "batch_tokens", "num_shapes")
         _require(
             self.corpus is None or (self.train is None and self.validation is None),
@@ -200,7 +211,7 @@ class TrainConfig:
     """Steps skipped in a row for gradients that are not finite before the run stops."""
 
     def __post_init__(self):
-        _check_choices(self)
+        _check_types(self)
         _positive(self, "steps", "log_every", "evaluate_every", "checkpoint_every", "keep_last")
         _positive(self, "keep_every", "average_last", "stop_after_skipped")
         _require(
@@ -218,6 +229,13 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self):
+        _require(
+            self.model.positions != "learned" or self.data.max_length <= self.model.max_positions,
+            f"max_length {self.data.max_length} is more than the max_positions "
+            f"{self.model.max_positions} that the model learns: raise the one or lower the other",
+        )
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"

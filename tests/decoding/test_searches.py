@@ -82,6 +82,33 @@ def test_beam_one_is_greedy(penalty):
     np.testing.assert_allclose(found.log_probs[:, 0], greedy.log_probs.sum(1), rtol=1e-5)
 
 
+def test_it_stops_once_nothing_can_be_better():
+    """A counter in the cache tells how many steps were taken."""
+    drawn = tables(8, 5, seed=2).at[:, :, EOS].set(9.0)  # ending at once is by far the best
+    steps = []
+    step, cache = table_step(drawn, 4)
+
+    def counting(cache, tokens, parents):
+        jax.debug.callback(lambda: steps.append(1))
+        return step(cache, tokens, parents)
+
+    beam_search(counting, cache, limits=jnp.full(8, 30), max_length=30, beam_size=4)
+    greedy_search(table_step(drawn, 1)[0], jnp.zeros(8), limits=jnp.full(8, 30), max_length=30)
+    jax.effects_barrier()
+    assert len(steps) <= 2
+
+
+@pytest.mark.parametrize("search", [greedy_search, beam_search])
+def test_no_limit_exceeds_the_arrays(search):
+    drawn = tables(4, 5, seed=4).at[:, :, EOS].set(-30.0)
+    beams = {"beam_size": 2} if search is beam_search else {}
+    step, cache = table_step(drawn, beams.get("beam_size", 1))
+    found = search(step, cache, limits=jnp.full(4, 9), max_length=3, **beams)
+    tokens = found.tokens.reshape(4, 3)
+    assert (tokens[:, 2] == EOS).all()
+    assert (found.lengths == 3).all()
+
+
 def test_stopping_is_sound():
     """Searching on to the limit finds nothing better than stopping when the bound says so."""
     drawn = tables(40, 5, seed=2)
@@ -121,6 +148,8 @@ def test_length_penalties():
     assert length_penalty(9, "none", 0.5) == 1
     with pytest.raises(ValueError, match="'log' is none of gnmt, power, none"):
         length_penalty(9, "log", 1.0)
+    with pytest.raises(ValueError, match="eos_rule 'first' is none of place, t2t"):
+        beam(tables(1, 4), jnp.array([3]), beam_size=2, max_length=3, eos_rule="first")
 
 
 def test_forced_scores_are_those_of_the_search():
@@ -163,3 +192,35 @@ def test_sampling_follows_the_distribution_and_ignores_other_rows():
     step, cache = table_step(table, 1)
     alone = sample(step, cache, rngs[7:8], limits=limits[:1], max_length=3)
     np.testing.assert_array_equal(alone.tokens[0], drawn.tokens[7])
+
+
+def test_sampling_heeds_its_options():
+    table = tables(1, 6, seed=6)
+    rows = 3000
+    step, cache = table_step(jnp.broadcast_to(table, (rows, 6, 6)), 1)
+    rngs = jax.random.split(jax.random.key(1), rows)
+    _, logits = table_step(table, 1)[0](jnp.zeros(1), jnp.array([0]), None)
+    for options in ({"temperature": 0.5}, {"top_k": 2}, {"top_p": 0.5}):
+        drawn = sample(step, cache, rngs, limits=jnp.full(rows, 2), max_length=2, **options)
+        expected = np.asarray(jax.nn.softmax(restrict(logits, **options)))[0]
+        shares = np.bincount(np.asarray(drawn.tokens[:, 0]), minlength=6) / rows
+        assert np.abs(shares - expected).max() < 5 * np.sqrt(0.25 / rows)
+        assert not shares[expected == 0].any()
+
+
+def test_greedy_and_samples_are_the_same_in_any_batch():
+    drawn = tables(64, 6, seed=3)
+    limits = jnp.asarray(np.random.default_rng(0).integers(2, 9, 64))
+    rngs = jax.random.split(jax.random.key(2), 64)
+
+    def both(size, length):
+        step, cache = table_step(drawn[:size], 1)
+        greedy = greedy_search(step, cache, limits=limits[:size], max_length=length)
+        sampled = sample(step, cache, rngs[:size], limits=limits[:size], max_length=length)
+        return greedy, sampled
+
+    whole = both(64, 8)
+    for size, length in ((1, 8), (7, 8), (7, 13)):
+        for part, all_rows in zip(both(size, length), whole):
+            np.testing.assert_array_equal(part.tokens[:, :8], all_rows.tokens[:size])
+            np.testing.assert_array_equal(part.log_probs[:, :8], all_rows.log_probs[:size])

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import reference
+from tests.functional import unchecked
 from transformer_jax import functional as F
 
 B, T, S, H, K, DV = 2, 3, 5, 7, 4, 11  # distinct, so that no two axes can be mixed up
@@ -136,6 +137,58 @@ def test_weights_keep_the_dtype_and_compute_wide():
     # Only the final rounding to 8 bits separates them.
     np.testing.assert_array_equal(weights, wide.astype(jnp.bfloat16))
     assert F.dot_product_attention(query, key, value, mask).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_additive_rows_without_keys_are_zero_with_finite_gradients(dtype):
+    query, key, _, mask = draw(dtype=dtype)
+    vector = jnp.ones((H, K), dtype)
+    mask = mask.at[:, :, 1].set(False)
+
+    def total(query, key, vector):
+        weights = F.additive_attention_weights(query, key, vector, mask)
+        return jnp.sum(weights.astype(jnp.float32) ** 2), weights
+
+    with jax.debug_nans(True):
+        grads, weights = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(query, key, vector)
+    assert not weights[:, :, 1].any()
+    assert all(bool(jnp.isfinite(g.astype(jnp.float32)).all()) for g in grads)
+    assert not grads[0][:, 1].any()
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(-1e30, 1e30), st.sampled_from(["float32", "bfloat16"]))
+def test_any_finite_key_and_value_behind_the_mask_weigh_nothing(seed, poison, dtype):
+    query, key, value, mask = draw(seed, jnp.dtype(dtype))
+    mask = mask.at[..., 4].set(False)
+    bad_key, bad_value = key.at[:, 4].set(poison), value.at[:, 4].set(poison)
+
+    def out(query, key, value):
+        return F.dot_product_attention(query, key, value, mask)
+
+    def grads(key, value):
+        total = lambda *args: jnp.sum(out(*args).astype(jnp.float32))  # noqa: E731
+        return jax.grad(total, argnums=(0, 1, 2))(query, key, value)
+
+    np.testing.assert_array_equal(out(query, bad_key, bad_value), out(query, key, value))
+    good, bad = grads(key, value), grads(bad_key, bad_value)
+    np.testing.assert_array_equal(good[0], bad[0])
+    for gradient in bad[1:]:
+        assert not gradient[:, 4].any()
+
+
+def test_arguments_that_would_go_wrong_silently():
+    query, key, _, mask = draw()
+    weights, softmax = unchecked(F.attention_weights), unchecked(F.masked_softmax)
+    with pytest.raises(TypeError, match="mask is float32: masks are boolean"):
+        softmax(jnp.zeros((B, H, T, S)), jnp.where(mask, 0.0, -1e9))
+    with pytest.raises(ValueError, match=r"mask has shape \(2, 5\): it must broadcast"):
+        softmax(jnp.zeros((B, H, T, S)), mask[:, 0, 0])
+    with pytest.raises(ValueError, match="differ in batch, heads or size"):
+        weights(query, key[:, :, :1])
+    with pytest.raises(ValueError, match="differ in batch, heads or size"):
+        unchecked(F.additive_attention_weights)(query, key[..., :1], jnp.ones((H, K)))
+    with pytest.raises(TypeError, match="query is int32"):
+        weights(query.astype(jnp.int32), key)
 
 
 def test_heads_are_contiguous_columns():

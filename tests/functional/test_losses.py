@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import reference
+from tests.functional import unchecked
 from transformer_jax import functional as F
 
 rng = np.random.default_rng(0)
@@ -61,6 +62,30 @@ def test_adding_parts_gives_the_whole():
     loss, count = F.label_smoothed_cross_entropy(LOGITS, TARGETS)
     np.testing.assert_allclose(sum(part[0] for part in parts), loss, rtol=1e-6)
     assert sum(part[1] for part in parts) == count
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_nothing_but_the_logits_and_their_gradient(dtype):
+    """From the decoder's output to its gradient: two [B, T, V] of float32, which the products with
+    the table read, and room for parts of them."""
+    x = jax.ShapeDtypeStruct((64, 32, 128), dtype)
+    table = jax.ShapeDtypeStruct((10_000, 128), dtype)
+    targets = jax.ShapeDtypeStruct((64, 32), jnp.int32)
+
+    def loss(x, table, targets):
+        return F.label_smoothed_cross_entropy(F.unembed(x, table), targets, 0.1)[0]
+
+    compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(x, table, targets).compile()
+    logits = 64 * 32 * 10_000 * 4
+    assert compiled.memory_analysis().temp_size_in_bytes < 2.2 * logits
+
+
+def test_shapes_that_do_not_belong_together():
+    with pytest.raises(ValueError, match=r"targets \(1, 5\) do not fit logits \(3, 5, 7\)"):
+        unchecked(F.label_smoothed_cross_entropy)(LOGITS, TARGETS[:1])
+    with pytest.raises(ValueError, match="do not fit"):
+        unchecked(F.token_log_probs)(LOGITS, TARGETS[:, :1])
+    assert jnp.isnan(F.token_log_probs(LOGITS, TARGETS.at[0, 0].set(7))[0, 0])
 
 
 def test_no_second_copy_of_the_logits():

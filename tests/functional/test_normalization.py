@@ -1,8 +1,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests import reference
+from tests.functional import unchecked
 from transformer_jax import functional as F
 
 rng = np.random.default_rng(0)
@@ -24,6 +26,11 @@ def test_layer_norm_statistics_are_float32():
     expected = F.layer_norm(offset.astype(jnp.float32), jnp.ones(6), jnp.zeros(6))
     assert found.dtype == jnp.bfloat16
     np.testing.assert_array_equal(found, expected.astype(jnp.bfloat16))
+
+
+def test_layer_norm_of_integers_is_refused():
+    with pytest.raises(TypeError, match="layer_norm of int32"):
+        unchecked(F.layer_norm)(jnp.array([[1, 2, 4]]), jnp.ones(3), jnp.zeros(3))
 
 
 def test_layer_norm_epsilon_is_inside_the_root():
@@ -60,6 +67,28 @@ def test_batch_statistics_over_devices_are_those_of_the_whole_batch():
     )(X.reshape(4, 2, 5, 6), mask.reshape(4, 2, 5))
     for expected, found in zip(whole, per_device):
         np.testing.assert_allclose(found, np.broadcast_to(expected, (4, 6)), rtol=1e-5)
+
+
+def test_the_gradient_of_statistics_over_devices_is_that_of_the_whole_batch():
+    mask = jnp.arange(8)[:, None] * jnp.ones((1, 5), jnp.int32) % 5 < jnp.arange(5)[None]
+    weights = jnp.arange(6.0)
+
+    def normed(x, mask, axis_name=None):
+        mean, variance = F.batch_statistics(x, mask, axis_name=axis_name)
+        return jnp.sum(F.batch_norm(x, mean, variance, weights, weights) ** 3)
+
+    whole = jax.grad(normed)(X, mask)
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("d")
+
+    def total(x):
+        parts = jax.shard_map(
+            lambda x, m: jax.lax.psum(normed(x, m, "d"), "d"),
+            mesh=mesh, in_specs=(spec, spec), out_specs=jax.sharding.PartitionSpec(),
+        )  # fmt: skip
+        return parts(x, mask)
+
+    np.testing.assert_allclose(jax.grad(total)(X), whole, rtol=2e-4, atol=2e-4)
 
 
 def test_running_statistics():

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import reference
+from tests.functional import unchecked
 from transformer_jax import functional as F
 
 
@@ -54,5 +55,5 @@ def test_learned_rows_and_their_limit():
 def test_bad_arguments():
     with pytest.raises(ValueError, match="d_model 5 is odd"):
         F.sinusoids(3, 5)
-    with pytest.raises(Exception, match="layout"):
-        F.sinusoids(3, 4, "fourier")
+    with pytest.raises(ValueError, match="layout 'fourier' is none of paper, concatenated, t2t"):
+        unchecked(F.sinusoids)(3, 4, "fourier")

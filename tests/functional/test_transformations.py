@@ -87,6 +87,30 @@ CASES = {
 }
 
 
+def test_a_loss_over_sharded_rows_is_one_sum():
+    """Each device holds other numbers of tokens; the sums are those of the whole batch."""
+    logits, targets = floats(B, T, V - 1), ids(B, T) % (V - 1)
+    targets = jnp.where(jnp.arange(B)[:, None] % 4 < jnp.arange(T)[None] + 1, targets, 0)
+    expected = F.label_smoothed_cross_entropy(logits, targets)
+    slope = jax.grad(lambda x: F.label_smoothed_cross_entropy(x, targets)[0])(logits)
+    mesh = jax.make_mesh((2, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+    # The vocabulary is sharded too, as under tensor parallelism.
+    placed = jax.device_put(logits, NamedSharding(mesh, PartitionSpec("data", None, "tensor")))
+    rows = jax.device_put(targets, NamedSharding(mesh, PartitionSpec("data")))
+    for found, wanted in zip(jax.jit(F.label_smoothed_cross_entropy)(placed, rows), expected):
+        np.testing.assert_allclose(found, wanted, rtol=2e-6)
+    found = jax.jit(jax.grad(lambda x, y: F.label_smoothed_cross_entropy(x, y)[0]))(placed, rows)
+    np.testing.assert_allclose(found, slope, atol=2e-6)
+
+
+def test_dropout_of_a_sharded_array_is_that_of_the_whole():
+    x = floats(B, T, D)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    placed = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+    found = jax.jit(lambda x: F.dropout(x, 0.3, KEY))(placed)
+    np.testing.assert_array_equal(found, F.dropout(x, 0.3, KEY))
+
+
 def test_every_public_function_has_a_case():
     assert set(CASES) == set(F.__all__)
 

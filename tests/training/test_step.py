@@ -10,6 +10,7 @@ from transformer_jax import ModelConfig, OptimizerConfig, Transformer, functiona
 from transformer_jax.data.batching import Batch
 from transformer_jax.training.averaging import average
 from transformer_jax.training.fingerprint import fingerprints
+from transformer_jax.training.optimizer import make_optimizer
 from transformer_jax.training.schedule import warmup_schedule
 from transformer_jax.training.step import jit_step, make_step
 
@@ -120,7 +121,41 @@ def test_clipping_and_moving_average():
     assert after.evaluation_params is after.ema
     mu = jax.tree.leaves(after.opt_state)
     norm = np.sqrt(sum(float(jnp.sum((m / 0.1) ** 2)) for m in mu[1 : 1 + len(mu) // 2]))
-    assert norm < 1.1e-3
+    np.testing.assert_allclose(norm, 1e-3, rtol=1e-3)
+
+
+def test_epsilon_is_that_of_section_5_3():
+    """A gradient of 1e-8 moves by rate * 1e-8 / (1e-8 + 1e-9), not by half the rate."""
+    optimizer = make_optimizer(OptimizerConfig(warmup_steps=1), d_model=1)
+    params = jnp.zeros(1)
+    updates, _ = optimizer.update(jnp.full(1, 1e-8), optimizer.init(params), params)
+    np.testing.assert_allclose(updates, [-1 / 1.1], rtol=1e-4)
+
+
+def test_bfloat16_gradients_are_close_and_kept_wide():
+    b = batch(4, 6, padding=2)
+    functions, state = start()
+    narrow, _ = start(replace(MODEL, dtype="bfloat16"))
+    rng = jax.random.key(0)
+    wide_sums = jax.jit(functions.gradients)(state.params, b, rng)
+    sums = jax.jit(narrow.gradients)(state.params, b, rng)
+    np.testing.assert_allclose(sums.loss, wide_sums.loss, rtol=2e-2)
+    for found, wanted in zip(*(jax.tree.leaves(s.gradients) for s in (sums, wide_sums))):
+        assert found.dtype == jnp.float32
+        largest = float(jnp.abs(wide_sums.gradients["embedding"]).max())
+        np.testing.assert_allclose(found, wanted, atol=0.05 * largest)
+
+
+def test_empty_rows_add_nothing():
+    b = batch(4, 6)
+    functions, state = start()
+    padded = Batch(*(np.pad(x, ((0, 3),) + ((0, 0),) * (x.ndim - 1)) for x in b))
+    rng = jax.random.key(0)
+    one, other = (jax.jit(functions.gradients)(state.params, x, rng) for x in (b, padded))
+    assert one.tokens == other.tokens
+    np.testing.assert_allclose(one.loss, other.loss, rtol=1e-6)
+    for found, wanted in zip(jax.tree.leaves(other.gradients), jax.tree.leaves(one.gradients)):
+        np.testing.assert_allclose(found, wanted, atol=2e-5)
 
 
 def test_dropout_changes_with_the_step_and_repeats_with_the_seed():

@@ -1,6 +1,6 @@
 """Beam search as one jitted loop (section 6.1)."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -74,14 +74,14 @@ def beam_search(
     """The `n_best` hypotheses of B sentences by log-probability / length_penalty.
 
     `cache` has B * beam_size rows, sentence after sentence; hypotheses of sentence b have EOS as
-    token number limits[b] at the latest. A sentence ends once no growing hypothesis, however it
-    goes on, can beat the worst of its n_best: log-probabilities only fall, so the bound is the
-    best growing one divided by the most lenient penalty still ahead.
+    token number limits[b] at the latest, or max_length if that is less. A sentence ends once no
+    growing hypothesis, however it goes on, can beat the worst of its n_best: log-probabilities
+    only fall, so the bound is the best growing one divided by the most lenient penalty ahead.
 
     eos_rule "place": of the best `beam_size` continuations those with EOS end, and each takes its
     place in the beam with it, so that the beam narrows and beam 1 is greedy search.
     eos_rule "t2t": tensor2tensor looks for EOS among the best 2 * beam_size continuations and the
-    beam stays full.
+    beam stays full. ValueError for another rule, penalty or an n_best beyond the beam.
 
     >>> table = jnp.log(jnp.array([[0.0, 0.4, 0.6], [0.0, 1.0, 0.0], [0.0, 0.9, 0.1]]))
     >>> step = lambda cache, tokens, parents: (cache, table[tokens])
@@ -91,6 +91,9 @@ def beam_search(
     """
     if not 1 <= n_best <= beam_size:
         raise ValueError(f"n_best {n_best} must be between 1 and beam_size {beam_size}")
+    if eos_rule not in get_args(EosRule):
+        raise ValueError(f"eos_rule {eos_rule!r} is none of {', '.join(get_args(EosRule))}")
+    limits = jnp.minimum(limits, max_length)
     sentences = limits.shape[0]
     candidates = beam_size if eos_rule == "place" else 2 * beam_size
     first_row = jnp.arange(sentences)[:, None] * beam_size

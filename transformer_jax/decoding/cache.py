@@ -14,7 +14,15 @@ __all__ = ["forbid", "transformer_step"]
 def transformer_step(
     model: Transformer, params: Any, source: jax.Array, beams: int, max_length: int
 ) -> tuple[Step, DecoderCache]:
-    """(step, cache) for source [B, S]; the cache has B * beams rows and max_length positions."""
+    """(step, cache) for source [B, S]; the cache has B * beams rows and max_length positions.
+
+    >>> from transformer_jax import presets
+    >>> model, source = Transformer(presets.tiny(vocab_size=50)), jnp.ones((2, 5), jnp.int32)
+    >>> params = jax.jit(model.init)(jax.random.key(0), source, source)["params"]
+    >>> step, cache = transformer_step(model, params, source, beams=3, max_length=4)
+    >>> step(cache, jnp.zeros(6, jnp.int32), None)[1].shape
+    (6, 50)
+    """
     variables = {"params": params}
 
     def step(cache, tokens, parents):

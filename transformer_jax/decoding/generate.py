@@ -12,7 +12,7 @@ Step = Callable[[Any, jax.Array, jax.Array | None], tuple[Any, jax.Array]]
 
 
 class Generated(NamedTuple):
-    """tokens [N, T] int32, 0 after EOS; lengths [N], EOS included; log_probs [N, T] float32."""
+    """tokens [N, T] int32, 0 after EOS; lengths [N] with EOS; log_probs [N, T]; N rows."""
 
     tokens: jax.Array
     lengths: jax.Array
@@ -31,8 +31,15 @@ def generate(
 ) -> Generated:
     """Extend N rows until each has EOS; row i ends with EOS at length limits[i] at the latest.
 
-    `choose(logits [N, V], position)` names the next tokens [N]. `max_length` T bounds the arrays.
+    `choose(logits [N, V], position)` names the next tokens [N]. No row exceeds `max_length` T.
+
+    >>> step = lambda cache, tokens, parents: (cache, jnp.zeros((1, 3)))
+    >>> choose = lambda logits, position: jnp.array([2])
+    >>> options = {"limits": jnp.array([3]), "max_length": 4, "start_id": 0, "eos_id": 1}
+    >>> generate(step, None, choose, **options).tokens
+    Array([[2, 2, 1, 0]], dtype=int32)
     """
+    limits = jnp.minimum(limits, max_length)
     rows = limits.shape[0]
 
     def running(carry):

@@ -15,6 +15,7 @@ from transformer_jax.decoding.cache import forbid, transformer_step
 from transformer_jax.decoding.greedy import greedy_search
 from transformer_jax.decoding.sampling import sample
 from transformer_jax.decoding.scoring import force
+from transformer_jax.errors import UserError
 from transformer_jax.models.transformer import Transformer
 from transformer_jax.search import Search
 
@@ -44,6 +45,8 @@ class Inference:
         self._model = model
         self.params = params
         self._batch_tokens = batch_tokens
+        learned = model.config.positions == "learned"
+        self._positions = model.config.max_positions if learned else np.iinfo(np.int32).max
         self._search = jax.jit(functools.partial(_search, model), static_argnames="search")
         self._force = jax.jit(functools.partial(_force, model))
 
@@ -60,7 +63,8 @@ class Inference:
         numbers = range(len(sources)) if numbers is None else numbers
         results: list[list[Hypothesis]] = [[] for _ in sources]
         for indices, source in self._groups(sources, search.rows):
-            limits = _pad_to([len(sources[i]) + search.extra_length for i in indices], len(source))
+            longest = [len(sources[i]) + search.extra_length for i in indices]
+            limits = _pad_to(np.minimum(longest, self._positions), len(source))
             streams = _pad_to([numbers[i] for i in indices], len(source))
             found = self._search(self.params, source, limits, streams, search=search)
             tokens, lengths, log_probs, scores = jax.device_get(found)
@@ -82,7 +86,7 @@ class Inference:
         """Log-probability of every target token, EOS last, for each pair."""
         results: list[np.ndarray] = [np.empty(0)] * len(sources)
         for indices, source in self._groups(sources, 1, targets):
-            length = _round_up(max(len(targets[i]) for i in indices) + 1)
+            length = min(_round_up(max(len(targets[i]) for i in indices) + 1), self._positions)
             rows = _rows([targets[i] for i in indices], len(source), length)
             log_probs = jax.device_get(self._force(self.params, source, rows))
             for row, i in enumerate(indices):
@@ -102,13 +106,18 @@ class Inference:
             return slots <= self._batch_tokens
 
         order = sorted(range(len(sources)), key=length)
+        if order and length(order[-1]) >= self._positions:
+            raise UserError(
+                f"sentence {order[-1] + 1} has {length(order[-1]) + 1} tokens with EOS; the model "
+                f"has learned only {self._positions} positions: split it"
+            )
         start = 0
         while start < len(order):
             end = start + 1
             while end < len(order) and fits(end + 1 - start, length(order[end])):
                 end += 1
             group, start = order[start:end], end
-            width = _round_up(max(len(sources[i]) for i in group) + 1)
+            width = min(_round_up(max(len(sources[i]) for i in group) + 1), self._positions)
             yield group, _rows([sources[i] for i in group], _power_of_two(len(group)), width)
 
 

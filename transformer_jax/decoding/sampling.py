@@ -18,7 +18,7 @@ def restrict(
 
     Top-p keeps the fewest likeliest tokens whose probabilities, after temperature and top-k, sum
     to at least `top_p` (Holtzman et al. 2020); the likeliest always stays. Of equally likely
-    tokens at the border of top-k all stay.
+    tokens at the border of top-k all stay. ValueError for a number out of range.
 
     >>> [f"{x:.2f}" for x in restrict(jnp.log(jnp.array([[0.5, 0.3, 0.2]])), top_p=0.6)[0]]
     ['-0.69', '-1.20', '-inf']
@@ -55,14 +55,19 @@ def sample(
     start_id: int = 0,
     eos_id: int = 1,
 ) -> Generated:
-    """Draw one sequence a row; `rngs` [N] holds a key for each, so rows do not depend on others.
+    """Draw one sequence a row; `rngs` [N] has one for each, so rows do not depend on others.
 
-    The log-probabilities returned are the model's own, before temperature and restriction.
+    The log-probabilities returned are the step's own, before temperature and restriction.
+
+    >>> step = lambda cache, tokens, parents: (cache, jnp.array([[-9.0, -9.0, 9.0]]))
+    >>> rngs = jax.random.split(jax.random.key(0), 1)
+    >>> sample(step, None, rngs, limits=jnp.array([3]), max_length=3).tokens
+    Array([[2, 2, 1]], dtype=int32)
     """
 
     def choose(logits, position):
-        keys = jax.vmap(lambda rng: jax.random.fold_in(rng, position))(rngs)
-        return jax.vmap(jax.random.categorical)(keys, restrict(logits, temperature, top_k, top_p))
+        drawn = jax.vmap(lambda rng: jax.random.fold_in(rng, position))(rngs)
+        return jax.vmap(jax.random.categorical)(drawn, restrict(logits, temperature, top_k, top_p))
 
     return generate(
         step, cache, choose, limits=limits, max_length=max_length, start_id=start_id, eos_id=eos_id

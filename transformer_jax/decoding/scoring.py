@@ -13,7 +13,9 @@ __all__ = ["force"]
 def force(
     step: Step, cache: Any, targets: jax.Array, *, start_id: int = 0, eos_id: int = 1
 ) -> Generated:
-    """Log-probabilities of `targets` [N, T], each ending in EOS and padded with 0.
+    """Log-probabilities of `targets` [N, T], each ending in EOS and then padded with 0.
+
+    The last token of a target is scored as EOS, whatever it is.
 
     >>> step = lambda cache, tokens, parents: (cache, jnp.zeros((1, 4)))
     >>> force(step, None, jnp.array([[3, 1, 0]])).log_probs.round(3)

@@ -1,7 +1,8 @@
 """Attention (section 3.2): weights from queries and keys, then a weighted sum of values.
 
 Tensors are laid out [B, T, H, K] as in `jax.nn`; weights are [B, H, T, S].
-Masks are boolean, True = may attend, and broadcast against [B, H, T, S].
+Masks are boolean, True = may attend, have four axes and broadcast against [B, H, T, S].
+Behind a mask any finite key and value weighs nothing; NaN and infinity do not disappear.
 """
 
 import math
@@ -20,7 +21,7 @@ __all__ = [
     "split_heads",
 ]
 
-Mask = Bool[Array, "#B #H #T S"]
+Mask = Bool[Array, "#B #H #T #S"]
 
 # Far below any score yet finite, and far enough from the end of the float32 range that
 # subtracting a large score from it stays defined. A fill of -1e10 would lose to real scores
@@ -30,6 +31,8 @@ MASKED_SCORE = float(jnp.finfo(jnp.float32).min) / 2
 
 def split_heads(x: Float[Array, "B T HK"], num_heads: int) -> Float[Array, "B T H K"]:
     """[B, T, H*K] -> [B, T, H, K]: head h owns the columns h*K to (h+1)*K.
+
+    ValueError if the width is not divisible.
 
     >>> split_heads(jnp.zeros((2, 3, 8)), 4).shape
     (2, 3, 4, 2)
@@ -56,6 +59,7 @@ def masked_softmax(
     """Softmax over the keys S in float32; masked keys weigh exactly 0.
 
     A row in which no key is allowed becomes exact zeros with zero gradients, never NaN.
+    TypeError for a mask that is not boolean, ValueError for one without four axes.
 
     >>> masked_softmax(jnp.zeros((1, 1, 1, 4)), jnp.array([[[[True, True, False, False]]]]))
     Array([[[[0.5, 0.5, 0. , 0. ]]]], dtype=float32)
@@ -65,6 +69,13 @@ def masked_softmax(
     scores = scores.astype(jnp.float32)
     if mask is None:
         return jax.nn.softmax(scores, axis=-1)
+    if mask.dtype != jnp.bool_:
+        raise TypeError(f"the mask is {mask.dtype}: masks are boolean, True = may attend")
+    if mask.ndim != 4:
+        raise ValueError(
+            f"the mask has shape {mask.shape}: it must broadcast against [B, H, T, S], as "
+            "keys[:, None, None, :] does"
+        )
     weights = jax.nn.softmax(jnp.where(mask, scores, MASKED_SCORE), axis=-1)
     # Needed only by rows without an allowed key, whose softmax is uniform; also what cuts
     # the gradient of huge values behind the mask.
@@ -81,12 +92,14 @@ def attention_weights(
     """softmax(Q K^T / sqrt(d_k)), equation 1. `scale=1.0` gives the unscaled form of 3.2.1.
 
     Scores and softmax are float32 whatever the inputs; the weights have the query's dtype.
-    `scale` replaces 1 / sqrt(d_k).
+    `scale` replaces 1 / sqrt(d_k). Masks as in `masked_softmax`; ValueError if query and key
+    differ in B, H or K, TypeError if they are not floating.
 
     >>> query, key = jnp.ones((1, 1, 1, 4)), jnp.zeros((1, 2, 1, 4))
     >>> attention_weights(query, key)
     Array([[[[0.5, 0.5]]]], dtype=float32)
     """
+    _check_pair(query, key)
     if scale is None:
         scale = 1.0 / math.sqrt(query.shape[-1])
     scores = jnp.einsum("bthk,bshk->bhts", query, key, preferred_element_type=jnp.float32)
@@ -102,12 +115,14 @@ def additive_attention_weights(
     """softmax(v . tanh(q + k)): the one-hidden-layer alternative that 3.2.1 compares with.
 
     `query` and `key` are already projected, so q + k is the hidden layer of Bahdanau et al.
-    (2015). Takes O(B T S H K) memory where the dot product takes O(B T S H).
+    (2015). Takes O(B T S H K) memory where the dot product takes O(B T S H). Scores are summed
+    in float32; the weights have the query's dtype. Errors as in `attention_weights`.
 
     >>> query, key = jnp.zeros((1, 1, 1, 4)), jnp.zeros((1, 2, 1, 4))
     >>> additive_attention_weights(query, key, jnp.ones((1, 4)))
     Array([[[[0.5, 0.5]]]], dtype=float32)
     """
+    _check_pair(query, key)
     hidden = jnp.tanh(query[:, :, None] + key[:, None])  # [B, T, S, H, K]
     scores = jnp.einsum("btshk,hk->bhts", hidden, vector, preferred_element_type=jnp.float32)
     return masked_softmax(scores, mask).astype(query.dtype)
@@ -116,7 +131,7 @@ def additive_attention_weights(
 def attend(
     weights: Float[Array, "B H T S"], value: Float[Array, "B S H Dv"]
 ) -> Float[Array, "B T H Dv"]:
-    """Weighted sum of the values, the outer product of equation 1.
+    """Weighted sum of the values, the product with V in equation 1, in their dtype.
 
     >>> attend(jnp.full((1, 1, 1, 2), 0.5), jnp.array([[[[2.0]], [[4.0]]]]))
     Array([[[[3.]]]], dtype=float32)
@@ -142,3 +157,13 @@ def dot_product_attention(
     Array([[[[3.]]]], dtype=float32)
     """
     return attend(attention_weights(query, key, mask, scale=scale), value)
+
+
+def _check_pair(query, key):
+    """Axes of size 1 would broadcast, and integers round the weights to zero, without a word."""
+    rest = (query.shape[0], *query.shape[2:])
+    if rest != (key.shape[0], *key.shape[2:]):
+        raise ValueError(f"query {query.shape} and key {key.shape} differ in batch, heads or size")
+    for name, x in (("query", query), ("key", key)):
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise TypeError(f"the {name} is {x.dtype}: attention needs a floating dtype")

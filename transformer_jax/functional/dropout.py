@@ -14,7 +14,8 @@ def dropout(x: Float[Array, "..."], rate: float, rng: Key[Array, ""] | None) -> 
 
     Without `rng`, or at rate 0, x itself. Decisions take 16 random bits each, two from every
     32-bit draw, which halves the cost of the generator; the probability is the multiple of
-    2^-16 nearest to `rate` and the scale uses that same number, so the mean is exact.
+    2^-16 nearest to `rate` and the scale is that of this same number; x keeps its dtype.
+    ValueError for a rate outside [0, 1).
 
     >>> dropout(jnp.ones(4), 0.5, None)
     Array([1., 1., 1., 1.], dtype=float32)
@@ -31,4 +32,6 @@ def dropout(x: Float[Array, "..."], rate: float, rng: Key[Array, ""] | None) -> 
     halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:size]
     kept = halves.reshape(x.shape) >= jnp.uint16(threshold)
     scale = 2**16 / (2**16 - threshold)
-    return jnp.where(kept, x * jnp.asarray(scale, x.dtype), jnp.zeros((), x.dtype))
+    # In bfloat16 the scale itself would be rounded, and with it the mean of every layer.
+    scaled = (x.astype(jnp.float32) * scale).astype(x.dtype)
+    return jnp.where(kept, scaled, jnp.zeros((), x.dtype))

@@ -11,9 +11,11 @@ __all__ = ["embed", "unembed"]
 def embed(
     tokens: Int[Array, "B T"], table: Float[Array, "V D"], pad_id: int = 0
 ) -> Float[Array, "B T D"]:
-    """table[tokens] * sqrt(d_model); padding is the zero vector whatever its row holds.
+    """table[tokens] * sqrt(d_model) (section 3.4), in the table's dtype; padding is zero.
 
-    That makes `pad_id` usable as the decoder's start symbol, as in the code of record.
+    Whatever its row holds, `pad_id` is the zero vector and so usable as the decoder's start
+    symbol, as in the code of record. Ids must be rows of the table: as everywhere in JAX others
+    are clipped, not refused.
 
     >>> embed(jnp.array([[0, 1]]), jnp.ones((2, 4)))
     Array([[[0., 0., 0., 0.],

@@ -19,7 +19,7 @@ def feed_forward(
     dropout_rate: float = 0.0,
     rng: Key[Array, ""] | None = None,
 ) -> Float[Array, "... D"]:
-    """max(0, x W1 + b1) W2 + b2, equation 2.
+    """max(0, x W1 + b1) W2 + b2, equation 2, in the dtype of its arguments.
 
     The paper drops nothing inside; `dropout_rate` with an `rng` is T2T's later "ReLU dropout".
 

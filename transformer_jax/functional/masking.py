@@ -47,7 +47,7 @@ def local_window_mask(length: int, radius: int) -> Bool[Array, "1 1 T T"]:
         0 1 1 1
         0 0 1 1
 
-    Table 1's neighbourhood of size r is `radius = r // 2`.
+    Table 1's neighbourhood of size r is `radius = r // 2`. ValueError if negative.
 
     >>> local_window_mask(4, 1)[0, 0].astype(int)
     Array([[1, 1, 0, 0],

@@ -15,11 +15,14 @@ def layer_norm(
 ) -> Float[Array, "... D"]:
     """gain * (x - mean) / sqrt(variance + epsilon) + bias over the last axis (Ba et al. 2016).
 
-    Statistics are float32 and biased (divided by D); the result has x's dtype.
+    Statistics are float32 and biased (divided by D); the result has x's dtype, which must be
+    floating (TypeError).
 
     >>> layer_norm(jnp.array([[1.0, 3.0]]), jnp.ones(2), jnp.zeros(2)).round(3)
     Array([[-1.,  1.]], dtype=float32)
     """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"layer_norm of {x.dtype}: the result would be rounded")
     wide = x.astype(jnp.float32)
     mean = wide.mean(axis=-1, keepdims=True)
     variance = jnp.square(wide - mean).mean(axis=-1, keepdims=True)
@@ -31,7 +34,7 @@ def batch_statistics(
     mask: Bool[Array, "B ..."] | None = None,
     axis_name: str | None = None,
 ) -> tuple[Float[Array, "D"], Float[Array, "D"]]:
-    """(mean, variance) per feature over every other axis, float32 (Ioffe & Szegedy 2015).
+    """(mean, biased variance) per feature over every other axis, float32 (Ioffe & Szegedy 2015).
 
     `mask` leaves positions out (padding). `axis_name` takes the statistics over all devices of
     a `pmap` or `shard_map`: sums travel, so devices may hold different numbers of positions.
@@ -83,7 +86,7 @@ def running_statistics(
     batch: tuple[Float[Array, "D"], Float[Array, "D"]],
     momentum: float = 0.9,
 ) -> tuple[Float[Array, "D"], Float[Array, "D"]]:
-    """momentum * running + (1 - momentum) * batch, for mean and variance alike.
+    """momentum * running + (1 - momentum) * batch, for mean and (biased) variance alike.
 
     >>> zero, one = jnp.zeros(1), jnp.ones(1)
     >>> running_statistics((zero, one), (one, one), momentum=0.75)

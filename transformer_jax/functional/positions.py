@@ -16,13 +16,14 @@ SinusoidLayout = Literal["paper", "concatenated", "t2t"]
 def sinusoids(length: int, d_model: int, layout: SinusoidLayout = "paper") -> Float[Array, "T D"]:
     """PE(pos, 2i) = sin(pos / 10000^(2i/d_model)), PE(pos, 2i+1) = cos(the same), float32.
 
-    layout      columns                       exponent of 10000
-    paper       sin cos sin cos ...           2i / d_model           (section 3.5)
+    layout        columns                       exponent of 10000
+    paper         sin cos sin cos ...           2i / d_model           (section 3.5)
     concatenated  all sines, then all cosines   2i / d_model           (Hugging Face Marian)
-    t2t         all sines, then all cosines   i / (d_model/2 - 1)    (tensor2tensor, fairseq)
+    t2t           all sines, then all cosines   i / (d_model/2 - 1)    (tensor2tensor, fairseq)
 
     Angles are taken in float64 and rounded once: in float32 the angle itself is off by 6e-5 at
-    position 1000. The result is a constant of the compiled program.
+    position 1000. The result is a constant of the compiled program. ValueError for another layout
+    or an odd d_model.
 
     >>> sinusoids(2, 4).round(4)
     Array([[0.    , 1.    , 0.    , 1.    ],
@@ -44,8 +45,8 @@ def sinusoids(length: int, d_model: int, layout: SinusoidLayout = "paper") -> Fl
     return jnp.asarray(table, jnp.float32)
 
 
-def learned_positions(table: Float[Array, "L D"], length: int) -> Float[Array, "T D"]:
-    """The first `length` rows of a learned table (Table 3, row E).
+def learned_positions(table: Float[Array, "max_positions D"], length: int) -> Float[Array, "T D"]:
+    """The first `length` rows of a learned table (Table 3, row E); ValueError if it has fewer.
 
     >>> learned_positions(jnp.zeros((8, 2)), 3).shape
     (3, 2)

@@ -94,7 +94,8 @@ class MultiHeadAttention(DropoutModule):
         self.value = Projection(values, drawn, self.dtype)
         self.output = Projection(config.d_model, config.d_model, self.dtype)
         if config.attention == "additive":
-            shape = (config.num_heads, config.key_size)
+            # A head's vector is a matrix of key_size rows and one column.
+            shape = (config.key_size, config.num_heads)
             self.vector = self.param("vector", glorot_uniform(1), shape)
 
     def keys_values(self, x) -> KeysValues:
@@ -108,7 +109,7 @@ class MultiHeadAttention(DropoutModule):
         keys, values = keys_values
         query = att.split_heads(self.query(x), config.num_heads)
         if config.attention == "additive":
-            vector = self.vector.astype(self.dtype)
+            vector = self.vector.astype(self.dtype).T
             weights = att.additive_attention_weights(query, keys, vector, mask)
         else:
             scale = 1.0 if config.attention == "unscaled" else None

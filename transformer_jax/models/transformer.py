@@ -86,8 +86,13 @@ class Transformer(DropoutModule):
     def decode(self, memory, source, target):
         """memory [B, S, D], source [B, S], target [B, T] -> logits [B, T, V].
 
-        logits[:, t] predicts target[:, t] from target[:, :t].
+        logits[:, t] predicts target[:, t] from target[:, :t]. ValueError if the batches differ.
         """
+        if not len(memory) == len(source) == len(target):
+            raise ValueError(
+                f"memory {memory.shape}, source {source.shape} and target {target.shape} are not "
+                "of one batch"
+            )
         length = target.shape[1]
         start = jnp.full_like(target[:, :1], self.config.start_id)
         shifted = jnp.concatenate([start, target[:, :-1]], axis=1)
@@ -120,10 +125,16 @@ class Transformer(DropoutModule):
         )
 
     def decode_step(self, cache: DecoderCache, tokens) -> tuple[DecoderCache, jax.Array]:
-        """tokens [N], those just decoded (`start_id` at first) -> (cache, next logits [N, V])."""
+        """tokens [N], those just decoded (`start_id` at first) -> (cache, next logits [N, V]).
+
+        At most max_length steps, and max_positions where positions are learned: later ones would
+        overwrite the last.
+        """
         position, max_length = cache.position, cache.history[0][0].shape[1]
         x = self._embed(tokens[:, None], self.target_table)
-        if (table := self._positions(max_length)) is not None:
+        learned = self.config.positions == "learned"
+        table = self._positions(self.config.max_positions if learned else max_length)
+        if table is not None:
             x = x + jax.lax.dynamic_slice_in_dim(table, position, 1)[None]
         mask = (jnp.arange(max_length) <= position)[None, None, None]
         history: list[KeysValues] = []

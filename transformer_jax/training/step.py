@@ -46,7 +46,13 @@ class StepFunctions(NamedTuple):
 
 
 def make_step(model: Transformer, config: OptimizerConfig, seed: int) -> StepFunctions:
-    """Step functions for a model; nothing is compiled here."""
+    """Step functions for a model; nothing is compiled here.
+
+    >>> from transformer_jax import presets
+    >>> functions = make_step(Transformer(presets.tiny(vocab_size=50)), OptimizerConfig(), seed=0)
+    >>> jax.eval_shape(functions.init, jax.random.key(0)).params["embedding"].shape
+    (50, 128)
+    """
     optimizer = make_optimizer(config, model.config.d_model)
     schedule = warmup_schedule(model.config.d_model, config.warmup_steps, config.lr_factor)
 
@@ -68,6 +74,8 @@ def make_step(model: Transformer, config: OptimizerConfig, seed: int) -> StepFun
     def update(state, sums):
         tokens = jnp.maximum(sums.tokens, 1.0)
         mean = jax.tree.map(lambda g: g / tokens, sums.gradients)
+        # Not finite where an entry is not, or where its square is not, which would spoil Adam's
+        # second moment for good.
         norm = optax.tree.norm(mean)
         finite = jnp.isfinite(norm) & jnp.isfinite(sums.loss)
         updates, opt_state = optimizer.update(mean, state.opt_state, state.params)
