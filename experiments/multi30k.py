@@ -99,7 +99,7 @@ def write_result(arguments, scores: dict) -> Path:
     waits = sorted(r["waiting_share"] for r in timings)
     result = {
         "anchor": ANCHOR,
-        "command": "python -m experiments.multi30k "
+        "command": "python -m experiments.multi30k --data ../shared/data/multi30k --run-dir RUN "
         f"--recipe {arguments.recipe} --text {arguments.text} --steps {metrics[-1]['step']}",
         "commit": arguments.commit,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}",
@@ -140,7 +140,9 @@ def main() -> None:
 
 
 def commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    """The checkout's commit, marked where files differ from it."""
+    describe = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    done = subprocess.run(describe, cwd=RESULTS.parent, capture_output=True, text=True)
     return done.stdout.strip() or "unknown"
 
 
