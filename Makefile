@@ -1,4 +1,4 @@
-# Two commands for a newcomer: `make demo` and `make test`. Each sets up .venv by itself.
+# Every target sets up .venv by itself.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin

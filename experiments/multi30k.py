@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import subprocess
 from dataclasses import replace
 from importlib.metadata import version
@@ -95,8 +96,10 @@ def write_result(arguments, scores: dict) -> Path:
     metrics = records("metrics.jsonl")
     steps = [b["step"] - a["step"] for a, b in zip([{"step": 0}, *timings], timings)]
     seconds = sum(r["seconds_per_step"] * n for r, n in zip(timings, steps))
-    rates = sorted(r["tokens_per_second"] for r in timings)
-    waits = sorted(r["waiting_share"] for r in timings)
+
+    def middle(name):  # a run shorter than log_every has no timings
+        return statistics.median(r[name] for r in timings) if timings else None
+
     result = {
         "anchor": ANCHOR,
         "command": "python -m experiments.multi30k --data ../shared/data/multi30k --run-dir RUN "
@@ -106,8 +109,8 @@ def write_result(arguments, scores: dict) -> Path:
         "versions": {n: version(n) for n in ("jax", "flax", "optax", "numpy", "sacrebleu")},
         "seed": Run.open(arguments.run_dir).config.train.seed,
         "training_seconds": round(seconds),
-        "median_target_tokens_per_second": round(rates[len(rates) // 2]),
-        "median_waiting_share": waits[len(waits) // 2],
+        "median_target_tokens_per_second": middle("tokens_per_second"),
+        "median_waiting_share": middle("waiting_share"),
         **scores,
         "curve": [
             {k: r[k] for k in ("step", "validation_loss", "validation_perplexity")}

@@ -31,7 +31,7 @@ from transformer_jax.training.state import TrainState
 
 __all__ = ["Run", "RunError", "locked", "state_items", "state_of"]
 
-FORMAT = 1
+FORMAT = 2
 log = logging.getLogger(__name__)
 
 

@@ -1,14 +1,15 @@
+import json
 from pathlib import Path
 
 import pytest
 
-from experiments.multi30k import configuration
+from experiments import multi30k
 
 
 @pytest.mark.parametrize("text", ["bpe", "raw"])
 @pytest.mark.parametrize("recipe", ["anchor", "cpu"])
 def test_configurations(text, recipe):
-    config = configuration(Path("data"), text, recipe, steps=None)
+    config = multi30k.configuration(Path("data"), text, recipe, steps=None)
     assert config.train.checkpoint_each_epoch
     assert config.train.average_last == 10
     peak = config.optimizer.lr_factor / (128 * config.optimizer.warmup_steps) ** 0.5
@@ -17,3 +18,39 @@ def test_configurations(text, recipe):
         config.data.batch_tokens * config.optimizer.accumulate
         == {"anchor": 8192, "cpu": 2048}[recipe]
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["bpe", "raw"])
+def test_the_whole_experiment_on_a_little_text(text, tmp_path, monkeypatch):
+    """Files named as Multi30k's, two steps: trains, averages, scores and writes the record."""
+    import random
+
+    rng = random.Random(0)
+    names = {
+        "raw": (".", "train", "val", "test_2016_flickr"),
+        "bpe": ("revisit-mmt-bpe", "train", "valid", "test.2016"),
+    }[text]
+    folder = tmp_path / names[0]
+    folder.mkdir(exist_ok=True)
+    for name, count in zip(names[1:], (3000, 40, 20)):
+        # 20,000 words of eight letters: enough for a vocabulary of 10,000.
+        lines = [
+            " ".join("".join(rng.choices("abcdefghij", k=8)) for _ in range(8))
+            for _ in range(count)
+        ]
+        for language in ("en", "de"):
+            (folder / f"{name}.{language}").write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr(multi30k, "RESULTS", tmp_path)
+    run = tmp_path / "run"
+    arguments = f"--data {tmp_path} --run-dir {run} --recipe cpu --text {text} --steps 2"
+    monkeypatch.setattr("sys.argv", ["multi30k", *arguments.split()])
+    multi30k.main()
+    record = json.loads((tmp_path / f"multi30k-{text}-cpu-2.json").read_text())
+    assert record["checkpoint"] == "averaged at step 2"
+    assert record["perplexity"] > 1000
+    assert set(record["scores"]) == (
+        {"tokenized BLEU"} if text == "bpe" else {"BLEU", "chrF", "TER", "compound-split BLEU"}
+    )
+    assert [point["step"] for point in record["curve"]] == [2]
+    assert record["median_waiting_share"] is None  # two steps write no timings
