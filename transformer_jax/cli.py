@@ -5,6 +5,7 @@ Heavy imports happen inside the commands, so that --help answers at once.
 
 import dataclasses
 import logging
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class Train:
     run_dir: Path
     """Folder of the run: made if missing, continued if there."""
     preset: str = "base"
-    """Configuration to start from: tiny, multi30k, base, big, table3-ROW."""
+    """Configuration to start from: tiny, multi30k, base, big, table3-ROW (as table3-B-dk-16)."""
     init_from: Path | None = None
     """Run folder whose parameters a new run starts from."""
     config: RunConfig = RunConfig()
@@ -50,7 +51,7 @@ class Prepare:
     output: Path
     """Folder to write."""
     preset: str = "base"
-    """Configuration to start from: tiny, multi30k, base, big, table3-ROW."""
+    """Configuration to start from: tiny, multi30k, base, big, table3-ROW (as table3-B-dk-16)."""
     config: RunConfig = RunConfig()
 
     def run(self) -> None:
@@ -137,7 +138,9 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"transformer-jax: {where}{error.strerror or error}")
     except KeyboardInterrupt:
         print("transformer-jax: interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.stdout.flush()
+        # XLA may still be compiling in threads of its own, and crashes if Python goes down first.
+        os._exit(130)
 
 
 def _union(arguments):

@@ -3,5 +3,8 @@
 __all__ = ["UserError"]
 
 
-class UserError(ValueError):
-    """Bad input. The message names the place, the value, the rule and the remedy."""
+class UserError(Exception):
+    """Bad input. The message names the place, the value, the rule and the remedy.
+
+    No ValueError: the option parser would catch it and word it in its own way.
+    """

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer_jax.checkpoints import Checkpoints, DamagedCheckpoint, on_device
-from transformer_jax.config import RunConfig
+from transformer_jax.config import DataConfig, RunConfig
 from transformer_jax.data.batching import Batches, Prefetch
 from transformer_jax.data.corpus import Corpus, CorpusError
 from transformer_jax.data.preparation import Receipt, prepare
@@ -43,13 +43,28 @@ def train(
     that goes on has them already. Evaluates, saves and at the end averages checkpoints as
     `config.train` says. One job at a time may hold the folder.
     """
+    config = replace(config, data=_absolute(config.data))
     with locked(folder):
         if Run.exists(folder):
+            if init_from is not None:
+                log.info(
+                    "%s exists and goes on from its own checkpoints, not %s", folder, init_from
+                )
             run, corpus = _go_on(config, folder)
         else:
             run, corpus = _begin(config, folder, init_from)
         _train(run, corpus, init_from, progress)
     return run
+
+
+def _absolute(data: DataConfig) -> DataConfig:
+    """Paths that hold from any working folder."""
+
+    def pair(paths):
+        return paths and tuple(str(Path(path).absolute()) for path in paths)
+
+    corpus = data.corpus and str(Path(data.corpus).absolute())
+    return replace(data, train=pair(data.train), validation=pair(data.validation), corpus=corpus)
 
 
 def _begin(config: RunConfig, folder: Path, init_from: Path | None) -> tuple[Run, Corpus]:
@@ -69,7 +84,7 @@ def _begin(config: RunConfig, folder: Path, init_from: Path | None) -> tuple[Run
     else:
         prepared = folder / "corpus"
         vocabulary = None if other is None else other.vocabulary
-        prepare(data, config.model.vocab_size, prepared, vocabulary)
+        prepare(data, config.model.vocab_size, prepared, vocabulary, replace=True)
     corpus = Corpus.open(prepared / "train")
     corpus.verify()
     model = replace(config.model, vocab_size=len(corpus.vocabulary))
@@ -115,7 +130,7 @@ def _go_on(config: RunConfig, folder: Path) -> tuple[Run, Corpus]:
     run.check_config(config)
     corpus = Corpus.open(prepared / "train")
     corpus.verify()
-    run.check_corpus(corpus.fingerprint)
+    run.check_corpus(prepared, corpus.fingerprint)
     run.config = config
     run.write_config()
     return run, corpus
@@ -138,7 +153,7 @@ def _train(run, corpus, init_from, progress):
         pending=pending,
         progress=progress,
     )
-    recorder.say(_describe(corpus, batches, state))
+    recorder.say(_describe(corpus, batches, state, config.train.steps))
     evaluate = _evaluation(model, config, corpus.folder.with_name("validation"))
 
     def micro_batches(step):
@@ -247,11 +262,14 @@ def _sentences(side) -> Iterator[list[int]]:
         start = end
 
 
-def _describe(corpus, batches, state):
+def _describe(corpus, batches, state, steps):
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    epoch = batches.batches_before(1000) / 1000
     return (
         f"{len(corpus)} sentence pairs, vocabulary {len(corpus.vocabulary)}, "
-        f"{parameters:,} parameters, {batches.batches_before(1)} batches an epoch in "
-        f"{len(batches.shapes)} shapes, {batches.padding_share():.1%} padding, "
-        f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)"
+        f"{parameters:,} parameters, {epoch:.1f} batches an epoch, "
+        f"{batches.padding_share():.1%} padding, "
+        f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)\n"
+        f"from step {int(state.step)} to {steps}; shapes of batches: {len(batches.shapes)}, each "
+        "is compiled when it comes first"
     )

@@ -48,7 +48,12 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise RunError(f"another job is training in {folder}") from None
-        yield
+        try:
+            yield
+        finally:
+            if [path.name for path in folder.iterdir()] == ["lock"]:  # refused: leave no trace
+                (folder / "lock").unlink()
+                folder.rmdir()
 
 
 @dataclass
@@ -88,7 +93,7 @@ class Run:
                 raise ValueError(f"its format is {found!r}, this version reads {FORMAT}")
             config = RunConfig.from_json(json.dumps(tree["config"]))
             fingerprint = str(tree["corpus_fingerprint"])
-        except (ValueError, KeyError, RecursionError) as error:
+        except (UserError, ValueError, KeyError, RecursionError) as error:
             raise RunError(f"{path} cannot be read: {error}") from None
         vocabulary = load_vocabulary(folder)
         if len(vocabulary) != config.model.vocab_size:
@@ -125,12 +130,12 @@ class Run:
                     f"{new[name]!r}: use the old value, or another run folder with --init-from"
                 )
 
-    def check_corpus(self, fingerprint: str) -> None:
+    def check_corpus(self, corpus: Path, fingerprint: str) -> None:
         """Refuse to go on with another text or vocabulary."""
         if fingerprint != self.corpus_fingerprint:
             raise RunError(
-                f"{self.folder} was trained on corpus {self.corpus_fingerprint[:12]}, this one is "
-                f"{fingerprint[:12]}: the text or the vocabulary is another"
+                f"{self.folder} was trained on corpus {self.corpus_fingerprint[:12]} but {corpus} "
+                f"holds {fingerprint[:12]}: prepare the old text again, or take another run folder"
             )
 
     def checkpoints(self, *, read_only: bool = False) -> Checkpoints:

@@ -66,6 +66,8 @@ class Translator:
 
         `first` is the number of the first line, by which samples are drawn.
         """
+        if isinstance(lines, str):
+            raise TypeError("lines is one string: give a list of lines")
         search = dataclasses.replace(search or Search(), **options)
         encoded = [self.vocabulary.encode(line) for line in lines]
         wanted = [i for i, ids in enumerate(encoded) if ids]

@@ -52,7 +52,7 @@ def test_sentencepiece_is_repeatable_and_saved(pieces, tmp_path):
 
 
 def test_a_vocabulary_too_large_for_its_text():
-    with pytest.raises(VocabularyError, match="cannot train a bpe vocabulary of 9999 pieces"):
+    with pytest.raises(VocabularyError, match="cannot train a bpe vocabulary of vocab_size 9999"):
         train_vocabulary("bpe", ["only this"], 9999)
 
 

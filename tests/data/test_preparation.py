@@ -59,15 +59,27 @@ def test_prepared_text_is_left_alone_until_something_changes(tmp_path, data):
     (out / Receipt.FILE).write_text("[")
     prepare(data, 300, out)
     assert Corpus.open(out / "train").fingerprint == first
-    prepare(data, 290, out)
+    with pytest.raises(CorpusError, match="was prepared from other text or with other settings"):
+        prepare(data, 290, out)
+    assert Corpus.open(out / "train").fingerprint == first
+    prepare(data, 290, out, replace=True)
     assert len(Corpus.open(out / "train").vocabulary) == 290
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+@pytest.mark.parametrize(
+    "size, message", [(5000, r"pieces for at most \d+; lower"), (60, r"alone are \d+; raise")]
+)
+def test_a_vocabulary_size_that_does_not_fit_the_text(tmp_path, data, kind, size, message):
+    with pytest.raises(UserError, match=message):
+        prepare(replace(data, vocabulary=kind), size, tmp_path / "out")
 
 
 def test_validation_of_other_settings_does_not_stay_behind(tmp_path, data):
     out = tmp_path / "out"
     prepare(replace(data, validation=data.train), 300, out)
     assert (out / "validation").is_dir()
-    prepare(data, 290, out)
+    prepare(data, 290, out, replace=True)
     assert not (out / "validation").exists()
 
 

@@ -67,18 +67,29 @@ class Receipt:
 
 
 def prepare(
-    data: DataConfig, vocab_size: int, folder: Path, vocabulary: Vocabulary | None = None
+    data: DataConfig,
+    vocab_size: int,
+    folder: Path,
+    vocabulary: Vocabulary | None = None,
+    *,
+    replace: bool = False,
 ) -> Path:
     """Train the vocabulary and tokenise the text into folder/train and folder/validation.
 
     A `vocabulary` that is given is used as it is. What is there already from the same files with
-    the same settings is left alone.
+    the same settings is left alone; what is there from others is an error, or replaced.
     """
     if data.train is None:
-        raise CorpusError("no training text: give --train SOURCE TARGET or --corpus FOLDER")
-    receipt = Receipt.of(data.train, data, vocab_size, vocabulary)
-    if Receipt.read(folder) == receipt:
+        raise CorpusError("no training text: give --train SOURCE TARGET")
+    receipt, found = Receipt.of(data.train, data, vocab_size, vocabulary), Receipt.read(folder)
+    if found == receipt:
+        log.info("%s is prepared already", folder)
         return folder
+    if found is not None and not replace:
+        raise CorpusError(
+            f"{folder} was prepared from other text or with other settings, and runs may depend on "
+            "it: give another folder, or remove this one first"
+        )
     for pair in (data.train, data.validation):
         _check_text(pair)
     if vocabulary is None:
@@ -86,11 +97,12 @@ def prepare(
         vocabulary = train_vocabulary(data.vocabulary, lines, vocab_size)
     (folder / Receipt.FILE).unlink(missing_ok=True)
     corpus = write_corpus(folder / "train", read_pairs(*data.train), vocabulary, data.max_length)
-    skipped = {reason: count for reason, count in corpus.left_out.items() if count}
-    if skipped:
-        dropped = sum(skipped.values())
-        total = len(corpus) + dropped
-        log.warning("%d of %d pairs left out of training: %s", dropped, total, skipped)
+    left_out = corpus.left_out
+    log.info(
+        "%s: %d pairs, vocabulary of %d; left out: %d with an empty side, %d beyond max_length %d",
+        folder, len(corpus), len(vocabulary), left_out["empty"], left_out["too_long"],
+        data.max_length,
+    )  # fmt: skip
     shutil.rmtree(folder / "validation", ignore_errors=True)
     if data.validation is not None:
         write_corpus(folder / "validation", read_pairs(*data.validation), vocabulary)

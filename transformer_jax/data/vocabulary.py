@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -153,10 +154,9 @@ class SentencePieceVocabulary:
                 minloglevel=2,
             )
         except (RuntimeError, OSError) as error:
-            reason = str(error).strip().splitlines()[-1] if str(error).strip() else "no text"
             raise VocabularyError(
-                f"cannot train a {kind} vocabulary of {vocab_size} pieces on this text "
-                f"({reason}); choose another vocab_size or give more text"
+                f"cannot train a {kind} vocabulary of vocab_size {vocab_size} on this text: "
+                f"{_reason(str(error))}"
             ) from None
         return cls(model.getvalue())
 
@@ -185,6 +185,15 @@ class SentencePieceVocabulary:
             return cls(path.read_bytes())
         except VocabularyError as error:
             raise VocabularyError(f"{path} is damaged: {error}") from None
+
+
+def _reason(message: str) -> str:
+    """What the trainer's message, written for its own options, means here."""
+    if most := re.search(r"value <= (\d+)", message):
+        return f"it has pieces for at most {most[1]}; lower vocab_size or give more text"
+    if least := re.search(r"\d+ vs (\d+)", message):
+        return f"its characters and the bytes alone are {least[1]}; raise vocab_size"
+    return f"{message.strip() or 'no text'}; choose another vocab_size or give more text"
 
 
 def train_vocabulary(kind: str, lines: Iterable[str], vocab_size: int) -> Vocabulary:

@@ -59,7 +59,7 @@ class Recorder:
             initial=first_step,
             unit="step",
             disable=not progress,
-            mininterval=0.5,
+            mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file needs fewer lines
             dynamic_ncols=True,
         )
         self._clock, self._clock_tokens, self._clock_step = time.perf_counter(), 0.0, first_step
