@@ -9,6 +9,7 @@ import logging
 import math
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -207,8 +208,10 @@ class Checkpoints:
 def _ignore_late_reads():
     """Once one array cannot be read, the reads of others end into a closed event loop of orbax.
 
-    Python reports each as an unraisable exception; the one that matters was raised.
+    Python reports each as an unraisable exception or a coroutine never awaited; the one that
+    matters was raised.
     """
+    warnings.filterwarnings("ignore", message="coroutine 'Store", category=RuntimeWarning)
     report = sys.unraisablehook
 
     def hook(unraisable):
