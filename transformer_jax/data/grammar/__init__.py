@@ -1,0 +1,1 @@
+"""The embedded corpus: an English-German synchronous grammar written for this project."""
