@@ -115,7 +115,9 @@ def demonstrative(stem: str, case: str, gender: str) -> str:
     return stem + _DER_ENDINGS[case][gender]
 
 
-def adjective(entry: Adjective, declension: str, case: str, gender: str) -> str:
+def adjective(
+    entry: Adjective, declension: str, case: str, gender: str, *, comparative: bool = False
+) -> str:
     """An adjective before its noun: "weak" after der-words, "mixed" after ein-words, or "strong".
 
     >>> from transformer_jax.data.grammar.lexicon import load_lexicon
@@ -123,7 +125,8 @@ def adjective(entry: Adjective, declension: str, case: str, gender: str) -> str:
     >>> adjective(dark, "mixed", "nom", "n")
     'dunkles'
     """
-    return entry.stem + _ADJECTIVE_ENDINGS[declension][case][gender]
+    stem = entry.german_comparative if comparative else entry.stem
+    return f"{stem}{_ADJECTIVE_ENDINGS[declension][case][gender]}"
 
 
 def pronoun(person: str, case: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 __all__ = ["Adjective", "Frame", "Gender", "Lexicon", "Noun", "Verb", "load_lexicon"]
 
 Gender = Literal["m", "f", "n"]
-Frame = Literal["intransitive", "accusative", "dative", "give", "rest", "motion", "put"]
+Frame = Literal["intransitive", "accusative", "dative", "give", "rest", "motion", "put", "that"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,306 @@
+"""Clauses and sentences: the order of words in English, and the three orders of German.
+
+main      the finite verb second: Der Mann kauft heute ein Buch.
+inverted  the finite verb first, after whatever else comes first: Heute | kauft der Mann ein Buch.
+final     the finite verb last: ..., weil der Mann heute ein Buch kauft.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from transformer_jax.data.grammar import english, german
+from transformer_jax.data.grammar.lexicon import Adjective, Verb
+from transformer_jax.data.grammar.phrases import (
+    Nominal,
+    NounPhrase,
+    PrepositionalPhrase,
+    Pronoun,
+    Tags,
+)
+from transformer_jax.data.grammar.words import COMMA, Phrase, Word, new_node, words
+
+__all__ = ["Adverb", "Clause", "Coordination", "Predicate", "Sentence", "Simple", "Subordination"]
+
+Order = Literal["main", "inverted", "final"]
+_MODALS = {"can": "können", "must": "müssen", "want to": "wollen"}
+_DEGREES = {"very": "sehr", "too": "zu", "": ""}
+# Particles that stand behind a pronoun: picks it up, but looks for it.
+_MOVING = {"up", "away", "along", "back"}
+
+
+@dataclass(frozen=True)
+class Adverb:
+    """Frequency (before the English verb) or time (at the end of the English clause)."""
+
+    english: str
+    german: str
+    kind: Literal["frequency", "time"]
+    node: int = field(default_factory=new_node)
+
+
+@dataclass(frozen=True)
+class Predicate:
+    """An adjective after "be". degree: "", very, too, more (than something), as (as something)."""
+
+    adjective: Adjective
+    degree: str = ""
+    standard: NounPhrase | None = None
+    node: int = field(default_factory=new_node)
+    degree_node: int = field(default_factory=new_node)
+
+    def english(self, tags: Tags) -> Phrase:
+        entry, links = self.adjective, (self.degree_node,)
+        if self.standard is None:
+            return Phrase.of("ADJP", words(self.degree, *links), words(entry.english, self.node))
+        standard = self.standard.english(tags)
+        if self.degree == "more":
+            more = words(str(entry.english_comparative), self.node)
+            return Phrase.of("ADJP", more, Phrase.of("PP", words("than", *links), standard))
+        equal = [*words("as", *links), *words(entry.english, self.node)]
+        return Phrase.of("ADJP", equal, Phrase.of("PP", words("as", *links), standard))
+
+    def german(self, tags: Tags) -> list[Word]:
+        entry, links = self.adjective, (self.degree_node,)
+        if self.standard is None:
+            return [*words(_DEGREES[self.degree], *links), *words(entry.german, self.node)]
+        standard = self.standard.german("nom", tags)
+        tags.add("comparative")
+        if self.degree == "more":
+            more = words(str(entry.german_comparative), self.node)
+            return [*more, *words("als", *links), *standard]
+        equal = [*words("so", *links), *words(entry.german, self.node)]
+        return [*equal, *words("wie", *links), *standard]
+
+
+@dataclass(frozen=True)
+class Clause:
+    """A subject and what is said of it; `verb` None is "be" with a predicate.
+
+    In a relative clause the part that the relative pronoun stands for (`gap`: nom, acc or dat) is
+    there but not spoken.
+    """
+
+    subject: Nominal
+    verb: Verb | None
+    tense: Literal["present", "past", "perfect"] = "present"
+    modal: str | None = None
+    negated: bool = False
+    accusative: Nominal | None = None
+    dative: Nominal | None = None
+    place: PrepositionalPhrase | None = None
+    adverb: Adverb | None = None
+    fronted: bool = False
+    predicate: Predicate | None = None
+    complement: "Clause | None" = None
+    node: int = field(default_factory=new_node)
+    auxiliary_node: int = field(default_factory=new_node)
+    not_node: int = field(default_factory=new_node)
+    that_node: int = field(default_factory=new_node)
+
+    # English ------------------------------------------------------------------------------
+
+    def english(self, tags: Tags, gap: str = "") -> Phrase:
+        parts: list[Phrase | Word] = []
+        adverb = self.adverb
+        said = [] if adverb is None else [Phrase.of("ADVP", words(adverb.english, adverb.node))]
+        if self.fronted:
+            parts += said
+        if gap != "nom":
+            parts.append(self._english_subject(tags))
+        frequency = said if adverb is not None and adverb.kind == "frequency" else []
+        late = said if not frequency and not self.fronted else []
+        verb, rest = self._english_verb(frequency), self._english_rest(tags, gap)
+        moves = isinstance(verb[-1], Word) and verb[-1].text in _MOVING
+        if moves and gap != "acc" and isinstance(self.accusative, Pronoun):
+            rest.insert(1, verb.pop())
+        parts.append(Phrase.of("VP", verb, rest, late))
+        return Phrase.of("S", parts)
+
+    def _english_subject(self, tags):
+        if isinstance(self.subject, Pronoun):
+            return self.subject.english(tags, subject=True)
+        return self.subject.english(tags)
+
+    def _english_verb(self, frequency: list[Phrase]) -> list[Phrase | Word]:
+        person, aux = self.subject.person, self.auxiliary_node
+        negation = words("not", self.not_node) if self.negated else []
+        if self.verb is None:
+            finite = words(english.finite("be", self.tense, person), self.node)
+            return [*finite, *negation, *frequency]
+        base = words(self.verb.base, self.node)
+        if self.modal is not None:
+            form = english.finite(self.modal, self.tense, person)
+            if form == "can" and negation:
+                return [Word("cannot", frozenset({aux, self.not_node})), *frequency, *base]
+            return [*words(form, aux), *negation, *frequency, *base]
+        if self.tense == "perfect":
+            have = words(english.finite("have", "present", person), aux)
+            return [*have, *negation, *frequency, *words(self.verb.participle, self.node)]
+        if negation:
+            return [
+                *words(english.finite("do", self.tense, person), self.node),
+                *negation,
+                *frequency,
+                *base,
+            ]
+        return [*frequency, *words(english.finite(self.verb, self.tense, person), self.node)]
+
+    def _english_rest(self, tags: Tags, gap: str) -> list[Phrase | Word]:
+        out: list[Phrase | Word] = []
+        accusative = None if gap == "acc" else self.accusative
+        dative = None if gap == "dat" else self.dative
+        if self.predicate is not None:
+            out.append(self.predicate.english(tags))
+        if self.accusative is not None and self.dative is not None:
+            to = gap in ("acc", "dat") or isinstance(accusative, Pronoun)
+            if to:
+                out += [accusative.english(tags)] if accusative is not None else []
+                out.append(Phrase.of("PP", words("to"), [dative.english(tags)] if dative else []))
+            else:
+                out += [x.english(tags) for x in (dative, accusative) if x is not None]
+        else:
+            out += [x.english(tags) for x in (dative, accusative) if x is not None]
+        if self.place is not None:
+            out.append(self.place.english(tags))
+        if self.complement is not None:
+            that = words("that", self.that_node)
+            out.append(Phrase.of("SBAR", that, self.complement.english(tags)))
+        return out
+
+    # German -------------------------------------------------------------------------------
+
+    def german(self, order: Order, tags: Tags, gap: str = "") -> list[Word]:
+        finite, tail = self._german_verb(order, tags)
+        subject = [] if gap == "nom" else self.subject.german("nom", tags)
+        adverb = self.adverb
+        said = [] if adverb is None else words(adverb.german, adverb.node)
+        middle = self._german_middle([] if self.fronted else said, tags, gap)
+        after = self._german_complement(tags)
+        if order == "final":
+            tags.add("verb-final")
+            return [*subject, *middle, *tail, *finite, *after]
+        if order == "main" and not self.fronted:
+            return [*subject, *finite, *middle, *tail, *after]
+        tags.add("inversion")
+        first = said if self.fronted else []
+        return [*first, *finite, *subject, *middle, *tail, *after]
+
+    def _german_verb(self, order: Order, tags: Tags) -> tuple[list[Word], list[Word]]:
+        """(the finite verb, what stands at the end of the clause)."""
+        person, aux = self.subject.person, self.auxiliary_node
+        verb = self.verb
+        if verb is None:
+            return words(german.finite("sein", self.tense, person), self.node), []
+        if self.modal is not None:
+            tags.add("modal")
+            form = german.finite(_MODALS[self.modal], self.tense, person)
+            return words(form, aux), words(german.infinitive(verb), self.node)
+        if self.tense == "perfect":
+            tags.add(f"perfect-{verb.auxiliary}")
+            form = german.finite(verb.auxiliary, "present", person)
+            return words(form, aux), words(german.participle(verb), self.node)
+        form = german.finite(verb, self.tense, person)
+        if not verb.particle:
+            return words(form, self.node), []
+        tags.add("separable")
+        if order == "final":
+            return words(verb.particle + form, self.node), []
+        return words(form, self.node), words(verb.particle, self.node)
+
+    def _german_middle(self, adverb: list[Word], tags: Tags, gap: str) -> list[Word]:
+        """Pronouns, adverb, dative, accusative, nicht, place, predicate."""
+        objects: list[tuple[Nominal, str]] = [
+            (x, case)
+            for x, case in ((self.accusative, "acc"), (self.dative, "dat"))
+            if x is not None and case != gap
+        ]
+        if self.dative is not None:
+            tags.add("dative-object" if self.accusative is None else "ditransitive")
+        pronouns = [
+            w for x, case in objects if isinstance(x, Pronoun) for w in x.german(case, tags)
+        ]
+        nouns = [
+            w
+            for x, case in reversed(objects)
+            if isinstance(x, NounPhrase)
+            for w in x.german(case, tags)
+        ]
+        out = [*pronouns, *adverb, *nouns]
+        if self.negated:
+            tags.add("nicht")
+            out += words("nicht", self.not_node)
+        if self.place is not None:
+            out += self.place.german(tags)
+        if self.predicate is not None:
+            out += self.predicate.german(tags)
+        return out
+
+    def _german_complement(self, tags: Tags) -> list[Word]:
+        if self.complement is None:
+            return []
+        tags.add("that-clause")
+        clause = self.complement.german("final", tags)
+        return [COMMA, *words("dass", self.that_node), *clause, COMMA]
+
+
+@dataclass(frozen=True)
+class Subordination:
+    """A main clause with another of a reason, a time or a condition, before or behind it."""
+
+    main: Clause
+    conjunction: tuple[str, str]
+    subordinate: Clause
+    first: bool = False
+    node: int = field(default_factory=new_node)
+
+    def english(self, tags: Tags) -> Phrase:
+        conjunction = words(self.conjunction[0], self.node)
+        subordinate = Phrase.of("SBAR", conjunction, self.subordinate.english(tags))
+        main = self.main.english(tags)
+        if self.first:
+            return Phrase.of("S", subordinate, COMMA, main)
+        return Phrase.of("S", main, subordinate)
+
+    def german(self, tags: Tags) -> list[Word]:
+        tags.add("subordinate")
+        conjunction = words(self.conjunction[1], self.node)
+        subordinate = [*conjunction, *self.subordinate.german("final", tags)]
+        if self.first:
+            return [*subordinate, COMMA, *self.main.german("inverted", tags)]
+        return [*self.main.german("main", tags), COMMA, *subordinate]
+
+
+@dataclass(frozen=True)
+class Coordination:
+    """Two main clauses joined by and or but."""
+
+    left: Clause
+    conjunction: tuple[str, str]
+    right: Clause
+    node: int = field(default_factory=new_node)
+
+    def english(self, tags: Tags) -> Phrase:
+        conjunction = words(self.conjunction[0], self.node)
+        return Phrase.of("S", self.left.english(tags), COMMA, conjunction, self.right.english(tags))
+
+    def german(self, tags: Tags) -> list[Word]:
+        comma = [COMMA] if self.conjunction[1] == "aber" else []
+        conjunction = words(self.conjunction[1], self.node)
+        left = self.left.german("main", tags)
+        return [*left, *comma, *conjunction, *self.right.german("main", tags)]
+
+
+@dataclass(frozen=True)
+class Simple:
+    """One main clause."""
+
+    clause: Clause
+
+    def english(self, tags: Tags) -> Phrase:
+        return self.clause.english(tags)
+
+    def german(self, tags: Tags) -> list[Word]:
+        return self.clause.german("main", tags)
+
+
+Sentence = Simple | Subordination | Coordination
