@@ -15,7 +15,6 @@ LEXICON = load_lexicon()
 ENGLISH_OTHERWISE = {
     "wake": ("woke", "woken"),
     "show": ("showed", "shown"),
-    "fly": ("flew", "flown"),
 }
 
 

@@ -138,6 +138,23 @@ SENTENCES = [
         "The friends go to the school.",
         "Die Freunde gehen zur Schule.",
     ),
+    (  # the relative clause behind the words that end the clause
+        Simple(
+            said(
+                MAN,
+                "give back",
+                tense="past",
+                accusative=np(
+                    "book",
+                    relative=Relative(
+                        said(Pronoun("m"), "steal", tense="past", accusative=np("book")), "acc"
+                    ),
+                ),
+            )
+        ),
+        "The man gave back the book that he stole.",
+        "Der Mann gab das Buch zurück, das er stahl.",
+    ),
     (  # no contraction where a relative clause picks one out
         Simple(
             said(

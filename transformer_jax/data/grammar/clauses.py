@@ -174,8 +174,8 @@ class Clause:
         subject = [] if gap == "nom" else self.subject.german("nom", tags)
         adverb = self.adverb
         said = [] if adverb is None else words(adverb.german, adverb.node)
-        middle = self._german_middle([] if self.fronted else said, tags, gap)
-        after = self._german_complement(tags)
+        middle, after = self._german_middle([] if self.fronted else said, tags, gap)
+        after += self._german_complement(tags)
         if order == "final":
             tags.add("verb-final")
             return [*subject, *middle, *tail, *finite, *after]
@@ -207,8 +207,14 @@ class Clause:
             return words(verb.particle + form, self.node), []
         return words(form, self.node), words(verb.particle, self.node)
 
-    def _german_middle(self, adverb: list[Word], tags: Tags, gap: str) -> list[Word]:
-        """Pronouns, adverb, dative, accusative, nicht, place, predicate."""
+    def _german_middle(
+        self, adverb: list[Word], tags: Tags, gap: str
+    ) -> tuple[list[Word], list[Word]]:
+        """(pronouns, adverb, dative, accusative, nicht, place, predicate; a relative clause).
+
+        A relative clause that would end the middle is better said after the words that end the
+        clause: Er gab das Buch zurück, das er stahl.
+        """
         objects: list[tuple[Nominal, str]] = [
             (x, case)
             for x, case in ((self.accusative, "acc"), (self.dative, "dat"))
@@ -226,6 +232,12 @@ class Clause:
             for w in x.german(case, tags)
         ]
         out = [*pronouns, *adverb, *nouns]
+        after: list[Word] = []
+        last = objects[0][0] if objects else None
+        moves = not (self.negated or self.place or self.predicate)
+        if moves and isinstance(last, NounPhrase) and last.relative is not None:
+            length = len(last.german_relative(tags))
+            out, after = out[:-length], out[-length:]
         if self.negated:
             tags.add("nicht")
             out += words("nicht", self.not_node)
@@ -233,7 +245,7 @@ class Clause:
             out += self.place.german(tags)
         if self.predicate is not None:
             out += self.predicate.german(tags)
-        return out
+        return out, after
 
     def _german_complement(self, tags: Tags) -> list[Word]:
         if self.complement is None:

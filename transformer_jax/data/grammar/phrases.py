@@ -123,9 +123,7 @@ class NounPhrase:
             out += self.owner.german("gen", tags)
         if self.place is not None:
             out += self.place.german(tags)
-        if self.relative is not None:
-            out += self._german_relative(self.relative, tags)
-        return out
+        return out + self.german_relative(tags)
 
     def _german_determiner(self, case: str, tags: Tags) -> tuple[str, str]:
         """(the word, the declension that adjectives take after it)."""
@@ -144,7 +142,11 @@ class NounPhrase:
         stem = {"a": "ein", "no": "kein", **english.POSSESSIVES}[self.determiner]
         return german.indefinite(stem, case, gender), "mixed"
 
-    def _german_relative(self, relative: Relative, tags: Tags) -> list[Word]:
+    def german_relative(self, tags: Tags) -> list[Word]:
+        """The relative clause between its commas; nothing where there is none."""
+        relative = self.relative
+        if relative is None:
+            return []
         form = german.RELATIVE[relative.role][self.gender]
         tags.add("relative")
         if relative.role == "gen":

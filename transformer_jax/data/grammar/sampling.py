@@ -110,7 +110,9 @@ class Sampler:
             parts["dative"] = self._nominal(verb.objects, simple=simple)
         if verb.frame == "give":
             parts["dative"] = self._nominal({"human"}, simple=True)
-        if verb.frame == "rest" or (verb.frame == "intransitive" and self._chance(0.3)):
+        # "Er lief vor dem Bus weg" would be away from it.
+        somewhere = verb.frame == "intransitive" and verb.auxiliary == "haben"
+        if verb.frame == "rest" or (somewhere and self._chance(0.4)):
             parts["place"] = self._place(_AT_REST, "dat")
         if verb.frame == "motion" and self._chance(0.35):
             english, german, case, kinds = self._choice(_TOWARDS)
@@ -208,7 +210,8 @@ class Sampler:
         """With an owner, a place or a relative clause, or as it is."""
         company = self._weighted({"": 14, "owner": 2, "place": 1, "relative": 5})
         kind = phrase.noun.kind
-        if company == "owner" and kind != "human":
+        owned_already = phrase.determiner not in ("the", "a", "this")
+        if company == "owner" and kind != "human" and not owned_already:
             definite = {"the": 1.0, "my": 0.2}
             owner = self._noun_phrase({"human"}, simple=True, determiners=definite)
             return replace(phrase, owner=owner)
@@ -249,13 +252,15 @@ class Sampler:
         return Relative(Clause(subject, verb, tense, accusative=thing, dative=stub), role)  # type: ignore[arg-type]
 
     def _modifiers(self, kind: str) -> tuple[Modifier, ...]:
-        count = self._weighted({"0": 6, "1": 5, "2": 1})
+        count = int(self._weighted({"0": 6, "1": 5, "2": 1}))
         fitting = [a for a in self._adjectives if kind in a.kinds]
-        chosen = self._rng.sample(fitting, int(count))
-        return tuple(
-            Modifier(a, comparative=a.english_comparative is not None and self._chance(0.08))
-            for a in chosen
-        )
+        first = self._choice(fitting)
+        if count < 2:
+            comparative = first.english_comparative is not None and self._chance(0.1)
+            return (Modifier(first, comparative),) * count
+        # Two colours, or a comparative beside another adjective, is nothing that people say.
+        graded = [a for a in fitting if a.english_comparative is not None and a is not first]
+        return Modifier(self._choice(graded)), Modifier(first)
 
     def _number(self) -> int:
         return self._rng.randint(2, 12) if self._chance(0.7) else self._rng.randint(13, 99)
@@ -287,7 +292,7 @@ class Sampler:
         subject = self._nominal({"human"}, simple=self._chance(0.5), subject=True)
         if self._chance(0.45):
             thing = replace(thing, relative=self._relative(thing))
-        elif self._chance(0.25):
+        elif thing.determiner in ("the", "a", "this") and self._chance(0.25):
             owner = self._noun_phrase({"human"}, simple=True, determiners={"the": 1.0})
             thing = replace(thing, owner=owner)
         first = Clause(subject, verb, tense, accusative=thing)  # type: ignore[arg-type]
