@@ -6,19 +6,15 @@ that verbs and prepositions govern, number of subject and verb, haben and sein, 
 pronouns, and where the verb stands. It also judges what a model translates.
 """
 
-import functools
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from transformer_jax.data.grammar import german
-from transformer_jax.data.grammar.english import POSSESSIVES
-from transformer_jax.data.grammar.lexicon import Verb, load_lexicon
-from transformer_jax.data.grammar.numbers import NUMBERS
+from transformer_jax.data.grammar.forms import german_forms
+from transformer_jax.data.grammar.lexicon import Verb
 
 __all__ = ["is_grammatical"]
 
-CASES = ("nom", "acc", "dat", "gen")
 PREPOSITIONS = {
     "in": "dat acc", "hinter": "dat acc", "neben": "dat acc", "vor": "dat acc", "unter": "dat acc",
     "auf": "dat acc", "an": "dat acc", "zu": "dat", "durch": "acc",
@@ -69,7 +65,7 @@ class _Parser:
     def __init__(self, tokens: list[str]):
         self._tokens = [*tokens, "", ""]
         self._end = len(tokens)
-        self._forms = _forms()
+        self._forms = german_forms()
 
     def accepts(self) -> bool:
         return any(end == self._end for end in self._sentence())
@@ -88,7 +84,7 @@ class _Parser:
                 behind = tokens[j - 1] == ","
                 if tokens[j] in SUBORDINATORS and behind:
                     yield from self._final(j + 1)
-                if tokens[j] == "und" or (tokens[j] == "aber" and behind):
+                if tokens[j] in ("und", "aber") and behind:
                     yield from self._main(j + 1)
 
     # Clauses ------------------------------------------------------------------------------
@@ -100,59 +96,76 @@ class _Parser:
             yield from self._after_front(j)
 
     def _after_front(self, i: int) -> Iterator[int]:
-        """The finite verb, then the subject."""
-        for j, person in self._subject(i + 1):
-            yield from self._predicate(i, j, person)
+        """The finite verb, then the subject, before or behind pronouns."""
+        for person, middle in self._subject_and_middle(i + 1, ""):
+            yield from self._predicate(i, middle, person)
+
+    def _subject_and_middle(self, i: int, person: str) -> Iterator[tuple[str, _Middle]]:
+        """(person, what follows); the subject is elsewhere if the person is known."""
+        if person:
+            yield from ((person, middle) for middle in self._middle(_Middle(i)))
+            return
+        for before in self._pronouns(_Middle(i)):
+            for j, whose in self._subject(before.end):
+                start = replace(before, end=j)
+                for middle in self._middle(start):
+                    yield whose, middle
+                    if middle.end == j:  # the subject's own relative clause may come last
+                        yield from self._subject_alone(before.end, j, whose, middle)
+
+    def _subject_alone(self, i, j, person, middle):
+        for end, gender in self._noun_phrase(i, "nom"):
+            if end == j:
+                yield person, replace(middle, gender=gender)
 
     def _second(self, i: int, person: str) -> Iterator[int]:
-        yield from self._predicate(i, i + 1, person)
+        for middle in self._middle(_Middle(i + 1)):
+            yield from self._predicate(i, middle, person)
 
-    def _predicate(self, finite: int, i: int, person: str) -> Iterator[int]:
-        """The finite verb stands at `finite`; the rest of the clause from i on."""
+    def _predicate(self, finite: int, middle: _Middle, person: str) -> Iterator[int]:
+        """The finite verb stands at `finite`; the clause goes on behind its middle."""
         forms, tokens = self._forms, self._tokens
         word = tokens[finite]
-        for middle in self._middle(i):
-            j = middle.end
-            for verb, whose in forms.finite[word]:
-                if whose == person and (not verb.particle or tokens[j] == verb.particle):
-                    yield from self._close(j + bool(verb.particle), verb, middle)
-            for auxiliary, whose in forms.auxiliaries[word]:
-                if whose != person:
-                    continue
-                if auxiliary == "sein" and middle.predicate and not middle.objects:
-                    yield from self._relative_after(j, middle)
-                for verb in forms.participles[tokens[j]]:
-                    if auxiliary == verb.auxiliary and word in forms.present:
-                        yield from self._close(j + 1, verb, middle)
-                for verb in forms.infinitives[tokens[j]]:
-                    if auxiliary not in ("haben", "sein"):
-                        yield from self._close(j + 1, verb, middle)
+        j = middle.end
+        for verb, whose in forms.finite[word]:
+            if whose == person and (not verb.particle or tokens[j] == verb.particle):
+                yield from self._close(j + bool(verb.particle), verb, middle)
+        for auxiliary, whose in forms.auxiliaries[word]:
+            if whose != person:
+                continue
+            if auxiliary == "sein" and middle.predicate and not middle.objects:
+                yield from self._relative_after(j, middle)
+            for verb in forms.participles[tokens[j]]:
+                if auxiliary == verb.auxiliary and word in forms.present:
+                    yield from self._close(j + 1, verb, middle)
+            for verb in forms.infinitives[tokens[j]]:
+                if auxiliary not in ("haben", "sein"):
+                    yield from self._close(j + 1, verb, middle)
 
     def _final(self, i: int, gap: str = "", person: str = "") -> Iterator[int]:
         """A clause with its verb last; its subject too is missing if `person` is given."""
         forms, tokens = self._forms, self._tokens
-        subjects = [(i, person)] if person else self._subject(i)
-        for start, whose in subjects:
-            for middle in self._middle(start):
-                j = middle.end
-                found = replace(middle, objects=middle.objects | ({gap} - {"", "nom"}))
-                if gap in middle.objects:
+        for whose, middle in self._subject_and_middle(i, person):
+            j = middle.end
+            found = replace(middle, objects=middle.objects | ({gap} - {"", "nom"}))
+            if gap in middle.objects:
+                continue
+            for verb, agrees in forms.joined[tokens[j]]:
+                if agrees == whose:
+                    yield from self._close(j + 1, verb, found)
+            for auxiliary, agrees in forms.auxiliaries[tokens[j + 1]]:
+                if agrees != whose:
                     continue
-                for verb, agrees in forms.joined[tokens[j]]:
-                    if agrees == whose:
-                        yield from self._close(j + 1, verb, found)
-                for auxiliary, agrees in forms.auxiliaries[tokens[j + 1]]:
-                    if agrees != whose:
-                        continue
-                    for verb in forms.participles[tokens[j]]:
-                        if auxiliary == verb.auxiliary and tokens[j + 1] in forms.present:
-                            yield from self._close(j + 2, verb, found)
-                    for verb in forms.infinitives[tokens[j]]:
-                        if auxiliary not in ("haben", "sein"):
-                            yield from self._close(j + 2, verb, found)
-                for auxiliary, agrees in forms.auxiliaries[tokens[j]]:
-                    if auxiliary == "sein" and agrees == whose and found.predicate:
-                        yield from self._relative_after(j + 1, found)
+                for verb in forms.participles[tokens[j]]:
+                    if auxiliary == verb.auxiliary and tokens[j + 1] in forms.present:
+                        yield from self._close(j + 2, verb, found)
+                for verb in forms.infinitives[tokens[j]]:
+                    if auxiliary not in ("haben", "sein"):
+                        yield from self._close(j + 2, verb, found)
+            for auxiliary, agrees in forms.auxiliaries[tokens[j]]:
+                if auxiliary == "sein" and agrees == whose and found.predicate:
+                    yield from self._relative_after(j + 1, found)
+                    yield from self._standard(j + 1, self._tokens[j - 1])
 
     def _close(self, i: int, verb: Verb, middle: _Middle) -> Iterator[int]:
         """What the verb asks for must be there, and nothing else; then what follows the clause."""
@@ -208,13 +221,16 @@ class _Parser:
         for j, gender in self._noun_phrase(i, "nom"):
             yield j, "wir" if gender == "p" else "er"
 
-    def _middle(self, i: int) -> Iterator[_Middle]:
-        """Pronouns, adverb, dative, accusative, nicht, place, predicate: each may be missing."""
-        for found in self._pronouns(_Middle(i)):
+    def _middle(self, start: _Middle) -> Iterator[_Middle]:
+        """Pronouns, adverb, dative, accusative, adverb, nicht, place, predicate: any may miss."""
+        for found in self._pronouns(start):
             for end in {found.end, *self._adverb(found.end)}:
                 for with_dative in self._object(replace(found, end=end), "dat"):
                     for with_both in self._object(with_dative, "acc"):
                         yield from self._tail_of_middle(with_both)
+                        if end == found.end:
+                            for later in self._adverb(with_both.end):
+                                yield from self._tail_of_middle(replace(with_both, end=later))
 
     def _pronouns(self, found: _Middle) -> Iterator[_Middle]:
         yield found
@@ -250,10 +266,19 @@ class _Parser:
             yield i + 1
         if tokens[i] in ("sehr", "zu") and tokens[i + 1] in forms.positives:
             yield i + 2
-        if tokens[i] in forms.comparatives and tokens[i + 1] == "als":
-            yield from (j for j, _ in self._noun_phrase(i + 2, "nom"))
-        if tokens[i] == "so" and tokens[i + 1] in forms.positives and tokens[i + 2] == "wie":
-            yield from (j for j, _ in self._noun_phrase(i + 3, "nom"))
+        # What something is compared with may come at once, or after the verb that ends the clause.
+        if tokens[i] in forms.comparatives:
+            yield i + 1
+            yield from self._standard(i + 1, tokens[i])
+        if tokens[i] == "so" and tokens[i + 1] in forms.positives:
+            yield i + 2
+            yield from self._standard(i + 2, tokens[i + 1])
+
+    def _standard(self, i: int, adjective: str) -> Iterator[int]:
+        """älter als, so alt wie."""
+        word = "als" if adjective in self._forms.comparatives else "wie"
+        if self._tokens[i] == word:
+            yield from (j for j, _ in self._noun_phrase(i + 1, "nom"))
 
     def _prepositional(self, i: int) -> Iterator[tuple[int, str]]:
         """(end, "dat", "acc" or, for zu, "to")."""
@@ -320,70 +345,3 @@ class _Parser:
     def _plain_owner(self, i: int) -> Iterator[tuple[int, str]]:
         if any(case == "gen" for case, *_ in self._forms.determiners[self._tokens[i]]):
             yield from self._noun_phrase(i, "gen")
-
-
-class _Forms:
-    """Every written form with what it can be."""
-
-    def __init__(self):
-        lexicon = load_lexicon()
-        self.nouns, self.adjectives = defaultdict(set), defaultdict(set)
-        self.determiners, self.relatives = defaultdict(list), defaultdict(list)
-        self.pronouns, self.numbers = defaultdict(list), {name for _, name in NUMBERS.values()}
-        self.finite, self.joined = defaultdict(list), defaultdict(list)
-        self.participles, self.infinitives = defaultdict(list), defaultdict(list)
-        self.auxiliaries, self.present = defaultdict(list), set()
-        self.positives = {adjective.german for adjective in lexicon.adjectives}
-        self.comparatives = {a.german_comparative for a in lexicon.adjectives} - {None}
-        self._read_nouns(lexicon)
-        self._read_verbs(lexicon)
-
-    def _read_nouns(self, lexicon):
-        for noun in lexicon.nouns:
-            for case in CASES:
-                self.nouns[german.noun(noun, case, False)].add((case, noun.gender))
-                self.nouns[german.noun(noun, case, True)].add((case, "p"))
-        for case in CASES:
-            for gender in "mfnp":
-                self.relatives[german.RELATIVE[case][gender]].append((case, gender))
-                words = [(german.definite(case, gender), "weak"),
-                         (german.demonstrative("dies", case, gender), "weak")]  # fmt: skip
-                if gender != "p":
-                    words.append((german.demonstrative("jed", case, gender), "weak"))
-                    words.append((german.indefinite("ein", case, gender), "mixed"))
-                stems = {"kein", *POSSESSIVES.values()}
-                words += [(german.indefinite(stem, case, gender), "mixed") for stem in stems]
-                for word, declension in words:
-                    self.determiners[word].append((case, gender, declension))
-                for adjective in lexicon.adjectives:
-                    for declension in ("strong", "weak", "mixed"):
-                        for more in {False, adjective.german_comparative is not None}:
-                            form = german.adjective(
-                                adjective, declension, case, gender, comparative=more
-                            )
-                            self.adjectives[form].add((declension, case, gender))
-        people = {"I": "ich", "we": "wir", "p": "wir"}
-        for kind in ("I", "we", "m", "f", "n", "p"):
-            for case in CASES[:3]:
-                form = german.pronoun(kind, case)
-                self.pronouns[form].append((case, people.get(kind, "er")))
-
-    def _read_verbs(self, lexicon):
-        for verb in lexicon.verbs:
-            self.participles[german.participle(verb)].append(verb)
-            self.infinitives[german.infinitive(verb)].append(verb)
-            for tense in ("present", "past"):
-                for person in ("ich", "er", "wir"):
-                    form = german.finite(verb, tense, person)
-                    self.finite[form].append((verb, person))
-                    self.joined[verb.particle + form].append((verb, person))
-        for name in ("haben", "sein", "können", "müssen", "wollen"):
-            for tense in ("present", "past"):
-                for person in ("ich", "er", "wir"):
-                    form = german.finite(name, tense, person)
-                    self.auxiliaries[form].append((name, person))
-                    if tense == "present":
-                        self.present.add(form)
-
-
-_forms = functools.cache(_Forms)

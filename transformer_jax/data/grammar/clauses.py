@@ -59,17 +59,18 @@ class Predicate:
         equal = [*words("as", *links), *words(entry.english, self.node)]
         return Phrase.of("ADJP", equal, Phrase.of("PP", words("as", *links), standard))
 
-    def german(self, tags: Tags) -> list[Word]:
+    def german(self, tags: Tags) -> tuple[list[Word], list[Word]]:
+        """(the adjective, what it is compared with)."""
         entry, links = self.adjective, (self.degree_node,)
         if self.standard is None:
-            return [*words(_DEGREES[self.degree], *links), *words(entry.german, self.node)]
+            return [*words(_DEGREES[self.degree], *links), *words(entry.german, self.node)], []
         standard = self.standard.german("nom", tags)
         tags.add("comparative")
         if self.degree == "more":
             more = words(str(entry.german_comparative), self.node)
-            return [*more, *words("als", *links), *standard]
+            return more, [*words("als", *links), *standard]
         equal = [*words("so", *links), *words(entry.german, self.node)]
-        return [*equal, *words("wie", *links), *standard]
+        return equal, [*words("wie", *links), *standard]
 
 
 @dataclass(frozen=True)
@@ -152,12 +153,10 @@ class Clause:
         if self.predicate is not None:
             out.append(self.predicate.english(tags))
         if self.accusative is not None and self.dative is not None:
-            to = gap in ("acc", "dat") or isinstance(accusative, Pronoun)
-            if to:
-                out += [accusative.english(tags)] if accusative is not None else []
-                out.append(Phrase.of("PP", words("to"), [dative.english(tags)] if dative else []))
-            else:
-                out += [x.english(tags) for x in (dative, accusative) if x is not None]
+            said = [x.english(tags) for x in (dative, accusative) if x is not None]
+            if dative is not None and (gap == "acc" or isinstance(accusative, Pronoun)):
+                said = [*said[1:], Phrase.of("PP", words("to"), said[0])]
+            out += said
         else:
             out += [x.english(tags) for x in (dative, accusative) if x is not None]
         if self.place is not None:
@@ -174,21 +173,33 @@ class Clause:
         subject = [] if gap == "nom" else self.subject.german("nom", tags)
         adverb = self.adverb
         said = [] if adverb is None else words(adverb.german, adverb.node)
-        middle, after = self._german_middle([] if self.fronted else said, tags, gap)
+        if said and said[0].text == "am":
+            tags.add("contraction")
+        pronouns, middle, after = self._german_middle([] if self.fronted else said, tags, gap)
         after += self._german_complement(tags)
+        if order == "main" and not self.fronted:
+            return [*subject, *finite, *pronouns, *middle, *tail, *after]
+        # A pronoun goes before a subject that is news: weil ihn eine Frau sah.
+        vague = isinstance(self.subject, NounPhrase) and self.subject.determiner in ("a", "no", "")
+        both = [*pronouns, *subject] if vague else [*subject, *pronouns]
         if order == "final":
             tags.add("verb-final")
-            return [*subject, *middle, *tail, *finite, *after]
-        if order == "main" and not self.fronted:
-            return [*subject, *finite, *middle, *tail, *after]
+            return [*both, *middle, *tail, *finite, *after]
         tags.add("inversion")
         first = said if self.fronted else []
-        return [*first, *finite, *subject, *middle, *tail, *after]
+        if tail and not pronouns and not middle and isinstance(self.subject, NounPhrase):
+            # So that the end of the clause does not wait: Gestern stand die Frau auf, die lachte.
+            length = len(self.subject.german_relative(tags))
+            after = [*both[len(both) - length :], *after]
+            both = both[: len(both) - length]
+        return [*first, *finite, *both, *middle, *tail, *after]
 
     def _german_verb(self, order: Order, tags: Tags) -> tuple[list[Word], list[Word]]:
         """(the finite verb, what stands at the end of the clause)."""
         person, aux = self.subject.person, self.auxiliary_node
         verb = self.verb
+        if verb is not None and verb.particle:
+            tags.add("separable")
         if verb is None:
             return words(german.finite("sein", self.tense, person), self.node), []
         if self.modal is not None:
@@ -202,18 +213,17 @@ class Clause:
         form = german.finite(verb, self.tense, person)
         if not verb.particle:
             return words(form, self.node), []
-        tags.add("separable")
         if order == "final":
             return words(verb.particle + form, self.node), []
         return words(form, self.node), words(verb.particle, self.node)
 
     def _german_middle(
         self, adverb: list[Word], tags: Tags, gap: str
-    ) -> tuple[list[Word], list[Word]]:
-        """(pronouns, adverb, dative, accusative, nicht, place, predicate; a relative clause).
+    ) -> tuple[list[Word], list[Word], list[Word]]:
+        """(pronouns; adverb, dative, accusative, nicht, place, predicate; what comes last).
 
-        A relative clause that would end the middle is better said after the words that end the
-        clause: Er gab das Buch zurück, das er stahl.
+        A relative clause that would end the middle, and what something is compared with, is better
+        said after the words that end the clause: Er gab das Buch zurück, das er stahl.
         """
         objects: list[tuple[Nominal, str]] = [
             (x, case)
@@ -231,7 +241,14 @@ class Clause:
             if isinstance(x, NounPhrase)
             for w in x.german(case, tags)
         ]
-        out = [*pronouns, *adverb, *nouns]
+        # What is known goes before "oft": Er gibt das Buch oft zurück; er liest oft ein Buch.
+        known = all(
+            isinstance(x, Pronoun)
+            or (x.determiner not in ("a", "no", "every", "") and not x.relative)
+            for x, _ in objects
+        )
+        frequent = self.adverb is not None and self.adverb.kind == "frequency"
+        out = [*nouns, *adverb] if known and frequent else [*adverb, *nouns]
         after: list[Word] = []
         last = objects[0][0] if objects else None
         moves = not (self.negated or self.place or self.predicate)
@@ -244,8 +261,9 @@ class Clause:
         if self.place is not None:
             out += self.place.german(tags)
         if self.predicate is not None:
-            out += self.predicate.german(tags)
-        return out, after
+            adjective, standard = self.predicate.german(tags)
+            out, after = [*out, *adjective], standard
+        return pronouns, out, after
 
     def _german_complement(self, tags: Tags) -> list[Word]:
         if self.complement is None:
@@ -296,10 +314,10 @@ class Coordination:
         return Phrase.of("S", self.left.english(tags), COMMA, conjunction, self.right.english(tags))
 
     def german(self, tags: Tags) -> list[Word]:
-        comma = [COMMA] if self.conjunction[1] == "aber" else []
+        # Before "und" the comma is free between main clauses; it keeps them apart.
         conjunction = words(self.conjunction[1], self.node)
         left = self.left.german("main", tags)
-        return [*left, *comma, *conjunction, *self.right.german("main", tags)]
+        return [*left, COMMA, *conjunction, *self.right.german("main", tags)]
 
 
 @dataclass(frozen=True)

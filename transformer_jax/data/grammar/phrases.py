@@ -94,6 +94,8 @@ class NounPhrase:
             pronoun = words("whose", relative.node)
         elif relative.role == "nom" and self.noun.kind == "human":
             pronoun = words("who", relative.node)
+        elif relative.role == "dat" and relative.clause.accusative is not None:
+            pronoun = words("to whom", relative.node)  # "gives the book to" would end in the air
         else:
             pronoun = words("that", relative.node)
         return Phrase.of("SBAR", pronoun, relative.clause.english(tags, gap=relative.role))

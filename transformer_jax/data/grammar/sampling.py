@@ -15,6 +15,7 @@ from transformer_jax.data.grammar.clauses import (
     Simple,
     Subordination,
 )
+from transformer_jax.data.grammar.english import POSSESSIVES
 from transformer_jax.data.grammar.lexicon import Noun, Verb, load_lexicon
 from transformer_jax.data.grammar.phrases import (
     Modifier,
@@ -27,7 +28,7 @@ from transformer_jax.data.grammar.phrases import (
 
 __all__ = ["Sampler"]
 
-INANIMATE = ("food", "text", "thing", "furniture", "vehicle", "place")
+INANIMATE = ("food", "dish", "text", "thing", "furniture", "vehicle", "place")
 _FREQUENCY = (("often", "oft"), ("sometimes", "manchmal"), ("always", "immer"))
 _TIME = {
     "present": (("today", "heute"), ("now", "jetzt"), ("every day", "jeden Tag")),
@@ -45,10 +46,17 @@ _CONJUNCTIONS = (("because", "weil"), ("although", "obwohl"), ("while", "währen
 _AT_REST = (("in", "in", "place"), ("behind", "hinter", "place furniture vehicle"),
             ("next to", "neben", "place furniture vehicle"),
             ("in front of", "vor", "place vehicle"), ("under", "unter", "furniture"),
-            ("on", "auf", "furniture"), ("at", "an", "furniture"))  # fmt: skip
-_INTO = (("into", "in", "place"), ("behind", "hinter", "place furniture vehicle"),
-         ("under", "unter", "furniture"), ("onto", "auf", "furniture"),
+            ("on", "auf", "furniture"))  # fmt: skip
+# "jumps behind the house" may be said of a place; what is thrown behind it ends there.
+_INTO = (("into", "in", "place"), ("under", "unter", "furniture"), ("onto", "auf", "furniture"),
+         ("behind", "hinter", "place furniture vehicle"),
          ("next to", "neben", "place furniture vehicle"))  # fmt: skip
+# Persons of whom English does not say whether they are he or she.
+_EITHER_SEX = {"child", "student", "neighbour", "farmer", "colleague", "customer", "teacher",
+               "doctor", "guest", "friend", "baker", "painter"}  # fmt: skip
+# "His woman" is his wife; the others only sound foolish.
+_NEVER_SAID = {("boy", "young"), ("friend", "friendly")}
+_NEVER_OWNED = {"man", "woman"}
 _TOWARDS = (("to", "zu", "dat", "place"), ("through", "durch", "acc", "place"))
 
 
@@ -67,10 +75,12 @@ class Sampler:
             self._verbs[verb.frame].append(verb)
         # While a sentence speaks of "it", nothing else in it may be singular and no person.
         self._reserved = False
+        self._tense = "present"
+        self._sex_unknown = False
 
     def sentence(self) -> Sentence:
         """One sentence."""
-        self._reserved = False
+        self._reserved = self._sex_unknown = False
         kind = self._weighted({"simple": 6, "subordinate": 4, "coordinate": 2, "it": 5})
         if kind == "it":
             return self._speaking_of_it()
@@ -89,6 +99,7 @@ class Sampler:
 
     def _clause(self, tense: str, *, main: bool = False, simple: bool = False) -> Clause:
         """A clause about somebody or something; `simple` ones carry no further clause."""
+        self._tense = tense
         weights = {"accusative": 8, "intransitive": 3, "rest": 3, "motion": 3, "dative": 3,
                    "put": 2, "give": 3, "be": 3 if tense != "perfect" else 0,
                    "that": 0 if simple else 2}  # fmt: skip
@@ -113,12 +124,13 @@ class Sampler:
         # "Er lief vor dem Bus weg" would be away from it.
         somewhere = verb.frame == "intransitive" and verb.auxiliary == "haben"
         if verb.frame == "rest" or (somewhere and self._chance(0.4)):
-            parts["place"] = self._place(_AT_REST, "dat")
+            # "smiles on" and "looks on" would be other verbs.
+            parts["place"] = self._place(_AT_REST[: 6 if verb.frame == "rest" else 5], "dat")
         if verb.frame == "motion" and self._chance(0.35):
             english, german, case, kinds = self._choice(_TOWARDS)
             parts["place"] = self._preposition(english, german, case, kinds.split())
         elif verb.frame in ("motion", "put"):
-            parts["place"] = self._place(_INTO, "acc")
+            parts["place"] = self._place(_INTO[: 3 if verb.frame == "motion" else 5], "acc")
         if verb.frame == "that":
             parts["complement"] = self._clause(
                 "past" if tense == "past" else "present", simple=True
@@ -163,8 +175,9 @@ class Sampler:
         return clause
 
     def _with_adverb(self, clause: Clause, main: bool) -> Clause:
+        nobody = isinstance(clause.subject, NounPhrase) and clause.subject.determiner == "no"
         if clause.predicate is not None or clause.complement is not None or self._chance(0.3):
-            if clause.predicate is not None and clause.predicate.degree == "too":
+            if nobody or (clause.predicate is not None and clause.predicate.degree == "too"):
                 return clause
             english, german = self._choice(_FREQUENCY)
             return replace(clause, adverb=Adverb(english, german, "frequency"))
@@ -172,6 +185,10 @@ class Sampler:
             return replace(clause, adverb=Adverb("already", "schon", "frequency"))
         english, german = self._choice((*_TIME[clause.tense], *_TIME_ANY))
         fronted = main and self._chance(0.6)
+        # At the end of the English sentence it would belong to a relative clause there.
+        last = clause.place or clause.accusative or clause.dative
+        if not fronted and isinstance(last, NounPhrase) and last.relative is not None:
+            return clause
         return replace(clause, adverb=Adverb(english, german, "time"), fronted=fronted)
 
     # Nouns --------------------------------------------------------------------------------
@@ -179,7 +196,9 @@ class Sampler:
     def _nominal(self, kinds: Iterable[str], *, simple: bool, subject: bool = False) -> Nominal:
         """A noun phrase, or a pronoun where a person is meant."""
         if "human" in kinds and self._chance(0.16):
-            return Pronoun(self._choice(("I", "we", "m", "f", "p")))
+            # After "the teacher", he or she would say which.
+            kinds = ("I", "we", "p") if self._sex_unknown else ("I", "we", "p", "m", "f")
+            return Pronoun(self._choice(kinds))
         return self._noun_phrase(kinds, simple=simple)
 
     def _noun_phrase(
@@ -189,19 +208,20 @@ class Sampler:
         plural = self._chance(0.35)
         if self._reserved and (noun.kind != "human" or noun.singular == "child"):
             plural = True
+        self._sex_unknown |= noun.singular in _EITHER_SEX and not plural
         weights = determiners or {
             "the": 9, "a": 0 if plural else 5, "": 2 if plural else 0, "this": 2,
             "every": 0 if plural else 0.7, "no": 0.7, "my": 0.8, "his": 0.8, "her": 0.8,
             "our": 0.5, "their": 0.5,
         }  # fmt: skip
+        if noun.singular in _NEVER_OWNED:
+            weights = {w: p for w, p in weights.items() if w not in POSSESSIVES}
         number = None
         # "zwei alter Männer" is no German for "of two old men".
         if plural and determiners is None and self._chance(0.2):
             number = self._number()
             weights = {"the": 2, "": 3}
-        phrase = NounPhrase(
-            noun, self._weighted(weights), plural, number, self._modifiers(noun.kind)
-        )
+        phrase = NounPhrase(noun, self._weighted(weights), plural, number, self._modifiers(noun))
         if simple or phrase.determiner in ("no", "every"):
             return phrase
         return self._extended(phrase)
@@ -223,7 +243,7 @@ class Sampler:
 
     def _relative(self, head: NounPhrase) -> Relative:
         kind = head.noun.kind
-        tense = self._choice(("present", "past"))
+        tense = self._choice(("present", "past")) if self._tense == "present" else "past"
         roles = {"nom": 4, "acc": 3}
         if kind == "human":
             roles |= {"dat": 4 if head.plural else 2, "gen": 2}
@@ -232,7 +252,7 @@ class Sampler:
         if role == "gen":
             owned = NounPhrase(self._choice(self._nouns[self._choice(("animal", "thing"))]), "",
                                self._chance(0.3) or self._reserved)  # fmt: skip
-            owned = replace(owned, modifiers=self._modifiers(owned.noun.kind))
+            owned = replace(owned, modifiers=self._modifiers(owned.noun))
             predicate = self._predicate(owned.noun.kind, plain=True)
             return Relative(Clause(owned, None, tense, predicate=predicate), role)  # type: ignore[arg-type]
         if role == "nom":
@@ -251,9 +271,13 @@ class Sampler:
         thing = self._nominal(verb.objects, simple=True) if verb.frame == "give" else None
         return Relative(Clause(subject, verb, tense, accusative=thing, dative=stub), role)  # type: ignore[arg-type]
 
-    def _modifiers(self, kind: str) -> tuple[Modifier, ...]:
+    def _modifiers(self, noun: Noun) -> tuple[Modifier, ...]:
         count = int(self._weighted({"0": 6, "1": 5, "2": 1}))
-        fitting = [a for a in self._adjectives if kind in a.kinds]
+        fitting = [
+            a
+            for a in self._adjectives
+            if noun.kind in a.kinds and (noun.singular, a.english) not in _NEVER_SAID
+        ]
         first = self._choice(fitting)
         if count < 2:
             comparative = first.english_comparative is not None and self._chance(0.1)
@@ -283,12 +307,10 @@ class Sampler:
         verb = self._choice([v for v in self._verbs["accusative"] if v.objects & set(INANIMATE)])
         kind = self._choice(sorted(verb.objects & set(INANIMATE)))
         tense = self._choice(("present", "past"))
-        thing = NounPhrase(
-            self._choice(self._nouns[kind]),
-            self._weighted({"the": 4, "a": 4, "my": 1, "his": 1, "her": 1, "this": 1}),
-            modifiers=self._modifiers(kind),
-        )
-        self._reserved = True
+        noun = self._choice(self._nouns[kind])
+        determiner = self._weighted({"the": 4, "a": 4, "my": 1, "his": 1, "her": 1, "this": 1})
+        thing = NounPhrase(noun, determiner, modifiers=self._modifiers(noun))
+        self._reserved, self._tense = True, tense
         subject = self._nominal({"human"}, simple=self._chance(0.5), subject=True)
         if self._chance(0.45):
             thing = replace(thing, relative=self._relative(thing))
