@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from transformer_jax.data.grammar import english, german
 from transformer_jax.data.grammar.lexicon import Adjective, Noun
 from transformer_jax.data.grammar.numbers import NUMBERS
 from transformer_jax.data.grammar.words import COMMA, Phrase, Word, new_node, words
-
-if TYPE_CHECKING:
-    from transformer_jax.data.grammar.clauses import Clause
 
 __all__ = ["Modifier", "Nominal", "NounPhrase", "PrepositionalPhrase", "Pronoun", "Relative"]
 
@@ -27,11 +24,22 @@ class Modifier:
     node: int = field(default_factory=new_node)
 
 
+class Spoken(Protocol):
+    """A clause that one part is missing from, as a relative pronoun needs it (clauses.Clause)."""
+
+    @property
+    def accusative(self) -> Any: ...
+
+    def english(self, tags: Tags, gap: str = "") -> Phrase: ...
+
+    def german(self, order: Any, tags: Tags, gap: str = "") -> list[Word]: ...
+
+
 @dataclass(frozen=True)
 class Relative:
     """A relative clause; `role` is the case of its noun in it, gen for the owner of its subject."""
 
-    clause: Clause
+    clause: Spoken
     role: str
     node: int = field(default_factory=new_node)
 
