@@ -91,7 +91,8 @@ class _Parser:
 
     def _main(self, i: int) -> Iterator[int]:
         for j, person in self._subject(i):
-            yield from self._second(j, person)
+            for middle in self._middle(_Middle(j + 1)):
+                yield from self._predicate(j, middle, person)
         for j in self._adverb(i):
             yield from self._after_front(j)
 
@@ -118,10 +119,6 @@ class _Parser:
             if end == j:
                 yield person, replace(middle, gender=gender)
 
-    def _second(self, i: int, person: str) -> Iterator[int]:
-        for middle in self._middle(_Middle(i + 1)):
-            yield from self._predicate(i, middle, person)
-
     def _predicate(self, finite: int, middle: _Middle, person: str) -> Iterator[int]:
         """The finite verb stands at `finite`; the clause goes on behind its middle."""
         forms, tokens = self._forms, self._tokens
@@ -135,12 +132,15 @@ class _Parser:
                 continue
             if auxiliary == "sein" and middle.predicate and not middle.objects:
                 yield from self._relative_after(j, middle)
-            for verb in forms.participles[tokens[j]]:
-                if auxiliary == verb.auxiliary and word in forms.present:
-                    yield from self._close(j + 1, verb, middle)
-            for verb in forms.infinitives[tokens[j]]:
-                if auxiliary not in ("haben", "sein"):
-                    yield from self._close(j + 1, verb, middle)
+            for verb in self._with_auxiliary(auxiliary, word, tokens[j]):
+                yield from self._close(j + 1, verb, middle)
+
+    def _with_auxiliary(self, auxiliary: str, finite: str, word: str) -> Iterator[Verb]:
+        """Verbs of which `word` is what the auxiliary asks for: participle, or infinitive."""
+        if auxiliary not in ("haben", "sein"):
+            yield from self._forms.infinitives[word]
+        elif finite in self._forms.present:
+            yield from (v for v in self._forms.participles[word] if v.auxiliary == auxiliary)
 
     def _final(self, i: int, gap: str = "", person: str = "") -> Iterator[int]:
         """A clause with its verb last; its subject too is missing if `person` is given."""
@@ -154,13 +154,8 @@ class _Parser:
                 if agrees == whose:
                     yield from self._close(j + 1, verb, found)
             for auxiliary, agrees in forms.auxiliaries[tokens[j + 1]]:
-                if agrees != whose:
-                    continue
-                for verb in forms.participles[tokens[j]]:
-                    if auxiliary == verb.auxiliary and tokens[j + 1] in forms.present:
-                        yield from self._close(j + 2, verb, found)
-                for verb in forms.infinitives[tokens[j]]:
-                    if auxiliary not in ("haben", "sein"):
+                if agrees == whose:
+                    for verb in self._with_auxiliary(auxiliary, tokens[j + 1], tokens[j]):
                         yield from self._close(j + 2, verb, found)
             for auxiliary, agrees in forms.auxiliaries[tokens[j]]:
                 if auxiliary == "sein" and agrees == whose and found.predicate:

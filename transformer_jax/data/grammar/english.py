@@ -1,6 +1,6 @@
 """English inflection, and the words of the grammar that are no lexicon entries."""
 
-from transformer_jax.data.grammar.lexicon import Verb
+from transformer_jax.data.grammar.lexicon import Verb, irregular_form
 
 __all__ = ["POSSESSIVES", "PRONOUNS", "article", "finite"]
 
@@ -42,11 +42,7 @@ def finite(entry: Verb | str, tense: str, person: str) -> str:
     ('were', 'does')
     """
     if isinstance(entry, str):
-        forms = _IRREGULAR[entry]
-        place = (
-            {"ich": 0, "er": 1, "wir": 2} if tense == "present" else {"ich": 3, "er": 3, "wir": 4}
-        )
-        return forms[place[person]]
+        return irregular_form(_IRREGULAR[entry], tense, person)
     if tense == "past":
         return entry.past
     return entry.third if person == "er" else entry.base

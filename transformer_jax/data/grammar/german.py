@@ -3,7 +3,7 @@
 Case is "nom", "acc", "dat" or "gen"; `gender` is "m", "f", "n" or, in the plural, "p".
 """
 
-from transformer_jax.data.grammar.lexicon import Adjective, Noun, Verb
+from transformer_jax.data.grammar.lexicon import Adjective, Noun, Verb, irregular_form
 
 __all__ = [
     "CONTRACTIONS",
@@ -148,11 +148,7 @@ def finite(entry: Verb | str, tense: str, person: str) -> str:
     ('mussten', 'ist')
     """
     if isinstance(entry, str):
-        forms = _IRREGULAR[entry]
-        place = (
-            {"ich": 0, "er": 1, "wir": 2} if tense == "present" else {"ich": 3, "er": 3, "wir": 4}
-        )
-        return forms[place[person]]
+        return irregular_form(_IRREGULAR[entry], tense, person)
     if tense == "past":
         past = entry.german_past
         if person != "wir":

@@ -5,7 +5,16 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal
 
-__all__ = ["Adjective", "Frame", "Gender", "Lexicon", "Noun", "Verb", "load_lexicon"]
+__all__ = [
+    "Adjective",
+    "Frame",
+    "Gender",
+    "Lexicon",
+    "Noun",
+    "Verb",
+    "irregular_form",
+    "load_lexicon",
+]
 
 Gender = Literal["m", "f", "n"]
 Frame = Literal["intransitive", "accusative", "dative", "give", "rest", "motion", "put", "that"]
@@ -95,6 +104,16 @@ def load_lexicon() -> Lexicon:
             row[-2:] = _classes(fields[-2]), _classes(fields[-1])
             verbs.append(Verb(*row))
     return Lexicon(tuple(nouns), tuple(adjectives), tuple(verbs))
+
+
+def irregular_form(forms: tuple[str, ...], tense: str, person: str) -> str:
+    """One of (present ich, er, wir; past ich and er, wir), as both languages list auxiliaries.
+
+    >>> irregular_form(("am", "is", "are", "was", "were"), "past", "er")
+    'was'
+    """
+    people = ("ich", "er", "wir").index(person)
+    return forms[people if tense == "present" else 3 + (person == "wir")]
 
 
 def _maybe(field: str) -> str | None:

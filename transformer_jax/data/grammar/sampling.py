@@ -107,7 +107,7 @@ class Sampler:
         if frame == "be":
             return self._decorate(self._being(tense, simple=simple), main)
         verb = self._choice(self._verbs[frame])
-        subject = self._nominal(verb.subjects, simple=simple, subject=True)
+        subject = self._nominal(verb.subjects, simple=simple)
         clause = self._fill(verb, subject, tense, simple=simple)
         return self._decorate(clause, main)
 
@@ -193,7 +193,7 @@ class Sampler:
 
     # Nouns --------------------------------------------------------------------------------
 
-    def _nominal(self, kinds: Iterable[str], *, simple: bool, subject: bool = False) -> Nominal:
+    def _nominal(self, kinds: Iterable[str], *, simple: bool) -> Nominal:
         """A noun phrase, or a pronoun where a person is meant."""
         if "human" in kinds and self._chance(0.16):
             # After "the teacher", he or she would say which.
@@ -311,7 +311,7 @@ class Sampler:
         determiner = self._weighted({"the": 4, "a": 4, "my": 1, "his": 1, "her": 1, "this": 1})
         thing = NounPhrase(noun, determiner, modifiers=self._modifiers(noun))
         self._reserved, self._tense = True, tense
-        subject = self._nominal({"human"}, simple=self._chance(0.5), subject=True)
+        subject = self._nominal({"human"}, simple=self._chance(0.5))
         if self._chance(0.45):
             thing = replace(thing, relative=self._relative(thing))
         elif thing.determiner in ("the", "a", "this") and self._chance(0.25):
