@@ -16,7 +16,7 @@ TAGS = {
     "dative-plural", "contraction", "genitive", "inversion", "verb-final", "separable", "modal",
     "perfect-haben", "perfect-sein", "relative", "relative-denen", "relative-dessen",
     "subordinate", "that-clause", "nicht", "kein", "comparative", "two-way-dative",
-    "two-way-accusative", "number", "pronoun", "dative-object", "ditransitive",
+    "two-way-accusative", "number", "pronoun", "dative-object", "ditransitive", "equative",
 }  # fmt: skip
 
 

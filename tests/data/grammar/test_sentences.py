@@ -92,9 +92,9 @@ SENTENCES = [
         "Der Mann hat keine Schlüssel gefunden.",
     ),
     (
-        Simple(said(MAN, "understand", accusative=WOMAN, modal="can", negated=True)),
-        "The man cannot understand the woman.",
-        "Der Mann kann die Frau nicht verstehen.",
+        Simple(said(MAN, "understand", accusative=WOMAN, modal="can", tense="past")),
+        "The man was able to understand the woman.",
+        "Der Mann konnte die Frau verstehen.",
     ),
     (
         Simple(said(MAN, "give", dative=WOMAN, accusative=np("red apple", "a"))),
@@ -185,7 +185,7 @@ SENTENCES = [
                 "laugh",
             )
         ),
-        "The friends that the woman thanks laugh.",
+        "The friends whom the woman thanks laugh.",
         "Die Freunde, denen die Frau dankt, lachen.",
     ),
     (
@@ -239,14 +239,14 @@ SENTENCES = [
     ),
     (
         Simple(said(MAN, "wash", tense="past", accusative=np("car", owner=np("neighbour")))),
-        "The man washed the car of the neighbour.",
+        "The man washed the neighbour's car.",
         "Der Mann wusch das Auto des Nachbarn.",
     ),
     (
         Subordination(
-            said(MAN, "laugh"), ("because", "weil"), said(WOMAN, "call", accusative=Pronoun("m"))
+            said(MAN, "laugh"), ("because", "weil"), said(WOMAN, "phone", accusative=Pronoun("m"))
         ),
-        "The man laughs because the woman calls him.",
+        "The man laughs because the woman phones him.",
         "Der Mann lacht, weil die Frau ihn anruft.",
     ),
     (

@@ -221,7 +221,7 @@ class _Parser:
         for found in self._pronouns(start):
             for end in {found.end, *self._adverb(found.end)}:
                 for with_dative in self._object(replace(found, end=end), "dat"):
-                    for with_both in self._object(with_dative, "acc"):
+                    for with_both in self._second_object(with_dative):
                         yield from self._tail_of_middle(with_both)
                         if end == found.end:
                             for later in self._adverb(with_both.end):
@@ -240,10 +240,19 @@ class _Parser:
             for end, gender in self._noun_phrase(found.end, case):
                 yield replace(found, end=end, objects=found.objects | {case}, gender=gender)
 
+    def _second_object(self, found: _Middle) -> Iterator[_Middle]:
+        """The accusative; between two objects there may be an adverb."""
+        yield from self._object(found, "acc")
+        if "dat" in found.objects:
+            for end in self._adverb(found.end):
+                for both in self._object(replace(found, end=end), "acc"):
+                    if "acc" in both.objects:
+                        yield both
+
     def _tail_of_middle(self, found: _Middle) -> Iterator[_Middle]:
         end = found.end
         if self._tokens[end] == "nicht":
-            end, found = end + 1, replace(found, end=end + 1, gender="")
+            end, found = end + 1, replace(found, end=end + 1)
         yield found
         for after, case in self._prepositional(end):
             yield replace(found, end=after, place=case, gender="")

@@ -65,10 +65,11 @@ class Predicate:
         if self.standard is None:
             return [*words(_DEGREES[self.degree], *links), *words(entry.german, self.node)], []
         standard = self.standard.german("nom", tags)
-        tags.add("comparative")
         if self.degree == "more":
+            tags.add("comparative")
             more = words(str(entry.german_comparative), self.node)
             return more, [*words("als", *links), *standard]
+        tags.add("equative")
         equal = [*words("so", *links), *words(entry.german, self.node)]
         return equal, [*words("wie", *links), *standard]
 
@@ -78,7 +79,8 @@ class Clause:
     """A subject and what is said of it; `verb` None is "be" with a predicate.
 
     In a relative clause the part that the relative pronoun stands for (`gap`: nom, acc or dat) is
-    there but not spoken.
+    there but not spoken. A clause with a modal is not negated: "cannot", "need not" and "was not able
+    to" would each be another rule.
     """
 
     subject: Nominal
@@ -97,6 +99,10 @@ class Clause:
     auxiliary_node: int = field(default_factory=new_node)
     not_node: int = field(default_factory=new_node)
     that_node: int = field(default_factory=new_node)
+
+    def __post_init__(self):
+        if self.modal is not None and self.negated:
+            raise ValueError(f"{self.modal} is not negated here")
 
     # English ------------------------------------------------------------------------------
 
@@ -131,9 +137,7 @@ class Clause:
         base = words(self.verb.base, self.node)
         if self.modal is not None:
             form = english.finite(self.modal, self.tense, person)
-            if form == "can" and negation:
-                return [Word("cannot", frozenset({aux, self.not_node})), *frequency, *base]
-            return [*words(form, aux), *negation, *frequency, *base]
+            return [*words(form, aux), *frequency, *base]
         if self.tense == "perfect":
             have = words(english.finite("have", "present", person), aux)
             return [*have, *negation, *frequency, *words(self.verb.participle, self.node)]
@@ -179,9 +183,15 @@ class Clause:
         after += self._german_complement(tags)
         if order == "main" and not self.fronted:
             return [*subject, *finite, *pronouns, *middle, *tail, *after]
-        # A pronoun goes before a subject that is news: weil ihn eine Frau sah.
-        vague = isinstance(self.subject, NounPhrase) and self.subject.determiner in ("a", "no", "")
-        both = [*pronouns, *subject] if vague else [*subject, *pronouns]
+        # A pronoun goes before a subject that is news or long, and straight after an inverted verb:
+        # weil ihn eine Frau sah; folgt mir der Mann. "sie", "es" would be taken for the subject.
+        moved = isinstance(self.subject, NounPhrase) and (
+            order == "inverted"
+            or self.subject.determiner in ("a", "no", "")
+            or self.subject.relative is not None
+        )
+        moved = moved and not {"sie", "es"} & {word.text for word in pronouns}
+        both = [*pronouns, *subject] if moved else [*subject, *pronouns]
         if order == "final":
             tags.add("verb-final")
             return [*both, *middle, *tail, *finite, *after]
@@ -236,22 +246,20 @@ class Clause:
             w for x, case in objects if isinstance(x, Pronoun) for w in x.german(case, tags)
         ]
         nouns = [
-            w
-            for x, case in reversed(objects)
-            if isinstance(x, NounPhrase)
-            for w in x.german(case, tags)
+            (x, x.german(case, tags)) for x, case in reversed(objects) if isinstance(x, NounPhrase)
         ]
-        # What is known goes before "oft": Er gibt das Buch oft zurück; er liest oft ein Buch.
-        known = all(
-            isinstance(x, Pronoun)
-            or (x.determiner not in ("a", "no", "every", "") and not x.relative)
-            for x, _ in objects
-        )
-        frequent = self.adverb is not None and self.adverb.kind == "frequency"
-        out = [*nouns, *adverb] if known and frequent else [*adverb, *nouns]
+        # What is known goes before "oft": Er gibt das Buch oft zurück; er liest oft ein Buch; and
+        # of two objects the first: Er zeigt dem Kind oft das Buch.
+        before = 0
+        if self.adverb is not None and self.adverb.kind == "frequency" and nouns:
+            first = nouns[0][0]
+            known = first.determiner not in ("a", "no", "every", "") and not first.relative
+            before = int(known and (len(nouns) == 2 or len(objects) == 1))
+        spoken = [said for _, said in nouns]
+        out = [w for said in (*spoken[:before], adverb, *spoken[before:]) for w in said]
         after: list[Word] = []
         last = objects[0][0] if objects else None
-        moves = not (self.negated or self.place or self.predicate)
+        moves = not (self.place or self.predicate)
         if moves and isinstance(last, NounPhrase) and last.relative is not None:
             length = len(last.german_relative(tags))
             out, after = out[:-length], out[-length:]

@@ -1,17 +1,19 @@
 """Examples of the embedded corpus with their annotations, and the splits that they belong to."""
 
+import functools
 import hashlib
 import itertools
 import random
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 
-from transformer_jax.data.grammar.clauses import Clause, Sentence
-from transformer_jax.data.grammar.phrases import NounPhrase, Pronoun
+from transformer_jax.data.grammar.clauses import Clause, Predicate, Sentence
+from transformer_jax.data.grammar.phrases import NounPhrase, PrepositionalPhrase, Pronoun, Relative
 from transformer_jax.data.grammar.sampling import Sampler
 from transformer_jax.data.grammar.words import Word, spans, text_of
 
-__all__ = ["SPLITS", "Example", "examples", "split_of"]
+__all__ = ["SPLITS", "Example", "examples", "split_of", "stream"]
 
 SPLITS = ("train", "validation", "test", "compositional", "length", "distance")
 # Longest English sentence, and farthest antecedent, of the first three splits (tokens).
@@ -19,6 +21,7 @@ MAX_LENGTH = 20
 MAX_DISTANCE = 8
 # One in this many pairs of adjective and noun, or verb and object, is held out of training.
 HELD_OUT = 12
+_WITH_PARTS = (Clause, Predicate, NounPhrase, PrepositionalPhrase, Pronoun, Relative)
 
 
 @dataclass(frozen=True)
@@ -57,28 +60,33 @@ class Example:
         return self.antecedents[0].pronoun - self.antecedents[0].noun if self.antecedents else 0
 
 
-def examples(split: str, count: int, seed: int = 0) -> Iterator[Example]:
-    """`count` different examples of a split; equal seeds give equal examples.
+def stream(seed: int = 0) -> Iterator[tuple[str, Example]]:
+    """Different examples without end, each with its split; equal seeds give equal streams.
 
     train, validation and test are one distribution and share no sentence. The others hold what
     training never shows: `compositional` pairs of words that are held out, `length` sentences
     that are longer, `distance` antecedents that are farther away.
+    """
+    sampler = Sampler(random.Random(seed))
+    seen = set()
+    while True:
+        example = example_of(sampler.sentence())
+        split = split_of(example)
+        if split is not None and example.english not in seen:
+            seen.add(example.english)
+            yield split, example
+
+
+def examples(split: str, count: int, seed: int = 0) -> Iterator[Example]:
+    """The first `count` examples of a split in the stream of a seed.
 
     >>> [example] = examples("train", 1)
-    >>> [example.german for example in examples("train", 1)] == [example.german]
+    >>> len(example.english.split()) == example.length
     True
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
-    sampler = Sampler(random.Random(f"{seed} {split}"))
-    drawn = (example_of(sampler.sentence()) for _ in itertools.count())
-    seen = set()
-    for example in drawn:
-        if split_of(example) == split and example.english not in seen:
-            seen.add(example.english)
-            yield example
-            if len(seen) == count:
-                return
+    return itertools.islice((example for name, example in stream(seed) if name == split), count)
 
 
 def split_of(example: Example) -> str | None:
@@ -126,8 +134,14 @@ def example_of(sentence: Sentence) -> Example:
 
 
 def _alignment(english: list[Word], german: list[Word]) -> tuple[tuple[int, int], ...]:
+    places = defaultdict(list)
+    for j, word in enumerate(german):
+        for node in word.nodes:
+            places[node].append(j)
     return tuple(
-        (i, j) for i, a in enumerate(english) for j, b in enumerate(german) if a.nodes & b.nodes
+        (i, j)
+        for i, word in enumerate(english)
+        for j in sorted({j for node in word.nodes for j in places[node]})
     )
 
 
@@ -138,12 +152,10 @@ def _place(tokens: list[Word], node: int) -> int:
 def _parts(value) -> Iterator:
     """All phrases and clauses inside a sentence; an antecedent is not inside its pronoun."""
     yield value
-    if isinstance(value, tuple):
-        for item in value:
-            yield from _parts(item)
-    elif is_dataclass(value) and not isinstance(value, Pronoun):
-        for part in fields(value):
-            yield from _parts(getattr(value, part.name))
+    if not isinstance(value, Pronoun):
+        for part in vars(value).values():
+            if isinstance(part, _WITH_PARTS):
+                yield from _parts(part)
 
 
 def _word_pairs(sentence: Sentence) -> Iterator[tuple[str, str]]:
@@ -159,6 +171,7 @@ def _word_pairs(sentence: Sentence) -> Iterator[tuple[str, str]]:
                 yield part.verb.base, thing.noun.singular
 
 
+@functools.cache
 def _is_held_out(pair: tuple[str, str]) -> bool:
     return _hash(" ".join(pair)) % HELD_OUT == 0
 

@@ -19,7 +19,7 @@ _IRREGULAR = {  # present I, he, we; past I/he, we
     "be": ("am", "is", "are", "was", "were"),
     "have": ("have", "has", "have", "had", "had"),
     "do": ("do", "does", "do", "did", "did"),
-    "can": ("can", "can", "can", "could", "could"),
+    "can": ("can", "can", "can", "was able to", "were able to"),
     "must": ("must", "must", "must", "had to", "had to"),
     "want to": ("want to", "wants to", "want to", "wanted to", "wanted to"),
 }

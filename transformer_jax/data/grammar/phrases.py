@@ -88,14 +88,20 @@ class NounPhrase:
         elif determiner == "this" and self.plural:
             determiner = "these"
         core = Phrase.of("NP", words(determiner, self.determiner_node), before)
-        if self.owner is not None:
-            of = Phrase.of("PP", words("of", self.owner.determiner_node), self.owner.english(tags))
-            core = Phrase.of("NP", core, of)
+        if self.owner is not None:  # in place of the article
+            core = Phrase.of("NP", self._english_possessor(self.owner, tags), before)
         if self.place is not None:
             core = Phrase.of("NP", core, self.place.english(tags))
         if self.relative is not None:
             core = Phrase.of("NP", core, self._english_relative(self.relative, tags))
         return core
+
+    def _english_possessor(self, owner: NounPhrase, tags: Tags) -> Phrase:
+        """the man's, the students'; the ending says what the article says in German."""
+        *first, last = owner.english(tags).leaves()
+        ending = "'" if last.text.endswith("s") else "'s"
+        said = Word(last.text + ending, last.nodes | {self.determiner_node})
+        return Phrase.of("NP", first, said)
 
     def _english_relative(self, relative: Relative, tags: Tags) -> Phrase:
         if relative.role == "gen":
@@ -104,6 +110,8 @@ class NounPhrase:
             pronoun = words("who", relative.node)
         elif relative.role == "dat" and relative.clause.accusative is not None:
             pronoun = words("to whom", relative.node)  # "gives the book to" would end in the air
+        elif self.noun.kind == "human":
+            pronoun = words("whom", relative.node)
         else:
             pronoun = words("that", relative.node)
         return Phrase.of("SBAR", pronoun, relative.clause.english(tags, gap=relative.role))

@@ -47,16 +47,22 @@ _AT_REST = (("in", "in", "place"), ("behind", "hinter", "place furniture vehicle
             ("next to", "neben", "place furniture vehicle"),
             ("in front of", "vor", "place vehicle"), ("under", "unter", "furniture"),
             ("on", "auf", "furniture"))  # fmt: skip
-# "jumps behind the house" may be said of a place; what is thrown behind it ends there.
-_INTO = (("into", "in", "place"), ("under", "unter", "furniture"), ("onto", "auf", "furniture"),
+# "runs under the table" may be said of a place; what is thrown under it ends there.
+_INTO = (("into", "in", "place"), ("onto", "auf", "furniture"), ("under", "unter", "furniture"),
          ("behind", "hinter", "place furniture vehicle"),
          ("next to", "neben", "place furniture vehicle"))  # fmt: skip
-# Persons of whom English does not say whether they are he or she.
-_EITHER_SEX = {"child", "student", "neighbour", "farmer", "colleague", "customer", "teacher",
+# Persons whose sex English does not say, or German says otherwise; no he, she, his or her beside
+# them: it would be read as theirs.
+_EITHER_SEX = {"child", "girl", "student", "neighbour", "farmer", "colleague", "customer", "teacher",
                "doctor", "guest", "friend", "baker", "painter"}  # fmt: skip
 # "His woman" is his wife; the others only sound foolish.
 _NEVER_SAID = {("boy", "young"), ("friend", "friendly")}
 _NEVER_OWNED = {"man", "woman"}
+# So many of _INTO: one climbs onto a table, and what is pulled behind a bus need not end there.
+_GOALS = {"go": 1, "pull": 2}
+# What happens to people: nobody "can need" or "wants to collapse".
+_NEVER_WILLED = {"need", "lose", "forget", "hear", "see", "love", "disappear", "die", "fall over",
+                 "fall asleep", "collapse"}  # fmt: skip
 _TOWARDS = (("to", "zu", "dat", "place"), ("through", "durch", "acc", "place"))
 
 
@@ -73,14 +79,21 @@ class Sampler:
         self._verbs: dict[str, list[Verb]] = defaultdict(list)
         for verb in lexicon.verbs:
             self._verbs[verb.frame].append(verb)
+        self._begin()
+
+    def _begin(self) -> None:
         # While a sentence speaks of "it", nothing else in it may be singular and no person.
         self._reserved = False
         self._tense = "present"
-        self._sex_unknown = False
+        # A person of either sex was named; or he, she, his or her was said.
+        self._sex_unknown = self._sex_said = False
+        self._nouns_said: set[str] = set()
+        self._verbs_said: set[Verb] = set()
+        self._time_said = False
 
     def sentence(self) -> Sentence:
         """One sentence."""
-        self._reserved = self._sex_unknown = False
+        self._begin()
         kind = self._weighted({"simple": 6, "subordinate": 4, "coordinate": 2, "it": 5})
         if kind == "it":
             return self._speaking_of_it()
@@ -92,8 +105,12 @@ class Sampler:
             return Coordination(self._clause(tense), conjunction, self._clause(tense))
         tense = "past" if tense == "perfect" else tense
         main, subordinate = self._clause(tense), self._clause(tense)
-        conjunction = self._choice(_CONJUNCTIONS)
-        return Subordination(main, conjunction, subordinate, first=self._chance(0.35))
+        conjunction = self._choice(_CONJUNCTIONS[: 4 if _may_follow_before(subordinate) else 3])
+        if main.negated and conjunction[0] == "before":  # not before: not until
+            main = replace(main, negated=False)
+        placed = isinstance(main.subject, NounPhrase) and main.subject.place
+        first = not placed and self._chance(0.35)
+        return Subordination(main, conjunction, subordinate, first=first)
 
     # Clauses ------------------------------------------------------------------------------
 
@@ -106,7 +123,7 @@ class Sampler:
         frame = self._weighted(weights)
         if frame == "be":
             return self._decorate(self._being(tense, simple=simple), main)
-        verb = self._choice(self._verbs[frame])
+        verb = self._verb(self._verbs[frame])
         subject = self._nominal(verb.subjects, simple=simple)
         clause = self._fill(verb, subject, tense, simple=simple)
         return self._decorate(clause, main)
@@ -130,7 +147,8 @@ class Sampler:
             english, german, case, kinds = self._choice(_TOWARDS)
             parts["place"] = self._preposition(english, german, case, kinds.split())
         elif verb.frame in ("motion", "put"):
-            parts["place"] = self._place(_INTO[: 3 if verb.frame == "motion" else 5], "acc")
+            goals = _GOALS.get(verb.base, 2 if verb.frame == "motion" else 5)
+            parts["place"] = self._place(_INTO[:goals], "acc")
         if verb.frame == "that":
             parts["complement"] = self._clause(
                 "past" if tense == "past" else "present", simple=True
@@ -165,7 +183,8 @@ class Sampler:
             definite = False
         if definite and clause.complement is None and self._chance(0.12):
             return replace(clause, negated=True)
-        if clause.verb is not None and clause.tense != "perfect" and self._chance(0.15):
+        willed = clause.verb is not None and clause.verb.base not in _NEVER_WILLED
+        if willed and clause.tense != "perfect" and self._chance(0.15):
             human = isinstance(clause.subject, Pronoun) or clause.subject.noun.kind == "human"
             if human and clause.complement is None:
                 modal = self._choice(("can", "must", "want to"))
@@ -176,19 +195,28 @@ class Sampler:
 
     def _with_adverb(self, clause: Clause, main: bool) -> Clause:
         nobody = isinstance(clause.subject, NounPhrase) and clause.subject.determiner == "no"
-        if clause.predicate is not None or clause.complement is not None or self._chance(0.3):
-            if nobody or (clause.predicate is not None and clause.predicate.degree == "too"):
+        timeless = clause.predicate is not None or clause.complement is not None
+        if timeless or self._time_said or self._chance(0.3):
+            # "who helped a man often laughs" could be either's often.
+            related = isinstance(clause.subject, NounPhrase) and clause.subject.relative
+            if (
+                related
+                or nobody
+                or (clause.predicate is not None and clause.predicate.degree == "too")
+            ):
                 return clause
             english, german = self._choice(_FREQUENCY)
             return replace(clause, adverb=Adverb(english, german, "frequency"))
         if clause.tense == "perfect":
             return replace(clause, adverb=Adverb("already", "schon", "frequency"))
         english, german = self._choice((*_TIME[clause.tense], *_TIME_ANY))
-        fronted = main and self._chance(0.6)
+        placed = isinstance(clause.subject, NounPhrase) and clause.subject.place
+        fronted = main and not placed and self._chance(0.6)
         # At the end of the English sentence it would belong to a relative clause there.
         last = clause.place or clause.accusative or clause.dative
         if not fronted and isinstance(last, NounPhrase) and last.relative is not None:
             return clause
+        self._time_said = True
         return replace(clause, adverb=Adverb(english, german, "time"), fronted=fronted)
 
     # Nouns --------------------------------------------------------------------------------
@@ -198,14 +226,16 @@ class Sampler:
         if "human" in kinds and self._chance(0.16):
             # After "the teacher", he or she would say which.
             kinds = ("I", "we", "p") if self._sex_unknown else ("I", "we", "p", "m", "f")
-            return Pronoun(self._choice(kinds))
+            pronoun = Pronoun(self._choice(kinds))
+            self._sex_said |= pronoun.kind in ("m", "f")
+            return pronoun
         return self._noun_phrase(kinds, simple=simple)
 
     def _noun_phrase(
         self, kinds: Iterable[str], *, simple: bool, determiners: dict[str, float] | None = None
     ) -> NounPhrase:
-        noun = self._choice(self._nouns[self._choice(sorted(kinds))])
-        plural = self._chance(0.35)
+        noun = self._noun(self._choice(sorted(kinds)))
+        plural = self._chance(0.35) or (self._sex_said and noun.singular in _EITHER_SEX)
         if self._reserved and (noun.kind != "human" or noun.singular == "child"):
             plural = True
         self._sex_unknown |= noun.singular in _EITHER_SEX and not plural
@@ -216,26 +246,43 @@ class Sampler:
         }  # fmt: skip
         if noun.singular in _NEVER_OWNED:
             weights = {w: p for w, p in weights.items() if w not in POSSESSIVES}
+        if self._sex_unknown:
+            weights = {w: p for w, p in weights.items() if w not in ("his", "her")}
         number = None
         # "zwei alter Männer" is no German for "of two old men".
         if plural and determiners is None and self._chance(0.2):
             number = self._number()
             weights = {"the": 2, "": 3}
-        phrase = NounPhrase(noun, self._weighted(weights), plural, number, self._modifiers(noun))
+        determiner = self._weighted(weights)
+        self._sex_said |= determiner in ("his", "her")
+        phrase = NounPhrase(noun, determiner, plural, number, self._modifiers(noun, plural=plural))
         if simple or phrase.determiner in ("no", "every"):
             return phrase
         return self._extended(phrase)
+
+    def _noun(self, kind: str) -> Noun:
+        """A noun that the sentence has not named yet."""
+        noun = self._choice([n for n in self._nouns[kind] if n.singular not in self._nouns_said])
+        self._nouns_said.add(noun.singular)
+        return noun
+
+    def _verb(self, options: list[Verb]) -> Verb:
+        """A verb that the sentence has not used yet, while there is one."""
+        verb = self._choice([verb for verb in options if verb not in self._verbs_said] or options)
+        self._verbs_said.add(verb)
+        return verb
 
     def _extended(self, phrase: NounPhrase) -> NounPhrase:
         """With an owner, a place or a relative clause, or as it is."""
         company = self._weighted({"": 14, "owner": 2, "place": 1, "relative": 5})
         kind = phrase.noun.kind
-        owned_already = phrase.determiner not in ("the", "a", "this")
-        if company == "owner" and kind != "human" and not owned_already:
+        if company == "owner" and kind != "human" and phrase.determiner == "the":
             definite = {"the": 1.0, "my": 0.2}
             owner = self._noun_phrase({"human"}, simple=True, determiners=definite)
             return replace(phrase, owner=owner)
-        if company == "place" and kind in ("human", "thing", "furniture", "vehicle"):
+        # Anywhere but first in the sentence the place would be where something happens.
+        opens = self._nouns_said == {phrase.noun.singular}
+        if company == "place" and opens and kind in ("human", "thing", "furniture", "vehicle"):
             return replace(phrase, place=self._place(_AT_REST[:3], "dat"))
         if company == "relative":
             return replace(phrase, relative=self._relative(phrase))
@@ -250,9 +297,9 @@ class Sampler:
         role = self._weighted(roles)
         stub = NounPhrase(head.noun, "the", head.plural)
         if role == "gen":
-            owned = NounPhrase(self._choice(self._nouns[self._choice(("animal", "thing"))]), "",
-                               self._chance(0.3) or self._reserved)  # fmt: skip
-            owned = replace(owned, modifiers=self._modifiers(owned.noun))
+            noun = self._noun(self._choice(("animal", "thing")))
+            plural = self._chance(0.3) or self._reserved
+            owned = NounPhrase(noun, "", plural, modifiers=self._modifiers(noun, plural=plural))
             predicate = self._predicate(owned.noun.kind, plain=True)
             return Relative(Clause(owned, None, tense, predicate=predicate), role)  # type: ignore[arg-type]
         if role == "nom":
@@ -261,17 +308,22 @@ class Sampler:
             if not verbs:
                 predicate = self._predicate(kind, plain=True)
                 return Relative(Clause(stub, None, tense, predicate=predicate), role)  # type: ignore[arg-type]
-            return Relative(self._fill(self._choice(verbs), stub, tense, simple=True), role)
+            while True:
+                clause = self._fill(self._verb(verbs), stub, tense, simple=True)
+                if clause.accusative is None or not _could_be_object(clause.accusative, head):
+                    return Relative(clause, role)
         if role == "acc":
-            verb = self._choice([v for v in self._verbs["accusative"] if kind in v.objects])
+            verb = self._verb([v for v in self._verbs["accusative"] if kind in v.objects])
             subject = self._nominal(verb.subjects, simple=True)
+            while _could_be_object(subject, head):
+                subject = self._nominal(verb.subjects, simple=True)
             return Relative(Clause(subject, verb, tense, accusative=stub), role)  # type: ignore[arg-type]
-        verb = self._choice([v for f in ("dative", "give") for v in self._verbs[f]])
+        verb = self._verb([v for f in ("dative", "give") for v in self._verbs[f]])
         subject = self._nominal(verb.subjects, simple=True)
         thing = self._nominal(verb.objects, simple=True) if verb.frame == "give" else None
         return Relative(Clause(subject, verb, tense, accusative=thing, dative=stub), role)  # type: ignore[arg-type]
 
-    def _modifiers(self, noun: Noun) -> tuple[Modifier, ...]:
+    def _modifiers(self, noun: Noun, *, plural: bool = False) -> tuple[Modifier, ...]:
         count = int(self._weighted({"0": 6, "1": 5, "2": 1}))
         fitting = [
             a
@@ -280,7 +332,10 @@ class Sampler:
         ]
         first = self._choice(fitting)
         if count < 2:
-            comparative = first.english_comparative is not None and self._chance(0.1)
+            form = first.english_comparative
+            # "more tired bakers" could be a greater number of them.
+            counted = plural and form is not None and form.startswith("more ")
+            comparative = form is not None and not counted and self._chance(0.1)
             return (Modifier(first, comparative),) * count
         # Two colours, or a comparative beside another adjective, is nothing that people say.
         graded = [a for a in fitting if a.english_comparative is not None and a is not first]
@@ -304,34 +359,35 @@ class Sampler:
 
     def _speaking_of_it(self) -> Sentence:
         """Two clauses: one names a thing, the other says something of it, perhaps far away."""
-        verb = self._choice([v for v in self._verbs["accusative"] if v.objects & set(INANIMATE)])
+        verb = self._verb([v for v in self._verbs["accusative"] if v.objects & set(INANIMATE)])
         kind = self._choice(sorted(verb.objects & set(INANIMATE)))
         tense = self._choice(("present", "past"))
-        noun = self._choice(self._nouns[kind])
-        determiner = self._weighted({"the": 4, "a": 4, "my": 1, "his": 1, "her": 1, "this": 1})
+        noun = self._noun(kind)
+        determiner = self._weighted({"the": 4, "a": 4, "my": 1, "our": 1, "their": 1, "this": 1})
         thing = NounPhrase(noun, determiner, modifiers=self._modifiers(noun))
         self._reserved, self._tense = True, tense
         subject = self._nominal({"human"}, simple=self._chance(0.5))
         if self._chance(0.45):
             thing = replace(thing, relative=self._relative(thing))
-        elif thing.determiner in ("the", "a", "this") and self._chance(0.25):
+        elif thing.determiner == "the" and self._chance(0.35):
             owner = self._noun_phrase({"human"}, simple=True, determiners={"the": 1.0})
             thing = replace(thing, owner=owner)
         first = Clause(subject, verb, tense, accusative=thing)  # type: ignore[arg-type]
-        second = self._about(Pronoun("n", thing), kind, tense, verb)
+        second = self._about(Pronoun("n", thing), kind, tense)
         if self._chance(0.5):
             conjunction = self._choice(_CONJUNCTIONS[:2])
             return Subordination(first, conjunction, second)
         return Coordination(first, self._choice((("and", "und"), ("but", "aber"))), second)
 
-    def _about(self, it: Pronoun, kind: str, tense: str, said: Verb) -> Clause:
-        """Something that is said of it, with another verb than was used."""
+    def _about(self, it: Pronoun, kind: str, tense: str) -> Clause:
+        """Something that is said of it."""
         if self._chance(0.45):
             predicate = self._predicate(kind, plain=True)
             return Clause(it, None, tense, predicate=predicate)  # type: ignore[arg-type]
-        verbs = [v for v in self._verbs["accusative"] if kind in v.objects and v is not said]
-        verb = self._choice(verbs)
+        verb = self._verb([v for v in self._verbs["accusative"] if kind in v.objects])
         subject = self._nominal(verb.subjects - {"animal"}, simple=self._chance(0.5))
+        if isinstance(subject, Pronoun) and subject.kind in ("f", "p"):  # no "sie sie"
+            subject = Pronoun(self._choice(("I", "we")))
         return Clause(subject, verb, tense, accusative=it)  # type: ignore[arg-type]
 
     # Chance -------------------------------------------------------------------------------
@@ -349,3 +405,23 @@ class Sampler:
             if point < 0:
                 return option
         return next(option for option, weight in reversed(weights.items()) if weight)
+
+
+def _may_follow_before(clause: Clause) -> bool:
+    """What happens after all, and once: "before he did not always sleep" says nothing."""
+    parts = (clause.subject, clause.accusative, clause.dative)
+    none = any(isinstance(part, NounPhrase) and part.determiner == "no" for part in parts)
+    adverb = clause.adverb
+    at_some_time = adverb is None or (adverb.kind == "time" and adverb.english != "now")
+    return not (none or clause.negated) and at_some_time
+
+
+def _could_be_object(subject: Nominal, head: NounPhrase) -> bool:
+    """Whether German, "die Frauen, die die Männer sahen", leaves open who saw whom."""
+    if isinstance(subject, Pronoun):
+        same = subject.person == head.person and head.gender != "m"
+        return same and subject.kind in ("f", "p")
+    if subject.determiner == "":
+        return True  # "die fünf Männer" would be taken for article and noun
+    either = head.noun.kind in ("human", "animal") and head.gender != "m"
+    return either and subject.gender != "m" and subject.person == head.person

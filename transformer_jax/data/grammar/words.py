@@ -32,7 +32,8 @@ COMMA = Word(",", frozenset())
 
 def words(text: str, *nodes: int) -> list[Word]:
     """The words of a text, all of the same nodes."""
-    return [Word(part, frozenset(nodes)) for part in text.split()]
+    said = frozenset(nodes)
+    return [Word(part, said) for part in text.split()]
 
 
 @dataclass(frozen=True)
