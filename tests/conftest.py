@@ -40,6 +40,7 @@ def shared_data() -> Path:
 def _strict(tmp_path, monkeypatch, request):
     """An empty working folder; no implicit dtype promotion where no optax is involved."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRANSFORMER_JAX_CACHE", str(tmp_path / "cache"))
     ours = request.path.parent.name in ("functional", "models", "decoding")
     with jax.numpy_dtype_promotion("strict" if ours else "standard"):
         yield

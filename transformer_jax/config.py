@@ -16,6 +16,8 @@ from transformer_jax.errors import UserError
 __all__ = ["DataConfig", "ModelConfig", "OptimizerConfig", "RunConfig", "TrainConfig"]
 
 PathPair = tuple[str, str]
+# Fields of DataConfig that say where text is, not what is done with it.
+_PLACES = ("train", "validation", "dataset", "direction", "data_dir", "corpus", "cache_dir")
 
 
 class ConfigError(UserError):
@@ -158,8 +160,16 @@ class DataConfig:
     """Source and target file, one sentence a line, UTF-8."""
     validation: PathPair | None = None
     """Source and target file to evaluate on while training."""
+    dataset: str | None = None
+    """Instead of files: grammar, text, multi30k, wmt14_translate or wmt16_translate."""
+    direction: str = "en-de"
+    """Source and target language of the dataset."""
+    data_dir: str | None = None
+    """Files or archives that the dataset is read from; None writes or downloads them."""
     corpus: str | None = None
-    """Folder made by `prepare`; None prepares inside the run folder."""
+    """Folder made by `prepare`; None prepares the text and keeps it in the run folder too."""
+    cache_dir: str | None = None
+    """Where prepared data is kept; None is $TRANSFORMER_JAX_CACHE or ~/.cache/transformer_jax."""
     vocabulary: Literal["bpe", "unigram", "whitespace"] = "bpe"
     """SentencePiece BPE or unigram trained on the text, or tokens as the text separates them."""
     max_length: int = 256
@@ -173,8 +183,16 @@ class DataConfig:
         _check_types(self)
         _positive(self, "max_length", "batch_tokens", "num_shapes")
         _require(
-            self.corpus is None or (self.train is None and self.validation is None),
-            f"corpus {self.corpus} is prepared text: leave train and validation out",
+            self.corpus is None or (self.train, self.validation, self.dataset) == (None,) * 3,
+            f"corpus {self.corpus} is prepared text: leave train, validation and dataset out",
+        )
+        _require(
+            self.dataset is None or (self.train is None and self.validation is None),
+            f"dataset {self.dataset} brings its own text: leave train and validation out",
+        )
+        _require(
+            self.data_dir is None or self.dataset is not None,
+            f"data_dir {self.data_dir} belongs to a dataset: name it too, as in --dataset text",
         )
         _require(
             self.max_length <= self.batch_tokens,
@@ -263,8 +281,8 @@ class RunConfig:
             for part in ("model", "optimizer", "data")
             for name, value in dataclasses.asdict(getattr(self, part)).items()
         }
-        for path in ("train", "validation", "corpus"):
-            del fields[f"data.{path}"]
+        for place in _PLACES:
+            del fields[f"data.{place}"]
         return fields | {"train.seed": self.train.seed}
 
 

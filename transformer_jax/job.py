@@ -14,7 +14,7 @@ from transformer_jax.checkpoints import Checkpoints, DamagedCheckpoint, on_devic
 from transformer_jax.config import DataConfig, RunConfig
 from transformer_jax.data.batching import Batches, Prefetch
 from transformer_jax.data.corpus import Corpus, CorpusError
-from transformer_jax.data.preparation import Receipt, prepare
+from transformer_jax.data.preparation import Receipt, prepare_once
 from transformer_jax.decoding.inference import Inference
 from transformer_jax.evaluation.bleu import suited_bleu
 from transformer_jax.evaluation.evaluate import make_evaluation
@@ -60,11 +60,20 @@ def train(
 def _absolute(data: DataConfig) -> DataConfig:
     """Paths that hold from any working folder."""
 
-    def pair(paths):
-        return paths and tuple(str(Path(path).absolute()) for path in paths)
+    def path(given: str) -> str:
+        return str(Path(given).absolute())
 
-    corpus = data.corpus and str(Path(data.corpus).absolute())
-    return replace(data, train=pair(data.train), validation=pair(data.validation), corpus=corpus)
+    def pair(given: tuple[str, str]) -> tuple[str, str]:
+        return path(given[0]), path(given[1])
+
+    return replace(
+        data,
+        train=data.train and pair(data.train),
+        validation=data.validation and pair(data.validation),
+        corpus=data.corpus and path(data.corpus),
+        data_dir=data.data_dir and path(data.data_dir),
+        cache_dir=data.cache_dir and path(data.cache_dir),
+    )
 
 
 def _begin(config: RunConfig, folder: Path, init_from: Path | None) -> tuple[Run, Corpus]:
@@ -84,7 +93,7 @@ def _begin(config: RunConfig, folder: Path, init_from: Path | None) -> tuple[Run
     else:
         prepared = folder / "corpus"
         vocabulary = None if other is None else other.vocabulary
-        prepare(data, config.model.vocab_size, prepared, vocabulary, replace=True)
+        prepare_once(data, config.model.vocab_size, prepared, vocabulary)
     corpus = Corpus.open(prepared / "train")
     corpus.verify()
     model = replace(config.model, vocab_size=len(corpus.vocabulary))
@@ -115,9 +124,9 @@ def _go_on(config: RunConfig, folder: Path) -> tuple[Run, Corpus]:
     data = config.data
     prepared = Path(data.corpus) if data.corpus else folder / "corpus"
     receipt = Receipt.read(prepared)
-    if receipt is None and data.train is not None:
+    if receipt is None and (data.train or data.dataset):
         # Somebody cleared the prepared text away: the same text gives the same corpus.
-        prepare(data, len(run.vocabulary), prepared, run.vocabulary)
+        prepare_once(data, len(run.vocabulary), prepared, run.vocabulary)
     elif receipt is not None and (changed := receipt.changed_file(data)):
         raise RunError(
             f"{folder} was prepared from another text than {changed} holds now: bring the old "

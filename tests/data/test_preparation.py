@@ -1,10 +1,12 @@
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from transformer_jax import DataConfig
 from transformer_jax.data.corpus import Corpus, CorpusError
-from transformer_jax.data.preparation import Receipt, prepare
+from transformer_jax.data.preparation import Receipt, cache_folder, prepare, prepare_once
 from transformer_jax.data.text import TextError
 from transformer_jax.errors import UserError
 
@@ -62,8 +64,46 @@ def test_prepared_text_is_left_alone_until_something_changes(tmp_path, data):
     with pytest.raises(CorpusError, match="was prepared from other text or with other settings"):
         prepare(data, 290, out)
     assert Corpus.open(out / "train").fingerprint == first
-    prepare(data, 290, out, replace=True)
-    assert len(Corpus.open(out / "train").vocabulary) == 290
+
+
+def test_equal_text_is_prepared_once_for_all_runs(tmp_path, data):
+    cache = replace(data, cache_dir=str(tmp_path / "cache"))
+    first, second = tmp_path / "first", tmp_path / "second"
+    prepare_once(cache, 300, first)
+    [cached] = (tmp_path / "cache" / "corpora").iterdir()
+    stamp = (cached / "train" / "corpus.json").stat()
+    prepare_once(cache, 300, second)
+    assert (second / "train" / "corpus.json").samefile(first / "train" / "corpus.json")
+    assert (second / "train" / "corpus.json").stat().st_mtime_ns == stamp.st_mtime_ns
+    # A run keeps its text when the cache is cleared, and other settings are other text.
+    shutil.rmtree(tmp_path / "cache")
+    Corpus.open(first / "train").verify()
+    prepare_once(cache, 290, second)
+    assert len(Corpus.open(second / "train").vocabulary) == 290
+    assert len(Corpus.open(first / "train").vocabulary) == 300
+
+
+def test_a_damaged_cache_is_written_again(tmp_path, data):
+    cache = replace(data, cache_dir=str(tmp_path / "cache"))
+    prepare_once(cache, 300, tmp_path / "first")
+    [cached] = (tmp_path / "cache" / "corpora").iterdir()
+    path = cached / "train" / "source.tokens.npy"
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    prepare_once(cache, 300, tmp_path / "second")
+    Corpus.open(tmp_path / "second" / "train").verify()
+
+
+def test_where_prepared_data_is_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRANSFORMER_JAX_CACHE", "/a")
+    assert cache_folder("b") == tmp_path / "b"  # tests run in tmp_path
+    assert cache_folder(None) == Path("/a")
+    monkeypatch.delenv("TRANSFORMER_JAX_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert cache_folder(None) == Path("/x/transformer_jax")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder(None) == Path.home() / ".cache" / "transformer_jax"
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
@@ -79,7 +119,8 @@ def test_validation_of_other_settings_does_not_stay_behind(tmp_path, data):
     out = tmp_path / "out"
     prepare(replace(data, validation=data.train), 300, out)
     assert (out / "validation").is_dir()
-    prepare(data, 290, out, replace=True)
+    (out / Receipt.FILE).unlink()
+    prepare(data, 290, out)
     assert not (out / "validation").exists()
 
 

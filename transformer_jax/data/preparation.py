@@ -1,29 +1,30 @@
-"""From text files to a prepared corpus: vocabulary, token arrays, and what they were made from."""
+"""From text to a prepared corpus: vocabulary, token arrays, and what they were made from."""
 
 import dataclasses
 import hashlib
 import json
 import logging
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformer_jax.config import ConfigError, DataConfig, PathPair, from_tree
-from transformer_jax.data.corpus import CorpusError, write_corpus
-from transformer_jax.data.text import TextError, read_pairs
+from transformer_jax.config import ConfigError, DataConfig, from_tree
+from transformer_jax.data.corpus import Corpus, CorpusError, write_corpus
+from transformer_jax.data.text import ParallelText, TextError, TextFiles, digest
 from transformer_jax.data.vocabulary import Vocabulary, train_vocabulary
 
-__all__ = ["Receipt", "prepare"]
+__all__ = ["Receipt", "cache_folder", "prepare", "prepare_once"]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a prepared folder was made from: SHA-256 of each file, and the settings."""
+    """What a prepared folder was made from: the identity of each text, and the settings."""
 
-    train: PathPair
-    validation: PathPair | None
+    train: str
+    validation: str | None
     vocabulary: str
     vocab_size: int
     """As asked for; the vocabulary may be smaller."""
@@ -35,11 +36,12 @@ class Receipt:
 
     @classmethod
     def of(
-        cls, train: PathPair, data: DataConfig, vocab_size: int, vocabulary: Vocabulary | None
+        cls, texts: "_Texts", data: DataConfig, vocab_size: int, vocabulary: Vocabulary | None
     ) -> "Receipt":
+        train, validation = texts
         return cls(
-            _digests(train),
-            _digests(data.validation) if data.validation else None,
+            train.identity,
+            None if validation is None else validation.identity,
             data.vocabulary,
             vocab_size,
             data.max_length,
@@ -58,68 +60,140 @@ class Receipt:
         text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
         (folder / self.FILE).write_text(text, encoding="utf-8")
 
+    @property
+    def name(self) -> str:
+        """A name for what was made; equal for equal text and settings."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+
     def changed_file(self, data: DataConfig) -> str | None:
         """A training file of `data` that is there but is not the one prepared."""
-        for path, digest in zip(data.train or (), self.train):
-            if Path(path).is_file() and _digest(path) != digest:
+        for path in data.train or ():
+            if Path(path).is_file() and digest(path) not in self.train.split():
                 return path
         return None
 
 
+_Texts = tuple[ParallelText, ParallelText | None]
+
+
 def prepare(
-    data: DataConfig,
-    vocab_size: int,
-    folder: Path,
-    vocabulary: Vocabulary | None = None,
-    *,
-    replace: bool = False,
+    data: DataConfig, vocab_size: int, folder: Path, vocabulary: Vocabulary | None = None
 ) -> Path:
     """Train the vocabulary and tokenise the text into folder/train and folder/validation.
 
-    A `vocabulary` that is given is used as it is. What is there already from the same files with
-    the same settings is left alone; what is there from others is an error, or replaced.
+    A `vocabulary` that is given is used as it is. What is there already from the same text with
+    the same settings is left alone; what is there from others is an error.
     """
-    if data.train is None:
-        raise CorpusError("no training text: give --train SOURCE TARGET")
-    receipt, found = Receipt.of(data.train, data, vocab_size, vocabulary), Receipt.read(folder)
+    texts = _texts(data)
+    receipt, found = Receipt.of(texts, data, vocab_size, vocabulary), Receipt.read(folder)
     if found == receipt:
         log.info("%s is prepared already", folder)
         return folder
-    if found is not None and not replace:
+    if found is not None:
         raise CorpusError(
             f"{folder} was prepared from other text or with other settings, and runs may depend on "
             "it: give another folder, or remove this one first"
         )
-    for pair in (data.train, data.validation):
-        _check_text(pair)
-    if vocabulary is None:
-        lines = (line for pair in read_pairs(*data.train) for line in pair)
-        vocabulary = train_vocabulary(data.vocabulary, lines, vocab_size)
-    (folder / Receipt.FILE).unlink(missing_ok=True)
-    corpus = write_corpus(folder / "train", read_pairs(*data.train), vocabulary, data.max_length)
-    left_out = corpus.left_out
-    log.info(
-        "%s: %d pairs, vocabulary of %d; left out: %d with an empty side, %d beyond max_length %d",
-        folder, len(corpus), len(vocabulary), left_out["empty"], left_out["too_long"],
-        data.max_length,
-    )  # fmt: skip
-    shutil.rmtree(folder / "validation", ignore_errors=True)
-    if data.validation is not None:
-        write_corpus(folder / "validation", read_pairs(*data.validation), vocabulary)
-    receipt.write(folder)
+    _write(texts, receipt, data, folder, vocabulary)
     return folder
 
 
-def _check_text(pair: PathPair | None) -> None:
-    """Read a pair of files through, so that their faults are found before hours of work."""
-    if pair is not None and not sum(1 for left, right in read_pairs(*pair) if left and right):
-        raise TextError(f"{pair[0]} and {pair[1]} hold no pair of lines with text on both sides")
+def prepare_once(
+    data: DataConfig, vocab_size: int, folder: Path, vocabulary: Vocabulary | None = None
+) -> None:
+    """As `prepare` into a new folder, through the cache: equal text is prepared once for all runs.
+
+    Files are links to those of the cache where the file system allows, and copies where not, so
+    that either may be removed without the other.
+    """
+    texts = _texts(data)
+    receipt = Receipt.of(texts, data, vocab_size, vocabulary)
+    cached = cache_folder(data.cache_dir) / "corpora" / receipt.name
+    if Receipt.read(cached) == receipt and _is_sound(cached / "train"):
+        log.info("prepared already, in %s", cached)
+    else:
+        # Jobs that start together each write their own; the last one stays.
+        partial = cached.with_name(f"{cached.name}.{os.getpid()}")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            _write(texts, receipt, data, partial, vocabulary)
+            shutil.rmtree(cached, ignore_errors=True)
+            partial.rename(cached)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    half = folder.with_name(f"{folder.name}.partial")
+    for old in (half, folder):
+        shutil.rmtree(old, ignore_errors=True)
+    shutil.copytree(cached, half, copy_function=_link)
+    half.rename(folder)
 
 
-def _digests(pair: PathPair) -> PathPair:
-    return _digest(pair[0]), _digest(pair[1])
+def cache_folder(given: str | None) -> Path:
+    """Where prepared data is kept: as given, else $TRANSFORMER_JAX_CACHE, else under ~/.cache."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "transformer_jax"
+    return Path(given or os.environ.get("TRANSFORMER_JAX_CACHE") or default).absolute()
 
 
-def _digest(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _texts(data: DataConfig) -> _Texts:
+    """(training text, validation text or None)."""
+    if data.dataset is not None:
+        # A machine without tensorflow-datasets can train from files, or from a prepared corpus.
+        from transformer_jax.data.datasets import load_dataset
+
+        splits = load_dataset(
+            data.dataset, data.direction, data.data_dir, cache_folder(data.cache_dir)
+        )
+        return splits["train"], splits.get("validation")
+    if data.train is None:
+        raise CorpusError("no training text: give --train SOURCE TARGET or --dataset NAME")
+    return TextFiles(*data.train), data.validation and TextFiles(*data.validation)
+
+
+def _write(
+    texts: _Texts,
+    receipt: Receipt,
+    data: DataConfig,
+    folder: Path,
+    vocabulary: Vocabulary | None,
+) -> None:
+    """Prepare into `folder`; the receipt comes last, so that a folder without one is none."""
+    train, validation = texts
+    for text in texts:
+        if isinstance(text, TextFiles):
+            _check(text)
+    if vocabulary is None:
+        lines = (line for pair in train for line in pair)
+        vocabulary = train_vocabulary(data.vocabulary, lines, receipt.vocab_size)
+    corpus = write_corpus(folder / "train", train, vocabulary, data.max_length)
+    left_out = corpus.left_out
+    log.info(
+        "%s: %d pairs, vocabulary of %d; left out: %d with an empty side, %d beyond max_length %d",
+        train, len(corpus), len(vocabulary), left_out["empty"], left_out["too_long"],
+        data.max_length,
+    )  # fmt: skip
+    shutil.rmtree(folder / "validation", ignore_errors=True)
+    if validation is not None:
+        write_corpus(folder / "validation", validation, vocabulary)
+    receipt.write(folder)
+
+
+def _check(text: TextFiles) -> None:
+    """Read a text through, so that its faults are found before hours of work."""
+    if not sum(1 for left, right in text if left and right):
+        raise TextError(f"{text} hold no pair of lines with text on both sides")
+
+
+def _is_sound(folder: Path) -> bool:
+    try:
+        Corpus.open(folder).verify()
+    except CorpusError as error:
+        log.warning("%s", error)
+        return False
+    return True
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

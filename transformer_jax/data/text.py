@@ -1,12 +1,58 @@
 r"""Plain text files: UTF-8, one sentence a line, lines end at "\n" and nowhere else."""
 
+import hashlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
 from transformer_jax.errors import UserError
 
-__all__ = ["TextError", "decode_lines", "read_lines", "read_pairs"]
+__all__ = [
+    "ParallelText",
+    "TextError",
+    "TextFiles",
+    "decode_lines",
+    "digest",
+    "read_lines",
+    "read_pairs",
+    "read_table",
+]
+
+
+class ParallelText(Protocol):
+    """Line pairs that may be read again and again; `str` names them in messages."""
+
+    @property
+    def identity(self) -> str:
+        """Equal for equal text; does not depend on where the text lies."""
+
+    def __iter__(self) -> Iterator[tuple[str, str]]: ...
+
+
+@dataclass(frozen=True)
+class TextFiles:
+    """Two files, line n of one translating line n of the other."""
+
+    source: str
+    target: str
+
+    @property
+    def identity(self) -> str:
+        return f"{digest(self.source)} {digest(self.target)}"
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return read_pairs(self.source, self.target)
+
+    def __str__(self) -> str:
+        return f"{self.source} and {self.target}"
+
+
+def digest(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class TextError(UserError):
@@ -52,3 +98,29 @@ def read_pairs(source: str | os.PathLike, target: str | os.PathLike) -> Iterator
                 "line n of one must translate line n of the other"
             )
         yield left, right  # type: ignore[misc]
+
+
+def read_table(path: str | os.PathLike, source: str, target: str) -> Iterator[tuple[str, str]]:
+    """Pairs of two columns of a file whose fields are separated by tabs.
+
+    Its first line names the columns, by their languages for one. Fields hold no quotes that mean
+    anything: a tab is always the end of one.
+    """
+    lines = read_lines(path)
+    names = next(lines, "").split("\t")
+    places = []
+    for name in (source, target):
+        if names.count(name) != 1:
+            raise TextError(
+                f"{path}, line 1: of the columns {', '.join(map(repr, names))} exactly one must be "
+                f"{name!r}: the first line names each column by its language"
+            )
+        places.append(names.index(name))
+    for number, line in enumerate(lines, 2):
+        fields = line.split("\t")
+        if len(fields) != len(names):
+            raise TextError(
+                f"{path}, line {number}: {len(fields)} fields, but line 1 names {len(names)}: "
+                "remove tabs inside a field, or give the missing ones"
+            )
+        yield fields[places[0]], fields[places[1]]

@@ -79,8 +79,8 @@ class Clause:
     """A subject and what is said of it; `verb` None is "be" with a predicate.
 
     In a relative clause the part that the relative pronoun stands for (`gap`: nom, acc or dat) is
-    there but not spoken. A clause with a modal is not negated: "cannot", "need not" and "was not able
-    to" would each be another rule.
+    there but not spoken. A clause with a modal is not negated: "cannot", "need not" and "was not
+    able to" would each be another rule.
     """
 
     subject: Nominal

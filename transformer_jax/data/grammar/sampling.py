@@ -15,6 +15,21 @@ from transformer_jax.data.grammar.clauses import (
     Simple,
     Subordination,
 )
+from transformer_jax.data.grammar.collocations import (
+    AT_REST,
+    CONJUNCTIONS,
+    EITHER_SEX,
+    FREQUENCY,
+    GOALS,
+    INANIMATE,
+    INTO,
+    NEVER_OWNED,
+    NEVER_SAID,
+    NEVER_WILLED,
+    TIME,
+    TIME_ANY,
+    TOWARDS,
+)
 from transformer_jax.data.grammar.english import POSSESSIVES
 from transformer_jax.data.grammar.lexicon import Noun, Verb, load_lexicon
 from transformer_jax.data.grammar.phrases import (
@@ -27,43 +42,6 @@ from transformer_jax.data.grammar.phrases import (
 )
 
 __all__ = ["Sampler"]
-
-INANIMATE = ("food", "dish", "text", "thing", "furniture", "vehicle", "place")
-_FREQUENCY = (("often", "oft"), ("sometimes", "manchmal"), ("always", "immer"))
-_TIME = {
-    "present": (("today", "heute"), ("now", "jetzt"), ("every day", "jeden Tag")),
-    "past": (
-        ("yesterday", "gestern"),
-        ("last week", "letzte Woche"),
-        ("last year", "letztes Jahr"),
-    ),
-}
-_TIME_ANY = (("in the evening", "am Abend"), ("in the morning", "am Morgen"),
-             ("on Sunday", "am Sonntag"), ("at night", "nachts"))  # fmt: skip
-_CONJUNCTIONS = (("because", "weil"), ("although", "obwohl"), ("while", "während"),
-                 ("before", "bevor"))  # fmt: skip
-# English, German, classes of what follows; each of them either way.
-_AT_REST = (("in", "in", "place"), ("behind", "hinter", "place furniture vehicle"),
-            ("next to", "neben", "place furniture vehicle"),
-            ("in front of", "vor", "place vehicle"), ("under", "unter", "furniture"),
-            ("on", "auf", "furniture"))  # fmt: skip
-# "runs under the table" may be said of a place; what is thrown under it ends there.
-_INTO = (("into", "in", "place"), ("onto", "auf", "furniture"), ("under", "unter", "furniture"),
-         ("behind", "hinter", "place furniture vehicle"),
-         ("next to", "neben", "place furniture vehicle"))  # fmt: skip
-# Persons whose sex English does not say, or German says otherwise; no he, she, his or her beside
-# them: it would be read as theirs.
-_EITHER_SEX = {"child", "girl", "student", "neighbour", "farmer", "colleague", "customer", "teacher",
-               "doctor", "guest", "friend", "baker", "painter"}  # fmt: skip
-# "His woman" is his wife; the others only sound foolish.
-_NEVER_SAID = {("boy", "young"), ("friend", "friendly")}
-_NEVER_OWNED = {"man", "woman"}
-# So many of _INTO: one climbs onto a table, and what is pulled behind a bus need not end there.
-_GOALS = {"go": 1, "pull": 2}
-# What happens to people: nobody "can need" or "wants to collapse".
-_NEVER_WILLED = {"need", "lose", "forget", "hear", "see", "love", "disappear", "die", "fall over",
-                 "fall asleep", "collapse"}  # fmt: skip
-_TOWARDS = (("to", "zu", "dat", "place"), ("through", "durch", "acc", "place"))
 
 
 class Sampler:
@@ -105,7 +83,7 @@ class Sampler:
             return Coordination(self._clause(tense), conjunction, self._clause(tense))
         tense = "past" if tense == "perfect" else tense
         main, subordinate = self._clause(tense), self._clause(tense)
-        conjunction = self._choice(_CONJUNCTIONS[: 4 if _may_follow_before(subordinate) else 3])
+        conjunction = self._choice(CONJUNCTIONS[: 4 if _may_follow_before(subordinate) else 3])
         if main.negated and conjunction[0] == "before":  # not before: not until
             main = replace(main, negated=False)
         placed = isinstance(main.subject, NounPhrase) and main.subject.place
@@ -142,13 +120,13 @@ class Sampler:
         somewhere = verb.frame == "intransitive" and verb.auxiliary == "haben"
         if verb.frame == "rest" or (somewhere and self._chance(0.4)):
             # "smiles on" and "looks on" would be other verbs.
-            parts["place"] = self._place(_AT_REST[: 6 if verb.frame == "rest" else 5], "dat")
+            parts["place"] = self._place(AT_REST[: 6 if verb.frame == "rest" else 5], "dat")
         if verb.frame == "motion" and self._chance(0.35):
-            english, german, case, kinds = self._choice(_TOWARDS)
+            english, german, case, kinds = self._choice(TOWARDS)
             parts["place"] = self._preposition(english, german, case, kinds.split())
         elif verb.frame in ("motion", "put"):
-            goals = _GOALS.get(verb.base, 2 if verb.frame == "motion" else 5)
-            parts["place"] = self._place(_INTO[:goals], "acc")
+            goals = GOALS.get(verb.base, 2 if verb.frame == "motion" else 5)
+            parts["place"] = self._place(INTO[:goals], "acc")
         if verb.frame == "that":
             parts["complement"] = self._clause(
                 "past" if tense == "past" else "present", simple=True
@@ -183,7 +161,7 @@ class Sampler:
             definite = False
         if definite and clause.complement is None and self._chance(0.12):
             return replace(clause, negated=True)
-        willed = clause.verb is not None and clause.verb.base not in _NEVER_WILLED
+        willed = clause.verb is not None and clause.verb.base not in NEVER_WILLED
         if willed and clause.tense != "perfect" and self._chance(0.15):
             human = isinstance(clause.subject, Pronoun) or clause.subject.noun.kind == "human"
             if human and clause.complement is None:
@@ -205,11 +183,11 @@ class Sampler:
                 or (clause.predicate is not None and clause.predicate.degree == "too")
             ):
                 return clause
-            english, german = self._choice(_FREQUENCY)
+            english, german = self._choice(FREQUENCY)
             return replace(clause, adverb=Adverb(english, german, "frequency"))
         if clause.tense == "perfect":
             return replace(clause, adverb=Adverb("already", "schon", "frequency"))
-        english, german = self._choice((*_TIME[clause.tense], *_TIME_ANY))
+        english, german = self._choice((*TIME[clause.tense], *TIME_ANY))
         placed = isinstance(clause.subject, NounPhrase) and clause.subject.place
         fronted = main and not placed and self._chance(0.6)
         # At the end of the English sentence it would belong to a relative clause there.
@@ -235,16 +213,16 @@ class Sampler:
         self, kinds: Iterable[str], *, simple: bool, determiners: dict[str, float] | None = None
     ) -> NounPhrase:
         noun = self._noun(self._choice(sorted(kinds)))
-        plural = self._chance(0.35) or (self._sex_said and noun.singular in _EITHER_SEX)
+        plural = self._chance(0.35) or (self._sex_said and noun.singular in EITHER_SEX)
         if self._reserved and (noun.kind != "human" or noun.singular == "child"):
             plural = True
-        self._sex_unknown |= noun.singular in _EITHER_SEX and not plural
+        self._sex_unknown |= noun.singular in EITHER_SEX and not plural
         weights = determiners or {
             "the": 9, "a": 0 if plural else 5, "": 2 if plural else 0, "this": 2,
             "every": 0 if plural else 0.7, "no": 0.7, "my": 0.8, "his": 0.8, "her": 0.8,
             "our": 0.5, "their": 0.5,
         }  # fmt: skip
-        if noun.singular in _NEVER_OWNED:
+        if noun.singular in NEVER_OWNED:
             weights = {w: p for w, p in weights.items() if w not in POSSESSIVES}
         if self._sex_unknown:
             weights = {w: p for w, p in weights.items() if w not in ("his", "her")}
@@ -283,7 +261,7 @@ class Sampler:
         # Anywhere but first in the sentence the place would be where something happens.
         opens = self._nouns_said == {phrase.noun.singular}
         if company == "place" and opens and kind in ("human", "thing", "furniture", "vehicle"):
-            return replace(phrase, place=self._place(_AT_REST[:3], "dat"))
+            return replace(phrase, place=self._place(AT_REST[:3], "dat"))
         if company == "relative":
             return replace(phrase, relative=self._relative(phrase))
         return phrase
@@ -328,7 +306,7 @@ class Sampler:
         fitting = [
             a
             for a in self._adjectives
-            if noun.kind in a.kinds and (noun.singular, a.english) not in _NEVER_SAID
+            if noun.kind in a.kinds and (noun.singular, a.english) not in NEVER_SAID
         ]
         first = self._choice(fitting)
         if count < 2:
@@ -375,7 +353,7 @@ class Sampler:
         first = Clause(subject, verb, tense, accusative=thing)  # type: ignore[arg-type]
         second = self._about(Pronoun("n", thing), kind, tense)
         if self._chance(0.5):
-            conjunction = self._choice(_CONJUNCTIONS[:2])
+            conjunction = self._choice(CONJUNCTIONS[:2])
             return Subordination(first, conjunction, second)
         return Coordination(first, self._choice((("and", "und"), ("but", "aber"))), second)
 

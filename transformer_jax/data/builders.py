@@ -1,0 +1,245 @@
+"""Our own tensorflow-datasets: the embedded corpus, parallel text files, and Multi30k."""
+
+import gzip
+import hashlib
+import zlib
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import requests
+import tensorflow_datasets as tfds
+
+from transformer_jax.data.grammar import corpus
+from transformer_jax.data.text import TextError, TextFiles, digest, read_table
+
+__all__ = ["Grammar", "Multi30k", "ParallelFiles"]
+
+VERSION = tfds.core.Version("1.0.0")
+
+
+class _Builder(tfds.core.GeneratorBasedBuilder):
+    """A builder outside tensorflow-datasets' own folders; examples keep their order."""
+
+    VERSION = VERSION
+    features: tfds.features.FeaturesDict
+
+    def __init__(self, config: str, data_dir: Path):
+        super().__init__(config=tfds.core.BuilderConfig(name=config), data_dir=data_dir)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        # disable_shuffling: batching shuffles; prepared text stays in the order of its files.
+        return tfds.core.DatasetInfo(builder=self, features=self.features, disable_shuffling=True)
+
+
+class Grammar(_Builder):
+    """The embedded corpus with its annotations: so many training pairs, 1,000 of each other split.
+
+    Its configuration carries a digest of the grammar's own files, so that a changed grammar is
+    another dataset.
+    """
+
+    SIZES: ClassVar = {"10k": 10_000, "50k": 50_000, "200k": 200_000, "1m": 1_000_000}
+    HELD_OUT = 1000
+
+    def __init__(self, size: str, data_dir: Path):
+        if size not in self.SIZES:
+            raise TextError(f"grammar has no size {size!r}; it has {', '.join(self.SIZES)}")
+        self._size = self.SIZES[size]
+        places = tfds.features.Tensor(shape=(None, 2), dtype=np.int32)
+        self.features = tfds.features.FeaturesDict(
+            {
+                "en": tfds.features.Text(),
+                "de": tfds.features.Text(),
+                "alignment": places,
+                "antecedents": places,
+                "spans": tfds.features.Sequence(
+                    {"label": tfds.features.Text(), "start": np.int32, "end": np.int32}
+                ),
+                "tags": tfds.features.Sequence(tfds.features.Text()),
+            }
+        )
+        super().__init__(f"{size}-{_grammar_digest()[:12]}", data_dir)
+
+    def _split_generators(self, dl_manager):
+        wanted = dict.fromkeys(corpus.SPLITS, self.HELD_OUT) | {"train": self._size}
+        drawn: dict[str, list[corpus.Example]] = {split: [] for split in wanted}
+        missing = sum(wanted.values())
+        for split, example in corpus.stream():
+            if len(drawn[split]) < wanted[split]:
+                drawn[split].append(example)
+                missing -= 1
+                if not missing:
+                    break
+        return {split: self._generate_examples(drawn[split]) for split in corpus.SPLITS}
+
+    def _generate_examples(self, drawn) -> Iterator[tuple[int, dict]]:
+        for number, example in enumerate(drawn):
+            antecedents = [(part.pronoun, part.noun) for part in example.antecedents]
+            yield (
+                number,
+                {
+                    "en": example.english,
+                    "de": example.german,
+                    "alignment": _places(example.alignment),
+                    "antecedents": _places(antecedents),
+                    "spans": [{"label": n, "start": a, "end": b} for n, a, b in example.spans],
+                    "tags": sorted(example.tags),
+                },
+            )
+
+
+def _places(pairs) -> np.ndarray:
+    return np.asarray(pairs, np.int32).reshape(-1, 2)
+
+
+def _grammar_digest() -> str:
+    found = hashlib.sha256()
+    for file in sorted(resources.files(corpus.__package__).iterdir(), key=lambda file: file.name):
+        if file.name.endswith((".py", ".tsv")):
+            found.update(file.read_bytes())
+    return found.hexdigest()
+
+
+class ParallelFiles(_Builder):
+    """A folder of train.LANGUAGE, validation.LANGUAGE and test.LANGUAGE, or of .tsv; or one .tsv.
+
+    Only the training text must be there. Its configuration is a digest of the files, so that other
+    text is another dataset.
+    """
+
+    NAMES: ClassVar = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"),
+             "test": ("test",)}  # fmt: skip
+
+    def __init__(self, path: Path, source: str, target: str, data_dir: Path):
+        self._languages = source, target
+        self._files = self._find(path)
+        texts = {language: tfds.features.Text() for language in self._languages}
+        self.features = tfds.features.FeaturesDict(texts)
+        parts = [
+            part for split, files in self._files.items() for part in (split, *map(digest, files))
+        ]
+        identity = hashlib.sha256(" ".join(parts).encode()).hexdigest()
+        super().__init__(f"{source}-{target}-{identity[:16]}", data_dir)
+
+    def _find(self, path: Path) -> dict[str, tuple[Path, ...]]:
+        """Split -> its two text files, or its one table."""
+        if path.is_file():
+            return {"train": (path,)}
+        found = {}
+        for split, names in self.NAMES.items():
+            for name in names:
+                pair = tuple(path / f"{name}.{language}" for language in self._languages)
+                table = path / f"{name}.tsv"
+                if all(file.is_file() for file in pair):
+                    found[split] = pair
+                elif table.is_file():
+                    found[split] = (table,)
+                else:
+                    continue
+                break
+        if "train" not in found:
+            source, target = self._languages
+            raise TextError(
+                f"{path} holds no training text: neither train.{source} and train.{target} nor "
+                "train.tsv, whose first line names the languages of its columns"
+            )
+        return found
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(files) for split, files in self._files.items()}
+
+    def _generate_examples(self, files) -> Iterator[tuple[int, dict]]:
+        if len(files) == 2:
+            read = iter(TextFiles(*files))
+        else:
+            read = read_table(files[0], *self._languages)
+        for number, pair in enumerate(read):
+            yield number, dict(zip(self._languages, pair))
+
+
+class Multi30k(_Builder):
+    """Captions of Flickr30k in three languages, task 1 of Elliott et al. 2016 and 2017.
+
+    Downloaded from the corpus's repository, or read from a folder that holds the same files,
+    packed or not. Either way the SHA-256 of each text is checked.
+    """
+
+    LANGUAGES = ("en", "de", "fr")
+    URL = (
+        "https://raw.githubusercontent.com/multi30k/dataset/"
+        "a3d2e0d26b56f3846f66a952536ffed4e401d05a/data/task1/raw"
+    )
+    NAMES: ClassVar = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
+    SHA256: ClassVar = {
+        "train.en": "460a15fbd157e34a7a9957ee388c1ca247fe47af3ef25fb50442af6c274e0fc6",
+        "train.de": "2c2b73fd2b548fbcde3a875e0a78d6ee94d498bfdee6bd3eae3945779e9ddf72",
+        "train.fr": "5925a3c18f1587b6b54b87743106e6e8ab93618edb6f65d19eac0621f853a10d",
+        "val.en": "1f2a23d992769b5b3d209b0a10dd0b77c08cceb1f20dfb97ed0aafa49d107227",
+        "val.de": "660e09eb7e1da2f856ea13ee5ad3cf6d36b3d5b0b733c857e94c5747a3dfc660",
+        "val.fr": "5304e444d842e962b2dda4d816b70b22a1765b15401642b7ca37a67477e708dc",
+        "test_2016_flickr.en": "399a4382932c1aadd3ceb9bef1008d388a64c76d4ae4e9d4728c6f4301cac182",
+        "test_2016_flickr.de": "4be6b5b3236b79c25475c6bb829800a7ce559e9ba7a1f6c2394fe4d40be46d16",
+        "test_2016_flickr.fr": "cb3160d69b002bb638e66cc7612fcd56cb0af82eadc9c142dedc438afb885ef6",
+    }
+    # A file that unpacks to more than this is none of them.
+    LARGEST = 1 << 24
+
+    def __init__(self, data_dir: Path, path: Path | None = None):
+        self._path = path
+        texts = {language: tfds.features.Text() for language in self.LANGUAGES}
+        self.features = tfds.features.FeaturesDict(texts)
+        super().__init__("task1", data_dir)
+
+    def _split_generators(self, dl_manager):
+        if self._path is None:
+            check_connection(self.URL)
+            files = dl_manager.download({name: f"{self.URL}/{name}.gz" for name in self.SHA256})
+        else:
+            files = {name: self._local(self._path, name) for name in self.SHA256}
+        texts = {name: self._read(name, Path(file)) for name, file in files.items()}
+        return {
+            split: self._generate_examples([texts[f"{name}.{la}"] for la in self.LANGUAGES])
+            for split, name in self.NAMES.items()
+        }
+
+    def _local(self, folder: Path, name: str) -> Path:
+        """A file of the user's folder; it must hold all of them."""
+        found = [file for file in (folder / name, folder / f"{name}.gz") if file.is_file()]
+        if not found:
+            raise TextError(
+                f"{folder} lacks {name} (or {name}.gz), which {self.URL} has: get it, or leave "
+                "--data-dir out to have the corpus downloaded"
+            )
+        return found[0]
+
+    def _read(self, name: str, file: Path) -> list[str]:
+        """The lines of a file that is what it should be."""
+        packed = file.read_bytes()[:2] == b"\x1f\x8b"
+        try:
+            with gzip.open(file) if packed else file.open("rb") as text:
+                content = text.read(self.LARGEST)
+        except (OSError, EOFError, zlib.error) as error:
+            raise TextError(f"{file} cannot be unpacked: {error}") from None
+        if hashlib.sha256(content).hexdigest() != self.SHA256[name]:
+            raise TextError(
+                f"{file} is not Multi30k's {name}: its SHA-256 is another; get it again, or read a "
+                "text of your own with --dataset text"
+            )
+        return content.decode().removesuffix("\n").split("\n")
+
+    def _generate_examples(self, sides) -> Iterator[tuple[int, dict]]:
+        for number, texts in enumerate(zip(*sides)):
+            yield number, dict(zip(self.LANGUAGES, texts))
+
+
+def check_connection(url: str) -> None:
+    """Raise TextError where a download cannot begin: tensorflow-datasets tries for minutes."""
+    try:
+        requests.head(url, timeout=10)
+    except requests.RequestException as error:
+        raise TextError(
+            f"{url} cannot be reached ({type(error).__name__}): give the files with --data-dir"
+        ) from None

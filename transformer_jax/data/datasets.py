@@ -1,0 +1,165 @@
+"""Datasets by name: prepared once by tensorflow-datasets as array_record, read without TensorFlow.
+
+grammar           the embedded corpus; grammar/10k, /50k (the default), /200k, /1m training pairs
+text              a folder of one's own: train.LANGUAGE, validation.LANGUAGE, test.LANGUAGE, or the
+                  same as .tsv; or one .tsv file
+multi30k          29,000 captions in en, de, fr (Elliott et al. 2016): downloaded, or a folder
+wmt14_translate   en-de (4.5M pairs, section 5.1) and en-fr: downloaded, or a folder of archives
+wmt16_translate   en-de
+"""
+
+import contextlib
+import difflib
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
+
+from transformer_jax.data import builders, wmt
+from transformer_jax.errors import UserError
+
+__all__ = ["DatasetError", "DatasetText", "load_dataset", "load_split"]
+
+log = logging.getLogger(__name__)
+
+# Examples read together.
+READ = 4096
+DATASETS = ("grammar", "text", "multi30k", "wmt14_translate", "wmt16_translate")
+
+
+class DatasetError(UserError):
+    """A dataset that cannot be had; the message names it, what is missing and the remedy."""
+
+
+@dataclass(frozen=True)
+class DatasetText:
+    """Pairs of two languages of a prepared split."""
+
+    builder: tfds.core.DatasetBuilder
+    split: str
+    source: str
+    target: str
+
+    @property
+    def identity(self) -> str:
+        return f"{self.builder.info.full_name} {self.split} {self.source}-{self.target}"
+
+    def __len__(self) -> int:
+        return self.builder.info.splits[self.split].num_examples
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        # Only the two texts, straight from the stored message: decoding all features by their types
+        # takes ten times as long.
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        for record in _batched(self.builder.as_data_source(self.split, deserialize_method=raw)):
+            stored = tf_example_pb2.Example.FromString(record).features.feature
+            source, target = (
+                stored[side].bytes_list.value[0] for side in (self.source, self.target)
+            )
+            yield source.decode(), target.decode()
+
+    def examples(self) -> Iterator[dict]:
+        """Everything that is stored of each pair; text is bytes."""
+        return _batched(self.builder.as_data_source(self.split))
+
+    def __str__(self) -> str:
+        return f"split {self.split} of {self.builder.info.full_name}"
+
+
+def load_dataset(
+    name: str, direction: str, data_dir: str | None, cache: Path
+) -> dict[str, DatasetText]:
+    """Split -> its text, prepared under `cache` unless it is there already.
+
+    name       one of DATASETS; grammar takes a size, as in grammar/10k
+    direction  "en-de": source and target language
+    data_dir   the user's own files or archives; None generates or downloads
+    """
+    source, target = _languages(direction)
+    builder = _builder(name, source, target, data_dir, cache / "tensorflow_datasets")
+    if not builder.is_prepared():
+        log.info("preparing %s, once, in %s", builder.info.full_name, builder.data_dir)
+        _prepare(builder, data_dir)
+    return {split: DatasetText(builder, split, source, target) for split in builder.info.splits}
+
+
+def load_split(
+    name: str, split: str, direction: str, data_dir: str | None, cache: Path
+) -> DatasetText:
+    """One split of `load_dataset`; an unknown one is an error that lists those that are there."""
+    splits = load_dataset(name, direction, data_dir, cache)
+    if split not in splits:
+        raise DatasetError(f"dataset {name} has no split {split!r}; it has {', '.join(splits)}")
+    return splits[split]
+
+
+def _batched(records) -> Iterator:
+    """The records one by one, read many at a time."""
+    for start in range(0, len(records), READ):
+        yield from records.__getitems__(range(start, min(start + READ, len(records))))
+
+
+def _languages(direction: str) -> tuple[str, str]:
+    found = re.fullmatch(r"([a-z]{2,3})-([a-z]{2,3})", direction)
+    if not found or found[1] == found[2]:
+        raise DatasetError(
+            f"direction {direction!r} is not two different languages, as in en-de or de-en"
+        )
+    return found[1], found[2]
+
+
+def _builder(
+    name: str, source: str, target: str, data_dir: str | None, root: Path
+) -> tfds.core.DatasetBuilder:
+    name, _, config = name.partition("/")
+    if name not in DATASETS:
+        close = difflib.get_close_matches(name, DATASETS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(DATASETS)}"
+        raise DatasetError(f"dataset {name!r} is unknown; {hint}")
+    if config and name != "grammar":
+        raise DatasetError(f"dataset {name} has no configuration {config!r}: leave it out")
+    if name == "text":
+        if data_dir is None:
+            raise DatasetError("dataset text needs --data-dir: a folder, or a .tsv file")
+        return builders.ParallelFiles(Path(data_dir), source, target, root)
+    languages: tuple[tuple[str, ...], ...]
+    if name.startswith("wmt"):
+        languages = wmt.PAIRS[name]
+    else:
+        languages = (("en", "de"),) if name == "grammar" else (builders.Multi30k.LANGUAGES,)
+    fitting = [group for group in languages if {source, target} <= set(group)]
+    if not fitting:
+        known = ", ".join(f"{a}-{b}" for g in languages for a in g for b in g if a != b)
+        raise DatasetError(f"dataset {name} has no direction {source}-{target}; it has {known}")
+    if name == "grammar":
+        if data_dir is not None:
+            raise DatasetError("dataset grammar is written, not read: leave --data-dir out")
+        return builders.Grammar(config or "50k", root)
+    if name == "multi30k":
+        return builders.Multi30k(root, None if data_dir is None else Path(data_dir))
+    return tfds.builder(f"{name}/{'-'.join(fitting[0])}", data_dir=root)
+
+
+def _prepare(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> None:
+    options = {}
+    with contextlib.ExitStack() as stack:
+        # It writes messages to standard output, which belongs to results.
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        if not sys.stderr.isatty():
+            tfds.disable_progress_bar()
+        try:
+            if builder.name in wmt.PAIRS:
+                options["manual_dir"] = data_dir
+                options["extract_dir"] = stack.enter_context(wmt.unpacked(builder, data_dir))
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(**options),
+                # Of its other formats, parquet loses rows without TensorFlow and tfrecord needs it.
+                file_format="array_record",
+            )
+        except tfds.download.DownloadError as error:
+            raise DatasetError(f"{builder.name} cannot be downloaded: {error}") from None
