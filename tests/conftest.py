@@ -36,6 +36,12 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory):
+    """Fixtures that several tests share prepare their text here, not in the user's cache."""
+    os.environ["TRANSFORMER_JAX_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(autouse=True)
 def _strict(tmp_path, monkeypatch, request):
     """An empty working folder; no implicit dtype promotion where no optax is involved."""

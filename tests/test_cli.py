@@ -9,6 +9,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+SMALL = ["--preset", "tiny", "--vocabulary", "whitespace", "--d-model", 16, "--d-ff", 32,
+         "--num-layers", 1, "--num-heads", 2, "--max-length", 16, "--batch-tokens", 64,
+         "--num-shapes", 2, "--warmup-steps", 20]  # fmt: skip
+
+
 def command(*arguments, text=None):
     return subprocess.run(
         [sys.executable, "-m", "transformer_jax.cli", *map(str, arguments)],
@@ -43,15 +48,35 @@ def test_help_imports_nothing_heavy(name):
         (["train", "--run-dir", "r", "--dropout", "1.5"], r"dropout 1.5 is outside [0, 1)"),
         (["train", "--run-dir", "r", "--d-model", "10"], "not divisible by num_heads 8"),
         (["translate", "--run-dir", "r", "--n-best", "9"], "n_best 9 is more than beam_size 4"),
+        (["train", "--run-dir", "r", "--dataset", "gramar"], "unknown; did you mean 'grammar'?"),
+        (
+            ["prepare", "--output", "r", "--dataset", "grammar", "--direction", "en-fr"],
+            "has no direction en-fr; it has en-de, de-en",
+        ),
+        (
+            ["train", "--run-dir", "r", "--dataset", "wmt14_translate", "--data-dir", "here"],
+            "here lacks training-parallel-europarl-v7.tgz, training-parallel-commoncrawl.tgz",
+        ),
+        (
+            ["train", "--run-dir", "r", "--dataset", "multi30k", "--data-dir", "here"],
+            "here lacks train.en (or train.en.gz)",
+        ),
+        (
+            ["train", "--run-dir", "r", "--dataset", "grammar", "--train", "a", "b"],
+            "dataset grammar brings its own text: leave train and validation out",
+        ),
+        (["train", "--run-dir", "r", "--data-dir", "d"], "data_dir d belongs to a dataset"),
+        (["evaluate", "--run-dir", "r"], "give --test SOURCE REFERENCE or --split NAME"),
     ],
 )
 def test_bad_input_gets_one_message_and_no_traceback(arguments, message, tmp_path):
     done = command(*arguments)
     assert done.returncode == 1
-    assert done.stderr.startswith("transformer-jax: ")
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert not list(tmp_path.iterdir())
+    *before, last = done.stderr.splitlines()
+    assert last.startswith("transformer-jax: ")
+    assert message in last
+    assert all(line.startswith("preparing ") for line in before)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_ctrl_c_while_the_first_step_compiles(tmp_path):
@@ -79,11 +104,8 @@ def test_train_translate_evaluate(tmp_path):
 
     train, test = write_text(tmp_path / "train"), write_text(tmp_path / "test", 20, seed=3)
     run = tmp_path / "run"
-    options = ["--preset", "tiny", "--vocabulary", "whitespace", "--d-model", 16, "--d-ff", 32,
-               "--num-layers", 1, "--num-heads", 2, "--max-length", 16, "--batch-tokens", 64,
-               "--num-shapes", 2, "--warmup-steps", 20]  # fmt: skip
     done = command("train", "--train", *train, "--validation", *test, "--run-dir", run,
-                   "--steps", 8, *options)  # fmt: skip
+                   "--steps", 8, *SMALL)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(run)
     assert "step/s" in done.stderr or "s/step" in done.stderr
@@ -101,3 +123,47 @@ def test_train_translate_evaluate(tmp_path):
     assert "tokenized BLEU = " in done.stdout
     assert "perplexity = " in done.stdout
     assert len(out.read_text().splitlines()) == 20
+
+
+def test_a_dataset_is_prepared_once_and_evaluated_by_split(tmp_path):
+    from tests.test_job import write_text
+
+    folder = tmp_path / "texts"
+    for split, count in (("train", 300), ("validation", 20), ("test", 15)):
+        source, target = write_text(tmp_path / split, count, seed=count)
+        folder.mkdir(exist_ok=True)
+        Path(source).rename(folder / f"{split}.en")
+        Path(target).rename(folder / f"{split}.de")
+    dataset = ["--dataset", "text", "--direction", "de-en", "--data-dir", folder]
+    cache = ["--cache-dir", tmp_path / "kept"]
+    outputs = []
+    for name in ("one", "two"):
+        done = command("train", *dataset, *cache, *SMALL, "--steps", 2, "--run-dir", name)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == f"{name}\n"
+        outputs.append(done.stderr)
+    assert "preparing parallel_files/de-en" in outputs[0]
+    assert "preparing" not in outputs[1]
+    assert "prepared already, in" in outputs[1]
+    done = command("evaluate", "--run-dir", "one", "--split", "test", "--output", "out")
+    assert done.returncode == 0, done.stderr
+    assert "tokenized BLEU = " in done.stdout
+    assert len(Path("out").read_text().splitlines()) == 15
+    done = command("evaluate", "--run-dir", "one", "--split", "tset")
+    assert done.returncode == 1
+    assert "has no split 'tset'; it has train, validation, test" in done.stderr
+    # Prepared alone, for a machine without tensorflow-datasets.
+    done = command("prepare", *dataset, *SMALL, "--output", "prepared")
+    assert done.returncode == 0, done.stderr
+    code = (
+        "import sys; sys.modules['tensorflow_datasets'] = None\n"
+        "from transformer_jax.cli import main\n"
+        "main(sys.argv[1:])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    line = ["train", "--corpus", "prepared", "--run-dir", "three", "--steps", 2, *SMALL]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, line)],
+        capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

@@ -39,7 +39,10 @@ from transformer_jax.search import Search
         (lambda: ModelConfig(d_model=512.0), "d_model 512.0 must be of type int"),
         (lambda: OptimizerConfig(lr_factor=float("inf")), "lr_factor inf is not finite"),
         (lambda: OptimizerConfig(label_smoothing=None), "label_smoothing None must be of type"),
-        (lambda: DataConfig(corpus="c", train=("a", "b")), "leave train and validation out"),
+        (
+            lambda: DataConfig(corpus="c", train=("a", "b")),
+            "leave train, validation and dataset out",
+        ),
         (
             lambda: RunConfig(ModelConfig(positions="learned", max_positions=64)),
             "max_length 256 is more than the max_positions 64",

@@ -89,8 +89,10 @@ class Evaluate:
 
     run_dir: Path
     """Folder of a trained run."""
-    test: tuple[Path, Path]
+    test: tuple[Path, Path] | None = None
     """Source and reference file."""
+    split: str | None = None
+    """Instead of files: a split of the dataset that the run was trained on, as test."""
     checkpoint: str = "averaged"
     """averaged (the newest where there is no average), best, last, or a step."""
     language: str = "de"
@@ -100,17 +102,18 @@ class Evaluate:
     search: Search = Search()
 
     def run(self) -> None:
-        from transformer_jax.testset import evaluate_files
+        from transformer_jax.testset import evaluate, test_text
+        from transformer_jax.translator import Translator
 
         if self.output is not None:
             self.output.touch()  # a folder that is not there is known before the work, not after
-        result = evaluate_files(
-            self.run_dir, self.test, self.search, self.checkpoint, self.language
-        )
+        text = test_text(self.run_dir, self.test, self.split)
+        translator = Translator.load(self.run_dir, self.checkpoint)
+        result = evaluate(translator, text, self.search, self.language)
         print(result)
         if self.output is not None:
-            text = "".join(f"{line}\n" for line in result.translations)
-            self.output.write_text(text, encoding="utf-8", newline="\n")
+            lines = "".join(f"{line}\n" for line in result.translations)
+            self.output.write_text(lines, encoding="utf-8", newline="\n")
 
 
 COMMANDS = {"train": Train, "prepare": Prepare, "translate": Translate, "evaluate": Evaluate}

@@ -1,20 +1,23 @@
-"""All scores of a trained run on a test set of two text files."""
+"""All scores of a trained run on a test set."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformer_jax.data.text import TextError, read_pairs
+from transformer_jax.data.preparation import cache_folder
+from transformer_jax.data.text import ParallelText, TextError, TextFiles
 from transformer_jax.data.vocabulary import WhitespaceVocabulary
+from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bleu import Score, score_all, suited_bleu
+from transformer_jax.run import Run
 from transformer_jax.search import Search
 from transformer_jax.translator import Translator
 
-__all__ = ["Evaluation", "evaluate_files"]
+__all__ = ["Evaluation", "evaluate", "test_text"]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Translations of the source file and what they score."""
+    """Translations of the source text and what they score."""
 
     checkpoint: str
     perplexity: float
@@ -26,18 +29,35 @@ class Evaluation:
         return "\n".join([*head, *map(str, self.scores)])
 
 
-def evaluate_files(
-    run_dir: Path, test: tuple[Path, Path], search: Search, checkpoint: str, language: str
+def test_text(run_dir: Path, files: tuple[Path, Path] | None, split: str | None) -> ParallelText:
+    """Two files, or a split of the dataset that a run was trained on."""
+    if (files is None) == (split is None):
+        raise UserError("what to evaluate on: give --test SOURCE REFERENCE or --split NAME")
+    if files is not None:
+        return TextFiles(str(files[0]), str(files[1]))
+    data = Run.open(run_dir).config.data
+    if data.dataset is None:
+        raise UserError(
+            f"{run_dir} was not trained on a dataset, so it has no split {split!r}: give --test "
+            "SOURCE REFERENCE"
+        )
+    from transformer_jax.data.datasets import load_split
+
+    cache = cache_folder(data.cache_dir)
+    return load_split(data.dataset, str(split), data.direction, data.data_dir, cache)
+
+
+def evaluate(
+    translator: Translator, text: ParallelText, search: Search, language: str
 ) -> Evaluation:
     """Perplexity per target token (EOS included, no smoothing), and the scores that suit the text.
 
     Text of a whitespace vocabulary is tokenised already and gets the BLEU of tokens; other text
     gets every score of raw text.
     """
-    pairs = list(read_pairs(*test))
+    pairs = list(text)
     if not pairs:
-        raise TextError(f"{test[0]} and {test[1]} hold no lines to evaluate on")
-    translator = Translator.load(run_dir, checkpoint)
+        raise TextError(f"{text} hold no lines to evaluate on")
     sources, references = zip(*pairs)
     translations = translator.translate(sources, search)
     if isinstance(translator.vocabulary, WhitespaceVocabulary):

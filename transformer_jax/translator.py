@@ -1,6 +1,7 @@
 """A trained run as a translator of text."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,16 +10,17 @@ from typing import BinaryIO
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from transformer_jax.data.text import TextError, decode_lines
-from transformer_jax.data.vocabulary import Vocabulary
+from transformer_jax.data.vocabulary import EOS_ID, Vocabulary
 from transformer_jax.decoding.inference import Inference
 from transformer_jax.errors import UserError
 from transformer_jax.models.transformer import Transformer
 from transformer_jax.run import Run
 from transformer_jax.search import Search
 
-__all__ = ["Translation", "Translator"]
+__all__ = ["Attention", "Translation", "Translator"]
 
 # Lines translated together: enough to group by length, few enough to stream.
 CHUNK = 1024
@@ -33,6 +35,24 @@ class Translation:
     score: float
 
 
+@dataclass(frozen=True)
+class Attention:
+    """Attention weights of one sentence pair, float32; the keys of a row sum to 1.
+
+    source          S pieces that the encoder reads, "</s>" last
+    target_read     T pieces that the decoder has read at each position, "<s>" first
+    target_written  T pieces that it writes there, "</s>" last
+    encoder [L, H, S, S]   decoder [L, H, T, T]   cross [L, H, T, S]
+    """
+
+    source: list[str]
+    target_read: list[str]
+    target_written: list[str]
+    encoder: np.ndarray
+    decoder: np.ndarray
+    cross: np.ndarray
+
+
 class Translator:
     """Text in, text out, from a run folder alone."""
 
@@ -40,6 +60,7 @@ class Translator:
         self.model, self.params, self.vocabulary = model, params, vocabulary
         self.checkpoint = checkpoint
         self._inference = Inference(model, params)
+        self._attend = jax.jit(functools.partial(model.apply, mutable=["attention"]))
 
     @classmethod
     def load(cls, run_dir: str | Path, checkpoint: str = "averaged") -> "Translator":
@@ -100,6 +121,30 @@ class Translator:
                 output.write("".join(f"{text}\n" for text in texts).encode())
             output.flush()
             first += len(lines)
+
+    def attention(self, source: str, target: str | None = None) -> "Attention":
+        """What the model attends to when it writes `target` (default: its own translation)."""
+        if target is None:
+            [target] = self.translate([source])
+        [read, written] = ([*self.vocabulary.encode(line), EOS_ID] for line in (source, target))
+        rows = [jnp.asarray([ids], jnp.int32) for ids in (read, written)]
+        _, state = self._attend({"params": self.params}, *rows)
+        layers = range(self.model.config.num_layers)
+
+        def weights(name: str) -> np.ndarray:
+            stack, part = name.split(".")
+            found = [state["attention"][f"{stack}_{i}"][part]["weights"][0] for i in layers]
+            return np.stack([np.asarray(layer, np.float32) for layer in found])
+
+        tokens = self.vocabulary.tokens
+        return Attention(
+            tokens(read),
+            ["<s>", *tokens(written[:-1])],
+            tokens(written),
+            weights("encoder.self_attention"),
+            weights("decoder.self_attention"),
+            weights("decoder.cross_attention"),
+        )
 
     def score(self, sources: Sequence[str], targets: Sequence[str]) -> list[float]:
         """Log-probability in nats, EOS included, of each target given its source (no penalty)."""

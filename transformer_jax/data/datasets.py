@@ -10,6 +10,7 @@ wmt16_translate   en-de
 
 import contextlib
 import difflib
+import io
 import logging
 import re
 import sys
@@ -148,8 +149,8 @@ def _builder(
 def _prepare(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> None:
     options = {}
     with contextlib.ExitStack() as stack:
-        # It writes messages to standard output, which belongs to results.
-        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        # It prints to standard output, which belongs to results.
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         if not sys.stderr.isatty():
             tfds.disable_progress_bar()
         try:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -17,6 +18,9 @@ from transformer_jax.data.vocabulary import Vocabulary, train_vocabulary
 __all__ = ["Receipt", "cache_folder", "prepare", "prepare_once"]
 
 log = logging.getLogger(__name__)
+
+# Pairs that a vocabulary is learned from at most; 37,000 types need no more.
+VOCABULARY_PAIRS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -158,11 +162,13 @@ def _write(
 ) -> None:
     """Prepare into `folder`; the receipt comes last, so that a folder without one is none."""
     train, validation = texts
-    for text in texts:
-        if isinstance(text, TextFiles):
-            _check(text)
+    count = _count(train)
+    if validation is not None:
+        _count(validation)
     if vocabulary is None:
-        lines = (line for pair in train for line in pair)
+        # Evenly spaced pairs, because a vocabulary's trainer holds its lines in memory.
+        some = itertools.islice(train, 0, None, -(-count // VOCABULARY_PAIRS))
+        lines = (line for pair in some for line in pair)
         vocabulary = train_vocabulary(data.vocabulary, lines, receipt.vocab_size)
     corpus = write_corpus(folder / "train", train, vocabulary, data.max_length)
     left_out = corpus.left_out
@@ -177,10 +183,12 @@ def _write(
     receipt.write(folder)
 
 
-def _check(text: TextFiles) -> None:
-    """Read a text through, so that its faults are found before hours of work."""
-    if not sum(1 for left, right in text if left and right):
+def _count(text: ParallelText) -> int:
+    """Pairs with text on both sides; read through, so that faults are found before hours of work."""
+    count = sum(1 for left, right in text if left and right)
+    if not count:
         raise TextError(f"{text} hold no pair of lines with text on both sides")
+    return count
 
 
 def _is_sound(folder: Path) -> bool:

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 from transformer_jax.data.vocabulary import Vocabulary, WhitespaceVocabulary
 
-__all__ = ["Score", "compound_split", "sacre_score", "score_all", "suited_bleu", "tokenized_bleu"]
+__all__ = [
+    "Score",
+    "compound_split",
+    "exact_match",
+    "sacre_score",
+    "score_all",
+    "suited_bleu",
+    "tokenized_bleu",
+]
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,17 @@ def paper_bleu(hypotheses: Sequence[str], references: Sequence[str], language: s
 
     signature = f"{score.signature}|moses:{language}-sacremoses-{version('sacremoses')}|compound"
     return Score("compound-split BLEU", score.value, signature)
+
+
+def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
+    """Percent of translations that are their reference, character for character.
+
+    >>> exact_match(["a", "b"], ["a", "c"]).value
+    50.0
+    """
+    _check(hypotheses, references)
+    equal = sum(a == b for a, b in zip(hypotheses, references))
+    return Score("exact match", 100 * equal / len(references), "cased")
 
 
 def score_all(hypotheses: Sequence[str], references: Sequence[str], language: str) -> list[Score]:

@@ -19,7 +19,17 @@ from transformer_jax.data.grammar.phrases import (
 )
 from transformer_jax.data.grammar.words import COMMA, Phrase, Word, new_node, words
 
-__all__ = ["Adverb", "Clause", "Coordination", "Predicate", "Sentence", "Simple", "Subordination"]
+__all__ = [
+    "Adverb",
+    "Clause",
+    "Coordination",
+    "Predicate",
+    "Sentence",
+    "Simple",
+    "Subordination",
+    "could_be_object",
+    "may_follow_before",
+]
 
 Order = Literal["main", "inverted", "final"]
 _MODALS = {"can": "können", "must": "müssen", "want to": "wollen"}
@@ -342,3 +352,23 @@ class Simple:
 
 
 Sentence = Simple | Subordination | Coordination
+
+
+def may_follow_before(clause: Clause) -> bool:
+    """What happens after all, and once: "before he did not always sleep" says nothing."""
+    parts = (clause.subject, clause.accusative, clause.dative)
+    none = any(isinstance(part, NounPhrase) and part.determiner == "no" for part in parts)
+    adverb = clause.adverb
+    at_some_time = adverb is None or (adverb.kind == "time" and adverb.english != "now")
+    return not (none or clause.negated) and at_some_time
+
+
+def could_be_object(subject: Nominal, head: NounPhrase) -> bool:
+    """Whether German, "die Frauen, die die Männer sahen", leaves open who saw whom."""
+    if isinstance(subject, Pronoun):
+        same = subject.person == head.person and head.gender != "m"
+        return same and subject.kind in ("f", "p")
+    if subject.determiner == "":
+        return True  # "die fünf Männer" would be taken for article and noun
+    either = head.noun.kind in ("human", "animal") and head.gender != "m"
+    return either and subject.gender != "m" and subject.person == head.person

@@ -14,6 +14,8 @@ from transformer_jax.data.grammar.clauses import (
     Sentence,
     Simple,
     Subordination,
+    could_be_object,
+    may_follow_before,
 )
 from transformer_jax.data.grammar.collocations import (
     AT_REST,
@@ -83,7 +85,7 @@ class Sampler:
             return Coordination(self._clause(tense), conjunction, self._clause(tense))
         tense = "past" if tense == "perfect" else tense
         main, subordinate = self._clause(tense), self._clause(tense)
-        conjunction = self._choice(CONJUNCTIONS[: 4 if _may_follow_before(subordinate) else 3])
+        conjunction = self._choice(CONJUNCTIONS[: 4 if may_follow_before(subordinate) else 3])
         if main.negated and conjunction[0] == "before":  # not before: not until
             main = replace(main, negated=False)
         placed = isinstance(main.subject, NounPhrase) and main.subject.place
@@ -288,12 +290,12 @@ class Sampler:
                 return Relative(Clause(stub, None, tense, predicate=predicate), role)  # type: ignore[arg-type]
             while True:
                 clause = self._fill(self._verb(verbs), stub, tense, simple=True)
-                if clause.accusative is None or not _could_be_object(clause.accusative, head):
+                if clause.accusative is None or not could_be_object(clause.accusative, head):
                     return Relative(clause, role)
         if role == "acc":
             verb = self._verb([v for v in self._verbs["accusative"] if kind in v.objects])
             subject = self._nominal(verb.subjects, simple=True)
-            while _could_be_object(subject, head):
+            while could_be_object(subject, head):
                 subject = self._nominal(verb.subjects, simple=True)
             return Relative(Clause(subject, verb, tense, accusative=stub), role)  # type: ignore[arg-type]
         verb = self._verb([v for f in ("dative", "give") for v in self._verbs[f]])
@@ -383,23 +385,3 @@ class Sampler:
             if point < 0:
                 return option
         return next(option for option, weight in reversed(weights.items()) if weight)
-
-
-def _may_follow_before(clause: Clause) -> bool:
-    """What happens after all, and once: "before he did not always sleep" says nothing."""
-    parts = (clause.subject, clause.accusative, clause.dative)
-    none = any(isinstance(part, NounPhrase) and part.determiner == "no" for part in parts)
-    adverb = clause.adverb
-    at_some_time = adverb is None or (adverb.kind == "time" and adverb.english != "now")
-    return not (none or clause.negated) and at_some_time
-
-
-def _could_be_object(subject: Nominal, head: NounPhrase) -> bool:
-    """Whether German, "die Frauen, die die Männer sahen", leaves open who saw whom."""
-    if isinstance(subject, Pronoun):
-        same = subject.person == head.person and head.gender != "m"
-        return same and subject.kind in ("f", "p")
-    if subject.determiner == "":
-        return True  # "die fünf Männer" would be taken for article and noun
-    either = head.noun.kind in ("human", "animal") and head.gender != "m"
-    return either and subject.gender != "m" and subject.person == head.person

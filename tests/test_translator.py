@@ -1,0 +1,52 @@
+"""What a translator gives of its model beside translations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer_jax import Transformer, Translator, presets
+from transformer_jax.data.vocabulary import EOS_ID, WhitespaceVocabulary
+
+
+@pytest.fixture(scope="module")
+def translator():
+    vocabulary = WhitespaceVocabulary(["a", "b", "c", "d"])
+    model = Transformer(presets.tiny(len(vocabulary)))
+    tokens = jnp.ones((1, 1), jnp.int32)
+    params = model.init(jax.random.key(0), tokens, tokens)["params"]
+    return Translator(model, params, vocabulary)
+
+
+def test_attention_of_a_pair(translator):
+    seen = translator.attention("a b c", "d d")
+    assert seen.source == ["a", "b", "c", "</s>"]
+    assert seen.target_read == ["<s>", "d", "d"]
+    assert seen.target_written == ["d", "d", "</s>"]
+    layers, heads = 2, 4
+    assert seen.encoder.shape == (layers, heads, 4, 4)
+    assert seen.decoder.shape == (layers, heads, 3, 3)
+    assert seen.cross.shape == (layers, heads, 3, 4)
+    for weights in (seen.encoder, seen.decoder, seen.cross):
+        np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
+    assert not np.triu(seen.decoder, 1).any()  # nothing of what is written later
+    # The same numbers as the model gives when it is asked itself.
+    encode = translator.vocabulary.encode
+    rows = [jnp.array([[*encode(line), EOS_ID]]) for line in ("a b c", "d d")]
+    variables = {"params": translator.params}
+    _, state = translator.model.apply(variables, *rows, mutable=["attention"])
+    attention = state["attention"]
+    for layer in range(layers):
+        for weights, where in (
+            (seen.encoder, attention[f"encoder_{layer}"]["self_attention"]),
+            (seen.decoder, attention[f"decoder_{layer}"]["self_attention"]),
+            (seen.cross, attention[f"decoder_{layer}"]["cross_attention"]),
+        ):
+            np.testing.assert_allclose(weights[layer], where["weights"][0], atol=1e-6)
+
+
+def test_attention_of_its_own_translation(translator):
+    [translation] = translator.translate(["a b"])
+    own, given = translator.attention("a b"), translator.attention("a b", translation)
+    assert own.target_written == given.target_written
+    np.testing.assert_array_equal(own.cross, given.cross)

@@ -1,0 +1,74 @@
+"""Pictures hold the numbers that they are made from."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from transformer_jax.visualization.attention import attention_map, by_word, words
+from transformer_jax.visualization.curves import learning_curve
+
+
+def test_words_of_pieces():
+    assert words(["▁The", "▁", "Bä", "r,", "▁", "▁x", "</s>"]) == [
+        ("The", [0]), ("Bär,", [1, 2, 3]), ("", [4]), ("x", [5]), ("</s>", [6]),
+    ]  # fmt: skip
+    assert [word for word, _ in words(["<s>", "▁a", "b"])] == ["<s>", "ab"]
+    # A whitespace vocabulary: every token is a word.
+    assert [word for word, _ in words(["pul@@", "ley", "</s>"])] == ["pul@@", "ley", "</s>"]
+
+
+def test_weights_by_word_by_hand():
+    pieces = ["▁a", "▁b", "c", "</s>"]
+    weights = np.array(
+        [[0.1, 0.2, 0.3, 0.4], [0.5, 0.1, 0.1, 0.3], [0.3, 0.3, 0.2, 0.2], [1, 0, 0, 0]]
+    )
+    expected = [[0.1, 0.5, 0.4], [0.4, 0.35, 0.25], [1, 0, 0]]
+    np.testing.assert_allclose(by_word(weights, pieces, pieces), expected)
+    # Leading axes (layers, heads) are kept, and rows may be other words than columns.
+    stacked = by_word(np.stack([weights, weights])[:, None, :2], pieces[:2], pieces)
+    assert stacked.shape == (2, 1, 2, 3)
+    np.testing.assert_allclose(stacked[1, 0], [[0.1, 0.5, 0.4], [0.5, 0.2, 0.3]])
+
+
+def test_an_attention_map_shows_weights_labels_and_marks():
+    weights = np.random.default_rng(0).dirichlet(np.ones(3), 2)
+    figure = attention_map(weights, ["<b>", "$x$"], ["a", "$", "ß"], title="head", marks=[(1, 2)])
+    axes = figure.axes[0]
+    np.testing.assert_array_equal(axes.images[0].get_array(), weights)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "$", "ß"]
+    [frame] = axes.patches
+    assert frame.get_xy() == (1.5, 0.5)
+    for kind in ("png", "svg"):
+        file = io.BytesIO()
+        figure.savefig(file, format=kind)
+        file.seek(0)
+        if kind == "png":
+            assert imread(file).std() > 0.05  # something is drawn
+        else:
+            assert b"<b>" not in file.read()  # text is escaped
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_learning_curve_shows_the_records(tmp_path):
+    records = [
+        {"step": 10, "loss": 5.0, "learning_rate": 0.1},
+        {"step": 10, "validation_loss": 4.0},
+        {"step": 20, "loss": 3.0, "learning_rate": 0.2},
+        {"step": 20, "loss": None, "learning_rate": 0.2},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    loss, rate = learning_curve(tmp_path).axes
+    lines = {line.get_label(): line for line in [*loss.get_lines(), *rate.get_lines()]}
+    np.testing.assert_array_equal(lines["training loss"].get_xydata(), [[10, 5], [20, 3]])
+    np.testing.assert_array_equal(lines["validation loss"].get_xydata(), [[10, 4]])
+    np.testing.assert_array_equal(
+        lines["learning rate"].get_xydata(), [[10, 0.1], [20, 0.2], [20, 0.2]]
+    )
+
+
+def test_a_run_too_short_for_records_has_an_empty_curve(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("")
+    learning_curve(tmp_path).savefig(io.BytesIO(), format="png")

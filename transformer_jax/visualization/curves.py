@@ -1,0 +1,35 @@
+"""The learning curve of a run, drawn from its metrics.jsonl."""
+
+import json
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+__all__ = ["learning_curve"]
+
+
+def learning_curve(run_dir: Path) -> Figure:
+    """Training loss, validation loss (nats a token) and learning rate over the steps of a run.
+
+    Training loss is that of the objective, label smoothing and dropout included; validation loss
+    is without both, so it may lie below.
+    """
+    text = (run_dir / "metrics.jsonl").read_text(encoding="utf-8")
+    records = [json.loads(line) for line in text.splitlines()]
+
+    def series(name):
+        return zip(*((r["step"], r[name]) for r in records if r.get(name) is not None))
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    loss = figure.add_subplot()
+    rate = loss.twinx()
+    rate.plot(*series("learning_rate"), color="0.6", linewidth=1, label="learning rate")
+    loss.plot(*series("loss"), color="tab:blue", label="training loss")
+    loss.plot(*series("validation_loss"), "o-", color="tab:orange", label="validation loss")
+    loss.set(xlabel="step", ylabel="loss (nats a token)", ylim=(0, None))
+    rate.set(ylabel="learning rate", ylim=(0, None))
+    lines = [*loss.get_lines(), *rate.get_lines()]
+    loss.legend(handles=lines, loc="upper right", frameon=False)
+    loss.set_zorder(rate.get_zorder() + 1)
+    loss.patch.set_visible(False)
+    return figure
