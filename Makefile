@@ -5,13 +5,17 @@ BIN = $(VENV)/bin
 # One XLA thread a worker: two workers on two cores, not four threads.
 PYTEST = NPROC=1 JAX_COMPILATION_CACHE_DIR=$(CURDIR)/$(VENV)/jax-cache $(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
-.PHONY: test test-slow parity mutants lint types clean
+.PHONY: demo test test-slow parity mutants lint types clean
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e .[test]
 	touch $@
+
+# More steps go on where the last demo stopped: make demo STEPS=12000
+demo: $(VENV)/installed  ## the main job on the embedded corpus: train, translate, score, draw
+	$(BIN)/python -m experiments.demo $(if $(STEPS),--steps $(STEPS))
 
 test: $(VENV)/installed  ## everything a change can break, under 10 minutes
 	$(PYTEST) -m "not slow and not parity"

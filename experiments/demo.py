@@ -31,7 +31,7 @@ from transformer_jax.visualization.attention import attention_map, by_word, word
 from transformer_jax.visualization.curves import learning_curve
 
 DATASET, DIRECTION = "grammar", "en-de"
-STEPS = 1300
+STEPS = 1500
 # Pronouns whose heads are compared, and the longest sentence to draw.
 PRONOUNS, LONGEST = 100, 16
 

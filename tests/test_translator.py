@@ -1,5 +1,7 @@
 """What a translator gives of its model beside translations."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from transformer_jax import Transformer, Translator, presets
 from transformer_jax.data.vocabulary import EOS_ID, WhitespaceVocabulary
+from transformer_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +53,16 @@ def test_attention_of_its_own_translation(translator):
     own, given = translator.attention("a b"), translator.attention("a b", translation)
     assert own.target_written == given.target_written
     np.testing.assert_array_equal(own.cross, given.cross)
+
+
+def test_attention_where_positions_are_learned():
+    vocabulary = WhitespaceVocabulary(["a", "b"])
+    model = Transformer(
+        replace(presets.tiny(len(vocabulary)), positions="learned", max_positions=5)
+    )
+    tokens = jnp.ones((1, 1), jnp.int32)
+    params = model.init(jax.random.key(0), tokens, tokens)["params"]
+    translator = Translator(model, params, vocabulary)
+    assert translator.attention("a b a b", "b").encoder.shape == (2, 4, 5, 5)
+    with pytest.raises(UserError, match="6 tokens with EOS; the model has learned only 5"):
+        translator.attention("a b a b a", "b")

@@ -241,7 +241,9 @@ def _evaluation(model, config, folder):
     if not folder.is_dir():
         return lambda state: {}
     corpus = Corpus.open(folder)
-    batches = Batches(corpus, dataclasses.replace(config.data, num_shapes=8), seed=0)
+    batches = Batches(
+        corpus, dataclasses.replace(config.data, num_shapes=min(8, config.data.num_shapes)), seed=0
+    )
     evaluate = make_evaluation(model)
     inference = Inference(model, None)
 

@@ -105,9 +105,10 @@ def _multi30k_recipe() -> RunConfig:
 def _tiny_recipe() -> RunConfig:
     return RunConfig(
         tiny(),
-        OptimizerConfig(warmup_steps=500),
-        DataConfig(batch_tokens=2048, num_shapes=8, max_length=64),
-        TrainConfig(steps=1500, evaluate_every=500, checkpoint_every=250),
+        # Small batches and few shapes: on a CPU updates and compilations are what costs time.
+        OptimizerConfig(warmup_steps=300, lr_factor=0.5),
+        DataConfig(batch_tokens=1024, num_shapes=4, max_length=64),
+        TrainConfig(steps=1500, evaluate_every=250, checkpoint_every=60),
     )
 
 

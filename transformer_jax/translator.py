@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer_jax.data.text import TextError, decode_lines
-from transformer_jax.data.vocabulary import EOS_ID, Vocabulary
+from transformer_jax.data.vocabulary import EOS_ID, PAD_ID, Vocabulary
 from transformer_jax.decoding.inference import Inference
 from transformer_jax.errors import UserError
 from transformer_jax.models.transformer import Transformer
@@ -126,25 +126,35 @@ class Translator:
         """What the model attends to when it writes `target` (default: its own translation)."""
         if target is None:
             [target] = self.translate([source])
-        [read, written] = ([*self.vocabulary.encode(line), EOS_ID] for line in (source, target))
-        rows = [jnp.asarray([ids], jnp.int32) for ids in (read, written)]
-        _, state = self._attend({"params": self.params}, *rows)
+        read, written = ([*self.vocabulary.encode(line), EOS_ID] for line in (source, target))
+        _, state = self._attend({"params": self.params}, self._row(read), self._row(written))
         layers = range(self.model.config.num_layers)
 
-        def weights(name: str) -> np.ndarray:
-            stack, part = name.split(".")
+        def weights(stack: str, part: str, rows: int, columns: int) -> np.ndarray:
             found = [state["attention"][f"{stack}_{i}"][part]["weights"][0] for i in layers]
-            return np.stack([np.asarray(layer, np.float32) for layer in found])
+            return np.stack([np.asarray(x, np.float32)[:, :rows, :columns] for x in found])
 
         tokens = self.vocabulary.tokens
         return Attention(
             tokens(read),
             ["<s>", *tokens(written[:-1])],
             tokens(written),
-            weights("encoder.self_attention"),
-            weights("decoder.self_attention"),
-            weights("decoder.cross_attention"),
+            weights("encoder", "self_attention", len(read), len(read)),
+            weights("decoder", "self_attention", len(written), len(written)),
+            weights("decoder", "cross_attention", len(written), len(read)),
         )
+
+    def _row(self, ids: list[int]) -> np.ndarray:
+        """[1, T] with T from few values, so that few are compiled."""
+        width = -(-len(ids) // 16) * 16
+        if self.model.config.positions == "learned":
+            width = min(width, self.model.config.max_positions)
+            if len(ids) > width:
+                raise UserError(
+                    f"a sentence of {len(ids)} tokens with EOS; the model has learned only {width} "
+                    "positions: split it"
+                )
+        return np.asarray([ids + [PAD_ID] * (width - len(ids))], np.int32)
 
     def score(self, sources: Sequence[str], targets: Sequence[str]) -> list[float]:
         """Log-probability in nats, EOS included, of each target given its source (no penalty)."""

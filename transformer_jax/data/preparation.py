@@ -184,7 +184,7 @@ def _write(
 
 
 def _count(text: ParallelText) -> int:
-    """Pairs with text on both sides; read through, so that faults are found before hours of work."""
+    """Pairs with text on both sides; reading it all finds its faults before hours of work."""
     count = sum(1 for left, right in text if left and right)
     if not count:
         raise TextError(f"{text} hold no pair of lines with text on both sides")
