@@ -95,21 +95,23 @@ class Evaluate:
     """Instead of files: a split of the dataset that the run was trained on, as test."""
     checkpoint: str = "averaged"
     """averaged (the newest where there is no average), best, last, or a step."""
-    language: str = "de"
-    """Language of the references, for the Moses tokeniser."""
+    language: str | None = None
+    """Language of the references, for the Moses tokeniser; None is the run's target language."""
     output: Path | None = None
     """File to write the translations to."""
     search: Search = Search()
 
     def run(self) -> None:
+        from transformer_jax.run import Run
         from transformer_jax.testset import evaluate, test_text
         from transformer_jax.translator import Translator
 
+        text = test_text(self.run_dir, self.test, self.split)
+        language = self.language or Run.open(self.run_dir).config.data.direction.partition("-")[2]
+        translator = Translator.load(self.run_dir, self.checkpoint)
         if self.output is not None:
             self.output.touch()  # a folder that is not there is known before the work, not after
-        text = test_text(self.run_dir, self.test, self.split)
-        translator = Translator.load(self.run_dir, self.checkpoint)
-        result = evaluate(translator, text, self.search, self.language)
+        result = evaluate(translator, text, self.search, language)
         print(result)
         if self.output is not None:
             lines = "".join(f"{line}\n" for line in result.translations)

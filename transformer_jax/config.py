@@ -17,7 +17,7 @@ __all__ = ["DataConfig", "ModelConfig", "OptimizerConfig", "RunConfig", "TrainCo
 
 PathPair = tuple[str, str]
 # Fields of DataConfig that say where text is, not what is done with it.
-_PLACES = ("train", "validation", "dataset", "direction", "data_dir", "corpus", "cache_dir")
+_PLACES = ("train", "validation", "data_dir", "corpus", "cache_dir")
 
 
 class ConfigError(UserError):

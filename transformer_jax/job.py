@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,9 @@ from transformer_jax.data.preparation import Receipt, prepare_once
 from transformer_jax.decoding.inference import Inference
 from transformer_jax.evaluation.bleu import suited_bleu
 from transformer_jax.evaluation.evaluate import make_evaluation
+from transformer_jax.locking import locked
 from transformer_jax.models.transformer import Transformer
-from transformer_jax.run import Run, RunError, locked, state_items, state_of
+from transformer_jax.run import Run, RunError, state_items, state_of
 from transformer_jax.search import Search
 from transformer_jax.training.loop import train_loop
 from transformer_jax.training.metrics import Recorder
@@ -44,7 +46,7 @@ def train(
     `config.train` says. One job at a time may hold the folder.
     """
     config = replace(config, data=_absolute(config.data))
-    with locked(folder):
+    with locked(folder, f"another job is training in {folder}"):
         if Run.exists(folder):
             if init_from is not None:
                 log.info(
@@ -124,7 +126,8 @@ def _go_on(config: RunConfig, folder: Path) -> tuple[Run, Corpus]:
     data = config.data
     prepared = Path(data.corpus) if data.corpus else folder / "corpus"
     receipt = Receipt.read(prepared)
-    if receipt is None and (data.train or data.dataset):
+    cleared = not (prepared / "train").exists() and (data.train or data.dataset)
+    if cleared:
         # Somebody cleared the prepared text away: the same text gives the same corpus.
         prepare_once(data, len(run.vocabulary), prepared, run.vocabulary)
     elif receipt is not None and (changed := receipt.changed_file(data)):
@@ -139,7 +142,12 @@ def _go_on(config: RunConfig, folder: Path) -> tuple[Run, Corpus]:
     run.check_config(config)
     corpus = Corpus.open(prepared / "train")
     corpus.verify()
-    run.check_corpus(prepared, corpus.fingerprint)
+    try:
+        run.check_corpus(prepared, corpus.fingerprint)
+    except RunError:
+        if cleared:
+            shutil.rmtree(prepared)
+        raise
     run.config = config
     run.write_config()
     return run, corpus

@@ -78,7 +78,7 @@ def tiny(vocab_size: int = 1000) -> ModelConfig:
     >>> tiny().num_layers, tiny().vocab_size
     (2, 1000)
     """
-    return replace(base(vocab_size), num_layers=2, d_model=128, d_ff=512, num_heads=4)
+    return replace(base(vocab_size), num_layers=2, d_model=128, d_ff=256, num_heads=4)
 
 
 def t2t(model: ModelConfig) -> ModelConfig:
@@ -106,9 +106,11 @@ def _tiny_recipe() -> RunConfig:
     return RunConfig(
         tiny(),
         # Small batches and few shapes: on a CPU updates and compilations are what costs time.
-        OptimizerConfig(warmup_steps=300, lr_factor=0.5),
+        OptimizerConfig(warmup_steps=300, lr_factor=0.6),
         DataConfig(batch_tokens=1024, num_shapes=4, max_length=64),
-        TrainConfig(steps=1500, evaluate_every=250, checkpoint_every=60),
+        TrainConfig(
+            steps=1500, evaluate_every=300, checkpoint_every=75, keep_last=6, average_last=6
+        ),
     )
 
 

@@ -10,13 +10,10 @@ lock              held by the job that trains
 metrics.jsonl  timings.jsonl  tensorboard/
 """
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +26,7 @@ from transformer_jax.errors import UserError
 from transformer_jax.training.averaging import average
 from transformer_jax.training.state import TrainState
 
-__all__ = ["Run", "RunError", "locked", "state_items", "state_of"]
+__all__ = ["Run", "RunError", "state_items", "state_of"]
 
 FORMAT = 2
 log = logging.getLogger(__name__)
@@ -37,23 +34,6 @@ log = logging.getLogger(__name__)
 
 class RunError(UserError):
     """A run folder that cannot be used as asked; the message says why and what to do."""
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder against a second training job; the lock dies with its holder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(f"another job is training in {folder}") from None
-        try:
-            yield
-        finally:
-            if [path.name for path in folder.iterdir()] == ["lock"]:  # refused: leave no trace
-                (folder / "lock").unlink()
-                folder.rmdir()
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformer_jax.data.preparation import cache_folder
+from transformer_jax.data.preparation import Receipt, cache_folder
 from transformer_jax.data.text import ParallelText, TextError, TextFiles
 from transformer_jax.data.vocabulary import WhitespaceVocabulary
 from transformer_jax.errors import UserError
@@ -38,13 +38,19 @@ def test_text(run_dir: Path, files: tuple[Path, Path] | None, split: str | None)
     data = Run.open(run_dir).config.data
     if data.dataset is None:
         raise UserError(
-            f"{run_dir} was not trained on a dataset, so it has no split {split!r}: give --test "
+            f"{run_dir}/config.json names no dataset, so there is no split {split!r}: give --test "
             "SOURCE REFERENCE"
         )
     from transformer_jax.data.datasets import load_split
 
-    cache = cache_folder(data.cache_dir)
-    return load_split(data.dataset, str(split), data.direction, data.data_dir, cache)
+    where = (data.direction, data.data_dir, cache_folder(data.cache_dir))
+    receipt = Receipt.read(run_dir / "corpus")
+    if receipt and receipt.train != load_split(data.dataset, "train", *where).identity:
+        raise UserError(
+            f"dataset {data.dataset} is not what {run_dir} was trained on any more, so its splits "
+            "may hold training text: give --test SOURCE REFERENCE, or train again"
+        )
+    return load_split(data.dataset, str(split), *where)
 
 
 def evaluate(

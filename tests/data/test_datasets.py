@@ -162,10 +162,9 @@ def test_the_embedded_corpus_with_its_annotations(load, monkeypatch, tmp_path):
             )
             places = [(part.pronoun, part.noun) for part in example.antecedents]
             np.testing.assert_array_equal(stored["antecedents"], np.reshape(places, (-1, 2)))
-            spans = stored["spans"]
-            found = zip(spans["label"], spans["start"], spans["end"])
-            assert [(label.decode(), a, b) for label, a, b in found] == list(example.spans)
-            assert {tag.decode() for tag in stored["tags"]} == example.tags
+            found = zip(stored["span_labels"].decode().split(), stored["spans"].tolist())
+            assert [(label, *span) for label, span in found] == list(example.spans)
+            assert set(stored["tags"].decode().split()) == example.tags
     with pytest.raises(DatasetError, match="has no split 'dev'; it has train, validation, test"):
         load_split("grammar/10k", "dev", "en-de", None, tmp_path / "cache")
     # Another grammar is another dataset.

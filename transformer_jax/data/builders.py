@@ -20,8 +20,12 @@ __all__ = ["Grammar", "Multi30k", "ParallelFiles"]
 VERSION = tfds.core.Version("1.0.0")
 
 
-class _Builder(tfds.core.GeneratorBasedBuilder):
-    """A builder outside tensorflow-datasets' own folders; examples keep their order."""
+class _Builder(tfds.core.ShardBasedBuilder):
+    """A builder outside tensorflow-datasets' own folders.
+
+    Its base writes one shard a split as the examples come: in their order, without holding them in
+    memory, where the usual base would shuffle and need TensorFlow beyond a gigabyte.
+    """
 
     VERSION = VERSION
     features: tfds.features.FeaturesDict
@@ -30,8 +34,14 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
         super().__init__(config=tfds.core.BuilderConfig(name=config), data_dir=data_dir)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        # disable_shuffling: batching shuffles; prepared text stays in the order of its files.
-        return tfds.core.DatasetInfo(builder=self, features=self.features, disable_shuffling=True)
+        return tfds.core.DatasetInfo(builder=self, features=self.features)
+
+    def _shard_iterators_per_split(self, dl_manager):
+        return {split: [lambda e=e: enumerate(e)] for split, e in self._splits(dl_manager).items()}
+
+    def _splits(self, dl_manager) -> dict[str, Iterable[dict]]:
+        """Split -> its examples, read through in this order."""
+        raise NotImplementedError
 
 
 class Grammar(_Builder):
@@ -41,7 +51,7 @@ class Grammar(_Builder):
     another dataset.
     """
 
-    SIZES: ClassVar = {"10k": 10_000, "50k": 50_000, "200k": 200_000, "1m": 1_000_000}
+    SIZES: ClassVar = {"10k": 10_000, "30k": 30_000, "100k": 100_000, "1m": 1_000_000}
     HELD_OUT = 1000
 
     def __init__(self, size: str, data_dir: Path):
@@ -55,40 +65,41 @@ class Grammar(_Builder):
                 "de": tfds.features.Text(),
                 "alignment": places,
                 "antecedents": places,
-                "spans": tfds.features.Sequence(
-                    {"label": tfds.features.Text(), "start": np.int32, "end": np.int32}
-                ),
-                "tags": tfds.features.Sequence(tfds.features.Text()),
+                # Labels of spans, and tags, each as one text: lists of texts take long to write.
+                "spans": places,
+                "span_labels": tfds.features.Text(),
+                "tags": tfds.features.Text(),
             }
         )
         super().__init__(f"{size}-{_grammar_digest()[:12]}", data_dir)
 
-    def _split_generators(self, dl_manager):
-        wanted = dict.fromkeys(corpus.SPLITS, self.HELD_OUT) | {"train": self._size}
-        drawn: dict[str, list[corpus.Example]] = {split: [] for split in wanted}
-        missing = sum(wanted.values())
-        for split, example in corpus.stream():
-            if len(drawn[split]) < wanted[split]:
-                drawn[split].append(example)
-                missing -= 1
-                if not missing:
-                    break
-        return {split: self._generate_examples(drawn[split]) for split in corpus.SPLITS}
+    def _splits(self, dl_manager):
+        wanted = {"train": self._size} | dict.fromkeys(corpus.SPLITS[1:], self.HELD_OUT)
+        stream = corpus.stream()
+        # What the stream gives of later splits while an earlier one is written.
+        kept: dict[str, deque[corpus.Example]] = {split: deque() for split in wanted}
 
-    def _generate_examples(self, drawn) -> Iterator[tuple[int, dict]]:
-        for number, example in enumerate(drawn):
-            antecedents = [(part.pronoun, part.noun) for part in example.antecedents]
-            yield (
-                number,
-                {
-                    "en": example.english,
-                    "de": example.german,
-                    "alignment": _places(example.alignment),
-                    "antecedents": _places(antecedents),
-                    "spans": [{"label": n, "start": a, "end": b} for n, a, b in example.spans],
-                    "tags": sorted(example.tags),
-                },
-            )
+        def draw(split: str) -> Iterator[dict]:
+            for _ in range(wanted[split]):
+                while not kept[split]:
+                    name, example = next(stream)
+                    if len(kept[name]) < wanted[name]:
+                        kept[name].append(example)
+                yield _stored(kept[split].popleft())
+
+        return {split: draw(split) for split in wanted}
+
+
+def _stored(example: corpus.Example) -> dict:
+    return {
+        "en": example.english,
+        "de": example.german,
+        "alignment": _places(example.alignment),
+        "antecedents": _places([(part.pronoun, part.noun) for part in example.antecedents]),
+        "spans": _places([(start, end) for _, start, end in example.spans]),
+        "span_labels": " ".join(label for label, _, _ in example.spans),
+        "tags": " ".join(sorted(example.tags)),
+    }
 
 
 def _places(pairs) -> np.ndarray:
@@ -128,18 +139,20 @@ class ParallelFiles(_Builder):
         """Split -> its two text files, or its one table."""
         if path.is_file():
             return {"train": (path,)}
+        if not path.is_dir():
+            raise TextError(f"{path} is neither a folder of texts nor a .tsv file")
         found = {}
         for split, names in self.NAMES.items():
             for name in names:
                 pair = tuple(path / f"{name}.{language}" for language in self._languages)
                 table = path / f"{name}.tsv"
-                if all(file.is_file() for file in pair):
-                    found[split] = pair
-                elif table.is_file():
-                    found[split] = (table,)
-                else:
-                    continue
-                break
+                there = [file for file in pair if file.is_file()]
+                if len(there) == 1:
+                    other = pair[1 - pair.index(there[0])]
+                    raise TextError(f"{there[0]} is there but not {other}: give both or neither")
+                if there or table.is_file():
+                    found[split] = pair if there else (table,)
+                    break
         if "train" not in found:
             source, target = self._languages
             raise TextError(
@@ -148,16 +161,19 @@ class ParallelFiles(_Builder):
             )
         return found
 
-    def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(files) for split, files in self._files.items()}
+    def _splits(self, dl_manager):
+        return {split: self._examples(files) for split, files in self._files.items()}
 
-    def _generate_examples(self, files) -> Iterator[tuple[int, dict]]:
+    def _examples(self, files: tuple[Path, ...]) -> Iterator[dict]:
         if len(files) == 2:
-            read = iter(TextFiles(*files))
+            pairs = iter(TextFiles(*map(str, files)))
         else:
-            read = read_table(files[0], *self._languages)
-        for number, pair in enumerate(read):
-            yield number, dict(zip(self._languages, pair))
+            pairs = read_table(files[0], *self._languages)
+        first = next(pairs, None)
+        if first is None:
+            raise TextError(f"{' and '.join(map(str, files))} hold no lines: fill or remove them")
+        for pair in itertools.chain([first], pairs):
+            yield dict(zip(self._languages, pair))
 
 
 class Multi30k(_Builder):
@@ -193,16 +209,20 @@ class Multi30k(_Builder):
         self.features = tfds.features.FeaturesDict(texts)
         super().__init__("task1", data_dir)
 
-    def _split_generators(self, dl_manager):
+    def _splits(self, dl_manager):
         if self._path is None:
-            check_connection(self.URL)
+            check_connection(self.URL, Path(dl_manager.download_dir) / self.name)
             files = dl_manager.download({name: f"{self.URL}/{name}.gz" for name in self.SHA256})
         else:
             files = {name: self._local(self._path, name) for name in self.SHA256}
         texts = {name: self._read(name, Path(file)) for name, file in files.items()}
-        return {
-            split: self._generate_examples([texts[f"{name}.{la}"] for la in self.LANGUAGES])
+        sides = {
+            split: [texts[f"{name}.{language}"] for language in self.LANGUAGES]
             for split, name in self.NAMES.items()
+        }
+        return {
+            split: (dict(zip(self.LANGUAGES, lines)) for lines in zip(*texts))
+            for split, texts in sides.items()
         }
 
     def _local(self, folder: Path, name: str) -> Path:
@@ -224,19 +244,22 @@ class Multi30k(_Builder):
         except (OSError, EOFError, zlib.error) as error:
             raise TextError(f"{file} cannot be unpacked: {error}") from None
         if hashlib.sha256(content).hexdigest() != self.SHA256[name]:
+            if self._path is None:
+                file.unlink()  # so that the next time it is downloaded again
             raise TextError(
                 f"{file} is not Multi30k's {name}: its SHA-256 is another; get it again, or read a "
                 "text of your own with --dataset text"
             )
         return content.decode().removesuffix("\n").split("\n")
 
-    def _generate_examples(self, sides) -> Iterator[tuple[int, dict]]:
-        for number, texts in enumerate(zip(*sides)):
-            yield number, dict(zip(self.LANGUAGES, texts))
 
+def check_connection(url: str, downloaded: Path) -> None:
+    """Raise TextError where a download cannot begin: tensorflow-datasets tries for minutes.
 
-def check_connection(url: str) -> None:
-    """Raise TextError where a download cannot begin: tensorflow-datasets tries for minutes."""
+    What is in the folder `downloaded` may be all that is needed.
+    """
+    if any(downloaded.rglob("*.INFO")):
+        return
     try:
         requests.head(url, timeout=10)
     except requests.RequestException as error:

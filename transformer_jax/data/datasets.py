@@ -1,6 +1,6 @@
 """Datasets by name: prepared once by tensorflow-datasets as array_record, read without TensorFlow.
 
-grammar           the embedded corpus; grammar/10k, /50k (the default), /200k, /1m training pairs
+grammar           the embedded corpus; grammar/10k, /30k (the default), /100k, /1m training pairs
 text              a folder of one's own: train.LANGUAGE, validation.LANGUAGE, test.LANGUAGE, or the
                   same as .tsv; or one .tsv file
 multi30k          29,000 captions in en, de, fr (Elliott et al. 2016): downloaded, or a folder
@@ -23,6 +23,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from transformer_jax.data import builders, wmt
 from transformer_jax.errors import UserError
+from transformer_jax.locking import locked
 
 __all__ = ["DatasetError", "DatasetText", "load_dataset", "load_split"]
 
@@ -57,7 +58,7 @@ class DatasetText:
         # Only the two texts, straight from the stored message: decoding all features by their types
         # takes ten times as long.
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
-        for record in _batched(self.builder.as_data_source(self.split, deserialize_method=raw)):
+        for record in self._records(deserialize_method=raw):
             stored = tf_example_pb2.Example.FromString(record).features.feature
             source, target = (
                 stored[side].bytes_list.value[0] for side in (self.source, self.target)
@@ -66,7 +67,16 @@ class DatasetText:
 
     def examples(self) -> Iterator[dict]:
         """Everything that is stored of each pair; text is bytes."""
-        return _batched(self.builder.as_data_source(self.split))
+        return self._records()
+
+    def _records(self, **options) -> Iterator:
+        """One by one, read many at a time."""
+        with _reading(Path(self.builder.data_dir)):
+            data = self.builder.as_data_source(self.split, **options)
+        for start in range(0, len(data), READ):
+            with _reading(Path(self.builder.data_dir)):
+                records = data.__getitems__(range(start, min(start + READ, len(data))))
+            yield from records
 
     def __str__(self) -> str:
         return f"split {self.split} of {self.builder.info.full_name}"
@@ -82,10 +92,18 @@ def load_dataset(
     data_dir   the user's own files or archives; None generates or downloads
     """
     source, target = _languages(direction)
-    builder = _builder(name, source, target, data_dir, cache / "tensorflow_datasets")
+    root = cache / "tensorflow_datasets"
+    with _reading(root / name.partition("/")[0]):
+        builder = _builder(name, source, target, data_dir, root)
     if not builder.is_prepared():
-        log.info("preparing %s, once, in %s", builder.info.full_name, builder.data_dir)
-        _prepare(builder, data_dir)
+        folder = Path(builder.data_dir)
+        with locked(folder.parent):  # jobs that start together prepare once
+            builder = _builder(name, source, target, data_dir, root)
+            if not builder.is_prepared():
+                log.info("preparing %s, once, in %s", builder.info.full_name, folder)
+                _prepare(builder, data_dir)
+            if not builder.info.splits:
+                raise _damaged(folder)
     return {split: DatasetText(builder, split, source, target) for split in builder.info.splits}
 
 
@@ -99,10 +117,17 @@ def load_split(
     return splits[split]
 
 
-def _batched(records) -> Iterator:
-    """The records one by one, read many at a time."""
-    for start in range(0, len(records), READ):
-        yield from records.__getitems__(range(start, min(start + READ, len(records))))
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """What goes wrong when a prepared dataset is read, in one line."""
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise _damaged(folder) from error
+
+
+def _damaged(folder: Path) -> DatasetError:
+    return DatasetError(f"{folder} cannot be read: remove it, and it is prepared again")
 
 
 def _languages(direction: str) -> tuple[str, str]:
@@ -140,10 +165,10 @@ def _builder(
     if name == "grammar":
         if data_dir is not None:
             raise DatasetError("dataset grammar is written, not read: leave --data-dir out")
-        return builders.Grammar(config or "50k", root)
+        return builders.Grammar(config or "30k", root)
     if name == "multi30k":
         return builders.Multi30k(root, None if data_dir is None else Path(data_dir))
-    return tfds.builder(f"{name}/{'-'.join(fitting[0])}", data_dir=root)
+    return wmt.BUILDERS[name](config="-".join(fitting[0]), data_dir=root)
 
 
 def _prepare(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> None:

@@ -14,6 +14,7 @@ from transformer_jax.config import ConfigError, DataConfig, from_tree
 from transformer_jax.data.corpus import Corpus, CorpusError, write_corpus
 from transformer_jax.data.text import ParallelText, TextError, TextFiles, digest
 from transformer_jax.data.vocabulary import Vocabulary, train_vocabulary
+from transformer_jax.locking import locked
 
 __all__ = ["Receipt", "cache_folder", "prepare", "prepare_once"]
 
@@ -71,8 +72,8 @@ class Receipt:
 
     def changed_file(self, data: DataConfig) -> str | None:
         """A training file of `data` that is there but is not the one prepared."""
-        for path in data.train or ():
-            if Path(path).is_file() and digest(path) not in self.train.split():
+        for path, prepared in zip(data.train or (), self.train.split()):
+            if Path(path).is_file() and digest(path) != prepared:
                 return path
         return None
 
@@ -89,16 +90,8 @@ def prepare(
     the same settings is left alone; what is there from others is an error.
     """
     texts = _texts(data)
-    receipt, found = Receipt.of(texts, data, vocab_size, vocabulary), Receipt.read(folder)
-    if found == receipt:
-        log.info("%s is prepared already", folder)
-        return folder
-    if found is not None:
-        raise CorpusError(
-            f"{folder} was prepared from other text or with other settings, and runs may depend on "
-            "it: give another folder, or remove this one first"
-        )
-    _write(texts, receipt, data, folder, vocabulary)
+    with locked(folder):
+        _ensure(texts, Receipt.of(texts, data, vocab_size, vocabulary), folder, vocabulary)
     return folder
 
 
@@ -113,36 +106,36 @@ def prepare_once(
     texts = _texts(data)
     receipt = Receipt.of(texts, data, vocab_size, vocabulary)
     cached = cache_folder(data.cache_dir) / "corpora" / receipt.name
-    if Receipt.read(cached) == receipt and _is_sound(cached / "train"):
-        log.info("prepared already, in %s", cached)
-    else:
-        # Jobs that start together each write their own; the last one stays.
-        partial = cached.with_name(f"{cached.name}.{os.getpid()}")
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            _write(texts, receipt, data, partial, vocabulary)
-            shutil.rmtree(cached, ignore_errors=True)
-            partial.rename(cached)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     half = folder.with_name(f"{folder.name}.partial")
-    for old in (half, folder):
-        shutil.rmtree(old, ignore_errors=True)
-    shutil.copytree(cached, half, copy_function=_link)
+    with locked(cached):
+        _ensure(texts, receipt, cached, vocabulary)
+        for old in (half, folder):
+            shutil.rmtree(old, ignore_errors=True)
+        ignore = shutil.ignore_patterns("lock")
+        shutil.copytree(cached, half, ignore=ignore, copy_function=_link)
     half.rename(folder)
 
 
 def cache_folder(given: str | None) -> Path:
     """Where prepared data is kept: as given, else $TRANSFORMER_JAX_CACHE, else under ~/.cache."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "transformer_jax"
-    return Path(given or os.environ.get("TRANSFORMER_JAX_CACHE") or default).absolute()
+    given = given or os.environ.get("TRANSFORMER_JAX_CACHE")
+    if given is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return home / "transformer_jax"
+    return Path(given).absolute()
 
 
 def _texts(data: DataConfig) -> _Texts:
     """(training text, validation text or None)."""
     if data.dataset is not None:
         # A machine without tensorflow-datasets can train from files, or from a prepared corpus.
-        from transformer_jax.data.datasets import load_dataset
+        try:
+            from transformer_jax.data.datasets import load_dataset
+        except ImportError as error:
+            raise CorpusError(
+                f"dataset {data.dataset} needs {error.name}, which is not installed here: install "
+                "it, or run `transformer-jax prepare` where it is and give --corpus"
+            ) from None
 
         splits = load_dataset(
             data.dataset, data.direction, data.data_dir, cache_folder(data.cache_dir)
@@ -153,29 +146,35 @@ def _texts(data: DataConfig) -> _Texts:
     return TextFiles(*data.train), data.validation and TextFiles(*data.validation)
 
 
-def _write(
-    texts: _Texts,
-    receipt: Receipt,
-    data: DataConfig,
-    folder: Path,
-    vocabulary: Vocabulary | None,
-) -> None:
-    """Prepare into `folder`; the receipt comes last, so that a folder without one is none."""
+def _ensure(texts: _Texts, receipt: Receipt, folder: Path, vocabulary: Vocabulary | None) -> None:
+    """Prepare into `folder` unless it is there; the receipt comes last: without one it is not."""
+    found = Receipt.read(folder)
+    parts = {"train": texts[0], "validation": texts[1]}
+    if found == receipt and all(_is_sound(folder / p) for p, text in parts.items() if text):
+        log.info("prepared already, in %s", folder)
+        return
+    if found not in (None, receipt):
+        raise CorpusError(
+            f"{folder} was prepared from other text or with other settings, and runs may depend on "
+            "it: give another folder, or remove this one first"
+        )
+    for part in parts:
+        if (folder / part).exists() and not (folder / part / "corpus.json").is_file():
+            raise CorpusError(f"{folder / part} is there and no prepared text: give another folder")
+    counts = [_count(text) for text in texts if text is not None]
     train, validation = texts
-    count = _count(train)
-    if validation is not None:
-        _count(validation)
     if vocabulary is None:
         # Evenly spaced pairs, because a vocabulary's trainer holds its lines in memory.
-        some = itertools.islice(train, 0, None, -(-count // VOCABULARY_PAIRS))
+        some = itertools.islice(train, 0, None, -(-counts[0] // VOCABULARY_PAIRS))
         lines = (line for pair in some for line in pair)
-        vocabulary = train_vocabulary(data.vocabulary, lines, receipt.vocab_size)
-    corpus = write_corpus(folder / "train", train, vocabulary, data.max_length)
+        vocabulary = train_vocabulary(receipt.vocabulary, lines, receipt.vocab_size)
+    (folder / Receipt.FILE).unlink(missing_ok=True)
+    corpus = write_corpus(folder / "train", train, vocabulary, receipt.max_length)
     left_out = corpus.left_out
     log.info(
         "%s: %d pairs, vocabulary of %d; left out: %d with an empty side, %d beyond max_length %d",
         train, len(corpus), len(vocabulary), left_out["empty"], left_out["too_long"],
-        data.max_length,
+        receipt.max_length,
     )  # fmt: skip
     shutil.rmtree(folder / "validation", ignore_errors=True)
     if validation is not None:

@@ -1,6 +1,7 @@
 """WMT's archives, unpacked for tensorflow-datasets, which would need TensorFlow to do it."""
 
 import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -11,12 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import tensorflow_datasets as tfds
+from tensorflow_datasets import translate
 from tensorflow_datasets.translate import wmt
 
 from transformer_jax.data.builders import check_connection
 from transformer_jax.errors import UserError
 
-__all__ = ["PAIRS", "WmtError", "unpacked"]
+__all__ = ["BUILDERS", "PAIRS", "WmtError", "unpacked"]
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,30 @@ PAIRS = {
 
 class WmtError(UserError):
     """An archive that is missing or is not what it should be; the message names it."""
+
+
+class _Streamed(tfds.core.ShardBasedBuilder):
+    """Writes what a builder of tensorflow-datasets reads, as it comes.
+
+    Its own base shuffles, and needs TensorFlow to do so beyond a gigabyte.
+    """
+
+    def _shard_iterators_per_split(self, dl_manager):
+        return {
+            split.name: [functools.partial(self._generate_examples, **split.gen_kwargs)]
+            for split in self._split_generators(dl_manager)
+        }
+
+
+class Wmt14Translate(_Streamed, translate.Wmt14Translate, skip_registration=True):
+    """WMT 2014, under the name that it has in tensorflow-datasets already."""
+
+
+class Wmt16Translate(_Streamed, translate.Wmt16Translate, skip_registration=True):
+    """WMT 2016, likewise."""
+
+
+BUILDERS = {builder.name: builder for builder in (Wmt14Translate, Wmt16Translate)}
 
 
 @contextlib.contextmanager
@@ -45,15 +71,16 @@ def unpacked(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> Iterato
         part = wmt.DATASET_MAP[name]
         [url] = part.get_url(language)
         files[url] |= set(part.get_path(language))
+    downloads = Path(builder.data_path).parents[2] / "downloads"
     if data_dir is not None:
         _check_present(Path(data_dir), files)
     else:
-        check_connection(next(iter(files)))
-    downloads = Path(builder.data_path).parents[2] / "downloads"
+        check_connection(next(iter(files)), downloads / builder.name)
     manager = tfds.download.DownloadManager(
         download_dir=downloads, manual_dir=data_dir, dataset_name=builder.name
     )
-    target = downloads / f"unpacked.{builder.name}.{os.getpid()}"
+    target = downloads / f"unpacked.{builder.name}.{language}"
+    shutil.rmtree(target, ignore_errors=True)  # of a job that was killed
     try:
         for url, wanted in files.items():
             log.info("unpacking %s", url.rpartition("/")[2])
@@ -87,9 +114,11 @@ def _unpack(archive: Path, wanted: set[str], folder: Path) -> None:
         with tarfile.open(archive) as tar:
             for member in tar:
                 name = os.path.normpath(member.name)
-                if name in wanted and member.isfile():
-                    member.name = name
-                    tar.extract(member, folder, filter="data")
+                content = tar.extractfile(member) if name in wanted else None
+                if content is not None:
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    with content, (folder / name).open("wb") as file:
+                        shutil.copyfileobj(content, file)
                     found.add(name)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise WmtError(f"{archive} cannot be unpacked: {error}") from None

@@ -15,17 +15,20 @@ def learning_curve(run_dir: Path) -> Figure:
     is without both, so it may lie below.
     """
     text = (run_dir / "metrics.jsonl").read_text(encoding="utf-8")
-    records = [json.loads(line) for line in text.splitlines()]
-
-    def series(name):
-        return zip(*((r["step"], r[name]) for r in records if r.get(name) is not None))
-
+    # The last line may be half written, while the run goes on.
+    records = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
     figure = Figure(figsize=(6, 4), layout="constrained")
     loss = figure.add_subplot()
     rate = loss.twinx()
-    rate.plot(*series("learning_rate"), color="0.6", linewidth=1, label="learning rate")
-    loss.plot(*series("loss"), color="tab:blue", label="training loss")
-    loss.plot(*series("validation_loss"), "o-", color="tab:orange", label="validation loss")
+    for axes, name, style in (
+        (rate, "learning_rate", {"color": "0.6", "linewidth": 1, "label": "learning rate"}),
+        (loss, "loss", {"color": "tab:blue", "label": "training loss"}),
+        (loss, "validation_loss",
+         {"color": "tab:orange", "label": "validation loss", "marker": "o", "markersize": 4}),
+    ):  # fmt: skip
+        points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
+        if points:
+            axes.plot(*zip(*points), **style)
     loss.set(xlabel="step", ylabel="loss (nats a token)", ylim=(0, None))
     rate.set(ylabel="learning rate", ylim=(0, None))
     lines = [*loss.get_lines(), *rate.get_lines()]

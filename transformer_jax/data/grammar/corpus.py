@@ -112,9 +112,10 @@ def example_of(sentence: Sentence) -> Example:
     tree = sentence.english(set())
     english, english_tokens = text_of(list(tree.leaves()))
     german, german_tokens = text_of(sentence.german(tags))
+    parts = list(_parts(sentence))
     pronouns = [
         (part.node, part.antecedent.node)
-        for part in _parts(sentence)
+        for part in parts
         if isinstance(part, Pronoun) and part.antecedent is not None
     ]
     antecedents = tuple(
@@ -129,7 +130,7 @@ def example_of(sentence: Sentence) -> Example:
         antecedents,  # type: ignore[arg-type]
         tuple(spans(tree)),
         frozenset(tags),
-        frozenset(_word_pairs(sentence)),
+        frozenset(_word_pairs(parts)),
     )
 
 
@@ -158,9 +159,12 @@ def _parts(value) -> Iterator:
                 yield from _parts(part)
 
 
-def _word_pairs(sentence: Sentence) -> Iterator[tuple[str, str]]:
-    """Adjective and noun, verb and accusative object: what `compositional` holds out."""
-    for part in _parts(sentence):
+def _word_pairs(parts: list) -> Iterator[tuple[str, str]]:
+    """Adjective and noun, verb and accusative object: what `compositional` holds out.
+
+    An adjective goes with its noun before it and after "is" alike.
+    """
+    for part in parts:
         if isinstance(part, NounPhrase):
             for modifier in part.modifiers:
                 yield modifier.adjective.english, part.noun.singular
@@ -169,6 +173,10 @@ def _word_pairs(sentence: Sentence) -> Iterator[tuple[str, str]]:
             thing = accusative.antecedent if isinstance(accusative, Pronoun) else accusative
             if thing is not None:
                 yield part.verb.base, thing.noun.singular
+        elif isinstance(part, Clause) and part.predicate is not None:
+            subject = part.subject.antecedent if isinstance(part.subject, Pronoun) else part.subject
+            if subject is not None:
+                yield part.predicate.adjective.english, subject.noun.singular
 
 
 @functools.cache
