@@ -26,7 +26,7 @@ from transformer_jax.data.grammar.corpus import SPLITS
 from transformer_jax.evaluation.bleu import exact_match, sacre_score
 from transformer_jax.job import train
 from transformer_jax.search import Search
-from transformer_jax.testset import test_text
+from transformer_jax.testset import split_text
 from transformer_jax.translator import Translator
 from transformer_jax.visualization.attention import attention_map, by_word, words
 from transformer_jax.visualization.curves import learning_curve
@@ -49,7 +49,7 @@ def configuration(steps: int) -> RunConfig:
 
 
 def scores(
-    translator: Translator, splits: dict[str, ParallelText], count: int, output: Path
+    translator: Translator, splits: dict[str, DatasetText], count: int, output: Path
 ) -> dict[str, dict[str, float]]:
     """BLEU and exact match of each split's first `count` sentences; all translations on file."""
     found = {}
@@ -143,7 +143,7 @@ def main() -> None:
     start, output = time.perf_counter(), arguments.output
     run_dir = output / "run"
     train(configuration(arguments.steps), run_dir)
-    splits = {name: test_text(run_dir, None, name) for name in SPLITS[1:]}
+    splits = {name: split_text(run_dir, name) for name in SPLITS[1:]}
     translator = Translator.load(run_dir)
     print(f"\ntranslating with {translator.checkpoint}, beam search of 4")
     found = scores(translator, splits, arguments.sentences, output)

@@ -102,11 +102,20 @@ class Evaluate:
     search: Search = Search()
 
     def run(self) -> None:
+        from transformer_jax.data.text import ParallelText, TextFiles
         from transformer_jax.run import Run
-        from transformer_jax.testset import evaluate, test_text
+        from transformer_jax.testset import evaluate, split_text
         from transformer_jax.translator import Translator
 
-        text = test_text(self.run_dir, self.test, self.split)
+        if (self.test is None) == (self.split is None):
+            raise UserError(
+                "what to evaluate on: give --test SOURCE REFERENCE or --split NAME, and not both"
+            )
+        text: ParallelText
+        if self.test is not None:
+            text = TextFiles(str(self.test[0]), str(self.test[1]))
+        else:
+            text = split_text(self.run_dir, str(self.split))
         language = self.language or Run.open(self.run_dir).config.data.direction.partition("-")[2]
         translator = Translator.load(self.run_dir, self.checkpoint)
         if self.output is not None:

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from transformer_jax.data.preparation import Receipt, cache_folder
-from transformer_jax.data.text import ParallelText, TextError, TextFiles
+from transformer_jax.data.text import ParallelText, TextError
 from transformer_jax.data.vocabulary import WhitespaceVocabulary
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bleu import Score, score_all, suited_bleu
@@ -12,7 +13,10 @@ from transformer_jax.run import Run
 from transformer_jax.search import Search
 from transformer_jax.translator import Translator
 
-__all__ = ["Evaluation", "evaluate", "test_text"]
+if TYPE_CHECKING:  # tensorflow-datasets only where a dataset is asked for
+    from transformer_jax.data.datasets import DatasetText
+
+__all__ = ["Evaluation", "evaluate", "split_text"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,8 @@ class Evaluation:
         return "\n".join([*head, *map(str, self.scores)])
 
 
-def test_text(run_dir: Path, files: tuple[Path, Path] | None, split: str | None) -> ParallelText:
-    """Two files, or a split of the dataset that a run was trained on."""
-    if (files is None) == (split is None):
-        raise UserError("what to evaluate on: give --test SOURCE REFERENCE or --split NAME")
-    if files is not None:
-        return TextFiles(str(files[0]), str(files[1]))
+def split_text(run_dir: Path, split: str) -> "DatasetText":
+    """A split of the dataset that a run was trained on."""
     data = Run.open(run_dir).config.data
     if data.dataset is None:
         raise UserError(
@@ -50,7 +50,7 @@ def test_text(run_dir: Path, files: tuple[Path, Path] | None, split: str | None)
             f"dataset {data.dataset} is not what {run_dir} was trained on any more, so its splits "
             "may hold training text: give --test SOURCE REFERENCE, or train again"
         )
-    return load_split(data.dataset, str(split), *where)
+    return load_split(data.dataset, split, *where)
 
 
 def evaluate(

@@ -2,8 +2,10 @@
 
 import gzip
 import hashlib
+import itertools
 import zlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import ClassVar

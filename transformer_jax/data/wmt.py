@@ -46,11 +46,11 @@ class _Streamed(tfds.core.ShardBasedBuilder):
         }
 
 
-class Wmt14Translate(_Streamed, translate.Wmt14Translate, skip_registration=True):
+class Wmt14Translate(_Streamed, translate.Wmt14Translate, skip_registration=True):  # type: ignore[call-arg]
     """WMT 2014, under the name that it has in tensorflow-datasets already."""
 
 
-class Wmt16Translate(_Streamed, translate.Wmt16Translate, skip_registration=True):
+class Wmt16Translate(_Streamed, translate.Wmt16Translate, skip_registration=True):  # type: ignore[call-arg]
     """WMT 2016, likewise."""
 
 
