@@ -23,6 +23,7 @@ from transformer_jax.locking import locked
 from transformer_jax.models.transformer import Transformer
 from transformer_jax.run import Run, RunError, state_items, state_of
 from transformer_jax.search import Search
+from transformer_jax.training.allocator import keep_freed_memory
 from transformer_jax.training.loop import train_loop
 from transformer_jax.training.metrics import Recorder
 from transformer_jax.training.state import TrainState
@@ -155,6 +156,8 @@ def _go_on(config: RunConfig, folder: Path) -> tuple[Run, Corpus]:
 
 def _train(run, corpus, init_from, progress):
     config = run.config
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
     model = Transformer(config.model)
     functions = make_step(model, config.optimizer, config.train.seed)
     checkpoints = run.checkpoints()
