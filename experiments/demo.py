@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from transformer_jax import presets
+from transformer_jax.cli import at_a_terminal
 from transformer_jax.config import RunConfig
 from transformer_jax.data.datasets import DatasetText
 from transformer_jax.data.grammar.corpus import SPLITS
@@ -160,4 +161,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with at_a_terminal():
+        main()

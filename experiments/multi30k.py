@@ -25,6 +25,7 @@ from pathlib import Path
 import jax
 
 from transformer_jax import presets
+from transformer_jax.cli import at_a_terminal
 from transformer_jax.config import RunConfig
 from transformer_jax.search import Search
 
@@ -152,4 +153,5 @@ def commit() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with at_a_terminal():
+        main()

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,9 +27,11 @@ from transformer_jax import (
 from transformer_jax.checkpoints import Checkpoints
 from transformer_jax.data.batching import Batches
 from transformer_jax.data.corpus import Corpus, CorpusError
-from transformer_jax.data.preparation import prepare
+from transformer_jax.data.preparation import Receipt, prepare
+from transformer_jax.errors import UserError
 from transformer_jax.job import train
-from transformer_jax.run import Run, RunError, locked
+from transformer_jax.locking import locked
+from transformer_jax.run import Run, RunError
 
 WORDS = [f"w{i}" for i in range(12)]
 
@@ -221,6 +224,45 @@ def test_a_refused_text_leaves_the_run_as_it_was(tmp_path):
     assert Checkpoints(run.folder / "checkpoints", read_only=True).steps()[-1] == 7
 
 
+def test_a_cleared_corpus_is_prepared_again_from_the_same_text_only(tmp_path):
+    config = configuration(tmp_path, steps=2)
+    run = train(config, tmp_path / "run", progress=False)
+    further = replace(config, train=replace(config.train, steps=4))
+    (run.folder / "corpus" / Receipt.FILE).unlink()  # its arrays are all that counts
+    train(further, run.folder, progress=False)
+    shutil.rmtree(run.folder / "corpus")
+    source = Path(config.data.train[0])
+    text = source.read_text()
+    source.write_text(text + text)
+    with pytest.raises(UserError, match="lines but"):
+        train(further, run.folder, progress=False)
+    source.write_text(text.replace("w1", "w2"))
+    with pytest.raises(RunError, match="was trained on corpus"):
+        train(further, run.folder, progress=False)
+    assert not (run.folder / "corpus").exists()
+    source.write_text(text)
+    train(replace(config, train=replace(config.train, steps=6)), run.folder, progress=False)
+
+
+def test_another_dataset_or_direction_is_refused(tmp_path):
+    config = configuration(tmp_path, steps=2)
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for language, path in zip(("en", "de"), config.data.train):
+        (folder / f"train.{language}").write_bytes(Path(path).read_bytes())
+    data = replace(config.data, train=None, validation=None, dataset="text", data_dir=str(folder))
+    run = train(replace(config, data=data), tmp_path / "run", progress=False)
+    before = (run.folder / "config.json").read_bytes()
+    for changed, field in (
+        ({"direction": "de-en"}, "data.direction"),
+        ({"dataset": "grammar", "data_dir": None}, "data.dataset"),
+    ):
+        other = replace(config, data=replace(data, **changed))
+        with pytest.raises(RunError, match=f"was started with {field} = "):
+            train(other, run.folder, progress=False)
+    assert (run.folder / "config.json").read_bytes() == before
+
+
 @pytest.mark.parametrize("where", ["tokens", "vocabulary"])
 def test_a_damaged_corpus_is_not_trained_on(tmp_path, where):
     config = configuration(tmp_path, steps=6)
@@ -310,7 +352,7 @@ def test_two_jobs_on_one_folder(whole):
     _, config, run = whole
     before = (run.folder / "config.json").read_bytes()
     longer = replace(config, train=replace(config.train, steps=999))
-    with locked(run.folder), pytest.raises(RunError, match="another job is training"):
+    with locked(run.folder), pytest.raises(UserError, match="another job is training"):
         train(longer, run.folder, progress=False)
     assert (run.folder / "config.json").read_bytes() == before
 

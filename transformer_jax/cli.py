@@ -3,10 +3,12 @@
 Heavy imports happen inside the commands, so that --help answers at once.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +20,7 @@ from transformer_jax.config import RunConfig
 from transformer_jax.errors import UserError
 from transformer_jax.search import Search
 
-__all__ = ["main"]
+__all__ = ["at_a_terminal", "main"]
 
 log = logging.getLogger("transformer_jax.cli")
 
@@ -133,11 +135,7 @@ COMMANDS = {"train": Train, "prepare": Prepare, "translate": Translate, "evaluat
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `transformer-jax`; exits non-zero with one line on bad input."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("transformer_jax").setLevel(logging.INFO)
-    # Orbax logs failures that it raises too; those reach the user once, in our words.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    try:
+    with at_a_terminal():
         command = tyro.cli(
             Flat[_union(arguments)],  # type: ignore[misc]
             prog="transformer-jax",
@@ -145,6 +143,17 @@ def main(arguments: list[str] | None = None) -> None:
             args=arguments,
         )
         command.run()
+
+
+@contextlib.contextmanager
+def at_a_terminal() -> Iterator[None]:
+    """Messages go to standard error; what the user can mend ends the process with one of them."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("transformer_jax").setLevel(logging.INFO)
+    # Orbax logs failures that it raises too; those reach the user once, in our words.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    try:
+        yield
     except UserError as error:
         sys.exit(f"transformer-jax: {error}")
     except OSError as error:

@@ -1,4 +1,5 @@
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,6 +94,33 @@ def test_a_damaged_cache_is_written_again(tmp_path, data):
     path.write_bytes(damaged)
     prepare_once(cache, 300, tmp_path / "second")
     Corpus.open(tmp_path / "second" / "train").verify()
+
+
+def test_a_cache_without_its_validation_is_written_again(tmp_path, data):
+    cache = replace(data, validation=data.train, cache_dir=str(tmp_path / "cache"))
+    prepare_once(cache, 300, tmp_path / "first")
+    [cached] = (tmp_path / "cache" / "corpora").iterdir()
+    shutil.rmtree(cached / "validation")
+    prepare_once(cache, 300, tmp_path / "second")
+    Corpus.open(tmp_path / "second" / "validation").verify()
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_a_folder_of_the_user_is_not_written_over(tmp_path, data, part):
+    (tmp_path / "mine" / part).mkdir(parents=True)
+    (tmp_path / "mine" / part / "notes.txt").write_text("keep")
+    with pytest.raises(CorpusError, match=f"mine/{part} is there and no prepared text"):
+        prepare(data, 300, tmp_path / "mine")
+    assert (tmp_path / "mine" / part / "notes.txt").read_text() == "keep"
+
+
+def test_a_dataset_without_tensorflow_datasets(tmp_path, monkeypatch):
+    for name in [n for n in sys.modules if n.startswith("transformer_jax.data.")]:
+        if name.endswith(("datasets", "builders", "wmt")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(CorpusError, match=r"needs tensorflow_datasets, .* and give --corpus"):
+        prepare(DataConfig(dataset="grammar"), 300, tmp_path / "out")
 
 
 def test_where_prepared_data_is_kept(monkeypatch, tmp_path):

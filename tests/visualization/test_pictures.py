@@ -69,6 +69,12 @@ def test_a_learning_curve_shows_the_records(tmp_path):
     )
 
 
-def test_a_run_too_short_for_records_has_an_empty_curve(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text("")
-    learning_curve(tmp_path).savefig(io.BytesIO(), format="png")
+@pytest.mark.parametrize(
+    "text", ["", '{"step": 1, "loss": 2.0, "learning_rate": 0.1}\n{"step": 2, "lo']
+)
+def test_a_run_with_little_to_show(tmp_path, text):
+    (tmp_path / "metrics.jsonl").write_text(text)
+    figure = learning_curve(tmp_path)
+    figure.savefig(io.BytesIO(), format="png")
+    loss, _ = figure.axes
+    assert [line.get_label() for line in loss.get_lines()] == ["training loss"] * bool(text)

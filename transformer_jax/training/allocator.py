@@ -23,4 +23,4 @@ def keep_freed_memory() -> bool:
     # A whole program's buffers are one block, so the limit above which a block is a mapping of its
     # own is a gigabyte; pages beyond the top of a heap (64 MiB) keep heaps from being given back.
     settings = {_MMAP_THRESHOLD: 1 << 30, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 1 << 28}
-    return all([mallopt(name, value) for name, value in settings.items()])
+    return all(mallopt(name, value) for name, value in settings.items())
