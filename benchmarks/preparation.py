@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,11 +27,13 @@ def write_corpus(folder: Path, pairs: int) -> None:
     """train.en and train.de of so many lines."""
     rng = np.random.default_rng(0)
     letters = np.array(list("etaoinshrdlcumwfgypbvk"))
-    folder.mkdir(parents=True)
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     for language in ("en", "de"):
         lengths = rng.integers(2, 12, TYPES)
         words = ["".join(rng.choice(letters, n)) for n in lengths]
-        with (folder / f"train.{language}").open("w", encoding="utf-8") as file:
+        with (partial / f"train.{language}").open("w", encoding="utf-8") as file:
             for start in range(0, pairs, BLOCK):
                 count = min(BLOCK, pairs - start)
                 drawn = (rng.zipf(1.2, (count, LENGTH)) - 1) % TYPES
@@ -38,6 +41,7 @@ def write_corpus(folder: Path, pairs: int) -> None:
                 file.writelines(
                     " ".join(words[i] for i in row[:n]) + "\n" for row, n in zip(drawn, sizes)
                 )
+    partial.rename(folder)
 
 
 def main() -> None:
@@ -50,6 +54,8 @@ def main() -> None:
         text = folder / f"text-{arguments.pairs}"
         if not text.exists():
             write_corpus(text, arguments.pairs)
+        for old in ("cache", f"corpus-{arguments.pairs}"):  # or nothing would be prepared
+            shutil.rmtree(folder / old, ignore_errors=True)
         start = time.perf_counter()
         command = [
             sys.executable, "-m", "transformer_jax.cli", "prepare", "--preset", "base",

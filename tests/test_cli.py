@@ -142,7 +142,7 @@ def test_a_dataset_is_prepared_once_and_evaluated_by_split(tmp_path):
         assert done.returncode == 0, done.stderr
         assert done.stdout == f"{name}\n"
         outputs.append(done.stderr)
-    assert "preparing parallel_files/de-en" in outputs[0]
+    assert "preparing text/de-en" in outputs[0]
     assert "preparing" not in outputs[1]
     assert "prepared already, in" in outputs[1]
     done = command("evaluate", "--run-dir", "one", "--split", "test", "--output", "out")

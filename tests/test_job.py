@@ -227,6 +227,7 @@ def test_a_refused_text_leaves_the_run_as_it_was(tmp_path):
 def test_a_cleared_corpus_is_prepared_again_from_the_same_text_only(tmp_path):
     config = configuration(tmp_path, steps=2)
     run = train(config, tmp_path / "run", progress=False)
+    config = run.config
     further = replace(config, train=replace(config.train, steps=4))
     (run.folder / "corpus" / Receipt.FILE).unlink()  # its arrays are all that counts
     train(further, run.folder, progress=False)

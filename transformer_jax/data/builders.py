@@ -123,6 +123,7 @@ class ParallelFiles(_Builder):
     text is another dataset.
     """
 
+    name = "text"
     NAMES: ClassVar = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"),
              "test": ("test",)}  # fmt: skip
 
@@ -247,7 +248,9 @@ class Multi30k(_Builder):
             raise TextError(f"{file} cannot be unpacked: {error}") from None
         if hashlib.sha256(content).hexdigest() != self.SHA256[name]:
             if self._path is None:
-                file.unlink()  # so that the next time it is downloaded again
+                # So that the next time it is downloaded again.
+                file.unlink()
+                file.with_name(f"{file.name}.INFO").unlink(missing_ok=True)
             raise TextError(
                 f"{file} is not Multi30k's {name}: its SHA-256 is another; get it again, or read a "
                 "text of your own with --dataset text"

@@ -122,7 +122,9 @@ def _reading(folder: Path) -> Iterator[None]:
     """What goes wrong when a prepared dataset is read, in one line."""
     try:
         yield
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # its readers and parsers raise whatever they meet
         raise _damaged(folder) from error
 
 

@@ -51,8 +51,11 @@ class TextFiles:
 
 def digest(path: str | os.PathLike) -> str:
     """SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise TextError(f"{path}: {error.strerror}") from None
 
 
 class TextError(UserError):
