@@ -68,6 +68,14 @@ def test_text_files_come_back_in_order_either_way_round(load, folder):
     assert reverse.identity != splits["test"].identity
 
 
+@pytest.mark.parametrize(("size", "files"), [(700, 8), (1000, 5), (4999, 2), (5000, 1)])
+def test_shards_hold_all_pairs_in_order(load, folder, tmp_path, monkeypatch, size, files):
+    monkeypatch.setattr(builders, "SHARD", size)
+    train = load("text", "en-fr", folder)["train"]
+    assert sum("train" in path.name for path in prepared_files(tmp_path)) == files
+    assert [pair[0] for pair in train] == [f"en train {i} \u2028 é\x85" for i in range(5000)]
+
+
 def test_a_second_time_prepares_nothing_until_the_text_changes(load, folder, tmp_path):
     load("text", "en-fr", folder)
     before = prepared_files(tmp_path)

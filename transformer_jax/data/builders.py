@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import ClassVar
@@ -17,16 +17,18 @@ import tensorflow_datasets as tfds
 from transformer_jax.data.grammar import corpus
 from transformer_jax.data.text import TextError, TextFiles, digest, read_table
 
-__all__ = ["Grammar", "Multi30k", "ParallelFiles"]
+__all__ = ["Grammar", "Multi30k", "ParallelFiles", "check_connection", "shards"]
 
 VERSION = tfds.core.Version("1.0.0")
+# Examples in one file.
+SHARD = 250_000
 
 
 class _Builder(tfds.core.ShardBasedBuilder):
     """A builder outside tensorflow-datasets' own folders.
 
-    Its base writes one shard a split as the examples come: in their order, without holding them in
-    memory, where the usual base would shuffle and need TensorFlow beyond a gigabyte.
+    Its base writes the examples as they come: in their order, without holding them in memory, where
+    the usual base would shuffle and need TensorFlow beyond a gigabyte.
     """
 
     VERSION = VERSION
@@ -39,11 +41,20 @@ class _Builder(tfds.core.ShardBasedBuilder):
         return tfds.core.DatasetInfo(builder=self, features=self.features)
 
     def _shard_iterators_per_split(self, dl_manager):
-        return {split: [lambda e=e: enumerate(e)] for split, e in self._splits(dl_manager).items()}
+        splits = self._splits(dl_manager).items()
+        return {split: shards(count, enumerate(examples)) for split, (count, examples) in splits}
 
-    def _splits(self, dl_manager) -> dict[str, Iterable[dict]]:
-        """Split -> its examples, read through in this order."""
+    def _splits(self, dl_manager) -> dict[str, tuple[int, Iterator[dict]]]:
+        """Split -> how many examples it has, and they; splits are read through in this order."""
         raise NotImplementedError
+
+
+def shards(count: int, examples: Iterator) -> list[Callable[[], Iterator]]:
+    """What writes each shard of `count` examples, one after the other.
+
+    Shards, because a writer of array_record keeps some 400 bytes of each record until it closes.
+    """
+    return [lambda: itertools.islice(examples, SHARD)] * max(1, -(-count // SHARD))
 
 
 class Grammar(_Builder):
@@ -89,7 +100,7 @@ class Grammar(_Builder):
                         kept[name].append(example)
                 yield _stored(kept[split].popleft())
 
-        return {split: draw(split) for split in wanted}
+        return {split: (count, draw(split)) for split, count in wanted.items()}
 
 
 def _stored(example: corpus.Example) -> dict:
@@ -165,7 +176,11 @@ class ParallelFiles(_Builder):
         return found
 
     def _splits(self, dl_manager):
-        return {split: self._examples(files) for split, files in self._files.items()}
+        # Counting finds faults before anything is written.
+        return {
+            split: (sum(1 for _ in self._examples(files)), self._examples(files))
+            for split, files in self._files.items()
+        }
 
     def _examples(self, files: tuple[Path, ...]) -> Iterator[dict]:
         if len(files) == 2:
@@ -224,7 +239,7 @@ class Multi30k(_Builder):
             for split, name in self.NAMES.items()
         }
         return {
-            split: (dict(zip(self.LANGUAGES, lines)) for lines in zip(*texts))
+            split: (len(texts[0]), (dict(zip(self.LANGUAGES, lines)) for lines in zip(*texts)))
             for split, texts in sides.items()
         }
 

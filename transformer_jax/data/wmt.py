@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets import translate
 from tensorflow_datasets.translate import wmt
 
-from transformer_jax.data.builders import check_connection
+from transformer_jax.data.builders import check_connection, shards
 from transformer_jax.errors import UserError
 
 __all__ = ["BUILDERS", "PAIRS", "WmtError", "unpacked"]
@@ -40,10 +40,11 @@ class _Streamed(tfds.core.ShardBasedBuilder):
     """
 
     def _shard_iterators_per_split(self, dl_manager):
-        return {
-            split.name: [functools.partial(self._generate_examples, **split.gen_kwargs)]
-            for split in self._split_generators(dl_manager)
-        }
+        found = {}
+        for split in self._split_generators(dl_manager):
+            examples = functools.partial(self._generate_examples, **split.gen_kwargs)
+            found[split.name] = shards(sum(1 for _ in examples()), examples())
+        return found
 
 
 class Wmt14Translate(_Streamed, translate.Wmt14Translate, skip_registration=True):  # type: ignore[call-arg]
