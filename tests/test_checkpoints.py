@@ -1,8 +1,16 @@
+import sys
+
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
-from transformer_jax.checkpoints import Checkpoints, DamagedCheckpoint, on_device
+from transformer_jax.checkpoints import (
+    Checkpoints,
+    DamagedCheckpoint,
+    _ignore_late_reads,
+    on_device,
+)
 
 
 @pytest.fixture
@@ -50,3 +58,35 @@ def test_scores_that_are_not_numbers_are_never_the_best(tmp_path):
     assert checkpoints.best_step() == 3
     checkpoints.close()
     assert Checkpoints(tmp_path, best=lambda s: s["loss"], read_only=True).best_step() == 2
+
+
+class _Late:
+    """An object whose end raises an exception that nobody can catch."""
+
+    def __init__(self, message):
+        self.message = message
+
+    def __del__(self):
+        raise RuntimeError(self.message)
+
+
+def test_late_reads_of_a_damaged_file_are_not_reported(saved, monkeypatch):
+    """Orbax's other reads may end before the error arrives that is raised."""
+    folder, tree = saved
+    checkpoints = Checkpoints(folder, read_only=True)
+    restore, reported = ocp.CheckpointManager.restore, []
+
+    def damaged(self, step, args):
+        if "params" in args:
+            _Late("Event loop is closed")
+            _Late("something else")
+            raise ValueError("a read failed")
+        return restore(self, step, args=args)
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda late: reported.append(str(late.exc_value)))
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", damaged)
+    _ignore_late_reads.cache_clear()
+    with pytest.raises(DamagedCheckpoint, match="a read failed"):
+        checkpoints.restore(7, {"params": on_device(tree)})
+    _ignore_late_reads.cache_clear()  # the hook of pytest comes back
+    assert reported == ["something else"]

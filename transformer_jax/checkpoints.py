@@ -150,10 +150,10 @@ class Checkpoints:
                     f"lack {sorted(wanted - saved)[:3]} and have {sorted(saved - wanted)[:3]}",
                 )
         arguments = {name: ocp.args.StandardRestore(tree) for name, tree in templates.items()}
+        _ignore_late_reads()
         try:
             restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
         except Exception as error:
-            _ignore_late_reads()
             raise self._damaged(step, error) from None
         items = {name: restored[name] for name in templates}
         for name, tree in items.items():
@@ -208,8 +208,8 @@ class Checkpoints:
 def _ignore_late_reads():
     """Once one array cannot be read, the reads of others end into a closed event loop of orbax.
 
-    Python reports each as an unraisable exception or a coroutine never awaited; the one that
-    matters was raised.
+    Python reports each as an unraisable exception or a coroutine never awaited, from threads that
+    may be ahead of the one that matters, which is raised.
     """
     warnings.filterwarnings("ignore", message="coroutine 'Store", category=RuntimeWarning)
     report = sys.unraisablehook
