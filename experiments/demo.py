@@ -27,7 +27,7 @@ from transformer_jax.data.grammar.corpus import SPLITS
 from transformer_jax.evaluation.bleu import exact_match, sacre_score
 from transformer_jax.job import train
 from transformer_jax.search import Search
-from transformer_jax.testset import split_text
+from transformer_jax.testset import dataset_splits
 from transformer_jax.translator import Translator
 from transformer_jax.visualization.attention import attention_map, by_word, words
 from transformer_jax.visualization.curves import learning_curve
@@ -144,10 +144,11 @@ def main() -> None:
     start, output = time.perf_counter(), arguments.output
     run_dir = output / "run"
     train(configuration(arguments.steps), run_dir)
-    splits = {name: split_text(run_dir, name) for name in SPLITS[1:]}
+    splits = dataset_splits(run_dir)
     translator = Translator.load(run_dir)
     print(f"\ntranslating with {translator.checkpoint}, beam search of 4")
-    found = scores(translator, splits, arguments.sentences, output)
+    held_out = {name: splits[name] for name in SPLITS[1:]}
+    found = scores(translator, held_out, arguments.sentences, output)
     learning_curve(run_dir).savefig(output / "learning-curve.png", dpi=120)
     pronoun = pronoun_attention(translator, splits, output)
     head = f"encoder layer {pronoun['layer']}, head {pronoun['head']}"

@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 
 # Four devices on one CPU, for pmap and meshes.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hypothesis
@@ -40,6 +42,17 @@ def shared_data() -> Path:
 def _cache(tmp_path_factory):
     """Fixtures that several tests share prepare their text here, not in the user's cache."""
     os.environ["TRANSFORMER_JAX_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory, _cache):
+    """(folder, configuration, run) of a small job that nothing interrupted."""
+    from tests.small_job import configuration
+    from transformer_jax.job import train
+
+    folder = tmp_path_factory.mktemp("whole")
+    config = configuration(folder)
+    return folder, config, train(config, folder / "run", progress=False)
 
 
 @pytest.fixture(autouse=True)

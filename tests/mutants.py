@@ -83,7 +83,7 @@ MUTANTS = [
      "batches.batch((step - first) * accumulate + i)",
      "tests/test_job.py::test_going_on_is_bit_for_bit_the_uninterrupted_run"),
     ("job.py", "if meta[\"run\"] != run.identity:", "if False:",
-     "tests/test_job.py::test_a_checkpoint_of_another_configuration_is_refused"),
+     "tests/test_survival.py::test_a_checkpoint_of_another_configuration_is_refused"),
     ("checkpoints.py", "if saved[path] != found[path]", "if False", "tests/test_checkpoints.py"),
     ("evaluation/bleu.py", "_HYPHEN.sub(", "_HYPHEN.subn(", "tests/evaluation/test_bleu.py"),
 ]  # fmt: skip
@@ -97,7 +97,11 @@ def survives(copy: Path, file: str, line: str, broken: str, tests: str) -> bool:
     path.write_text(source.replace(line, broken), encoding="utf-8")
     try:
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", tests]
-        environment = {**os.environ, "PYTHONPATH": str(copy)}  # before the installed one
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(copy),  # before the installed one
+            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        }
         done = subprocess.run(command, cwd=copy, capture_output=True, env=environment)
     finally:
         path.write_text(source, encoding="utf-8")

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.small_job import write_text
+from transformer_jax.cli import main
+from transformer_jax.data.preparation import Receipt
+
 ROOT = Path(__file__).parents[1]
-
-
 SMALL = ["--preset", "tiny", "--vocabulary", "whitespace", "--d-model", 16, "--d-ff", 32,
          "--num-layers", 1, "--num-heads", 2, "--max-length", 16, "--batch-tokens", 64,
          "--num-shapes", 2, "--warmup-steps", 20]  # fmt: skip
@@ -19,6 +21,11 @@ def command(*arguments, text=None):
         [sys.executable, "-m", "transformer_jax.cli", *map(str, arguments)],
         capture_output=True, text=True, input=text, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
+
+
+def here(*arguments):
+    """As `command`, in this process, where everything is imported and compiled already."""
+    main([str(argument) for argument in arguments])
 
 
 @pytest.mark.parametrize("name", [[], ["train"], ["translate"], ["evaluate"], ["prepare"]])
@@ -80,8 +87,6 @@ def test_bad_input_gets_one_message_and_no_traceback(arguments, message, tmp_pat
 
 
 def test_ctrl_c_while_the_first_step_compiles(tmp_path):
-    from tests.test_job import write_text
-
     train = write_text(tmp_path / "train")
     arguments = ["train", "--train", *train, "--preset", "tiny", "--vocabulary", "whitespace"]
     command_line = [sys.executable, "-m", "transformer_jax.cli", *arguments]
@@ -99,9 +104,7 @@ def test_ctrl_c_while_the_first_step_compiles(tmp_path):
     assert "Traceback" not in rest
 
 
-def test_train_translate_evaluate(tmp_path):
-    from tests.test_job import write_text
-
+def test_train_translate_evaluate(tmp_path, capsys):
     train, test = write_text(tmp_path / "train"), write_text(tmp_path / "test", 20, seed=3)
     run = tmp_path / "run"
     done = command("train", "--train", *train, "--validation", *test, "--run-dir", run,
@@ -110,24 +113,23 @@ def test_train_translate_evaluate(tmp_path):
     assert done.stdout.strip() == str(run)
     assert "step/s" in done.stderr or "s/step" in done.stderr
     # Without a preset the run's own configuration goes on.
-    done = command("train", "--run-dir", run, "--steps", 10)
-    assert done.returncode == 0, done.stderr
+    here("train", "--run-dir", run, "--steps", 10)
+    assert capsys.readouterr().out.strip() == str(run)
     done = command("translate", "--run-dir", run, "--beam-size", 2, text="w1 w2\n\nw3\n")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.split("\n")
     assert len(lines) == 4
     assert lines[1] == ""
     out = tmp_path / "out"
-    done = command("evaluate", "--run-dir", run, "--test", *test, "--output", out)
-    assert done.returncode == 0, done.stderr
-    assert "tokenized BLEU = " in done.stdout
-    assert "perplexity = " in done.stdout
+    here("evaluate", "--run-dir", run, "--test", *test, "--output", out)
+    shown = capsys.readouterr().out
+    assert "checkpoint: averaged at step 10" in shown
+    assert "tokenized BLEU = " in shown
+    assert "perplexity = " in shown
     assert len(out.read_text().splitlines()) == 20
 
 
-def test_a_dataset_is_prepared_once_and_evaluated_by_split(tmp_path):
-    from tests.test_job import write_text
-
+def test_a_dataset_is_prepared_once_and_evaluated_by_split(tmp_path, caplog, capsys):
     folder = tmp_path / "texts"
     for split, count in (("train", 300), ("validation", 20), ("test", 15)):
         source, target = write_text(tmp_path / split, count, seed=count)
@@ -136,34 +138,20 @@ def test_a_dataset_is_prepared_once_and_evaluated_by_split(tmp_path):
         Path(target).rename(folder / f"{split}.de")
     dataset = ["--dataset", "text", "--direction", "de-en", "--data-dir", folder]
     cache = ["--cache-dir", tmp_path / "kept"]
-    outputs = []
-    for name in ("one", "two"):
-        done = command("train", *dataset, *cache, *SMALL, "--steps", 2, "--run-dir", name)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout == f"{name}\n"
-        outputs.append(done.stderr)
-    assert "preparing text/de-en" in outputs[0]
-    assert "preparing" not in outputs[1]
-    assert "prepared already, in" in outputs[1]
-    done = command("evaluate", "--run-dir", "one", "--split", "test", "--output", "out")
+    done = command("train", *dataset, *cache, *SMALL, "--steps", 2, "--run-dir", "one")
     assert done.returncode == 0, done.stderr
-    assert "tokenized BLEU = " in done.stdout
+    assert done.stdout == "one\n"
+    assert "preparing text/de-en" in done.stderr
+    here("train", *dataset, *cache, *SMALL, "--steps", 2, "--run-dir", "two")
+    assert "preparing" not in caplog.text
+    assert "prepared already, in" in caplog.text
+    here("evaluate", "--run-dir", "one", "--split", "test", "--output", "out")
+    assert "tokenized BLEU = " in capsys.readouterr().out
     assert len(Path("out").read_text().splitlines()) == 15
-    done = command("evaluate", "--run-dir", "one", "--split", "tset")
-    assert done.returncode == 1
-    assert "has no split 'tset'; it has train, validation, test" in done.stderr
-    # Prepared alone, for a machine without tensorflow-datasets.
-    done = command("prepare", *dataset, *SMALL, "--output", "prepared")
-    assert done.returncode == 0, done.stderr
-    code = (
-        "import sys; sys.modules['tensorflow_datasets'] = None\n"
-        "from transformer_jax.cli import main\n"
-        "main(sys.argv[1:])"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    line = ["train", "--corpus", "prepared", "--run-dir", "three", "--steps", 2, *SMALL]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, line)],
-        capture_output=True, text=True, env=environment,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    message = "the dataset of one has no split 'tset'; it has train, validation, test"
+    with pytest.raises(SystemExit, match=message):
+        here("evaluate", "--run-dir", "one", "--split", "tset")
+    here("prepare", *dataset, *SMALL, "--output", "prepared")
+    assert (Path("prepared") / Receipt.FILE).read_bytes() == (
+        Path("one") / "corpus" / Receipt.FILE
+    ).read_bytes()

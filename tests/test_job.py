@@ -1,14 +1,6 @@
-"""The main job on a small language: train, stop, go on, translate, evaluate."""
+"""The main job on a small language: train, stop, go on, translate."""
 
-import json
-import logging
-import os
-import random
-import shutil
-import signal
 import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,69 +8,16 @@ import jax
 import numpy as np
 import pytest
 
+from tests.small_job import ENVIRONMENT, command, configuration, last_prints, read_jsonl, write_text
 from transformer_jax import (
-    DataConfig,
-    ModelConfig,
     OptimizerConfig,
-    RunConfig,
-    TrainConfig,
     Translator,
 )
-from transformer_jax.checkpoints import Checkpoints
 from transformer_jax.data.batching import Batches
-from transformer_jax.data.corpus import Corpus, CorpusError
-from transformer_jax.data.preparation import Receipt, prepare
-from transformer_jax.errors import UserError
+from transformer_jax.data.corpus import Corpus
+from transformer_jax.data.preparation import prepare
 from transformer_jax.job import train
-from transformer_jax.locking import locked
 from transformer_jax.run import Run, RunError
-
-WORDS = [f"w{i}" for i in range(12)]
-
-
-def write_text(folder, count=400, seed=0):
-    """Reversed sentences: needs attention, learned in a minute."""
-    rng = random.Random(seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [rng.choices(WORDS, k=rng.randint(2, 5)) for _ in range(count)]
-    (folder / "src").write_text("".join(" ".join(line) + "\n" for line in lines))
-    (folder / "tgt").write_text("".join(" ".join(line[::-1]).upper() + "\n" for line in lines))
-    return str(folder / "src"), str(folder / "tgt")
-
-
-def configuration(folder, steps=24, **train_options):
-    model = ModelConfig(vocab_size=100, d_model=16, d_ff=32, num_heads=2, num_layers=1)
-    options = {"log_every": 5, "evaluate_every": 12, "checkpoint_every": 6, "average_last": 2}
-    return RunConfig(
-        model,
-        OptimizerConfig(warmup_steps=20),
-        DataConfig(
-            train=write_text(folder / "train"),
-            validation=write_text(folder / "validation", 40, seed=1),
-            vocabulary="whitespace",
-            max_length=16,
-            batch_tokens=64,
-            num_shapes=2,
-        ),
-        TrainConfig(steps=steps, **{**options, **train_options}),
-    )
-
-
-def read_jsonl(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def last_prints(folder):
-    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
-    return checkpoints.metadata(checkpoints.steps()[-1])["fingerprints"]
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    config = configuration(folder)
-    run = train(config, folder / "run", progress=False)
-    return folder, config, run
 
 
 def test_a_run_folder_holds_everything(whole):
@@ -110,6 +49,10 @@ def test_going_on_is_bit_for_bit_the_uninterrupted_run(whole):
         return [r for r in records if "loss" in r]
 
     assert training_records(other) == training_records(run.folder)
+
+
+def _prepared(data, folder):
+    return replace(data, corpus=str(folder), train=None, validation=None)
 
 
 def test_identity_fields_may_not_change(whole):
@@ -183,68 +126,6 @@ def test_a_checkpoint_at_the_end_of_each_epoch(tmp_path):
     assert set(steps) == {end for end in ends if end < 120} | {120}
 
 
-def damage(folder, how):
-    """Change the file that holds the parameters (others are of writing processes, since merged)."""
-    file = max((folder / "params" / "d").iterdir(), key=lambda p: p.stat().st_size)
-    if how == "missing":
-        file.unlink()
-    elif how == "truncated":
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    else:
-        data = bytearray(file.read_bytes())
-        data[len(data) // 2] ^= 4
-        file.write_bytes(data)
-
-
-@pytest.mark.parametrize("how", ["flipped", "truncated", "missing"])
-def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(tmp_path, how, caplog):
-    config = configuration(tmp_path, steps=12)
-    run = train(config, tmp_path / "run", progress=False)
-    expected = last_prints(run.folder)
-    damage(run.folder / "checkpoints" / "12", how)
-    with caplog.at_level(logging.WARNING):
-        train(config, run.folder, progress=False)
-    assert "checkpoints/12" in caplog.text
-    assert "trying an older one" in caplog.text
-    assert last_prints(run.folder) == expected
-
-
-def test_a_refused_text_leaves_the_run_as_it_was(tmp_path):
-    """The prepared corpus survives, so the run goes on, even where the text has gone."""
-    config = configuration(tmp_path, steps=6)
-    run = train(config, tmp_path / "run", progress=False)
-    before = {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()}
-    source = Path(config.data.train[0])
-    source.write_text("other text\n" * 400)
-    with pytest.raises(RunError, match=r"another text than .*src holds now"):
-        train(config, run.folder, progress=False)
-    assert {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()} == before
-    source.unlink()
-    train(replace(config, train=replace(config.train, steps=7)), run.folder, progress=False)
-    assert Checkpoints(run.folder / "checkpoints", read_only=True).steps()[-1] == 7
-
-
-def test_a_cleared_corpus_is_prepared_again_from_the_same_text_only(tmp_path):
-    config = configuration(tmp_path, steps=2)
-    run = train(config, tmp_path / "run", progress=False)
-    config = run.config
-    further = replace(config, train=replace(config.train, steps=4))
-    (run.folder / "corpus" / Receipt.FILE).unlink()  # its arrays are all that counts
-    train(further, run.folder, progress=False)
-    shutil.rmtree(run.folder / "corpus")
-    source = Path(config.data.train[0])
-    text = source.read_text()
-    source.write_text(text + text)
-    with pytest.raises(UserError, match="lines but"):
-        train(further, run.folder, progress=False)
-    source.write_text(text.replace("w1", "w2"))
-    with pytest.raises(RunError, match="was trained on corpus"):
-        train(further, run.folder, progress=False)
-    assert not (run.folder / "corpus").exists()
-    source.write_text(text)
-    train(replace(config, train=replace(config.train, steps=6)), run.folder, progress=False)
-
-
 def test_another_dataset_or_direction_is_refused(tmp_path):
     config = configuration(tmp_path, steps=2)
     folder = tmp_path / "texts"
@@ -262,45 +143,6 @@ def test_another_dataset_or_direction_is_refused(tmp_path):
         with pytest.raises(RunError, match=f"was started with {field} = "):
             train(other, run.folder, progress=False)
     assert (run.folder / "config.json").read_bytes() == before
-
-
-@pytest.mark.parametrize("where", ["tokens", "vocabulary"])
-def test_a_damaged_corpus_is_not_trained_on(tmp_path, where):
-    config = configuration(tmp_path, steps=6)
-    run = train(config, tmp_path / "run", progress=False)
-    corpus = run.folder / "corpus" / "train"
-    if where == "tokens":
-        file = corpus / "source.tokens.npy"
-        file.write_bytes(file.read_bytes()[:-1] + b"\1")
-    else:
-        file = corpus / "vocabulary.json"
-        file.write_text(file.read_text().replace("w1", "x1"))
-    with pytest.raises(CorpusError, match="train is damaged: its arrays or its vocabulary"):
-        train(config, run.folder, progress=False)
-
-
-def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
-    """config.json was lost and the folder is trained in anew with another seed."""
-    config = configuration(tmp_path, steps=6)
-    run = train(config, tmp_path / "run", progress=False)
-    (run.folder / "config.json").unlink()
-    other = replace(config, train=replace(config.train, seed=5))
-    with pytest.raises(RunError, match="saved with another configuration or text"):
-        train(other, run.folder, progress=False)
-
-
-def test_averages_are_the_mean_and_heal(whole, caplog):
-    _, config, run = whole
-    averaged, *last = (Translator.load(run.folder, c).params for c in ("averaged", "18", "24"))
-    for mean, *parts in zip(*map(jax.tree.leaves, (averaged, *last))):
-        np.testing.assert_allclose(mean, (parts[0] + parts[1]) / 2, atol=1e-7)
-    damage(run.folder / "averaged" / "24", "flipped")
-    with caplog.at_level(logging.WARNING):
-        assert Translator.load(run.folder).checkpoint == "step 24"
-    assert "averaged/24" in caplog.text
-    assert "using the newest checkpoint instead" in caplog.text
-    train(config, run.folder, progress=False)
-    assert Translator.load(run.folder).checkpoint == "averaged at step 24"
 
 
 def test_init_from_brings_vocabulary_and_average_and_survives_a_kill(whole, tmp_path):
@@ -330,6 +172,7 @@ def test_going_on_with_average_accumulation_and_bfloat16(tmp_path):
     config = replace(
         config,
         model=replace(config.model, dtype="bfloat16"),
+        data=replace(config.data, num_shapes=1),  # each is compiled
         optimizer=replace(config.optimizer, ema_decay=0.9, accumulate=3),
     )
     whole = train(config, tmp_path / "whole", progress=False)
@@ -349,54 +192,6 @@ def test_a_run_of_bad_gradients_stops_and_says_where(tmp_path):
         train(bad, tmp_path / "run", progress=False)
 
 
-def test_two_jobs_on_one_folder(whole):
-    _, config, run = whole
-    before = (run.folder / "config.json").read_bytes()
-    longer = replace(config, train=replace(config.train, steps=999))
-    with locked(run.folder), pytest.raises(UserError, match="another job is training"):
-        train(longer, run.folder, progress=False)
-    assert (run.folder / "config.json").read_bytes() == before
-
-
-COMMAND = """
-import sys
-from pathlib import Path
-from transformer_jax import RunConfig
-from transformer_jax.data.preparation import prepare
-from transformer_jax.job import train
-folder = Path(sys.argv[1])
-train(RunConfig.from_json((folder / "wanted.json").read_text()), folder / "run", progress=False)
-"""
-
-
-def kill_and_go_on(tmp_path, whole, kills, seed):
-    """SIGKILL at random moments, then let it end: everything equals the uninterrupted run."""
-    _, config, run = whole
-    rng = random.Random(seed)
-    (tmp_path / "wanted.json").write_text(config.to_json())
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-c", COMMAND, str(tmp_path)]
-    for _ in range(kills):
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(3, 14))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
-    assert last_prints(tmp_path / "run") == last_prints(run.folder)
-    metrics = [(f / "metrics.jsonl").read_text() for f in (tmp_path / "run", run.folder)]
-    assert metrics[0] == metrics[1]
-    assert not list((tmp_path / "run" / "checkpoints").glob("*tmp*"))
-
-
-def test_a_killed_run_goes_on(tmp_path, whole):
-    kill_and_go_on(tmp_path, whole, kills=2, seed=0)
-
-
-@pytest.mark.slow
-def test_a_run_killed_many_times_goes_on(tmp_path, whole):
-    kill_and_go_on(tmp_path, whole, kills=12, seed=1)
-
-
 @pytest.mark.slow
 def test_it_learns_to_reverse(tmp_path):
     """End to end: exact translations of sentences it has not seen."""
@@ -413,17 +208,10 @@ def test_it_learns_to_reverse(tmp_path):
     assert sum(a == b for a, b in zip(translations, target)) > 0.8 * len(target)
 
 
-def _prepared(data, folder):
-    return replace(data, corpus=str(folder), train=None, validation=None)
-
-
 def test_prepared_corpora_train_without_tyro_and_tensorflow_datasets(tmp_path, whole):
     folder, config, _ = whole
     prepared = replace(config, data=_prepared(config.data, folder / "run" / "corpus"))
     prepared = replace(prepared, train=replace(prepared.train, steps=2))
-    (tmp_path / "wanted.json").write_text(prepared.to_json())
     block = "import sys; sys.modules['tyro'] = sys.modules['tensorflow_datasets'] = None\n"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-c", block + COMMAND, str(tmp_path)]
-    subprocess.run(command, env=environment, check=True)
+    subprocess.run(command(tmp_path, prepared, block), env=ENVIRONMENT, check=True)
     assert Run.exists(tmp_path / "run")

@@ -106,7 +106,7 @@ class Evaluate:
     def run(self) -> None:
         from transformer_jax.data.text import ParallelText, TextFiles
         from transformer_jax.run import Run
-        from transformer_jax.testset import evaluate, split_text
+        from transformer_jax.testset import dataset_splits, evaluate
         from transformer_jax.translator import Translator
 
         if (self.test is None) == (self.split is None):
@@ -117,7 +117,13 @@ class Evaluate:
         if self.test is not None:
             text = TextFiles(str(self.test[0]), str(self.test[1]))
         else:
-            text = split_text(self.run_dir, str(self.split))
+            splits = dataset_splits(self.run_dir)
+            if self.split not in splits:
+                raise UserError(
+                    f"the dataset of {self.run_dir} has no split {self.split!r}; it has "
+                    f"{', '.join(splits)}"
+                )
+            text = splits[self.split]
         language = self.language or Run.open(self.run_dir).config.data.direction.partition("-")[2]
         translator = Translator.load(self.run_dir, self.checkpoint)
         if self.output is not None:

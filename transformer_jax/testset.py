@@ -16,7 +16,7 @@ from transformer_jax.translator import Translator
 if TYPE_CHECKING:  # tensorflow-datasets only where a dataset is asked for
     from transformer_jax.data.datasets import DatasetText
 
-__all__ = ["Evaluation", "evaluate", "split_text"]
+__all__ = ["Evaluation", "dataset_splits", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -33,24 +33,25 @@ class Evaluation:
         return "\n".join([*head, *map(str, self.scores)])
 
 
-def split_text(run_dir: Path, split: str) -> "DatasetText":
-    """A split of the dataset that a run was trained on."""
+def dataset_splits(run_dir: Path) -> "dict[str, DatasetText]":
+    """Split -> its text, of the dataset that a run was trained on."""
     data = Run.open(run_dir).config.data
     if data.dataset is None:
         raise UserError(
-            f"{run_dir}/config.json names no dataset, so there is no split {split!r}: give --test "
-            "SOURCE REFERENCE"
+            f"{run_dir}/config.json names no dataset, so it has no splits: give --test SOURCE "
+            "REFERENCE"
         )
-    from transformer_jax.data.datasets import load_split
+    from transformer_jax.data.datasets import load_dataset
 
-    where = (data.direction, data.data_dir, cache_folder(data.cache_dir))
+    cache = cache_folder(data.cache_dir)
+    splits = load_dataset(data.dataset, data.direction, data.data_dir, cache)
     receipt = Receipt.read(run_dir / "corpus")
-    if receipt and receipt.train != load_split(data.dataset, "train", *where).identity:
+    if receipt and receipt.train != splits["train"].identity:
         raise UserError(
             f"dataset {data.dataset} is not what {run_dir} was trained on any more, so its splits "
             "may hold training text: give --test SOURCE REFERENCE, or train again"
         )
-    return load_split(data.dataset, split, *where)
+    return splits
 
 
 def evaluate(

@@ -1,7 +1,6 @@
 """A trained run as a translator of text."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer_jax.data.text import TextError, decode_lines
-from transformer_jax.data.vocabulary import EOS_ID, PAD_ID, Vocabulary
+from transformer_jax.data.vocabulary import EOS_ID, Vocabulary
 from transformer_jax.decoding.inference import Inference
 from transformer_jax.errors import UserError
 from transformer_jax.models.transformer import Transformer
@@ -60,7 +59,6 @@ class Translator:
         self.model, self.params, self.vocabulary = model, params, vocabulary
         self.checkpoint = checkpoint
         self._inference = Inference(model, params)
-        self._attend = jax.jit(functools.partial(model.apply, mutable=["attention"]))
 
     @classmethod
     def load(cls, run_dir: str | Path, checkpoint: str = "averaged") -> "Translator":
@@ -122,39 +120,18 @@ class Translator:
             output.flush()
             first += len(lines)
 
-    def attention(self, source: str, target: str | None = None) -> "Attention":
+    def attention(self, source: str, target: str | None = None) -> Attention:
         """What the model attends to when it writes `target` (default: its own translation)."""
         if target is None:
             [target] = self.translate([source])
-        read, written = ([*self.vocabulary.encode(line), EOS_ID] for line in (source, target))
-        _, state = self._attend({"params": self.params}, self._row(read), self._row(written))
-        layers = range(self.model.config.num_layers)
-
-        def weights(stack: str, part: str, rows: int, columns: int) -> np.ndarray:
-            found = [state["attention"][f"{stack}_{i}"][part]["weights"][0] for i in layers]
-            return np.stack([np.asarray(x, np.float32)[:, :rows, :columns] for x in found])
-
+        read, written = (self.vocabulary.encode(line) for line in (source, target))
         tokens = self.vocabulary.tokens
         return Attention(
-            tokens(read),
-            ["<s>", *tokens(written[:-1])],
-            tokens(written),
-            weights("encoder", "self_attention", len(read), len(read)),
-            weights("decoder", "self_attention", len(written), len(written)),
-            weights("decoder", "cross_attention", len(written), len(read)),
+            tokens([*read, EOS_ID]),
+            ["<s>", *tokens(written)],
+            tokens([*written, EOS_ID]),
+            *self._inference.attention(read, written),
         )
-
-    def _row(self, ids: list[int]) -> np.ndarray:
-        """[1, T] with T from few values, so that few are compiled."""
-        width = -(-len(ids) // 16) * 16
-        if self.model.config.positions == "learned":
-            width = min(width, self.model.config.max_positions)
-            if len(ids) > width:
-                raise UserError(
-                    f"a sentence of {len(ids)} tokens with EOS; the model has learned only {width} "
-                    "positions: split it"
-                )
-        return np.asarray([ids + [PAD_ID] * (width - len(ids))], np.int32)
 
     def score(self, sources: Sequence[str], targets: Sequence[str]) -> list[float]:
         """Log-probability in nats, EOS included, of each target given its source (no penalty)."""

@@ -1,3 +1,4 @@
+import functools
 from dataclasses import replace
 
 import jax
@@ -26,9 +27,16 @@ def batch(rows, length, seed=0, padding=0):
     return Batch(tokens[0], tokens[1], np.arange(rows))
 
 
-def start(model=MODEL, optimizer=OPTIMIZER, seed=0):
+@functools.cache
+def made(model, optimizer, seed):
     functions = make_step(Transformer(model), optimizer, seed)
-    return functions, jax.jit(functions.init)(jax.random.key(seed))
+    return functions, jax.device_get(jax.jit(functions.init)(jax.random.key(seed)))
+
+
+def start(model=MODEL, optimizer=OPTIMIZER, seed=0):
+    """Functions of a step and a state of one's own, which may be donated."""
+    functions, state = made(model, optimizer, seed)
+    return functions, jax.tree.map(jnp.array, state)
 
 
 def test_schedule_is_equation_3_counted_from_one():

@@ -25,7 +25,7 @@ from transformer_jax.data import builders, wmt
 from transformer_jax.errors import UserError
 from transformer_jax.locking import locked
 
-__all__ = ["DatasetError", "DatasetText", "load_dataset", "load_split"]
+__all__ = ["DatasetError", "DatasetText", "load_dataset"]
 
 log = logging.getLogger(__name__)
 
@@ -105,16 +105,6 @@ def load_dataset(
             if not builder.info.splits:
                 raise _damaged(folder)
     return {split: DatasetText(builder, split, source, target) for split in builder.info.splits}
-
-
-def load_split(
-    name: str, split: str, direction: str, data_dir: str | None, cache: Path
-) -> DatasetText:
-    """One split of `load_dataset`; an unknown one is an error that lists those that are there."""
-    splits = load_dataset(name, direction, data_dir, cache)
-    if split not in splits:
-        raise DatasetError(f"dataset {name} has no split {split!r}; it has {', '.join(splits)}")
-    return splits[split]
 
 
 @contextlib.contextmanager

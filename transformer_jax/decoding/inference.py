@@ -49,6 +49,7 @@ class Inference:
         self._positions = model.config.max_positions if learned else np.iinfo(np.int32).max
         self._search = jax.jit(functools.partial(_search, model), static_argnames="search")
         self._force = jax.jit(functools.partial(_force, model))
+        self._attend = jax.jit(functools.partial(model.apply, mutable=["attention"]))
 
     def translate(
         self,
@@ -86,12 +87,39 @@ class Inference:
         """Log-probability of every target token, EOS last, for each pair."""
         results: list[np.ndarray] = [np.empty(0)] * len(sources)
         for indices, source in self._groups(sources, 1, targets):
-            length = min(_round_up(max(len(targets[i]) for i in indices) + 1), self._positions)
+            length = self._width(max(len(targets[i]) for i in indices) + 1)
             rows = _rows([targets[i] for i in indices], len(source), length)
             log_probs = jax.device_get(self._force(self.params, source, rows))
             for row, i in enumerate(indices):
                 results[i] = log_probs[row, : len(targets[i]) + 1]
         return results
+
+    def attention(
+        self, source: Sequence[int], target: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Weights of every layer and head for one pair of S and T tokens, EOS included.
+
+        Encoder [L, H, S, S], decoder [L, H, T, T] and cross [L, H, T, S], float32.
+        """
+        [(_, read)] = self._groups([source], 1, [target])
+        rows, columns = len(target) + 1, len(source) + 1
+        written = _rows([target], 1, self._width(rows))
+        _, state = self._attend({"params": self.params}, read, written)
+
+        def weights(stack: str, part: str, queries: int, keys: int) -> np.ndarray:
+            layers = range(self._model.config.num_layers)
+            found = [state["attention"][f"{stack}_{i}"][part]["weights"][0] for i in layers]
+            return np.stack([np.asarray(x, np.float32)[:, :queries, :keys] for x in found])
+
+        return (
+            weights("encoder", "self_attention", columns, columns),
+            weights("decoder", "self_attention", rows, rows),
+            weights("decoder", "cross_attention", rows, columns),
+        )
+
+    def _width(self, length: int) -> int:
+        """A length with EOS, padded so that few are compiled."""
+        return min(_round_up(length), self._positions)
 
     def _groups(
         self, sources, rows_per_sentence, targets=None
@@ -117,7 +145,7 @@ class Inference:
             while end < len(order) and fits(end + 1 - start, length(order[end])):
                 end += 1
             group, start = order[start:end], end
-            width = min(_round_up(max(len(sources[i]) for i in group) + 1), self._positions)
+            width = self._width(max(len(sources[i]) for i in group) + 1)
             yield group, _rows([sources[i] for i in group], _power_of_two(len(group)), width)
 
 

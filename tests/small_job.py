@@ -1,0 +1,64 @@
+"""A job on a small language: reversed sentences, which need attention and little time."""
+
+import json
+import os
+import random
+import sys
+from pathlib import Path
+
+from transformer_jax import DataConfig, ModelConfig, OptimizerConfig, RunConfig, TrainConfig
+from transformer_jax.checkpoints import Checkpoints
+
+WORDS = [f"w{i}" for i in range(12)]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+PROGRAM = """
+import sys
+from pathlib import Path
+from transformer_jax import RunConfig
+from transformer_jax.job import train
+folder = Path(sys.argv[1])
+train(RunConfig.from_json((folder / "wanted.json").read_text()), folder / "run", progress=False)
+"""
+
+
+def write_text(folder, count=400, seed=0):
+    """Sentences of a few words and the same reversed, in capitals."""
+    rng = random.Random(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [rng.choices(WORDS, k=rng.randint(2, 5)) for _ in range(count)]
+    (folder / "src").write_text("".join(" ".join(line) + "\n" for line in lines))
+    (folder / "tgt").write_text("".join(" ".join(line[::-1]).upper() + "\n" for line in lines))
+    return str(folder / "src"), str(folder / "tgt")
+
+
+def configuration(folder, steps=24, **train_options):
+    model = ModelConfig(vocab_size=100, d_model=16, d_ff=32, num_heads=2, num_layers=1)
+    options = {"log_every": 5, "evaluate_every": 12, "checkpoint_every": 6, "average_last": 2}
+    return RunConfig(
+        model,
+        OptimizerConfig(warmup_steps=20),
+        DataConfig(
+            train=write_text(folder / "train"),
+            validation=write_text(folder / "validation", 40, seed=1),
+            vocabulary="whitespace",
+            max_length=16,
+            batch_tokens=64,
+            num_shapes=2,
+        ),
+        TrainConfig(steps=steps, **{**options, **train_options}),
+    )
+
+
+def read_jsonl(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def last_prints(folder):
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
+    return checkpoints.metadata(checkpoints.steps()[-1])["fingerprints"]
+
+
+def command(folder, config, before=""):
+    """A command line that trains `config` in folder/run, in ENVIRONMENT; `before` is run first."""
+    (folder / "wanted.json").write_text(config.to_json())
+    return [sys.executable, "-c", before + PROGRAM, str(folder)]
