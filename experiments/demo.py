@@ -33,7 +33,7 @@ from transformer_jax.visualization.attention import attention_map, by_word, word
 from transformer_jax.visualization.curves import learning_curve
 
 DATASET, DIRECTION = "grammar", "en-de"
-STEPS = 1600
+STEPS = 1500
 # Translations to print; sentences with "it" to compare heads on; words of the longest to draw.
 SHOWN, PRONOUNS, LONGEST = 4, 100, 16
 

@@ -101,9 +101,11 @@ class Inference:
 
         Encoder [L, H, S, S], decoder [L, H, T, T] and cross [L, H, T, S], float32.
         """
-        [(_, read)] = self._groups([source], 1, [target])
+        self._check_length(max(len(source), len(target)), 0)
         rows, columns = len(target) + 1, len(source) + 1
-        written = _rows([target], 1, self._width(rows))
+        # One of few widths for both sides, so that few are compiled.
+        width = min(_power_of_two(max(rows, columns, 16)), self._positions)
+        read, written = (_rows([ids], 1, width) for ids in (source, target))
         _, state = self._attend({"params": self.params}, read, written)
 
         def weights(stack: str, part: str, queries: int, keys: int) -> np.ndarray:
@@ -116,6 +118,13 @@ class Inference:
             weights("decoder", "self_attention", rows, rows),
             weights("decoder", "cross_attention", rows, columns),
         )
+
+    def _check_length(self, length: int, index: int) -> None:
+        if length >= self._positions:
+            raise UserError(
+                f"sentence {index + 1} has {length + 1} tokens with EOS; the model has learned "
+                f"only {self._positions} positions: split it"
+            )
 
     def _width(self, length: int) -> int:
         """A length with EOS, padded so that few are compiled."""
@@ -134,11 +143,8 @@ class Inference:
             return slots <= self._batch_tokens
 
         order = sorted(range(len(sources)), key=length)
-        if order and length(order[-1]) >= self._positions:
-            raise UserError(
-                f"sentence {order[-1] + 1} has {length(order[-1]) + 1} tokens with EOS; the model "
-                f"has learned only {self._positions} positions: split it"
-            )
+        if order:
+            self._check_length(length(order[-1]), order[-1])
         start = 0
         while start < len(order):
             end = start + 1
