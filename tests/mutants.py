@@ -62,7 +62,7 @@ MUTANTS = [
     ("data/text.py", "enumerate(file, 1)", "enumerate(file.read().splitlines(), 1)",
      "tests/data/test_data.py"),
     ("data/builders.py", "if hashlib.sha256(content).hexdigest() != self.SHA256[name]:",
-     "if False:", "tests/data/test_datasets.py"),
+     "if False:", "tests/data/test_multi30k.py"),
     ("data/preparation.py", "_is_sound(folder / p)", "True", "tests/data/test_preparation.py"),
     ("data/grammar/german.py", 'form[-1] not in "ns" else form', 'form[-1] not in "nser" else form',
      "tests/data/grammar/test_lexicon.py"),
