@@ -40,7 +40,11 @@ def test_on_another_python(version, jax, tmp_path):
     install = [own, "-m", "pip", "install", "--quiet", "-e", f"{tree}[test]", jax]
     done = subprocess.run(install, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    environment = {
+        **os.environ,
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    }
     environment = {k: v for k, v in environment.items() if not k.startswith("PYTEST_")}
     command = [own, "-m", "pytest", "-q", "-m", "not slow", *TESTS]
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)

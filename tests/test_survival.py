@@ -23,7 +23,7 @@ from transformer_jax.data.preparation import Receipt
 from transformer_jax.errors import UserError
 from transformer_jax.job import train
 from transformer_jax.locking import locked
-from transformer_jax.run import RunError
+from transformer_jax.run import Run, RunError
 
 
 def damage(folder, how):
@@ -113,8 +113,9 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
         train(other, run.folder, progress=False)
 
 
-def test_averages_are_the_mean_and_heal(whole, caplog):
+def test_averages_are_the_mean_and_heal(whole, tmp_path, caplog):
     _, config, run = whole
+    run = Run.open(shutil.copytree(run.folder, tmp_path / "run"))
     averaged, *last = (Translator.load(run.folder, c).params for c in ("averaged", "18", "24"))
     for mean, *parts in zip(*map(jax.tree.leaves, (averaged, *last))):
         np.testing.assert_allclose(mean, (parts[0] + parts[1]) / 2, atol=1e-7)

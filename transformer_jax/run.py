@@ -190,12 +190,14 @@ class Run:
 
     def average(self, checkpoints: Checkpoints, template: Any, count: int) -> None:
         """Write averaged/ from the newest `count` checkpoints (section 6.1)."""
-        steps = checkpoints.steps()[-count:]
+        # Step 0 holds what --init-from brought, which nothing was trained on here.
+        steps = [step for step in checkpoints.steps() if step > 0][-count:]
         template = on_device(template)
         averaged = Checkpoints(self.folder / "averaged")
         if not _holds_average(averaged, template, steps):
-            averaged.clear()
+            # The old one goes when the new one is known.
             mean = average(_evaluation_params(checkpoints, step, template) for step in steps)
+            averaged.clear()
             averaged.save(steps[-1], {"params": mean}, {"of": steps})
         averaged.close()
 

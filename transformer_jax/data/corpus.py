@@ -5,10 +5,11 @@ Sentence i of a side is tokens[ends[i - 1] : ends[i]], EOS included.
 """
 
 import hashlib
+import itertools
 import json
 import shutil
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,6 +101,8 @@ class Corpus:
             )
 
 
+# Pairs tokenised in one call: SentencePiece takes half the time that it needs one by one.
+CHUNK = 4096
 _SIDES = ("source", "target")
 _PARTS = ("tokens", "ends")
 
@@ -124,8 +127,7 @@ def write_corpus(
     ends = (array("q"), array("q"))
     raw = [partial / f"{name}.raw" for name in _SIDES]
     with raw[0].open("wb") as source_file, raw[1].open("wb") as target_file:
-        for pair in pairs:
-            encoded = [[*vocabulary.encode(line), EOS_ID] for line in pair]
+        for encoded in _encoded(pairs, vocabulary):
             if max_length is not None:
                 if min(map(len, encoded)) == 1:
                     left_out["empty"] += 1
@@ -156,6 +158,16 @@ def write_corpus(
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return Corpus.open(folder)
+
+
+def _encoded(
+    pairs: Iterable[tuple[str, str]], vocabulary: Vocabulary
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Token ids with EOS of each pair, many pairs at a time."""
+    pairs = iter(pairs)
+    while chunk := list(itertools.islice(pairs, CHUNK)):
+        for source, target in zip(*map(vocabulary.encode_all, zip(*chunk))):
+            yield [*source, EOS_ID], [*target, EOS_ID]
 
 
 def _fingerprint(sides: Iterable[Side], vocabulary: Vocabulary) -> str:

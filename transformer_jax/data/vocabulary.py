@@ -4,7 +4,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -35,6 +35,8 @@ class Vocabulary(Protocol):
     """What the rest of the package asks of a vocabulary; ids carry no EOS."""
 
     def encode(self, text: str) -> list[int]: ...
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]: ...
 
     def decode(self, ids: Iterable[int]) -> str: ...
 
@@ -78,6 +80,9 @@ class WhitespaceVocabulary:
         # The names of special symbols are no tokens: text cannot forge an end of sentence.
         ids = (self._ids.get(token, UNK_ID) for token in text.split(" ") if token)
         return [number if number > BOS_ID else UNK_ID for number in ids]
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.encode(text) for text in texts]
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         return [self._types[number] for number in ids]
@@ -162,6 +167,9 @@ class SentencePieceVocabulary:
 
     def encode(self, text: str) -> list[int]:
         return self._processor.encode(text)
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._processor.encode(list(texts))
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         return [self._processor.id_to_piece(int(number)) for number in ids]
