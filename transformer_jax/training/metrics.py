@@ -151,4 +151,6 @@ def _open_board(folder, first_step):
         from tensorboardX import SummaryWriter
     except ImportError:  # a training machine may lack it; metrics.jsonl holds the same numbers
         return None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None)
+    return SummaryWriter(
+        str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None
+    )
