@@ -14,9 +14,7 @@ import numpy as np
 import pytest
 
 from tests.small_job import ENVIRONMENT, command, configuration, last_prints
-from transformer_jax import (
-    Translator,
-)
+from transformer_jax import Translator
 from transformer_jax.checkpoints import Checkpoints
 from transformer_jax.data.corpus import CorpusError
 from transformer_jax.data.preparation import Receipt
@@ -137,7 +135,8 @@ def test_two_jobs_on_one_folder(whole):
     assert (run.folder / "config.json").read_bytes() == before
 
 
-def kill_and_go_on(tmp_path, whole, kills, seed):
+@pytest.mark.parametrize("kills, seed", [(2, 0), pytest.param(12, 1, marks=pytest.mark.slow)])
+def test_a_killed_run_goes_on(tmp_path, whole, kills, seed):
     """SIGKILL at random moments, then let it end: everything equals the uninterrupted run."""
     _, config, run = whole
     rng = random.Random(seed)
@@ -152,12 +151,3 @@ def kill_and_go_on(tmp_path, whole, kills, seed):
     metrics = [(f / "metrics.jsonl").read_text() for f in (tmp_path / "run", run.folder)]
     assert metrics[0] == metrics[1]
     assert not list((tmp_path / "run" / "checkpoints").glob("*tmp*"))
-
-
-def test_a_killed_run_goes_on(tmp_path, whole):
-    kill_and_go_on(tmp_path, whole, kills=2, seed=0)
-
-
-@pytest.mark.slow
-def test_a_run_killed_many_times_goes_on(tmp_path, whole):
-    kill_and_go_on(tmp_path, whole, kills=12, seed=1)
