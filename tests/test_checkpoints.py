@@ -8,7 +8,7 @@ import pytest
 from transformer_jax.checkpoints import (
     Checkpoints,
     DamagedCheckpoint,
-    _ignore_late_reads,
+    _ignore_late_results,
     on_device,
 )
 
@@ -73,7 +73,6 @@ class _Late:
 def test_late_reads_of_a_damaged_file_are_not_reported(saved, monkeypatch):
     """Orbax's other reads may end before the error arrives that is raised."""
     folder, tree = saved
-    checkpoints = Checkpoints(folder, read_only=True)
     restore, reported = ocp.CheckpointManager.restore, []
 
     def damaged(self, step, args):
@@ -85,8 +84,9 @@ def test_late_reads_of_a_damaged_file_are_not_reported(saved, monkeypatch):
 
     monkeypatch.setattr(sys, "unraisablehook", lambda late: reported.append(str(late.exc_value)))
     monkeypatch.setattr(ocp.CheckpointManager, "restore", damaged)
-    _ignore_late_reads.cache_clear()
+    _ignore_late_results.cache_clear()
+    checkpoints = Checkpoints(folder, read_only=True)
     with pytest.raises(DamagedCheckpoint, match="a read failed"):
         checkpoints.restore(7, {"params": on_device(tree)})
-    _ignore_late_reads.cache_clear()  # the hook of pytest comes back
+    _ignore_late_results.cache_clear()  # the hook of pytest comes back
     assert reported == ["something else"]

@@ -86,9 +86,11 @@ def test_bad_input_gets_one_message_and_no_traceback(arguments, message, tmp_pat
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_ctrl_c_while_the_first_step_compiles(tmp_path):
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_the_first_step_compiles(tmp_path, number, code):
+    """The step is finished and saved: a cluster's warning comes at any time."""
     train = write_text(tmp_path / "train")
-    arguments = ["train", "--train", *train, "--preset", "tiny", "--vocabulary", "whitespace"]
+    arguments = map(str, ["train", "--train", *train, *SMALL])
     command_line = [sys.executable, "-m", "transformer_jax.cli", *arguments]
     with subprocess.Popen(
         [*command_line, "--run-dir", tmp_path / "run"],
@@ -97,10 +99,11 @@ def test_ctrl_c_while_the_first_step_compiles(tmp_path):
         for line in process.stderr:
             if "from step 0" in line:
                 break
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         rest = process.stderr.read()
-    assert process.returncode == 130
-    assert "transformer-jax: interrupted" in rest
+    assert process.returncode == code
+    assert f"transformer-jax: stopped by {number.name} after step 1, which is saved; " in rest
+    assert rest.endswith(f"transformer-jax train --run-dir {tmp_path / 'run'}\n")
     assert "Traceback" not in rest
 
 

@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from transformer_jax.errors import UserError
 from transformer_jax.training.fingerprint import fingerprints, paths
 
-__all__ = ["Checkpoints", "DamagedCheckpoint"]
+__all__ = ["Checkpoints", "DamagedCheckpoint", "UnsavedCheckpoint"]
 
 DELETED = "deleted"
 
@@ -29,16 +29,28 @@ class DamagedCheckpoint(UserError):
     """A checkpoint that is not what was saved; the message names the array or the file."""
 
 
-class _Keep:
-    """Preservation policy: the newest, every n-th, and the best by score."""
+class UnsavedCheckpoint(UserError):
+    """A checkpoint that could not be written; those before it are as they were."""
 
-    def __init__(self, last: int, every: int | None, scores: dict[int, float]):
-        self.last, self.every, self.scores = last, every, scores
+
+class _Keep:
+    """Preservation policy: the newest, every n-th, and the best by score.
+
+    One that was saved out of turn counts for nothing else than the newest.
+    """
+
+    def __init__(
+        self, last: int, every: int | None, scores: dict[int, float], out_of_turn: set[int]
+    ):
+        self.last, self.every = last, every
+        self.scores, self.out_of_turn = scores, out_of_turn
 
     def should_preserve(self, checkpoints, *, context):
         steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = set(steps[-self.last :]) | {s for s in steps if self.every and s % self.every == 0}
-        scored = [s for s in steps if s in self.scores]
+        due = [s for s in steps if s not in self.out_of_turn]
+        kept = {s for s in due if self.every and s % self.every == 0}
+        kept |= {*due[-self.last :], *steps[-1:]}
+        scored = [s for s in due if s in self.scores]
         if scored:
             kept.add(max(scored, key=lambda s: (self.scores[s], s)))
         return [step in kept for step in steps]
@@ -60,11 +72,14 @@ class Checkpoints:
         self._best, self._read_only = best, read_only
         self._folder = folder.absolute()
         self._scores: dict[int, float] = {}
+        self._out_of_turn: set[int] = set()
+        self._failed = False
+        _ignore_late_results()
         if not read_only:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._sweep()
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_Keep(keep_last, keep_every, self._scores),
+            preservation_policy=_Keep(keep_last, keep_every, self._scores, self._out_of_turn),
             # A half-deleted folder would still be listed: rename first, delete later.
             todelete_subdir=None if read_only else DELETED,
             read_only=read_only,
@@ -77,9 +92,12 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self._folder, options=options)
         for step in self.steps():
             try:
-                self._rank(step, self.metadata(step)["scores"])
+                meta = self.metadata(step)
             except DamagedCheckpoint:
                 continue
+            self._rank(step, meta["scores"])
+            if meta.get("out_of_turn"):
+                self._out_of_turn.add(step)
 
     def _sweep(self):
         """Remove what killed saves and deletions left behind."""
@@ -95,6 +113,10 @@ class Checkpoints:
         """Steps of the finished checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
 
+    def due_steps(self) -> list[int]:
+        """`steps` without those saved out of turn, which no other run would have."""
+        return [step for step in self.steps() if step not in self._out_of_turn]
+
     def best_step(self) -> int | None:
         """The checkpoint with the highest score among those that have one."""
         return max(self._scores, key=lambda s: (self._scores[s], s)) if self._scores else None
@@ -105,20 +127,28 @@ class Checkpoints:
         items: Mapping[str, Any],
         metadata: dict,
         scores: Mapping[str, float] | None = None,
+        *,
+        out_of_turn: bool = False,
     ) -> None:
-        """Start to save; returns once the arrays are copied and may be overwritten."""
+        """Start to save; returns once the arrays are copied and may be overwritten.
+
+        One `out_of_turn`, which not every run would have, is replaced by the next.
+        """
         # Orbax moves what it no longer keeps to DELETED while it finishes the save before this.
         self.wait()
         shutil.rmtree(self._folder / DELETED, ignore_errors=True)
         scores = dict(scores or {})
         self._rank(step, scores)
+        (self._out_of_turn.add if out_of_turn else self._out_of_turn.discard)(step)
         prints = {name: fingerprints(tree) for name, tree in items.items()}
         # JSON has no NaN.
         written = {name: v if math.isfinite(v) else None for name, v in scores.items()}
         meta = {**metadata, "step": step, "scores": written, "fingerprints": prints}
+        meta |= {"out_of_turn": True} if out_of_turn else {}
         saved = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         arguments = ocp.args.Composite(**saved, meta=ocp.args.JsonSave(meta))
-        self._manager.save(step, args=arguments, force=True)
+        with self._writing():
+            self._manager.save(step, args=arguments, force=True)
 
     def metadata(self, step: int) -> dict:
         """The metadata given to `save`, with step, scores and fingerprints."""
@@ -150,7 +180,6 @@ class Checkpoints:
                     f"lack {sorted(wanted - saved)[:3]} and have {sorted(saved - wanted)[:3]}",
                 )
         arguments = {name: ocp.args.StandardRestore(tree) for name, tree in templates.items()}
-        _ignore_late_reads()
         try:
             restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
         except Exception as error:
@@ -171,9 +200,7 @@ class Checkpoints:
         """Orbax raises many kinds of exception for damaged files, with pages of internals."""
         if isinstance(error, MemoryError):
             raise error
-        first = str(error).strip().split("\n")[0].split(" [tensorstore_spec")[0]
-        reason = first or type(error).__name__
-        return DamagedCheckpoint(f"checkpoint {self._folder / str(step)}: {reason}")
+        return DamagedCheckpoint(f"checkpoint {self._folder / str(step)}: {_reason(error)}")
 
     def set_aside_after(self, step: int) -> None:
         """Move checkpoints newer than `step` into damaged/: they stand in the way of new saves.
@@ -186,6 +213,7 @@ class Checkpoints:
             aside.mkdir(exist_ok=True)
             shutil.move(self._folder / str(newer), aside / str(newer))
             self._scores.pop(newer, None)
+            self._out_of_turn.discard(newer)
         self._manager.reload()
 
     def clear(self) -> None:
@@ -195,18 +223,46 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Until every started save is finished."""
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self.wait()
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
         if not self._read_only:
             self._sweep()
 
+    @contextlib.contextmanager
+    def _writing(self):
+        """What orbax raises where it cannot write, once; afterwards it is only let go."""
+        if self._failed:
+            with contextlib.suppress(Exception):
+                yield
+            return
+        try:
+            yield
+        except Exception as error:
+            self._failed = True
+            # Its other writes fail too, each with a traceback.
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+            steps = ", ".join(map(str, self.steps())) or "none"
+            raise UnsavedCheckpoint(
+                f"a checkpoint cannot be written to {self._folder}: {_reason(error)}; the "
+                f"checkpoints there are {steps}: mend it, and the same command goes on"
+            ) from None
+
+
+def _reason(error: Exception | str) -> str:
+    """The first line of what orbax says."""
+    first = str(error).strip().split("\n")[0].split(" [tensorstore_spec")[0]
+    if "RESOURCE_EXHAUSTED" in first or "No space left" in first:
+        return "no space left on the device"
+    return first or type(error).__name__
+
 
 @functools.cache
-def _ignore_late_reads():
-    """Once one array cannot be read, the reads of others end into a closed event loop of orbax.
+def _ignore_late_results():
+    """Once one array cannot be read or written, those of others come to a closed event loop.
 
     Python reports each as an unraisable exception or a coroutine never awaited, from threads that
     may be ahead of the one that matters, which is raised.

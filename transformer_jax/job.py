@@ -2,8 +2,9 @@
 
 import dataclasses
 import logging
+import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,9 @@ from transformer_jax.training.loop import train_loop
 from transformer_jax.training.metrics import Recorder
 from transformer_jax.training.state import TrainState
 from transformer_jax.training.step import StepFunctions, jit_step, make_step
+from transformer_jax.training.stopping import Stopped, stop_signals
 
-__all__ = ["train"]
+__all__ = ["average", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,8 @@ def train(
 
     `init_from` names another run whose vocabulary and parameters a new run starts with; a run
     that goes on has them already. Evaluates, saves and at the end averages checkpoints as
-    `config.train` says. One job at a time may hold the folder.
+    `config.train` says. One job at a time may hold the folder. SIGINT and SIGTERM end the job
+    after its step, saved, with `Stopped`.
     """
     config = replace(config, data=_absolute(config.data))
     with locked(folder, f"another job is training in {folder}"):
@@ -58,6 +61,33 @@ def train(
             run, corpus = _begin(config, folder, init_from)
         _train(run, corpus, init_from, progress)
     return run
+
+
+def average(folder: Path, *, last: int = 5, steps: Sequence[int] = ()) -> list[int]:
+    """Write a run's averaged/ anew: from its newest `last` checkpoints, or from those of `steps`.
+
+    Returns the steps averaged.
+    """
+    if last < 1:
+        raise RunError(f"last {last} must be positive")
+    run = Run.open(folder)
+    with locked(folder, f"a job is training in {folder}: average when it has ended"):
+        checkpoints = run.checkpoints(read_only=True)
+        found = checkpoints.due_steps()
+        if missing := [step for step in steps if step not in found]:
+            raise RunError(
+                f"{folder} has no checkpoint {', '.join(map(str, missing))}; it has "
+                f"{', '.join(map(str, found)) or 'none'}"
+            )
+        chosen = sorted(set(steps)) or found[-last:]
+        if not chosen:
+            raise RunError(f"{folder} has no checkpoint yet")
+        functions = make_step(
+            Transformer(run.config.model), run.config.optimizer, run.config.train.seed
+        )
+        state = jax.eval_shape(functions.init, jax.random.key(0))
+        run.average(checkpoints, state.params, chosen)
+    return chosen
 
 
 def _absolute(data: DataConfig) -> DataConfig:
@@ -173,14 +203,14 @@ def _train(run, corpus, init_from, progress):
         pending=pending,
         progress=progress,
     )
-    recorder.say(_describe(corpus, batches, state, config.train.steps))
     evaluate = _evaluation(model, config, corpus.folder.with_name("validation"))
 
     def micro_batches(step):
         return tuple(batches.batch(step * accumulate + i) for i in range(accumulate))
 
     def save(state, step, scores):
-        checkpoints.save(step, state_items(state), _metadata(run, recorder.pending), scores)
+        items, meta = state_items(state), _metadata(run, recorder.pending)
+        checkpoints.save(step, items, meta, scores, out_of_turn=scores is None)
 
     def is_epoch_end(step):
         # The epoch of the first batch not yet seen differs from that of the last one seen.
@@ -189,21 +219,31 @@ def _train(run, corpus, init_from, progress):
 
     prefetch = Prefetch(micro_batches, first, config.train.steps)
     try:
-        state = train_loop(
-            state,
-            jit_step(functions),
-            prefetch,
-            config.train,
-            recorder,
-            evaluate=evaluate,
-            save=save,
-            is_epoch_end=is_epoch_end,
-            accumulate=accumulate,
-            waited=lambda: prefetch.waited,
-        )
+        with stop_signals() as received:
+            recorder.say(_describe(corpus, batches, state, config.train.steps))
+            state = train_loop(
+                state,
+                jit_step(functions),
+                prefetch,
+                config.train,
+                recorder,
+                evaluate=evaluate,
+                save=save,
+                is_epoch_end=is_epoch_end,
+                accumulate=accumulate,
+                waited=lambda: prefetch.waited,
+                stopped=lambda: received() is not None,
+            )
         checkpoints.wait()
+        stopped = received()
+        if stopped is not None and int(state.step) < config.train.steps:
+            raise Stopped(
+                stopped,
+                f"stopped by {stopped.name} after step {int(state.step)}, which is saved; go on "
+                f"with: transformer-jax train --run-dir {shlex.quote(str(run.folder))}",
+            )
         template = jax.eval_shape(lambda s: s.params, state)
-        run.average(checkpoints, template, config.train.average_last)
+        run.average(checkpoints, template, checkpoints.due_steps()[-config.train.average_last :])
     finally:
         prefetch.close()
         recorder.close()
@@ -239,7 +279,7 @@ def _start(
         ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
         state = state._replace(params=params, ema=ema)
         # So that a run killed before its first checkpoint goes on from these.
-        checkpoints.save(0, state_items(state), _metadata(run, None))
+        checkpoints.save(0, state_items(state), _metadata(run, None), out_of_turn=True)
     return state, None
 
 

@@ -188,10 +188,8 @@ class Run:
                 log.warning("%s; trying an older one", error)
         raise RunError(f"{self.folder} has no sound checkpoint")
 
-    def average(self, checkpoints: Checkpoints, template: Any, count: int) -> None:
-        """Write averaged/ from the newest `count` checkpoints (section 6.1)."""
-        # Step 0 holds what --init-from brought, which nothing was trained on here.
-        steps = [step for step in checkpoints.steps() if step > 0][-count:]
+    def average(self, checkpoints: Checkpoints, template: Any, steps: list[int]) -> None:
+        """Write averaged/ from the checkpoints of these steps, oldest first (section 6.1)."""
         template = on_device(template)
         averaged = Checkpoints(self.folder / "averaged")
         if not _holds_average(averaged, template, steps):

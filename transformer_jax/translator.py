@@ -1,17 +1,19 @@
 """A trained run as a translator of text."""
 
 import dataclasses
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_jax.data.text import TextError, decode_lines
+from transformer_jax.data.segmentation import cut
+from transformer_jax.data.text import ParallelText, TextError, decode_lines
 from transformer_jax.data.vocabulary import EOS_ID, Vocabulary
 from transformer_jax.decoding.inference import Inference
 from transformer_jax.errors import UserError
@@ -20,6 +22,9 @@ from transformer_jax.run import Run
 from transformer_jax.search import Search
 
 __all__ = ["Attention", "Translation", "Translator"]
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 # Lines translated together: enough to group by length, few enough to stream.
 CHUNK = 1024
@@ -53,11 +58,21 @@ class Attention:
 
 
 class Translator:
-    """Text in, text out, from a run folder alone."""
+    """Text in, text out, from a run folder alone.
 
-    def __init__(self, model: Transformer, params, vocabulary: Vocabulary, checkpoint: str = ""):
+    A line of more than `max_length` tokens, EOS included, is translated in pieces.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        params,
+        vocabulary: Vocabulary,
+        checkpoint: str = "",
+        max_length: int = 256,
+    ):
         self.model, self.params, self.vocabulary = model, params, vocabulary
-        self.checkpoint = checkpoint
+        self.checkpoint, self.max_length = checkpoint, max_length
         self._inference = Inference(model, params)
 
     @classmethod
@@ -68,7 +83,7 @@ class Translator:
         tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
         template = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)["params"]
         params, name = run.load_params(template, checkpoint)
-        return cls(model, params, run.vocabulary, name)
+        return cls(model, params, run.vocabulary, name, run.config.data.max_length)
 
     def translate(self, lines: Sequence[str], search: Search | None = None, **options) -> list[str]:
         """The best translation of each line; an empty line stays empty.
@@ -83,34 +98,54 @@ class Translator:
     ) -> list[list[Translation]]:
         """n_best translations of each line, best first; an empty line has none.
 
-        `first` is the number of the first line, by which samples are drawn.
+        `first` is the number of the first line, by which samples are drawn. The translations of a
+        line too long for the model are those of its pieces, the best with the best.
         """
         if isinstance(lines, str):
             raise TypeError("lines is one string: give a list of lines")
         search = dataclasses.replace(search or Search(), **options)
-        encoded = [self.vocabulary.encode(line) for line in lines]
-        wanted = [i for i, ids in enumerate(encoded) if ids]
-        numbers = [first + i for i in wanted]
-        found = self._inference.translate([encoded[i] for i in wanted], search, numbers)
+        pieces: list[list[int]] = []
+        numbers: list[int] = []
+        for number, line in enumerate(lines, first):
+            for ids in self._encode(line, number):
+                pieces.append(ids)
+                numbers.append(number)
         results: list[list[Translation]] = [[] for _ in lines]
-        for i, hypotheses in zip(wanted, found):
-            results[i] = [
+        for number, hypotheses in zip(numbers, self._inference.translate(pieces, search, numbers)):
+            found = [
                 # Byte tokens can spell an end of line, and a line out is a line in.
                 Translation(self.vocabulary.decode(h.ids).replace("\n", " "), h.log_prob, h.score)
                 for h in hypotheses
             ]
+            before = results[number - first]
+            results[number - first] = list(map(_joined, before, found)) if before else found
         return results
 
+    def _encode(self, line: str, number: int) -> list[list[int]]:
+        """Token ids of a line, or of its pieces where the model has never read one as long."""
+        encode = self.vocabulary.encode
+        ids = encode(line)
+        if len(ids) < self.max_length:
+            return [ids] if ids else []
+        pieces = cut(line, lambda text: len(encode(text)) < self.max_length)
+        log.warning(
+            "line %d has %d tokens, the model was trained on at most %d: translated in %d pieces",
+            number + 1, len(ids), self.max_length - 1, len(pieces),
+        )  # fmt: skip
+        return [found for piece in pieces if (found := encode(piece))]
+
     def translate_stream(
-        self, source: BinaryIO, output: BinaryIO, search: Search, *, line_by_line: bool
+        self, source: BinaryIO, output: BinaryIO, search: Search, *, name: str, line_by_line: bool
     ) -> None:
         """Translate UTF-8 lines as they come, in order; `line_by_line` for a person typing.
+
+        `name` is what errors call the source.
 
         One line out for one in; with n_best > 1 one for each translation, as Moses writes them:
         number of the line from 0 ||| text ||| score. Lines before a faulty one are translated.
         """
         first = 0
-        for lines in _chunks(decode_lines(source, "standard input"), 1 if line_by_line else CHUNK):
+        for lines in _chunks(decode_lines(source, name), 1 if line_by_line else CHUNK):
             for number, found in enumerate(self.translations(lines, search, first), first):
                 if search.n_best > 1:
                     texts = [f"{number} ||| {t.text} ||| {t.score:.4f}" for t in found]
@@ -133,6 +168,12 @@ class Translator:
             *self._inference.attention(read, written),
         )
 
+    def score_stream(self, text: ParallelText) -> Iterator[float]:
+        """As `score`, pair by pair of a text of any length."""
+        for pairs in _chunks(iter(text), CHUNK):
+            sources, targets = zip(*pairs)
+            yield from self.score(sources, targets)
+
     def score(self, sources: Sequence[str], targets: Sequence[str]) -> list[float]:
         """Log-probability in nats, EOS included, of each target given its source (no penalty)."""
         return [float(part.sum()) for part in self._token_log_probs(sources, targets)]
@@ -149,9 +190,15 @@ class Translator:
         return self._inference.score([encode(s) for s in sources], [encode(t) for t in targets])
 
 
-def _chunks(lines: Iterator[str], size: int) -> Iterator[list[str]]:
+def _joined(left: Translation, right: Translation) -> Translation:
+    return Translation(
+        f"{left.text} {right.text}", left.log_prob + right.log_prob, left.score + right.score
+    )
+
+
+def _chunks(lines: Iterator[T], size: int) -> Iterator[list[T]]:
     """Lists of `size` lines; an error of the reader is raised after the lines before it."""
-    chunk: list[str] = []
+    chunk: list[T] = []
     try:
         for line in lines:
             chunk.append(line)

@@ -27,12 +27,15 @@ def train_loop(
     recorder: Recorder,
     *,
     evaluate: Callable[[TrainState], dict[str, float]],
-    save: Callable[[TrainState, int, dict[str, float]], None],
+    save: Callable[[TrainState, int, dict[str, float] | None], None],
     is_epoch_end: Callable[[int], bool],
     accumulate: int,
     waited: Callable[[], float],
+    stopped: Callable[[], bool],
 ) -> TrainState:
-    """Train until `config.steps`; `micro_batches` yields what each step, from state.step on, eats.
+    """Train until `config.steps`, or until `stopped` after a step, which is then saved unscored.
+
+    `micro_batches` yields what each step, from state.step on, eats.
 
     Step n + 1 is dispatched before the metrics of step n are read, so the device never waits for
     the log, and at most two steps are in flight. Evaluation and saving happen after the metrics
@@ -69,14 +72,19 @@ def train_loop(
             save_now = step % config.checkpoint_every == 0
         save_now |= step == config.steps
         # A checkpoint without a score could not become the best one.
-        if not (save_now or step % config.evaluate_every == 0):
-            continue
-        read(keep=0)
-        start = time.perf_counter()
-        scores = evaluate(state)
-        recorder.evaluation(step, scores, time.perf_counter() - start)
-        if save_now:
-            recorder.flush()
-            save(state, step, scores)
+        if save_now or step % config.evaluate_every == 0:
+            read(keep=0)
+            start = time.perf_counter()
+            scores = evaluate(state)
+            recorder.evaluation(step, scores, time.perf_counter() - start)
+            if save_now:
+                recorder.flush()
+                save(state, step, scores)
+        if stopped():
+            read(keep=0)
+            if not save_now:
+                recorder.flush()
+                save(state, step, None)
+            break
     read(keep=0)
     return state

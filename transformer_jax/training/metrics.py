@@ -1,5 +1,6 @@
 """Where a run's numbers go: metrics.jsonl, timings.jsonl, TensorBoard and the progress bar."""
 
+import errno
 import json
 import math
 import os
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from transformer_jax.errors import UserError
 
 __all__ = ["Recorder", "cut_after"]
 
@@ -49,8 +52,9 @@ class Recorder:
     ):
         for name in ("metrics.jsonl", "timings.jsonl"):
             cut_after(folder / name, first_step)
-        self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._timings = (folder / "timings.jsonl").open("a", encoding="utf-8")
+        # Unbuffered: what a full disk did not take must not come up again when files are closed.
+        self._metrics = (folder / "metrics.jsonl").open("ab", buffering=0)
+        self._timings = (folder / "timings.jsonl").open("ab", buffering=0)
         self._log_every = log_every
         self.pending = dict(pending or {"loss": 0.0, "tokens": 0.0})
         self._board = _open_board(folder, first_step)
@@ -120,13 +124,11 @@ class Recorder:
     def flush(self) -> None:
         """Bring every record to the disk."""
         for file in (self._metrics, self._timings):
-            file.flush()
             os.fsync(file.fileno())
         if self._board is not None:
             self._board.flush()
 
     def close(self) -> None:
-        self.flush()
         self._metrics.close()
         self._timings.close()
         self._bar.close()
@@ -137,7 +139,12 @@ class Recorder:
     def _write(file, record):
         # JSON has no NaN; a diverged loss is written as null.
         finite = {k: v if math.isfinite(v) else None for k, v in record.items()}
-        file.write(json.dumps(finite) + "\n")
+        line = (json.dumps(finite) + "\n").encode()
+        try:
+            if file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise UserError(f"{file.name} cannot be written: {error.strerror}") from None
 
     def _to_board(self, step, record):
         if self._board is not None:

@@ -6,7 +6,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-__all__ = ["attention_map", "by_word", "words"]
+from transformer_jax.errors import UserError
+from transformer_jax.translator import Attention
+
+__all__ = ["attention_map", "by_word", "draw", "words"]
 
 SPACE = "\u2581"  # SentencePiece's sign for the space before a word
 
@@ -72,3 +75,25 @@ def attention_map(
     axes.set_title(title, fontsize=10)
     figure.colorbar(image, shrink=0.7, label="attention weight")
     return figure
+
+
+def draw(seen: Attention, part: str, layer: int, head: int | None = None) -> Figure:
+    """One head of one layer, both counted from 1, or the mean of all heads, between words.
+
+    part    "encoder", "decoder" (rows are what is written, columns what was read) or "cross"
+    """
+    weights = getattr(seen, part)
+    heads = range(1, weights.shape[1] + 1)
+    for name, value, count in (("layer", layer, len(weights)), ("head", head, len(heads))):
+        if value is not None and not 1 <= value <= count:
+            raise UserError(f"{name} {value}: the model has {name}s 1 to {count}")
+    rows = seen.source if part == "encoder" else seen.target_written
+    columns = seen.target_read if part == "decoder" else seen.source
+    chosen = weights[layer - 1].mean(0) if head is None else weights[layer - 1, head - 1]
+    which = "mean of all heads" if head is None else f"head {head}"
+    return attention_map(
+        by_word(chosen, rows, columns),
+        [word for word, _ in words(rows)],
+        [word for word, _ in words(columns)],
+        title=f"{part}, layer {layer}, {which}",
+    )

@@ -1,0 +1,177 @@
+"""Commands on the run of a small job, in this process; tests/test_cli.py has the real one."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from tests.small_job import ENVIRONMENT, write_text
+from tests.test_survival import damage
+from transformer_jax import RunConfig, Translator, presets
+from transformer_jax.cli import main
+
+
+@pytest.fixture
+def run(whole, tmp_path):
+    """A copy of the whole run, which may be changed."""
+    return shutil.copytree(whole[2].folder, tmp_path / "run")
+
+
+@pytest.fixture
+def command(capsys):
+    """What a command prints."""
+
+    def command(*arguments):
+        capsys.readouterr()
+        main([str(argument) for argument in arguments])
+        return capsys.readouterr().out
+
+    return command
+
+
+def test_inspect_shows_fields_parameters_and_checkpoints(command, run):
+    shown = command("inspect", "--run-dir", run).splitlines()
+    assert "model.d_model = 16" in shown
+    assert "optimizer.warmup_steps = 20" in shown
+    vocabulary = len(Translator.load(run).vocabulary)
+    [table] = [line for line in shown if line.startswith("embedding")]
+    assert table.split() == ["embedding", str(vocabulary), "x", "16", f"{vocabulary * 16:,}"]
+    params = Translator.load(run).params
+    [total] = [line for line in shown if line.startswith("all ")]
+    assert total.split()[1] == f"{sum(x.size for x in jax.tree.leaves(params)):,}"
+    assert [line.split(",")[0] for line in shown if line.startswith("checkpoints/")] == [
+        f"checkpoints/{step}: sound"
+        for step in (6, 12, 18, 24)
+        if (run / f"checkpoints/{step}").exists()
+    ]
+    assert "averaged/24: sound, mean of 18, 24" in shown
+    damage(run / "checkpoints" / "24", "flipped")
+    assert "checkpoints/24: DAMAGED: " in command("inspect", "--run-dir", run)
+
+
+def test_inspect_shows_what_differs(command, run, tmp_path):
+    other = shutil.copytree(run, tmp_path / "other")
+    assert "differ in nothing" in command("inspect", "--run-dir", run, "--other", other)
+    tree = json.loads((other / "config.json").read_text())
+    tree["config"]["model"]["d_ff"] = 31
+    tree["config"]["optimizer"]["beta2"] = 0.9
+    (other / "config.json").write_text(json.dumps(tree))
+    shown = command("inspect", "--run-dir", run, "--other", other).splitlines()
+    assert shown[:2] == [
+        f"model.d_ff: 32 in {run}, 31 in {other}",
+        f"optimizer.beta2: 0.98 in {run}, 0.9 in {other}",
+    ]
+    assert len([line for line in shown if line.startswith("parameter ")]) == 2 * 3
+
+
+def test_schedule_shows_the_peak_and_draws_it(command, tmp_path):
+    picture = tmp_path / "rate.png"
+    shown = command("schedule", "--preset", "base", "--output", picture).splitlines()[1:]
+    rates = {int(step): float(rate) for step, rate in map(str.split, shown)}
+    assert rates[1] == pytest.approx(512**-0.5 * 4000**-1.5, rel=1e-5)
+    assert max(rates, key=rates.get) == 4000
+    assert rates[100_000] == pytest.approx(512**-0.5 * 100_000**-0.5, rel=1e-5)
+    assert imread(picture).std() > 0.01
+
+
+def test_score_prints_what_the_translator_says(command, run, tmp_path):
+    test = write_text(tmp_path / "test", 30, seed=3)
+    shown = command("score", "--run-dir", run, "--test", *test)
+    lines = [Path(path).read_text().splitlines() for path in test]
+    expected = Translator.load(run).score(*lines)
+    np.testing.assert_allclose([float(line) for line in shown.splitlines()], expected, atol=1e-4)
+
+
+def test_average_of_chosen_checkpoints(command, run):
+    steps = [int(path.name) for path in (run / "checkpoints").iterdir() if path.name.isdecimal()]
+    command("average", "--run-dir", run, "--steps", min(steps), max(steps))
+    found, *parts = (
+        Translator.load(run, name).params for name in ("averaged", str(min(steps)), str(max(steps)))
+    )
+    for mean, first, last in zip(*map(jax.tree.leaves, (found, *parts))):
+        np.testing.assert_allclose(mean, (first + last) / 2, atol=1e-7)
+    with pytest.raises(SystemExit, match="has no checkpoint 7; it has "):
+        command("average", "--run-dir", run, "--steps", 7)
+
+
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_attention_is_drawn(command, run, tmp_path, kind):
+    picture = tmp_path / f"a.{kind}"
+    options = ["--source", "w1 w2 w3", "--target", "W3 W2", "--layer", 1, "--head", 2]
+    assert command("attention", "--run-dir", run, *options, "--output", picture) == f"{picture}\n"
+    if kind == "png":
+        assert imread(picture).std() > 0.01
+    else:
+        assert "<svg" in picture.read_text()
+    for wrong, message in (
+        (["--head", 3], "head 3: the model has heads 1 to 2"),
+        (["--layer", 0], "layer 0: the model has layers 1 to 1"),
+        (["--output", "a.txt"], "a.txt is no picture that can be written"),
+        (["--output", "no/a.png"], "there is no folder .*no: make it first"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            command("attention", "--run-dir", run, "--source", "w1", *wrong)
+
+
+def test_files_are_translated(command, run, tmp_path):
+    (tmp_path / "in").write_text("w1 w2\n\nw3\n")
+    assert command("translate", "--run-dir", run, "--input", "in", "--output", "out") == ""
+    expected = Translator.load(run).translate(["w1 w2", "", "w3"])
+    assert (tmp_path / "out").read_text().split("\n") == [*expected, ""]
+
+
+def test_a_long_line_is_translated_in_pieces(run, caplog):
+    """Of at most 15 tokens and EOS, as this run was trained."""
+    translator = Translator.load(run)
+    short, long = "w1 w2", " ".join(["w1 w2 w3"] * 7)
+    one, whole, empty = translator.translate([short, long, ""], beam_size=1)
+    assert (one, empty) == (translator.translate([short], beam_size=1)[0], "")
+    pieces = [" ".join(["w1 w2 w3"] * 5), "w1 w2 w3 w1 w2 w3"]
+    assert whole == " ".join(translator.translate(pieces, beam_size=1))
+    assert "line 2 has 21 tokens, the model was trained on at most 15" in caplog.text
+    assert "translated in 2 pieces" in caplog.text
+
+
+def test_a_configuration_is_printed_and_read_again(command, run):
+    printed = command(
+        "train", "--run-dir", "new", "--preset", "tiny", "--d-ff", 99, "--print-config"
+    )
+    config = RunConfig.from_json(printed)
+    assert config.model.d_ff == 99
+    assert config.data == presets.recipe("tiny").data
+    Path("given.json").write_text(printed)
+    options = ["--config", "given.json", "--num-heads", 2, "--print-config"]
+    again = RunConfig.from_json(command("train", "--run-dir", "new", *options))
+    assert (again.model.d_ff, again.model.num_heads) == (99, 2)
+    from_run = command(
+        "train", "--run-dir", "new", "--config", run / "config.json", "--print-config"
+    )
+    assert RunConfig.from_json(from_run).optimizer.warmup_steps == 20
+    assert not Path("new").exists()
+    with pytest.raises(SystemExit, match="give one of them"):
+        command("train", "--run-dir", "new", "--config", "given.json", "--preset", "tiny")
+    Path("given.json").write_text(printed.replace('"d_ff"', '"dff"'))
+    with pytest.raises(
+        SystemExit, match=r"given.json is no configuration: model has no field 'dff'"
+    ):
+        command("train", "--run-dir", "new", "--config", "given.json")
+
+
+def test_a_reader_that_goes_ends_the_command(run, tmp_path):
+    """As in `transformer-jax translate ... | head -1`."""
+    (tmp_path / "in").write_text("w1 w2\n" * 3000)
+    line = f"{sys.executable} -m transformer_jax.cli translate --run-dir {run} --method greedy"
+    script = f"{line} < in | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path
+    )
+    assert done.returncode == 128 + signal.SIGPIPE
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr.splitlines()[-1] == "transformer-jax: the reader of the output has gone"

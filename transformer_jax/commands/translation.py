@@ -1,0 +1,124 @@
+"""translate, score, evaluate: commands that read text."""
+
+import contextlib
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformer_jax.errors import UserError
+from transformer_jax.search import Search
+
+__all__ = ["Evaluate", "Score", "Translate"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Translate:
+    """Translate lines, one out for each one in, in order, as they come.
+
+    With --n-best above 1 each line has several: NUMBER ||| TRANSLATION ||| SCORE.
+    """
+
+    run_dir: Path
+    """Folder of a trained run."""
+    input: Path | None = None
+    """File to translate; None is standard input."""
+    output: Path | None = None
+    """File to write; None is standard output."""
+    checkpoint: str = "averaged"
+    """averaged (the newest where there is no average), best, last, or a step."""
+    search: Search = Search()
+
+    def run(self) -> None:
+        from transformer_jax.translator import Translator
+
+        files = [path for path in (self.input, self.output) if path is not None and path.exists()]
+        if len(files) == 2 and files[0].samefile(files[1]):
+            raise UserError(f"{self.output} is to be read and written: name another --output")
+        translator = Translator.load(self.run_dir, self.checkpoint)
+        log.info("translating with %s, %s", self.run_dir, translator.checkpoint)
+        with contextlib.ExitStack() as opened:
+            name, source = "standard input", None
+            if self.input is not None:
+                name, source = str(self.input), opened.enter_context(self.input.open("rb"))
+            # Opened last: what it holds is lost only when there is something to write.
+            output = opened.enter_context(self.output.open("wb")) if self.output else None
+            translator.translate_stream(
+                source or sys.stdin.buffer,
+                output or sys.stdout.buffer,
+                self.search,
+                name=name,
+                line_by_line=source is None and sys.stdin.isatty(),
+            )
+
+
+@dataclass(frozen=True)
+class Score:
+    """Print the log-probability (nats, end of sentence included) of each translation given."""
+
+    run_dir: Path
+    """Folder of a trained run."""
+    test: tuple[Path, Path]
+    """Source and translation file."""
+    checkpoint: str = "averaged"
+    """averaged (the newest where there is no average), best, last, or a step."""
+
+    def run(self) -> None:
+        from transformer_jax.data.text import TextFiles
+        from transformer_jax.translator import Translator
+
+        translator = Translator.load(self.run_dir, self.checkpoint)
+        for log_prob in translator.score_stream(TextFiles(*map(str, self.test))):
+            print(f"{log_prob:.4f}")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Translate a test set and print every score with its signature."""
+
+    run_dir: Path
+    """Folder of a trained run."""
+    test: tuple[Path, Path] | None = None
+    """Source and reference file."""
+    split: str | None = None
+    """Instead of files: a split of the dataset that the run was trained on, as test."""
+    checkpoint: str = "averaged"
+    """averaged (the newest where there is no average), best, last, or a step."""
+    language: str | None = None
+    """Language of the references, for the Moses tokeniser; None is the run's target language."""
+    output: Path | None = None
+    """File to write the translations to."""
+    search: Search = Search()
+
+    def run(self) -> None:
+        from transformer_jax.data.text import ParallelText, TextFiles
+        from transformer_jax.run import Run
+        from transformer_jax.testset import dataset_splits, evaluate
+        from transformer_jax.translator import Translator
+
+        if (self.test is None) == (self.split is None):
+            raise UserError(
+                "what to evaluate on: give --test SOURCE REFERENCE or --split NAME, and not both"
+            )
+        text: ParallelText
+        if self.test is not None:
+            text = TextFiles(str(self.test[0]), str(self.test[1]))
+        else:
+            splits = dataset_splits(self.run_dir)
+            if self.split not in splits:
+                raise UserError(
+                    f"the dataset of {self.run_dir} has no split {self.split!r}; it has "
+                    f"{', '.join(splits)}"
+                )
+            text = splits[self.split]
+        language = self.language or Run.open(self.run_dir).config.data.direction.partition("-")[2]
+        translator = Translator.load(self.run_dir, self.checkpoint)
+        if self.output is not None:
+            self.output.touch()  # a folder that is not there is known before the work, not after
+        result = evaluate(translator, text, self.search, language)
+        print(result)
+        if self.output is not None:
+            lines = "".join(f"{line}\n" for line in result.translations)
+            self.output.write_text(lines, encoding="utf-8", newline="\n")

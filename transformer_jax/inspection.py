@@ -1,0 +1,96 @@
+"""What is in a run folder, and where two differ, as text."""
+
+import dataclasses
+import hashlib
+import math
+from pathlib import Path
+
+import jax
+
+from transformer_jax.checkpoints import Checkpoints, DamagedCheckpoint, on_device
+from transformer_jax.config import RunConfig
+from transformer_jax.models.transformer import Transformer
+from transformer_jax.run import Run, state_items
+from transformer_jax.training.state import TrainState
+from transformer_jax.training.step import make_step
+
+__all__ = ["difference", "report"]
+
+
+def report(folder: Path) -> str:
+    """Configuration, parameter table and checkpoints of a run; every checkpoint is read whole."""
+    run = Run.open(folder)
+    lines = [f"{name} = {value!r}" for name, value in _fields(run.config).items()]
+    lines += [f"corpus fingerprint = {run.corpus_fingerprint}", ""]
+    lines += [*_table(_parameters(run.config)), "", *_soundness(run)]
+    return "\n".join(lines)
+
+
+def difference(folder: Path, other: Path) -> str:
+    """Fields and parameters by which two runs differ, a line each."""
+    runs = [Run.open(path) for path in (folder, other)]
+    sides = []
+    for run in runs:
+        parameters = {f"parameter {name}": shape for name, shape in _parameters(run.config)}
+        vocabulary = hashlib.sha256(run.vocabulary.to_bytes()).hexdigest()[:12]
+        texts = {"corpus fingerprint": run.corpus_fingerprint, "vocabulary": vocabulary}
+        sides.append(_fields(run.config) | texts | parameters)
+    left, right = sides
+    lines = [
+        f"{name}: {left.get(name, 'none')!r} in {folder}, {right.get(name, 'none')!r} in {other}"
+        for name in dict.fromkeys([*left, *right])
+        if left.get(name, "none") != right.get(name, "none")
+    ]
+    return "\n".join(lines) or f"{folder} and {other} differ in nothing that they were asked for"
+
+
+def _fields(config: RunConfig) -> dict[str, object]:
+    return {
+        f"{part}.{name}": value
+        for part, fields in dataclasses.asdict(config).items()
+        for name, value in fields.items()
+    }
+
+
+def _state(config: RunConfig) -> TrainState:
+    """The shapes of everything that a checkpoint holds."""
+    functions = make_step(Transformer(config.model), config.optimizer, config.train.seed)
+    return jax.eval_shape(functions.init, jax.random.key(0))
+
+
+def _parameters(config: RunConfig) -> list[tuple[str, tuple[int, ...]]]:
+    """(name, shape) of every parameter array."""
+    leaves = jax.tree_util.tree_leaves_with_path(_state(config).params)
+    return [("/".join(key.key for key in path), leaf.shape) for path, leaf in leaves]
+
+
+def _table(parameters: list[tuple[str, tuple[int, ...]]]) -> list[str]:
+    rows = [
+        (name, " x ".join(map(str, shape)), f"{math.prod(shape):,}") for name, shape in parameters
+    ]
+    total = sum(math.prod(shape) for _, shape in parameters)
+    rows = [("parameter", "shape", "count"), *rows, ("all", "", f"{total:,}")]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    return [f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in rows]
+
+
+def _soundness(run: Run) -> list[str]:
+    """A line for each checkpoint."""
+    items = state_items(on_device(_state(run.config)))
+    lines = []
+    for name, wanted in (("checkpoints", items), ("averaged", {"params": items["params"]})):
+        if not (run.folder / name).is_dir():
+            continue
+        checkpoints = Checkpoints(run.folder / name, read_only=True)
+        for step in checkpoints.steps():
+            try:
+                _, meta = checkpoints.restore(step, wanted)
+            except DamagedCheckpoint as error:
+                lines.append(f"{name}/{step}: DAMAGED: {error}")
+                continue
+            scores = [
+                f"{key} {value:.4g}" for key, value in meta["scores"].items() if value is not None
+            ]
+            of = [f"mean of {', '.join(map(str, meta['of']))}"] if "of" in meta else []
+            lines.append(": ".join([f"{name}/{step}", ", ".join(["sound", *of, *scores])]))
+    return lines or ["no checkpoint yet"]
