@@ -145,7 +145,7 @@ def test_another_dataset_or_direction_is_refused(tmp_path):
     assert (run.folder / "config.json").read_bytes() == before
 
 
-def test_init_from_brings_vocabulary_and_average_and_survives_a_kill(whole, tmp_path):
+def test_init_from_brings_vocabulary_and_average_and_survives_a_kill(whole, tmp_path, monkeypatch):
     _, config, run = whole
     text = write_text(tmp_path / "text", 200, seed=7)  # the words come in another order
     config = replace(
@@ -154,13 +154,23 @@ def test_init_from_brings_vocabulary_and_average_and_survives_a_kill(whole, tmp_
         optimizer=replace(config.optimizer, ema_decay=0.9),
         train=replace(config.train, steps=2),
     )
-    new = train(config, tmp_path / "run", init_from=run.folder, progress=False)
+
+    def end(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("transformer_jax.job.train_loop", end)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run", init_from=run.folder, progress=False)
+    monkeypatch.undo()
+    new = Run.open(tmp_path / "run")
     assert new.vocabulary.to_bytes() == run.vocabulary.to_bytes()
-    assert new.checkpoints(read_only=True).steps() == [0, 2]
+    assert new.checkpoints(read_only=True).steps() == [0]
     started = Translator.load(new.folder, "0").params
     expected = Translator.load(run.folder).params
     for a, b in zip(jax.tree.leaves(started), jax.tree.leaves(expected)):
         np.testing.assert_array_equal(a, b)
+    train(config, tmp_path / "run", progress=False)
+    assert new.checkpoints(read_only=True).steps() == [2]
     other = replace(config, model=replace(config.model, norm="pre"))
     with pytest.raises(RunError, match="its norm is 'post', not 'pre'"):
         train(other, tmp_path / "other", init_from=run.folder, progress=False)

@@ -17,7 +17,7 @@ from typing import Annotated
 import tyro
 
 from transformer_jax import presets
-from transformer_jax.commands import inspection, training, translation
+from transformer_jax.commands import jobs, texts, views
 from transformer_jax.config import RunConfig
 from transformer_jax.errors import UserError
 from transformer_jax.training.stopping import Stopped
@@ -28,15 +28,16 @@ Flat = tyro.conf.OmitArgPrefixes
 
 
 COMMANDS = {
-    "train": training.Train,
-    "prepare": training.Prepare,
-    "average": training.Average,
-    "translate": translation.Translate,
-    "score": translation.Score,
-    "evaluate": translation.Evaluate,
-    "inspect": inspection.Inspect,
-    "schedule": inspection.Schedule,
-    "attention": inspection.Attention,
+    "train": jobs.Train,
+    "prepare": jobs.Prepare,
+    "average": jobs.Average,
+    "verify-resume": jobs.VerifyResume,
+    "translate": texts.Translate,
+    "score": texts.Score,
+    "evaluate": texts.Evaluate,
+    "inspect": views.Inspect,
+    "schedule": views.Schedule,
+    "attention": views.Attention,
 }
 
 
@@ -63,25 +64,34 @@ def at_a_terminal() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, _end)
     try:
         yield
-        sys.stdout.flush()
+        if sys.stdout is not None:  # a process may be started without
+            sys.stdout.flush()
     except UserError as error:
         sys.exit(f"transformer-jax: {error}")
     except BrokenPipeError:
-        # Python would flush once more as it ends, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _end_output()
         print("transformer-jax: the reader of the output has gone", file=sys.stderr)
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
+        _end_output()
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"transformer-jax: {where}{error.strerror or error}")
     except (KeyboardInterrupt, Stopped) as stop:
         print(f"transformer-jax: {str(stop) or 'interrupted'}", file=sys.stderr)
-        with contextlib.suppress(OSError):  # its reader may have been interrupted first
-            sys.stdout.flush()
+        _end_output()  # its reader may have been interrupted first
         # XLA may still be compiling in threads of its own, and crashes if Python goes down first.
         os._exit(128 + (stop.signal if isinstance(stop, Stopped) else signal.SIGINT))
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _end_output() -> None:
+    """Flush standard output if that is possible; else Python would try as it ends, and complain."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _end(number, frame):
@@ -109,7 +119,8 @@ def _union(arguments):
 
 
 def _starting_point(arguments: list[str]) -> RunConfig:
-    """--config or --preset if given; else the configuration of an existing --run-dir; else base."""
+    """--config or --preset if given; else the configuration of an existing --run-dir; else the
+    preset that the command starts from."""
     preset = _value_of("--preset", arguments)
     file = _value_of("--config", arguments)
     run_dir = _value_of("--run-dir", arguments)
@@ -123,7 +134,8 @@ def _starting_point(arguments: list[str]) -> RunConfig:
             from transformer_jax.run import Run
 
             return Run.open(Path(run_dir)).config
-    return presets.recipe(preset or "base")
+    command = COMMANDS.get(arguments[0] if arguments else "")
+    return presets.recipe(preset or str(getattr(command, "preset", "base")))
 
 
 def _read_config(path: Path) -> RunConfig:
@@ -138,10 +150,13 @@ def _read_config(path: Path) -> RunConfig:
 
 
 def _value_of(option: str, arguments: list[str]) -> str | None:
-    for word, following in zip(arguments, [*arguments[1:], ""]):
+    """What follows an option; None where it is not given, or without a value, which is reported
+    when the options are parsed."""
+    for word, following in zip(arguments, [*arguments[1:], "--"]):
         name, equals, value = word.partition("=")
         if name.replace("_", "-") == option:
-            return value if equals else following
+            found = value if equals else following
+            return None if found.startswith("--") or not found else found
     return None
 
 

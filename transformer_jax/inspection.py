@@ -9,10 +9,7 @@ import jax
 
 from transformer_jax.checkpoints import Checkpoints, DamagedCheckpoint, on_device
 from transformer_jax.config import RunConfig
-from transformer_jax.models.transformer import Transformer
 from transformer_jax.run import Run, state_items
-from transformer_jax.training.state import TrainState
-from transformer_jax.training.step import make_step
 
 __all__ = ["difference", "report"]
 
@@ -22,7 +19,7 @@ def report(folder: Path) -> str:
     run = Run.open(folder)
     lines = [f"{name} = {value!r}" for name, value in _fields(run.config).items()]
     lines += [f"corpus fingerprint = {run.corpus_fingerprint}", ""]
-    lines += [*_table(_parameters(run.config)), "", *_soundness(run)]
+    lines += [*_table(_parameters(run)), "", *_soundness(run)]
     return "\n".join(lines)
 
 
@@ -31,7 +28,7 @@ def difference(folder: Path, other: Path) -> str:
     runs = [Run.open(path) for path in (folder, other)]
     sides = []
     for run in runs:
-        parameters = {f"parameter {name}": shape for name, shape in _parameters(run.config)}
+        parameters = {f"parameter {name}": shape for name, shape in _parameters(run)}
         vocabulary = hashlib.sha256(run.vocabulary.to_bytes()).hexdigest()[:12]
         texts = {"corpus fingerprint": run.corpus_fingerprint, "vocabulary": vocabulary}
         sides.append(_fields(run.config) | texts | parameters)
@@ -52,15 +49,9 @@ def _fields(config: RunConfig) -> dict[str, object]:
     }
 
 
-def _state(config: RunConfig) -> TrainState:
-    """The shapes of everything that a checkpoint holds."""
-    functions = make_step(Transformer(config.model), config.optimizer, config.train.seed)
-    return jax.eval_shape(functions.init, jax.random.key(0))
-
-
-def _parameters(config: RunConfig) -> list[tuple[str, tuple[int, ...]]]:
+def _parameters(run: Run) -> list[tuple[str, tuple[int, ...]]]:
     """(name, shape) of every parameter array."""
-    leaves = jax.tree_util.tree_leaves_with_path(_state(config).params)
+    leaves = jax.tree_util.tree_leaves_with_path(run.step_functions().shapes().params)
     return [("/".join(key.key for key in path), leaf.shape) for path, leaf in leaves]
 
 
@@ -76,7 +67,7 @@ def _table(parameters: list[tuple[str, tuple[int, ...]]]) -> list[str]:
 
 def _soundness(run: Run) -> list[str]:
     """A line for each checkpoint."""
-    items = state_items(on_device(_state(run.config)))
+    items = state_items(on_device(run.step_functions().shapes()))
     lines = []
     for name, wanted in (("checkpoints", items), ("averaged", {"params": items["params"]})):
         if not (run.folder / name).is_dir():
@@ -86,11 +77,14 @@ def _soundness(run: Run) -> list[str]:
             try:
                 _, meta = checkpoints.restore(step, wanted)
             except DamagedCheckpoint as error:
+                if not (run.folder / name / str(step)).is_dir():
+                    continue  # a job that trains has replaced it meanwhile
                 lines.append(f"{name}/{step}: DAMAGED: {error}")
                 continue
             scores = [
                 f"{key} {value:.4g}" for key, value in meta["scores"].items() if value is not None
             ]
-            of = [f"mean of {', '.join(map(str, meta['of']))}"] if "of" in meta else []
-            lines.append(": ".join([f"{name}/{step}", ", ".join(["sound", *of, *scores])]))
+            notes = [f"mean of {', '.join(map(str, meta['of']))}"] if "of" in meta else []
+            notes += ["saved out of turn"] if meta.get("out_of_turn") else []
+            lines.append(f"{name}/{step}: {', '.join(['sound', *notes, *scores])}")
     return lines or ["no checkpoint yet"]

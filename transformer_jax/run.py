@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from transformer_jax.checkpoints import Checkpoints, DamagedCheckpoint, on_devic
 from transformer_jax.config import RunConfig
 from transformer_jax.data.vocabulary import Vocabulary, load_vocabulary
 from transformer_jax.errors import UserError
+from transformer_jax.models.transformer import Transformer
 from transformer_jax.training.averaging import average
 from transformer_jax.training.state import TrainState
+from transformer_jax.training.step import StepFunctions, make_step
 
 __all__ = ["Run", "RunError", "state_items", "state_of"]
 
@@ -100,6 +103,11 @@ class Run:
         decides = json.dumps([self.config.identity(), self.corpus_fingerprint], sort_keys=True)
         return hashlib.sha256(decides.encode()).hexdigest()
 
+    def step_functions(self) -> StepFunctions:
+        """What trains the run's model, and knows the shapes of its state."""
+        config = self.config
+        return make_step(Transformer(config.model), config.optimizer, config.train.seed)
+
     def check_config(self, config: RunConfig) -> None:
         """Refuse to go on with other values of fields that decide the numbers."""
         old, new = self.config.identity(), config.identity()
@@ -133,13 +141,13 @@ class Run:
             read_only=read_only,
         )
 
-    def load_params(self, template: Any, checkpoint: str = "averaged") -> tuple[Any, str]:
+    def load_params(self, checkpoint: str = "averaged") -> tuple[Any, str]:
         """(parameters, name of the checkpoint) to translate with.
 
         `checkpoint` is "averaged", "best", "last" or a step. "averaged" falls back to the newest
         sound checkpoint while there is no sound average as new as it.
         """
-        template = on_device(template)
+        template = on_device(self.step_functions().shapes().params)
         if not (self.folder / "checkpoints").is_dir():
             raise RunError(f"{self.folder} has no checkpoint yet")
         checkpoints = self.checkpoints(read_only=True)
@@ -170,11 +178,11 @@ class Run:
             return None
         averaged = Checkpoints(self.folder / "averaged", read_only=True)
         for step in averaged.steps()[-1:]:
-            if steps and step < steps[-1]:
-                log.warning("training went on after the average at step %d was taken", step)
-                return None
             try:
-                items, _ = averaged.restore(step, {"params": template})
+                items, meta = averaged.restore(step, {"params": template})
+                if steps and meta.get("newest", step) < steps[-1]:
+                    log.warning("training went on after the average at step %d was taken", step)
+                    return None
                 return items["params"], f"averaged at step {step}"
             except DamagedCheckpoint as error:
                 log.warning("%s; using the newest checkpoint instead", error)
@@ -188,24 +196,44 @@ class Run:
                 log.warning("%s; trying an older one", error)
         raise RunError(f"{self.folder} has no sound checkpoint")
 
-    def average(self, checkpoints: Checkpoints, template: Any, steps: list[int]) -> None:
-        """Write averaged/ from the checkpoints of these steps, oldest first (section 6.1)."""
-        template = on_device(template)
+    def average(self, checkpoints: Checkpoints, steps: Sequence[int]) -> list[int]:
+        """Write averaged/ from the checkpoints of these steps (section 6.1).
+
+        Damaged ones are left out. Returns the steps averaged.
+        """
+        template = on_device(self.step_functions().shapes().params)
         averaged = Checkpoints(self.folder / "averaged")
-        if not _holds_average(averaged, template, steps):
+        taken: list[int] = []
+
+        def sound():
+            for step in sorted(set(steps)):
+                try:
+                    params = _evaluation_params(checkpoints, step, template)
+                except DamagedCheckpoint as error:
+                    log.warning("%s; averaged without it", error)
+                    continue
+                taken.append(step)
+                yield params
+
+        newest = checkpoints.steps()[-1]
+        if not _holds_average(averaged, template, sorted(set(steps)), newest):
+            try:
+                mean = average(sound())
+            except ValueError as error:
+                raise RunError(f"{self.folder} has no sound checkpoint: {error}") from None
             # The old one goes when the new one is known.
-            mean = average(_evaluation_params(checkpoints, step, template) for step in steps)
             averaged.clear()
-            averaged.save(steps[-1], {"params": mean}, {"of": steps})
+            averaged.save(taken[-1], {"params": mean}, {"of": taken, "newest": newest})
         averaged.close()
+        return taken or sorted(set(steps))
 
 
-def _holds_average(averaged, template, steps):
+def _holds_average(averaged, template, steps, newest):
     try:
         _, meta = averaged.restore(averaged.steps()[-1], {"params": template})
     except (IndexError, DamagedCheckpoint):
         return False
-    return meta.get("of") == steps
+    return meta.get("of") == steps and meta.get("newest") == newest
 
 
 def _evaluation_params(checkpoints, step, template):

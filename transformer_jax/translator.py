@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from transformer_jax.data.segmentation import cut
@@ -79,10 +77,8 @@ class Translator:
     def load(cls, run_dir: str | Path, checkpoint: str = "averaged") -> "Translator":
         """From a run folder. `checkpoint`: "averaged", "best", "last" or a step."""
         run = Run.open(Path(run_dir))
+        params, name = run.load_params(checkpoint)
         model = Transformer(run.config.model)
-        tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-        template = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)["params"]
-        params, name = run.load_params(template, checkpoint)
         return cls(model, params, run.vocabulary, name, run.config.data.max_length)
 
     def translate(self, lines: Sequence[str], search: Search | None = None, **options) -> list[str]:
@@ -160,6 +156,12 @@ class Translator:
         if target is None:
             [target] = self.translate([source])
         read, written = (self.vocabulary.encode(line) for line in (source, target))
+        for ids, side in ((read, "source"), (written, "target")):
+            if len(ids) >= self.max_length:
+                raise UserError(
+                    f"the {side} has {len(ids)} tokens, the model was trained on at most "
+                    f"{self.max_length - 1}: give a shorter sentence"
+                )
         tokens = self.vocabulary.tokens
         return Attention(
             tokens([*read, EOS_ID]),
@@ -170,24 +172,29 @@ class Translator:
 
     def score_stream(self, text: ParallelText) -> Iterator[float]:
         """As `score`, pair by pair of a text of any length."""
+        first = 0
         for pairs in _chunks(iter(text), CHUNK):
             sources, targets = zip(*pairs)
-            yield from self.score(sources, targets)
+            yield from self.score(sources, targets, first)
+            first += len(pairs)
 
-    def score(self, sources: Sequence[str], targets: Sequence[str]) -> list[float]:
-        """Log-probability in nats, EOS included, of each target given its source (no penalty)."""
-        return [float(part.sum()) for part in self._token_log_probs(sources, targets)]
+    def score(self, sources: Sequence[str], targets: Sequence[str], first: int = 0) -> list[float]:
+        """Log-probability in nats, EOS included, of each target given its source (no penalty).
+
+        `first` is the number of the first pair, for messages.
+        """
+        return [float(part.sum()) for part in self._token_log_probs(sources, targets, first)]
 
     def perplexity(self, sources: Sequence[str], targets: Sequence[str]) -> float:
         """Per target token, EOS included: exp of the mean negative log-likelihood."""
         parts = self._token_log_probs(sources, targets)
         return math.exp(-sum(part.sum() for part in parts) / sum(map(len, parts)))
 
-    def _token_log_probs(self, sources, targets):
+    def _token_log_probs(self, sources, targets, first=0):
         if len(sources) != len(targets):
             raise UserError(f"{len(sources)} sources but {len(targets)} targets")
-        encode = self.vocabulary.encode
-        return self._inference.score([encode(s) for s in sources], [encode(t) for t in targets])
+        read, written = (self.vocabulary.encode_all(side) for side in (sources, targets))
+        return self._inference.score(read, written, range(first, first + len(sources)))
 
 
 def _joined(left: Translation, right: Translation) -> Translation:

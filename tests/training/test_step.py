@@ -13,7 +13,7 @@ from transformer_jax.training.averaging import average
 from transformer_jax.training.fingerprint import fingerprints
 from transformer_jax.training.optimizer import make_optimizer
 from transformer_jax.training.schedule import warmup_schedule
-from transformer_jax.training.step import jit_step, make_step
+from transformer_jax.training.step import JitStep, make_step
 
 MODEL = ModelConfig(vocab_size=13, d_model=8, d_ff=12, num_heads=2, num_layers=1, dropout=0.0)
 OPTIMIZER = OptimizerConfig(warmup_steps=10)
@@ -91,8 +91,8 @@ def test_micro_batches_add_up_to_the_whole_batch():
         np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, float(jnp.abs(b).max())))
         if float(jnp.abs(b).max()) > 1e-3:
             assert not np.allclose(wrong, b / 14, atol=1e-5)
-    accumulated, metrics = jit_step(functions)(start()[1], parts)
-    stepped, expected = jit_step(functions)(start()[1], (whole,))
+    accumulated, metrics = JitStep(functions)(start()[1], parts)
+    stepped, expected = JitStep(functions)(start()[1], (whole,))
     np.testing.assert_allclose(metrics["loss_sum"], expected["loss_sum"], rtol=1e-6)
     np.testing.assert_allclose(
         accumulated.params["embedding"], stepped.params["embedding"], atol=1e-5
@@ -120,7 +120,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_but_the_counters():
 def test_clipping_and_moving_average():
     clipped = replace(OPTIMIZER, clip_norm=1e-3, ema_decay=0.9)
     functions, state = start(optimizer=clipped)
-    after, metrics = jit_step(functions)(state, (batch(2, 4),))
+    after, metrics = JitStep(functions)(state, (batch(2, 4),))
     assert metrics["gradient_norm"] > 1e-3
     _, state = start(optimizer=clipped)
     expected = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, state.params, after.params)
@@ -172,7 +172,7 @@ def test_dropout_changes_with_the_step_and_repeats_with_the_seed():
     assert len({tuple(jax.random.key_data(k).tolist()) for k in keys}) == 4
 
     def losses():
-        step, state = jit_step(functions), start(replace(MODEL, dropout=0.3))[1]
+        step, state = JitStep(functions), start(replace(MODEL, dropout=0.3))[1]
         out = []
         for _ in range(2):
             state, metrics = step(state, (batch(2, 4),))
@@ -184,7 +184,7 @@ def test_dropout_changes_with_the_step_and_repeats_with_the_seed():
 
 def test_it_learns_to_copy():
     functions, state = start(optimizer=OptimizerConfig(warmup_steps=40, label_smoothing=0.0))
-    step = jit_step(functions)
+    step = JitStep(functions)
     for n in range(900):
         b = batch(16, 4, seed=n % 7)
         state, metrics = step(state, (b._replace(target=b.source),))
@@ -218,6 +218,6 @@ def test_loss_reported_is_per_token_and_smoothed():
         {"params": state.params}, jnp.asarray(b.source), jnp.asarray(b.target)
     )
     expected, tokens = functional.label_smoothed_cross_entropy(logits, jnp.asarray(b.target), 0.1)
-    _, metrics = jit_step(functions)(state, (b,))
+    _, metrics = JitStep(functions)(state, (b,))
     np.testing.assert_allclose(metrics["loss_sum"], expected, rtol=1e-5)
     assert metrics["tokens"] == tokens == 6

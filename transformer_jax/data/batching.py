@@ -9,7 +9,7 @@ import hashlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ import numpy as np
 from transformer_jax.config import DataConfig
 from transformer_jax.data.corpus import Corpus
 
-__all__ = ["Batch", "Batches", "Prefetch", "Shape", "choose_shapes"]
+__all__ = ["Batch", "Batches", "Prefetch", "Shape", "chained", "choose_shapes"]
 
 # Lengths are rounded up to this many quantiles a side before shapes are chosen among them.
 GRID = 64
@@ -38,6 +38,19 @@ class Batch(NamedTuple):
     source: np.ndarray
     target: np.ndarray
     indices: np.ndarray
+
+
+def chained(order: str, batches: Iterable[Batch]) -> str:
+    """One number for the batches that a run has seen: `order`, that of the ones before, with more.
+
+    >>> batch = Batch(np.ones((2, 3)), np.ones((2, 3)), np.array([4, 7]))
+    >>> chained(chained("", [batch]), [batch]) == chained("", [batch, batch])
+    False
+    """
+    digest = hashlib.sha256(order.encode())
+    for batch in batches:
+        digest.update(batch.indices.astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 def choose_shapes(

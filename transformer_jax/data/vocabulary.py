@@ -136,11 +136,19 @@ class SentencePieceVocabulary:
         import sentencepiece
 
         model = io.BytesIO()
-        # The trainer reads UTF-8 lines; NUL is its own separator.
-        sentences = (line.replace("\0", "") for line in lines if line)
+        stopped: list[BaseException] = []
+
+        def sentences():
+            try:
+                # The trainer reads UTF-8 lines; NUL is its own separator.
+                yield from (line.replace("\0", "") for line in lines if line)
+            except BaseException as error:  # Ctrl-C too: the trainer would word it as its own
+                stopped.append(error)
+                raise
+
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=sentences,
+                sentence_iterator=sentences(),
                 model_writer=model,
                 model_type=kind,
                 vocab_size=vocab_size,
@@ -159,6 +167,8 @@ class SentencePieceVocabulary:
                 minloglevel=2,
             )
         except (RuntimeError, OSError) as error:
+            if stopped:
+                raise stopped[0] from None
             raise VocabularyError(
                 f"cannot train a {kind} vocabulary of vocab_size {vocab_size} on this text: "
                 f"{_reason(str(error))}"

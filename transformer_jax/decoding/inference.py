@@ -59,9 +59,11 @@ class Inference:
     ) -> list[list[Hypothesis]]:
         """At most n_best hypotheses for each source, best first, in the order of the sources.
 
-        Samples of a sentence are drawn by its number (default: its place), whatever its company.
+        Samples of a sentence are drawn by its number (default: its place), whatever its company;
+        errors name it.
         """
         numbers = range(len(sources)) if numbers is None else numbers
+        self._check_lengths(sources, numbers)
         results: list[list[Hypothesis]] = [[] for _ in sources]
         for indices, source in self._groups(sources, search.rows):
             longest = [len(sources[i]) + search.extra_length for i in indices]
@@ -82,9 +84,14 @@ class Inference:
         return results
 
     def score(
-        self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
+        self,
+        sources: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+        numbers: Sequence[int] | None = None,
     ) -> list[np.ndarray]:
         """Log-probability of every target token, EOS last, for each pair."""
+        for side in (sources, targets):
+            self._check_lengths(side, range(len(side)) if numbers is None else numbers)
         results: list[np.ndarray] = [np.empty(0)] * len(sources)
         for indices, source in self._groups(sources, 1, targets):
             length = self._width(max(len(targets[i]) for i in indices) + 1)
@@ -101,7 +108,7 @@ class Inference:
 
         Encoder [L, H, S, S], decoder [L, H, T, T] and cross [L, H, T, S], float32.
         """
-        self._check_length(max(len(source), len(target)), 0)
+        self._check_lengths([source, target], [0, 0])
         rows, columns = len(target) + 1, len(source) + 1
         # One of few widths for both sides, so that few are compiled.
         width = min(_power_of_two(max(rows, columns, 16)), self._positions)
@@ -119,12 +126,13 @@ class Inference:
             weights("decoder", "cross_attention", rows, columns),
         )
 
-    def _check_length(self, length: int, index: int) -> None:
-        if length >= self._positions:
-            raise UserError(
-                f"sentence {index + 1} has {length + 1} tokens with EOS; the model has learned "
-                f"only {self._positions} positions: split it"
-            )
+    def _check_lengths(self, sentences: Sequence[Sequence[int]], numbers: Sequence[int]) -> None:
+        for ids, number in zip(sentences, numbers):
+            if len(ids) >= self._positions:
+                raise UserError(
+                    f"sentence {number + 1} has {len(ids) + 1} tokens with EOS; the model has "
+                    f"learned only {self._positions} positions: split it"
+                )
 
     def _width(self, length: int) -> int:
         """A length with EOS, padded so that few are compiled."""
@@ -143,8 +151,6 @@ class Inference:
             return slots <= self._batch_tokens
 
         order = sorted(range(len(sources)), key=length)
-        if order:
-            self._check_length(length(order[-1]), order[-1])
         start = 0
         while start < len(order):
             end = start + 1

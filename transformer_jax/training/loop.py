@@ -62,8 +62,9 @@ def train_loop(
                 )
 
     for batch in micro_batches:
-        state, metrics = train_step(state, batch)
         step += 1
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            state, metrics = train_step(state, batch)
         unread.append((step, metrics))
         read(keep=1)
         if config.checkpoint_each_epoch:

@@ -1,7 +1,9 @@
 """Where a run's numbers go: metrics.jsonl, timings.jsonl, TensorBoard and the progress bar."""
 
+import contextlib
 import errno
 import json
+import logging
 import math
 import os
 import sys
@@ -9,11 +11,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from transformer_jax.errors import UserError
 
 __all__ = ["Recorder", "cut_after"]
+
+log = logging.getLogger(__name__)
 
 
 def cut_after(path: Path, step: int) -> None:
@@ -57,7 +64,7 @@ class Recorder:
         self._timings = (folder / "timings.jsonl").open("ab", buffering=0)
         self._log_every = log_every
         self.pending = dict(pending or {"loss": 0.0, "tokens": 0.0})
-        self._board = _open_board(folder, first_step)
+        self._board = _Board(folder / "tensorboard", first_step)
         self._bar = tqdm(
             total=total_steps,
             initial=first_step,
@@ -98,7 +105,7 @@ class Recorder:
         self._waited = waited
         self._write(self._metrics, record)
         self._write(self._timings, timing)
-        self._to_board(step, record | timing)
+        self._board.scalars(step, record | timing)
         self._bar.set_postfix_str(
             f"loss {record['loss']:.3f}, lr {record['learning_rate']:.2e}, "
             f"{timing['tokens_per_second']:.0f} tokens/s",
@@ -111,7 +118,7 @@ class Recorder:
             return
         self._write(self._metrics, {"step": step, **scores})
         self._write(self._timings, {"step": step, "evaluation_seconds": seconds})
-        self._to_board(step, scores)
+        self._board.scalars(step, scores)
         text = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
         self.say(f"step {step}: {text}")
         self._clock += seconds
@@ -125,15 +132,13 @@ class Recorder:
         """Bring every record to the disk."""
         for file in (self._metrics, self._timings):
             os.fsync(file.fileno())
-        if self._board is not None:
-            self._board.flush()
+        self._board.flush()
 
     def close(self) -> None:
         self._metrics.close()
         self._timings.close()
         self._bar.close()
-        if self._board is not None:
-            self._board.close()
+        self._board.close()
 
     @staticmethod
     def _write(file, record):
@@ -146,18 +151,46 @@ class Recorder:
         except OSError as error:
             raise UserError(f"{file.name} cannot be written: {error.strerror}") from None
 
-    def _to_board(self, step, record):
-        if self._board is not None:
-            for name, value in record.items():
-                if name != "step":
-                    self._board.add_scalar(name, value, step)
 
+class _Board:
+    """TensorBoard events, written as they come; given up, with a word, where they cannot be.
 
-def _open_board(folder, first_step):
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:  # a training machine may lack it; metrics.jsonl holds the same numbers
-        return None
-    return SummaryWriter(
-        str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None
-    )
+    tensorboardX's SummaryWriter leaves writing to a thread, which dies of a full disk; then its
+    queue fills and the job stands still.
+    """
+
+    def __init__(self, folder: Path, first_step: int):
+        folder.mkdir(exist_ok=True)
+        # TensorBoard reads files in the order of their names.
+        self._records = RecordWriter(str(folder / f"events.out.tfevents.{time.time_ns()}"))
+        self._ended = False
+        self._write(file_version="brain.Event:2")
+        if first_step:  # hides what was written after the step that the run goes on from
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._write(step=first_step + 1, session_log=start)
+
+    def scalars(self, step: int, record: dict[str, float]) -> None:
+        for name, value in record.items():
+            if name != "step":
+                self._write(step=step, summary=scalar(name, value))
+
+    def flush(self) -> None:
+        self._try(self._records.flush)
+
+    def close(self) -> None:
+        self._try(self._records.close)
+
+    def _write(self, **fields):
+        event = event_pb2.Event(wall_time=time.time(), **fields)
+        self._try(lambda: self._records.write(event.SerializeToString()))
+
+    def _try(self, write):
+        if self._ended:
+            return
+        try:
+            write()
+        except OSError as error:
+            self._ended = True
+            log.warning("no more TensorBoard events: %s; metrics.jsonl has it all", error.strerror)
+            with contextlib.suppress(OSError):
+                self._records.close()

@@ -19,7 +19,7 @@ from transformer_jax.training.optimizer import make_optimizer
 from transformer_jax.training.schedule import warmup_schedule
 from transformer_jax.training.state import TrainState, create_state
 
-__all__ = ["StepFunctions", "Sums", "jit_step", "make_step"]
+__all__ = ["JitStep", "Memory", "StepFunctions", "Sums", "make_step"]
 
 
 class Sums(NamedTuple):
@@ -44,13 +44,17 @@ class StepFunctions(NamedTuple):
     update: Callable[[TrainState, Sums], tuple[TrainState, dict[str, jax.Array]]]
     rng: Callable[[TrainState, int], jax.Array]
 
+    def shapes(self) -> TrainState:
+        """Shapes and dtypes of a state; nothing is computed."""
+        return jax.eval_shape(self.init, jax.random.key(0))
+
 
 def make_step(model: Transformer, config: OptimizerConfig, seed: int) -> StepFunctions:
     """Step functions for a model; nothing is compiled here.
 
     >>> from transformer_jax import presets
     >>> functions = make_step(Transformer(presets.tiny(vocab_size=50)), OptimizerConfig(), seed=0)
-    >>> jax.eval_shape(functions.init, jax.random.key(0)).params["embedding"].shape
+    >>> functions.shapes().params["embedding"].shape
     (50, 128)
     """
     optimizer = make_optimizer(config, model.config.d_model)
@@ -112,35 +116,60 @@ def make_step(model: Transformer, config: OptimizerConfig, seed: int) -> StepFun
     return StepFunctions(init, gradients, update, rng)
 
 
-def jit_step(functions: StepFunctions):
+class Memory(NamedTuple):
+    """Bytes that a step needs: for state and sums, and what the compiler sets aside beside."""
+
+    kept: int
+    temporary: int
+
+
+class JitStep:
     """step(state, micro_batches) -> (state, metrics) on one device; the state is donated.
 
     One micro-batch is one compiled call; several are added up, one call each, so that every
     batch shape is compiled once however they are combined.
     """
 
-    def whole(state, batch):
-        sums = functions.gradients(state.params, batch, functions.rng(state, 0))
-        return functions.update(state, sums)
+    def __init__(self, functions: StepFunctions):
+        def whole(state, batch):
+            sums = functions.gradients(state.params, batch, functions.rng(state, 0))
+            return functions.update(state, sums)
 
-    def first(state, batch):
-        return functions.gradients(state.params, batch, functions.rng(state, 0))
+        def first(state, batch):
+            return functions.gradients(state.params, batch, functions.rng(state, 0))
 
-    def add(sums, state, batch, micro):
-        more = functions.gradients(state.params, batch, functions.rng(state, micro))
-        return jax.tree.map(jnp.add, sums, more)
+        def add(sums, state, batch, micro):
+            more = functions.gradients(state.params, batch, functions.rng(state, micro))
+            return jax.tree.map(jnp.add, sums, more)
 
-    whole = jax.jit(whole, donate_argnums=0)
-    first = jax.jit(first)
-    add = jax.jit(add, donate_argnums=0)
-    update = jax.jit(functions.update, donate_argnums=0)
+        self._functions = functions
+        self._whole = jax.jit(whole, donate_argnums=0)
+        self._first = jax.jit(first)
+        self._add = jax.jit(add, donate_argnums=0)
+        self._update = jax.jit(functions.update, donate_argnums=0)
 
-    def step(state: TrainState, micro_batches: Sequence[Batch]):
+    def __call__(self, state: TrainState, micro_batches: Sequence[Batch]):
         if len(micro_batches) == 1:
-            return whole(state, micro_batches[0])
-        sums = first(state, micro_batches[0])
+            return self._whole(state, micro_batches[0])
+        sums = self._first(state, micro_batches[0])
         for micro, batch in enumerate(micro_batches[1:], 1):
-            sums = add(sums, state, batch, micro)
-        return update(state, sums)
+            sums = self._add(sums, state, batch, micro)
+        return self._update(state, sums)
 
-    return step
+    def memory(self, batch: Batch, accumulate: int) -> Memory:
+        """What a step on batches of these shapes needs; compiles it, computes nothing."""
+        state = self._functions.shapes()
+        if accumulate == 1:
+            return Memory(_size(state), _temporary(self._whole, state, batch))
+        sums = jax.eval_shape(self._first, state, batch)
+        first = _temporary(self._first, state, batch)
+        more = _temporary(self._add, sums, state, batch, 1)
+        return Memory(_size(state) + _size(sums), max(first, more))
+
+
+def _size(tree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _temporary(function, *arguments) -> int:
+    return function.lower(*arguments).compile().memory_analysis().temp_size_in_bytes

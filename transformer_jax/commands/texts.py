@@ -5,7 +5,9 @@ import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, TextIO
 
+from transformer_jax.commands.options import Checkpoint, RunDir
 from transformer_jax.errors import UserError
 from transformer_jax.search import Search
 
@@ -16,19 +18,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Translate:
-    """Translate lines, one out for each one in, in order, as they come.
+    """Translate lines, one out for each one in, in order.
+
+    What is typed at a terminal is translated line by line, anything else 1,024 lines at a time.
 
     With --n-best above 1 each line has several: NUMBER ||| TRANSLATION ||| SCORE.
     """
 
-    run_dir: Path
-    """Folder of a trained run."""
+    run_dir: RunDir
     input: Path | None = None
     """File to translate; None is standard input."""
     output: Path | None = None
     """File to write; None is standard output."""
-    checkpoint: str = "averaged"
-    """averaged (the newest where there is no average), best, last, or a step."""
+    checkpoint: Checkpoint = "averaged"
     search: Search = Search()
 
     def run(self) -> None:
@@ -39,31 +41,38 @@ class Translate:
             raise UserError(f"{self.output} is to be read and written: name another --output")
         translator = Translator.load(self.run_dir, self.checkpoint)
         log.info("translating with %s, %s", self.run_dir, translator.checkpoint)
+        source: BinaryIO
+        output: BinaryIO
         with contextlib.ExitStack() as opened:
-            name, source = "standard input", None
             if self.input is not None:
                 name, source = str(self.input), opened.enter_context(self.input.open("rb"))
-            # Opened last: what it holds is lost only when there is something to write.
-            output = opened.enter_context(self.output.open("wb")) if self.output else None
+            else:
+                name, source = "standard input", _standard(sys.stdin, "input").buffer
+            if self.output is not None:
+                # Opened last: what it holds is lost only when there is something to write.
+                output = opened.enter_context(self.output.open("wb"))
+            else:
+                output = _standard(sys.stdout, "output").buffer
             translator.translate_stream(
-                source or sys.stdin.buffer,
-                output or sys.stdout.buffer,
-                self.search,
-                name=name,
-                line_by_line=source is None and sys.stdin.isatty(),
+                source, output, self.search, name=name, line_by_line=source.isatty()
             )
+
+
+def _standard(stream: TextIO | None, name: str) -> TextIO:
+    """Standard input or output, which Python sets to None where it was started without."""
+    if stream is None:
+        raise UserError(f"there is no standard {name}: name a file with --{name}")
+    return stream
 
 
 @dataclass(frozen=True)
 class Score:
     """Print the log-probability (nats, end of sentence included) of each translation given."""
 
-    run_dir: Path
-    """Folder of a trained run."""
+    run_dir: RunDir
     test: tuple[Path, Path]
     """Source and translation file."""
-    checkpoint: str = "averaged"
-    """averaged (the newest where there is no average), best, last, or a step."""
+    checkpoint: Checkpoint = "averaged"
 
     def run(self) -> None:
         from transformer_jax.data.text import TextFiles
@@ -78,14 +87,12 @@ class Score:
 class Evaluate:
     """Translate a test set and print every score with its signature."""
 
-    run_dir: Path
-    """Folder of a trained run."""
+    run_dir: RunDir
     test: tuple[Path, Path] | None = None
     """Source and reference file."""
     split: str | None = None
     """Instead of files: a split of the dataset that the run was trained on, as test."""
-    checkpoint: str = "averaged"
-    """averaged (the newest where there is no average), best, last, or a step."""
+    checkpoint: Checkpoint = "averaged"
     language: str | None = None
     """Language of the references, for the Moses tokeniser; None is the run's target language."""
     output: Path | None = None
@@ -116,7 +123,7 @@ class Evaluate:
         language = self.language or Run.open(self.run_dir).config.data.direction.partition("-")[2]
         translator = Translator.load(self.run_dir, self.checkpoint)
         if self.output is not None:
-            self.output.touch()  # a folder that is not there is known before the work, not after
+            self.output.open("ab").close()  # what cannot be written is known before the work
         result = evaluate(translator, text, self.search, language)
         print(result)
         if self.output is not None:

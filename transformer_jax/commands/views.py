@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from transformer_jax.commands.training import ConfigFile
+from transformer_jax.commands.options import Checkpoint, ConfigFile, Preset, RunDir
 from transformer_jax.config import RunConfig
 from transformer_jax.errors import UserError
 
@@ -15,8 +15,7 @@ __all__ = ["Attention", "Inspect", "Schedule"]
 class Inspect:
     """Show a run: configuration, parameters, checkpoints and whether they are sound."""
 
-    run_dir: Path
-    """Folder of a run."""
+    run_dir: RunDir
     other: Path | None = None
     """Show instead where the run differs from that of this folder."""
 
@@ -30,10 +29,8 @@ class Inspect:
 class Schedule:
     """Show the learning rate of a configuration over its steps (section 5.3)."""
 
-    preset: str = "base"
-    """Configuration to start from: tiny, multi30k, base, big, table3-ROW (as table3-B-dk-16)."""
+    preset: Preset = "base"
     config_file: ConfigFile = None
-    """Instead of a preset: a run's config.json, or what `train --print-config` printed."""
     output: Path | None = None
     """Picture to write too: .png, .svg or .pdf."""
     config: RunConfig = RunConfig()
@@ -41,19 +38,19 @@ class Schedule:
     def run(self) -> None:
         from transformer_jax.visualization.schedule import rates, schedule_curve
 
+        output = None if self.output is None else _picture(self.output)
         print(f"{'step':>8}  learning rate")
         for step, rate in rates(self.config):
             print(f"{step:8}  {rate:.6g}")
-        if self.output is not None:
-            schedule_curve(self.config).savefig(_picture(self.output))
+        if output is not None:
+            schedule_curve(self.config).savefig(output)
 
 
 @dataclass(frozen=True)
 class Attention:
     """Draw what a head attends to in a sentence pair."""
 
-    run_dir: Path
-    """Folder of a trained run."""
+    run_dir: RunDir
     source: str
     """Sentence to read."""
     target: str | None = None
@@ -66,8 +63,7 @@ class Attention:
     """From 1; None is the mean of all heads."""
     output: Path = Path("attention.png")
     """Picture to write: .png, .svg or .pdf."""
-    checkpoint: str = "averaged"
-    """averaged (the newest where there is no average), best, last, or a step."""
+    checkpoint: Checkpoint = "averaged"
 
     def run(self) -> None:
         from transformer_jax.translator import Translator

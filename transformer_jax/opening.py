@@ -1,0 +1,138 @@
+"""A run folder opened for training: a new one, or one that goes on."""
+
+import dataclasses
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformer_jax.config import DataConfig, RunConfig
+from transformer_jax.data.corpus import Corpus, CorpusError
+from transformer_jax.data.preparation import Receipt, prepare_once
+from transformer_jax.run import Run, RunError
+from transformer_jax.training.memory import fit_memory
+
+__all__ = ["open_run"]
+
+log = logging.getLogger(__name__)
+
+# Fine-tuning may change these; the others decide what the parameters mean.
+_NOT_IN_PARAMETERS = {"vocab_size", "dropout", "attention_dropout", "relu_dropout", "dtype"}
+
+
+def _absolute(data: DataConfig) -> DataConfig:
+    """Paths that hold from any working folder."""
+
+    def path(given: str) -> str:
+        return str(Path(given).absolute())
+
+    def pair(given: tuple[str, str]) -> tuple[str, str]:
+        return path(given[0]), path(given[1])
+
+    return replace(
+        data,
+        train=data.train and pair(data.train),
+        validation=data.validation and pair(data.validation),
+        corpus=data.corpus and path(data.corpus),
+        data_dir=data.data_dir and path(data.data_dir),
+        cache_dir=data.cache_dir and path(data.cache_dir),
+    )
+
+
+def open_run(
+    config: RunConfig, folder: Path, init_from: Path | None, fit: bool
+) -> tuple[Run, Corpus]:
+    """The run in `folder`, or a new one, with its corpus; `train` says what the options mean."""
+    config = replace(config, data=_absolute(config.data))
+    if not Run.exists(folder):
+        return _begin(config, folder, init_from, fit)
+    if init_from is not None:
+        log.info("%s exists and goes on from its own checkpoints, not %s", folder, init_from)
+    return _go_on(config, folder, fit)
+
+
+def _begin(
+    config: RunConfig, folder: Path, init_from: Path | None, fit: bool
+) -> tuple[Run, Corpus]:
+    """A new run; its config.json is written last, so that a folder without one is no run."""
+    other = None if init_from is None else Run.open(init_from)
+    data = config.data
+    if data.corpus:
+        prepared = Path(data.corpus)
+        receipt = Receipt.read(prepared)
+        if receipt is None:
+            raise CorpusError(
+                f"{prepared} holds no prepared corpus: run `transformer-jax prepare` first"
+            )
+        # The configuration tells how the corpus was made, whatever the preset says.
+        kind: Any = receipt.vocabulary
+        data = replace(data, vocabulary=kind, max_length=receipt.max_length)
+    else:
+        prepared = folder / "corpus"
+        vocabulary = None if other is None else other.vocabulary
+        prepare_once(data, config.model.vocab_size, prepared, vocabulary)
+    corpus = Corpus.open(prepared / "train")
+    corpus.verify()
+    model = replace(config.model, vocab_size=len(corpus.vocabulary))
+    config = replace(config, model=model, data=data)
+    if other is not None:
+        _check_start(config, corpus, other)
+    if fit:
+        config = fit_memory(config, corpus)
+    return Run.create(folder, config, corpus.fingerprint, corpus.vocabulary), corpus
+
+
+def _check_start(config, corpus, other):
+    """Parameters of another run mean something only to the same architecture and vocabulary."""
+    if corpus.vocabulary.to_bytes() != other.vocabulary.to_bytes():
+        raise RunError(
+            f"{corpus.folder} was prepared with another vocabulary than that of --init-from "
+            f"{other.folder}: start from the text, it takes that run's vocabulary"
+        )
+    ours, theirs = (dataclasses.asdict(c.model) for c in (config, other.config))
+    for name in ours.keys() - _NOT_IN_PARAMETERS:
+        if ours[name] != theirs[name]:
+            raise RunError(
+                f"--init-from {other.folder}: its {name} is {theirs[name]!r}, not {ours[name]!r}"
+            )
+
+
+def _go_on(config: RunConfig, folder: Path, fit: bool) -> tuple[Run, Corpus]:
+    """The run in `folder`, with the run fields of `config`; nothing is written if refused."""
+    run = Run.open(folder)
+    data = config.data
+    prepared = Path(data.corpus) if data.corpus else folder / "corpus"
+    receipt = Receipt.read(prepared)
+    cleared = not (prepared / "train").exists() and (data.train or data.dataset)
+    if cleared:
+        # Somebody cleared the prepared text away: the same text gives the same corpus.
+        prepare_once(data, len(run.vocabulary), prepared, run.vocabulary)
+    elif receipt is not None and (changed := receipt.changed_file(data)):
+        raise RunError(
+            f"{folder} was prepared from another text than {changed} holds now: bring the old "
+            "text back, or take another run folder with --init-from"
+        )
+    if receipt is not None and config.model.vocab_size == receipt.vocab_size:
+        # Asked for as when the run began; the text may have given fewer types.
+        model = replace(config.model, vocab_size=run.config.model.vocab_size)
+        config = replace(config, model=model)
+    if fit:  # as it was fitted when the run began
+        old = run.config
+        config = replace(
+            config,
+            data=replace(config.data, batch_tokens=old.data.batch_tokens),
+            optimizer=replace(config.optimizer, accumulate=old.optimizer.accumulate),
+        )
+    run.check_config(config)
+    corpus = Corpus.open(prepared / "train")
+    corpus.verify()
+    try:
+        run.check_corpus(prepared, corpus.fingerprint)
+    except RunError:
+        if cleared:
+            shutil.rmtree(prepared)
+        raise
+    run.config = config
+    run.write_config()
+    return run, corpus

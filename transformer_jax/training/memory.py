@@ -1,0 +1,117 @@
+"""The memory that a step needs, known before the first one, and batches that fit what there is."""
+
+import contextlib
+import logging
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+
+from transformer_jax.config import ModelConfig, RunConfig
+from transformer_jax.data.batching import Batch, Batches, Shape
+from transformer_jax.data.corpus import Corpus
+from transformer_jax.errors import UserError
+from transformer_jax.models.transformer import Transformer
+from transformer_jax.training.step import JitStep, Memory, make_step
+
+__all__ = ["device_memory", "explained", "fit_memory", "gigabytes", "largest", "needed"]
+
+log = logging.getLogger(__name__)
+
+# Of the device's memory; the rest is for batches on their way, evaluation and fragmentation.
+SHARE = 0.9
+
+
+def device_memory() -> int:
+    """Bytes of the first device; on a CPU those of the machine."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def gigabytes(size: float) -> str:
+    """
+    >>> gigabytes(1_500_000_000)
+    '1.50 GB'
+    """
+    return f"{size / 1e9:.2f} GB"
+
+
+def largest(shapes: Sequence[Shape], model: ModelConfig) -> Shape:
+    """The shape whose step keeps most numbers: logits, attention weights, feed-forward layers.
+
+    >>> largest([Shape(8, 16, 16), Shape(64, 2, 2)], ModelConfig())
+    Shape(rows=8, source=16, target=16)
+    """
+
+    def kept(shape: Shape) -> int:
+        rows, s, t = shape
+        attention = model.num_heads * (s * s + t * t + t * s)
+        layers = model.num_layers * (attention + model.d_ff * (s + t))
+        return rows * (t * model.vocab_size + layers)
+
+    return max(shapes, key=kept)
+
+
+def needed(step: JitStep, config: RunConfig, shapes: Sequence[Shape]) -> tuple[Shape, Memory]:
+    """The largest of the shapes, and what a step on it needs; it is compiled for that."""
+    shape = largest(shapes, config.model)
+
+    def ids(*sizes):
+        return jax.ShapeDtypeStruct(sizes, "int32")
+
+    rows, source, target = shape
+    batch: Any = Batch(ids(rows, source), ids(rows, target), ids(rows))
+    return shape, step.memory(batch, config.optimizer.accumulate)
+
+
+def fit_memory(config: RunConfig, corpus: Corpus) -> RunConfig:
+    """`config` with each update cut into as few batches as leave a step within the device.
+
+    An update sees the tokens that were asked for: batch_tokens falls as accumulate rises. Each
+    candidate is compiled; UserError where not even a batch of one sentence fits.
+    """
+    limit = SHARE * device_memory()
+    step = JitStep(make_step(Transformer(config.model), config.optimizer, config.train.seed))
+    tokens = config.data.batch_tokens * config.optimizer.accumulate
+    most = tokens // config.data.max_length
+    accumulate = 1
+    while True:
+        tried = replace(
+            config,
+            data=replace(config.data, batch_tokens=tokens // accumulate),
+            optimizer=replace(config.optimizer, accumulate=accumulate),
+        )
+        shapes = Batches(corpus, tried.data, config.train.seed).shapes
+        memory = needed(step, tried, shapes)[1]
+        told = (
+            f"{accumulate} x {tried.data.batch_tokens} tokens an update: a step needs "
+            f"{gigabytes(sum(memory))} of {gigabytes(device_memory())}"
+        )
+        if sum(memory) <= limit:
+            log.info("%s", told)
+            return tried
+        if accumulate == most:
+            raise UserError(
+                f"{told}, more than {SHARE:.0%}, and max_length {config.data.max_length} allows no "
+                "smaller batch: lower it, or take a smaller model"
+            )
+        room = limit - memory.kept
+        parts = memory.temporary / room if room > 0 else math.inf
+        accumulate = int(min(max(accumulate + 1, accumulate * parts), most))
+
+
+@contextlib.contextmanager
+def explained(tokens: int) -> Iterator[None]:
+    """A device without memory is something a user can mend."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"the device's memory ({gigabytes(device_memory())}) does not hold a step of "
+            f"batch_tokens {tokens}: start with fewer and more --accumulate, as --fit-memory does"
+        ) from None

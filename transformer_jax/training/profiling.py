@@ -1,0 +1,40 @@
+"""A trace of some steps, for TensorBoard's profiler or Perfetto."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import jax
+
+__all__ = ["profiled"]
+
+T = TypeVar("T")
+
+# Steps before a trace begins: the first of each shape compiles.
+SKIPPED = 3
+
+
+def profiled(batches: Iterable[T], folder: Path, steps: int) -> Iterator[T]:
+    """`batches`, while a trace of `steps` steps on them is written to folder/.
+
+    The step of a batch has ended by the time that the second batch after it is asked for, as
+    `train_loop` reads the metrics of all steps but the newest.
+    """
+    tracing = False
+
+    def stop():
+        nonlocal tracing
+        if tracing:
+            tracing = False
+            jax.profiler.stop_trace()
+
+    try:
+        for number, batch in enumerate(batches):
+            if number == SKIPPED:
+                jax.profiler.start_trace(str(folder))
+                tracing = True
+            if number == SKIPPED + steps + 1:
+                stop()
+            yield batch
+    finally:
+        stop()
