@@ -1,6 +1,7 @@
 """Strict settings for every test, made before jax is imported."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 # Four devices on one CPU, for pmap and meshes.
@@ -63,3 +64,11 @@ def _strict(tmp_path, monkeypatch, request):
     ours = request.path.parent.name in ("functional", "models", "decoding")
     with jax.numpy_dtype_promotion("strict" if ours else "standard"):
         yield
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How many kills came at which point (tests/test_kills.py)."""
+    reports = terminalreporter.stats.get("passed", [])
+    kills = Counter(value for r in reports for name, value in r.user_properties if name == "killed")
+    for point, count in kills.most_common():
+        terminalreporter.write_line(f"killed {point}: {count}")

@@ -58,7 +58,7 @@ def test_help_imports_nothing_heavy(name):
         (["train", "--run-dir", "r", "--dataset", "gramar"], "unknown; did you mean 'grammar'?"),
         (
             ["prepare", "--output", "r", "--dataset", "grammar", "--direction", "en-fr"],
-            "has no direction en-fr; it has en-de, de-en",
+            "has no direction 'en-fr'; did you mean 'en-de'?",
         ),
         (
             ["train", "--run-dir", "r", "--dataset", "wmt14_translate", "--data-dir", "here"],

@@ -23,6 +23,7 @@ from transformer_jax.training.fingerprint import fingerprints, paths
 __all__ = ["Checkpoints", "DamagedCheckpoint", "UnsavedCheckpoint"]
 
 DELETED = "deleted"
+log = logging.getLogger(__name__)
 
 
 class DamagedCheckpoint(UserError):
@@ -78,6 +79,7 @@ class Checkpoints:
         if not read_only:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._sweep()
+        self._check_notes()
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_Keep(keep_last, keep_every, self._scores, self._out_of_turn),
             # A half-deleted folder would still be listed: rename first, delete later.
@@ -103,6 +105,18 @@ class Checkpoints:
         """Remove what killed saves and deletions left behind."""
         for path in [*self._folder.glob("*.orbax-checkpoint-tmp*"), self._folder / DELETED]:
             shutil.rmtree(path, ignore_errors=True)
+
+    def _check_notes(self):
+        """Orbax reads a note of every step as it starts, and does not start if one is damaged."""
+        for found in list(ocp.path.step.standard_name_format().find_all(str(self._folder))):
+            try:
+                _ = found.commit_timestamp
+            except Exception as error:
+                damaged = self._damaged(found.step, error)
+                if self._read_only:
+                    raise DamagedCheckpoint(f"{damaged}; move that folder away") from None
+                log.warning("%s; moved to damaged/", damaged)
+                self._set_aside(found.step)
 
     def _rank(self, step, scores):
         score = self._best(scores)
@@ -207,14 +221,17 @@ class Checkpoints:
 
         Nothing is deleted: what could not be read today may be readable tomorrow.
         """
-        aside = self._folder.with_name("damaged")
         for newer in [s for s in self.steps() if s > step]:
-            shutil.rmtree(aside / str(newer), ignore_errors=True)
-            aside.mkdir(exist_ok=True)
-            shutil.move(self._folder / str(newer), aside / str(newer))
+            self._set_aside(newer)
             self._scores.pop(newer, None)
             self._out_of_turn.discard(newer)
         self._manager.reload()
+
+    def _set_aside(self, step):
+        aside = self._folder.with_name("damaged")
+        shutil.rmtree(aside / str(step), ignore_errors=True)
+        aside.mkdir(exist_ok=True)
+        shutil.move(self._folder / str(step), aside / str(step))
 
     def clear(self) -> None:
         """Delete all checkpoints."""

@@ -11,7 +11,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Literal
 
-from transformer_jax.errors import UserError
+from transformer_jax.errors import UserError, nearest
 
 __all__ = ["DataConfig", "ModelConfig", "OptimizerConfig", "RunConfig", "TrainConfig"]
 
@@ -295,8 +295,8 @@ def from_tree(kind, tree, path):
     if dataclasses.is_dataclass(kind):
         _require(isinstance(tree, dict), f"{where} must be an object, not {tree!r:.80}")
         hints = typing.get_type_hints(kind)
-        unknown = sorted(set(tree) - set(hints))
-        _require(not unknown, f"{where} has no field {', '.join(map(repr, unknown))}")
+        for name in tree:
+            _require(name in hints, f"{where} has no field {name!r}; {nearest(name, hints)}")
         prefix = f"{path}." if path else ""
         values = {n: from_tree(hints[n], value, prefix + n) for n, value in tree.items()}
         return typing.cast(type, kind)(**values)

@@ -1,6 +1,8 @@
 """The error of everything a user can mend: its message is shown without a traceback."""
 
-__all__ = ["UserError"]
+from collections.abc import Collection
+
+__all__ = ["UserError", "nearest"]
 
 
 class UserError(Exception):
@@ -8,3 +10,17 @@ class UserError(Exception):
 
     No ValueError: the option parser would catch it and word it in its own way.
     """
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """The end of a message about a name that is not known.
+
+    >>> nearest("gramar", ["grammar", "text"])
+    "did you mean 'grammar'?"
+    >>> nearest("x", ["grammar", "text"])
+    'known: grammar, text'
+    """
+    import difflib  # only where something is wrong
+
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"

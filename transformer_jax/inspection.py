@@ -72,7 +72,11 @@ def _soundness(run: Run) -> list[str]:
     for name, wanted in (("checkpoints", items), ("averaged", {"params": items["params"]})):
         if not (run.folder / name).is_dir():
             continue
-        checkpoints = Checkpoints(run.folder / name, read_only=True)
+        try:
+            checkpoints = Checkpoints(run.folder / name, read_only=True)
+        except DamagedCheckpoint as error:
+            lines.append(f"{name}: DAMAGED: {error}")
+            continue
         for step in checkpoints.steps():
             try:
                 _, meta = checkpoints.restore(step, wanted)

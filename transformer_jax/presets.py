@@ -13,7 +13,7 @@ from transformer_jax.config import (
     RunConfig,
     TrainConfig,
 )
-from transformer_jax.errors import UserError
+from transformer_jax.errors import UserError, nearest
 
 __all__ = ["RECIPES", "TABLE_3", "base", "big", "multi30k", "recipe", "t2t", "tiny"]
 
@@ -149,9 +149,5 @@ def recipe(name: str) -> RunConfig:
     128
     """
     if name not in RECIPES:
-        import difflib
-
-        close = difflib.get_close_matches(name, RECIPES, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(RECIPES)}"
-        raise UserError(f"preset {name!r} is unknown; {hint}")
+        raise UserError(f"preset {name!r} is unknown; {nearest(name, RECIPES)}")
     return RECIPES[name]()

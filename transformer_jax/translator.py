@@ -153,15 +153,10 @@ class Translator:
 
     def attention(self, source: str, target: str | None = None) -> Attention:
         """What the model attends to when it writes `target` (default: its own translation)."""
+        read = self._encode_whole(source, "source")
         if target is None:
             [target] = self.translate([source])
-        read, written = (self.vocabulary.encode(line) for line in (source, target))
-        for ids, side in ((read, "source"), (written, "target")):
-            if len(ids) >= self.max_length:
-                raise UserError(
-                    f"the {side} has {len(ids)} tokens, the model was trained on at most "
-                    f"{self.max_length - 1}: give a shorter sentence"
-                )
+        written = self._encode_whole(target, "target")
         tokens = self.vocabulary.tokens
         return Attention(
             tokens([*read, EOS_ID]),
@@ -169,6 +164,15 @@ class Translator:
             tokens([*written, EOS_ID]),
             *self._inference.attention(read, written),
         )
+
+    def _encode_whole(self, line: str, side: str) -> list[int]:
+        ids = self.vocabulary.encode(line)
+        if len(ids) >= self.max_length:
+            raise UserError(
+                f"the {side} has {len(ids)} tokens, the model was trained on at most "
+                f"{self.max_length - 1}: give a shorter sentence"
+            )
+        return ids
 
     def score_stream(self, text: ParallelText) -> Iterator[float]:
         """As `score`, pair by pair of a text of any length."""

@@ -9,7 +9,6 @@ wmt16_translate   en-de
 """
 
 import contextlib
-import difflib
 import io
 import logging
 import re
@@ -136,9 +135,7 @@ def _builder(
 ) -> tfds.core.DatasetBuilder:
     name, _, config = name.partition("/")
     if name not in DATASETS:
-        close = difflib.get_close_matches(name, DATASETS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(DATASETS)}"
-        raise DatasetError(f"dataset {name!r} is unknown; {hint}")
+        raise DatasetError(f"dataset {name!r} is unknown; {nearest(name, DATASETS)}")
     if config and name != "grammar":
         raise DatasetError(f"dataset {name} has no configuration {config!r}: leave it out")
     if name == "text":
@@ -152,8 +149,9 @@ def _builder(
         languages = (("en", "de"),) if name == "grammar" else (builders.Multi30k.LANGUAGES,)
     fitting = [group for group in languages if {source, target} <= set(group)]
     if not fitting:
-        known = ", ".join(f"{a}-{b}" for g in languages for a in g for b in g if a != b)
-        raise DatasetError(f"dataset {name} has no direction {source}-{target}; it has {known}")
+        known = [f"{a}-{b}" for g in languages for a in g for b in g if a != b]
+        wrong = f"{source}-{target}"
+        raise DatasetError(f"dataset {name} has no direction {wrong!r}; {nearest(wrong, known)}")
     if name == "grammar":
         if data_dir is not None:
             raise DatasetError("dataset grammar is written, not read: leave --data-dir out")

@@ -125,9 +125,13 @@ class SentencePieceVocabulary:
         import sentencepiece
 
         try:
-            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except (RuntimeError, TypeError) as error:
-            raise VocabularyError(f"not a SentencePiece model: {error}") from None
+            # Of no bytes it would make a processor without a model, which complains at each use.
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model or b"empty")
+            first = self.tokens(range(len(self)))[: len(_SPECIAL)]
+        except (RuntimeError, TypeError, UnicodeDecodeError):
+            raise VocabularyError("not a SentencePiece model") from None
+        if tuple(first) != _SPECIAL:
+            raise VocabularyError(f"its first pieces are {first}, not {list(_SPECIAL)}")
         self._model = model
 
     @classmethod

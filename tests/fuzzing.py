@@ -1,0 +1,155 @@
+"""Read configurations, vocabularies and checkpoints that were edited at random.
+
+    python -m tests.fuzzing {configuration|whitespace|bpe|checkpoint} FOLDER EDITS SEED
+
+A process of its own, which may crash, and whose every act Python reports to it. Prints how many
+edits were refused; anything but UserError or a sound result ends it.
+"""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from transformer_jax import RunConfig, presets
+from transformer_jax.checkpoints import Checkpoints, on_device
+from transformer_jax.data.grammar.corpus import examples
+from transformer_jax.data.vocabulary import load_vocabulary, train_vocabulary
+from transformer_jax.errors import UserError
+from transformer_jax.run import Run
+
+# A single read takes milliseconds.
+SECONDS = 20
+# Of Python's audit events those that run something or change something.
+FORBIDDEN = {
+    "os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "pickle.find_class",
+    "socket.connect", "os.remove", "os.rename", "os.rmdir", "os.mkdir", "shutil.rmtree", "exec",
+    "import",
+}  # fmt: skip
+
+
+def edited(content: bytes, rng: random.Random) -> bytes:
+    """A copy with a few bytes flipped, set, cut out, doubled or put in."""
+    data = bytearray(content)
+    for _ in range(rng.choice([1, 1, 2, 8])):
+        how, place = rng.randrange(5), rng.randrange(len(data) + 1)
+        if how == 0 and place < len(data):
+            data[place] ^= 1 << rng.randrange(8)
+        elif how == 1 and place < len(data):
+            data[place] = rng.choice(b'0123456789"[]{},:-.eE\\/_x')
+        elif how == 2:
+            del data[place : place + rng.randrange(1, 50)]
+        elif how == 3:
+            data[place:place] = data[place : place + rng.randrange(1, 50)]
+        else:
+            data[place:place] = rng.randbytes(rng.randrange(1, 20))
+    return bytes(data)
+
+
+def configuration(folder: Path):
+    vocabulary = train_vocabulary("whitespace", ["a b c"], 100)
+    config = presets.recipe("tiny")
+    model = presets.tiny(vocab_size=len(vocabulary))
+    Run.create(folder, RunConfig(model, config.optimizer), "f" * 64, vocabulary)
+    return [folder / "config.json"], lambda: Run.open(folder)
+
+
+def vocabulary(kind: str):
+    def make(folder: Path):
+        lines = [line for e in examples("train", 500) for line in (e.english, e.german)]
+        train_vocabulary(kind, lines, 600).save(folder)
+
+        def read():
+            found = load_vocabulary(folder)
+            found.decode(found.encode("A dog runs.\0 \u2581 <s>"))
+            found.decode(range(len(found)))
+
+        return list(folder.iterdir()), read
+
+    return make
+
+
+def checkpoint(folder: Path):
+    values = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    tree = {"w": jax.numpy.asarray(values), "b": jax.numpy.arange(3.0)}
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(7, {"params": tree}, {"run": "x"}, {"loss": 1.0})
+    checkpoints.close()
+    template = {"params": on_device(tree)}
+
+    def read():
+        found, _ = Checkpoints(folder, read_only=True).restore(7, template)
+        for name in tree:  # what is not refused is what was saved
+            np.testing.assert_array_equal(found["params"][name], tree[name])
+
+    return [path for path in folder.rglob("*") if path.is_file()], read
+
+
+KINDS = {
+    "configuration": configuration,
+    "whitespace": vocabulary("whitespace"),
+    "bpe": vocabulary("bpe"),
+    "checkpoint": checkpoint,
+}
+
+
+def fuzz(files: list[Path], read, edits: int, seed: int) -> int:
+    """Edit one of the files, `read`, bring it back; how often was that refused?"""
+    rng, refused = random.Random(seed), 0
+    contents = {path: path.read_bytes() for path in files}
+    events: list[str] | None = None
+
+    def hook(event, arguments):
+        if events is None:
+            return
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_ACCMODE
+        if event in FORBIDDEN or writes:
+            events.append(f"{event} {arguments!r:.300}")
+
+    def late(number, frame):
+        raise TimeoutError(f"after {SECONDS} s it is still being read")
+
+    for path in files:  # what is imported late is imported now, and for what is damaged too
+        read()
+        for content in (b"", contents[path][: len(contents[path]) // 2], b"{}", b"[1]"):
+            path.write_bytes(content)
+            with contextlib.suppress(UserError):
+                read()
+        path.write_bytes(contents[path])
+    sys.addaudithook(hook)
+    signal.signal(signal.SIGALRM, late)
+    for number in range(edits):
+        path = rng.choice(files)
+        path.write_bytes(edited(contents[path], rng))
+        signal.alarm(SECONDS)
+        events = []
+        try:
+            read()
+        except UserError:
+            refused += 1
+        except BaseException:
+            print(f"edit {number} of seed {seed}, of {path}", file=sys.stderr)
+            raise
+        found, events = events, None
+        signal.alarm(0)
+        path.write_bytes(contents[path])
+        if found:
+            sys.exit(f"edit {number} of seed {seed}, of {path}: {found}")
+    return refused
+
+
+def main() -> None:
+    kind, folder, edits, seed = sys.argv[1:]
+    Path(folder).mkdir()
+    files, read = KINDS[kind](Path(folder))
+    print(json.dumps({"refused": fuzz(files, read, int(edits), int(seed))}))
+
+
+if __name__ == "__main__":
+    main()
