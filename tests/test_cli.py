@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.small_job import write_text
-from transformer_jax.cli import main
+from transformer_jax.cli import COMMANDS, main
 from transformer_jax.data.preparation import Receipt
 
 ROOT = Path(__file__).parents[1]
@@ -28,13 +29,14 @@ def here(*arguments):
     main([str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize("name", [[], ["train"], ["translate"], ["evaluate"], ["prepare"]])
+@pytest.mark.parametrize("name", [[], *([name] for name in COMMANDS)])
 def test_help_imports_nothing_heavy(name):
     code = (
-        "import sys\nfrom transformer_jax.cli import main\n"
+        "import sys\nfrom transformer_jax.cli import COMMANDS, main\n"
         f"try:\n    main({[*name, '--help']!r})\n"
         "except SystemExit as end:\n    assert not end.code\n"
-        "heavy = {'jax', 'flax', 'numpy', 'tensorflow_datasets'} & set(sys.modules)\n"
+        "heavy = {'jax', 'flax', 'numpy', 'orbax', 'matplotlib', 'sacrebleu',"
+        " 'sentencepiece', 'tensorflow_datasets'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -43,47 +45,6 @@ def test_help_imports_nothing_heavy(name):
     )
     assert done.returncode == 0, done.stderr
     assert "usage" in done.stdout
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (["translate", "--run-dir", "nowhere"], "nowhere is not a run folder"),
-        (["train", "--run-dir", "r"], "no training text: give --train"),
-        (["train", "--run-dir", "r", "--train", "a", "b"], "a: No such file"),
-        (["train", "--run-dir", "r", "--preset", "bsae"], "preset 'bsae' is unknown; did you mean"),
-        (["train", "--run-dir", "r", "--dropout", "1.5"], r"dropout 1.5 is outside [0, 1)"),
-        (["train", "--run-dir", "r", "--d-model", "10"], "not divisible by num_heads 8"),
-        (["translate", "--run-dir", "r", "--n-best", "9"], "n_best 9 is more than beam_size 4"),
-        (["train", "--run-dir", "r", "--dataset", "gramar"], "unknown; did you mean 'grammar'?"),
-        (
-            ["prepare", "--output", "r", "--dataset", "grammar", "--direction", "en-fr"],
-            "has no direction 'en-fr'; did you mean 'en-de'?",
-        ),
-        (
-            ["train", "--run-dir", "r", "--dataset", "wmt14_translate", "--data-dir", "here"],
-            "here lacks training-parallel-europarl-v7.tgz, training-parallel-commoncrawl.tgz",
-        ),
-        (
-            ["train", "--run-dir", "r", "--dataset", "multi30k", "--data-dir", "here"],
-            "here lacks train.en (or train.en.gz)",
-        ),
-        (
-            ["train", "--run-dir", "r", "--dataset", "grammar", "--train", "a", "b"],
-            "dataset grammar brings its own text: leave train and validation out",
-        ),
-        (["train", "--run-dir", "r", "--data-dir", "d"], "data_dir d belongs to a dataset"),
-        (["evaluate", "--run-dir", "r"], "give --test SOURCE REFERENCE or --split NAME"),
-    ],
-)
-def test_bad_input_gets_one_message_and_no_traceback(arguments, message, tmp_path):
-    done = command(*arguments)
-    assert done.returncode == 1
-    *before, last = done.stderr.splitlines()
-    assert last.startswith("transformer-jax: ")
-    assert message in last
-    assert all(line.startswith("preparing ") for line in before)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -102,7 +63,8 @@ def test_a_signal_while_the_first_step_compiles(tmp_path, number, code):
         process.send_signal(number)
         rest = process.stderr.read()
     assert process.returncode == code
-    assert f"transformer-jax: stopped by {number.name} after step 1, which is saved; " in rest
+    stopped = rf"transformer-jax: stopped by {number.name} after step \d+, which is saved; "
+    assert re.search(stopped, rest)
     assert rest.endswith(f"transformer-jax train --run-dir {tmp_path / 'run'}\n")
     assert "Traceback" not in rest
 

@@ -15,7 +15,9 @@ from matplotlib.image import imread
 from tests.small_job import ENVIRONMENT, write_text
 from tests.test_survival import damage
 from transformer_jax import RunConfig, Translator, presets
+from transformer_jax.checkpoints import Checkpoints
 from transformer_jax.cli import main
+from transformer_jax.inspection import report
 
 
 @pytest.fixture
@@ -54,6 +56,20 @@ def test_inspect_shows_fields_parameters_and_checkpoints(command, run):
     assert "averaged/24: sound, mean of 18, 24" in shown
     damage(run / "checkpoints" / "24", "flipped")
     assert "checkpoints/24: DAMAGED: " in command("inspect", "--run-dir", run)
+
+
+def test_inspect_knows_what_a_job_replaces_meanwhile(run, monkeypatch):
+    """A step that was listed and is gone when it is read has not been damaged."""
+    restore = Checkpoints.restore
+
+    def replaced(self, step, templates):
+        shutil.rmtree(run / "checkpoints" / "12", ignore_errors=True)
+        return restore(self, step, templates)
+
+    monkeypatch.setattr(Checkpoints, "restore", replaced)
+    shown = report(run)
+    assert "checkpoints/24: sound" in shown
+    assert "checkpoints/12" not in shown
 
 
 def test_inspect_shows_what_differs(command, run, tmp_path):
@@ -97,8 +113,21 @@ def test_average_of_chosen_checkpoints(command, run):
     )
     for mean, first, last in zip(*map(jax.tree.leaves, (found, *parts))):
         np.testing.assert_allclose(mean, (first + last) / 2, atol=1e-7)
-    with pytest.raises(SystemExit, match="has no checkpoint 7; it has "):
-        command("average", "--run-dir", run, "--steps", 7)
+    # The oldest alone is what the run translates with from now on, until it is trained further.
+    command("average", "--run-dir", run, "--steps", min(steps))
+    assert Translator.load(run).checkpoint == f"averaged at step {min(steps)}"
+
+
+def test_a_damaged_checkpoint_is_left_out_of_the_average(command, run, caplog):
+    damage(run / "checkpoints" / "18", "flipped")
+    assert "mean of 12, 24" in command("average", "--run-dir", run, "--last", 3)
+    assert "checkpoints/18: params" in caplog.text
+    assert "averaged without it" in caplog.text
+    for step in (6, 12, 24):
+        damage(run / "checkpoints" / str(step), "flipped")
+    with pytest.raises(SystemExit, match="has no sound checkpoint: no parameters to average"):
+        command("average", "--run-dir", run)
+    assert "averaged/24: sound, mean of 12, 24" in command("inspect", "--run-dir", run)
 
 
 @pytest.mark.parametrize("kind", ["png", "svg"])
@@ -175,3 +204,31 @@ def test_a_reader_that_goes_ends_the_command(run, tmp_path):
     assert done.returncode == 128 + signal.SIGPIPE
     assert len(done.stdout.splitlines()) == 1
     assert done.stderr.splitlines()[-1] == "transformer-jax: the reader of the output has gone"
+
+
+@pytest.mark.parametrize(
+    "redirection, message",
+    [
+        ("> /dev/full", "No space left on device"),
+        ("<&-", "there is no standard input: name a file with --input"),
+        (">&-", "there is no standard output: name a file with --output"),
+    ],
+)
+def test_standard_streams_that_cannot_be_used(run, tmp_path, redirection, message):
+    (tmp_path / "in").write_text("w1 w2\n")
+    line = f"{sys.executable} -m transformer_jax.cli translate --run-dir {run} --method greedy"
+    environment = {k: v for k, v in ENVIRONMENT.items() if k != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        ["bash", "-c", f"{line} < in {redirection}"],
+        capture_output=True, text=True, env=environment, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"transformer-jax: {message}"
+
+
+def test_files_need_no_standard_streams(run, tmp_path):
+    (tmp_path / "in").write_text("w1 w2\n")
+    line = f"{sys.executable} -m transformer_jax.cli translate --run-dir {run} --method greedy"
+    script = f"{line} --input in --output out <&- >&-"
+    subprocess.run(["bash", "-c", script], check=True, env=ENVIRONMENT, cwd=tmp_path)
+    assert len((tmp_path / "out").read_text().splitlines()) == 1

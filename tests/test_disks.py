@@ -1,11 +1,15 @@
 """Disks that are full, that may only be read, and that go."""
 
+import shutil
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
-from tests.small_job import ENVIRONMENT, configuration, last_prints
+from tests.small_job import ENVIRONMENT, PROGRAM, configuration, last_prints
+from transformer_jax import Translator
+from transformer_jax.job import train
 
 
 def in_a_namespace(*lines):
@@ -57,5 +61,77 @@ def test_a_file_that_may_not_grow(tmp_path):
         ["bash", "-c", script], capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path
     )
     assert done.returncode == 1
-    assert "run/checkpoints: [Errno 27] File too large" in done.stderr.splitlines()[-1]
+    assert "run/checkpoints: File too large" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_folder_that_may_only_be_read(tmp_path, whole):
+    """A run there translates; nothing trains, and one message says why."""
+    (tmp_path / "given.json").write_text(whole[1].to_json())
+    folder = tmp_path / "only"
+    shutil.copytree(whole[2].folder, folder / "run")
+    cli = f"{sys.executable} -m transformer_jax.cli"
+    done = in_a_namespace(
+        f"mount --bind {folder} {folder}",
+        f"mount -o remount,ro,bind {folder}",
+        f"{cli} train --run-dir {folder}/run --steps 30; echo exit $?",
+        f"{cli} train --run-dir {folder}/new --config {tmp_path}/given.json; echo exit $?",
+        f"{cli} prepare --output {folder}/new --config {tmp_path}/given.json; echo exit $?",
+        f"{cli} average --run-dir {folder}/run; echo exit $?",
+        f"echo w1 w2 | {cli} translate --run-dir {folder}/run; echo exit $?",
+        f"{cli} inspect --run-dir {folder}/run | grep -c sound; echo exit $?",
+    )
+    codes = [line for line in done.stdout.splitlines() if line.startswith("exit ")]
+    assert codes == ["exit 1"] * 4 + ["exit 0"] * 2
+    messages = [line for line in done.stderr.splitlines() if line.startswith("transformer-jax: ")]
+    assert len(messages) == 4
+    assert all("Read-only file system" in line and str(folder) in line for line in messages)
+    assert "Traceback" not in done.stderr
+
+
+GOES = """
+import os, shutil
+from transformer_jax import checkpoints
+def gone(function):
+    def wrapper(self, step, *rest, **options):
+        if step == 12:
+            self.wait()
+            ACT
+        return function(self, step, *rest, **options)
+    return wrapper
+checkpoints.Checkpoints.save = gone(checkpoints.Checkpoints.save)
+from transformer_jax.cli import at_a_terminal
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["run", "checkpoints", "read-only"])
+def test_a_folder_that_vanishes_or_closes_during_a_save(tmp_path, whole, what):
+    """Step 12 of 24 is being saved; the newest checkpoint before it stays readable."""
+    config = whole[1]
+    run = tmp_path / "run"
+    kept = run / "checkpoints"
+    act = {
+        "run": f"shutil.rmtree({str(run)!r})",
+        "checkpoints": f"shutil.rmtree({str(kept)!r})",
+        "read-only": f"os.system('mount --bind {kept} {kept} && mount -o remount,ro,bind {kept}')",
+    }[what]
+    job = textwrap.indent(PROGRAM, "    ")
+    program = GOES.replace("ACT", act) + f"with at_a_terminal():\n{job}"
+    (tmp_path / "wanted.json").write_text(config.to_json())
+    (tmp_path / "job.py").write_text(program)
+    done = in_a_namespace(
+        f"{sys.executable} {tmp_path}/job.py {tmp_path}; echo exit $?",
+    )
+    assert "Traceback" not in done.stderr
+    messages = [line for line in done.stderr.splitlines() if line.startswith("transformer-jax: ")]
+    assert done.stdout.splitlines() == [f"exit {len(messages)}"]
+    assert len(messages) == 1
+    assert str(run) in messages[0]
+    if what == "read-only":
+        assert f"a checkpoint cannot be written to {kept}: " in messages[0]
+        assert "Read-only file system" in messages[0]
+        assert Translator.load(run).checkpoint == "step 6"
+    train(config, run, progress=False)
+    assert last_prints(run) == last_prints(whole[2].folder)

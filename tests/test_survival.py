@@ -3,19 +3,23 @@
 import logging
 import shutil
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from tests.small_job import configuration, last_prints
 from transformer_jax import Translator
 from transformer_jax.checkpoints import Checkpoints
+from transformer_jax.cli import main
 from transformer_jax.data.corpus import CorpusError
 from transformer_jax.data.preparation import Receipt
 from transformer_jax.errors import UserError
+from transformer_jax.inspection import report
 from transformer_jax.job import train
 from transformer_jax.locking import locked
 from transformer_jax.run import Run, RunError
@@ -159,3 +163,41 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(tmp_path, whole, monkeypat
     assert records[0] == records[1]
     kept = [Checkpoints(f / "checkpoints", read_only=True) for f in (tmp_path / "run", run.folder)]
     assert kept[0].steps() == kept[1].steps()
+
+
+def test_a_signal_while_a_checkpoint_is_read_is_no_damage(tmp_path, whole, monkeypatch):
+    """SIGTERM is raised wherever Python is; a sound checkpoint stays where it is."""
+    run = Run.open(shutil.copytree(whole[2].folder, tmp_path / "run"))
+    restore = ocp.CheckpointManager.restore
+
+    def stopped(self, step, args):
+        if "params" in args:
+            signal.raise_signal(signal.SIGTERM)
+        return restore(self, step, args=args)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", stopped)
+    with pytest.raises(SystemExit) as ended, monkeypatch.context() as patch:
+        patch.setattr("os._exit", sys.exit)
+        main(["train", "--run-dir", str(run.folder), "--steps", "30"])
+    assert ended.value.code == 143
+    assert not (run.folder / "damaged").exists()
+
+
+def test_a_stopped_run_may_end_where_it_was_stopped(tmp_path, whole, monkeypatch):
+    """Its last step was saved out of turn, and is averaged with those before all the same."""
+    _, config, _ = whole
+    step = Recorder.step
+
+    def stop(self, number, *rest):
+        step(self, number, *rest)
+        if number == 7:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Recorder, "step", stop)
+    with pytest.raises(Stopped):
+        train(config, tmp_path / "run", progress=False)
+    monkeypatch.undo()
+    assert "checkpoints/8: sound, saved out of turn" in report(tmp_path / "run")
+    train(replace(config, train=replace(config.train, steps=8)), tmp_path / "run", progress=False)
+    assert "averaged/8: sound, mean of 6, 8" in report(tmp_path / "run")
+    assert Translator.load(tmp_path / "run").checkpoint == "averaged at step 8"

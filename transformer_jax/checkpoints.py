@@ -150,6 +150,12 @@ class Checkpoints:
         """
         # Orbax moves what it no longer keeps to DELETED while it finishes the save before this.
         self.wait()
+        with self._writing():
+            # Where this fails orbax would leave threads that wait for minutes, or would make a
+            # folder anew that somebody has removed.
+            probe = self._folder / f"{step}.orbax-checkpoint-tmp-probe"
+            probe.mkdir()
+            probe.rmdir()
         shutil.rmtree(self._folder / DELETED, ignore_errors=True)
         scores = dict(scores or {})
         self._rank(step, scores)
@@ -271,6 +277,8 @@ class Checkpoints:
 
 def _reason(error: Exception | str) -> str:
     """The first line of what orbax says."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     first = str(error).strip().split("\n")[0].split(" [tensorstore_spec")[0]
     if "RESOURCE_EXHAUSTED" in first or "No space left" in first:
         return "no space left on the device"

@@ -33,6 +33,7 @@ def locked(folder: Path, refusal: str | None = None) -> Iterator[None]:
         try:
             yield
         finally:
-            if [child.name for child in folder.iterdir()] == ["lock"]:
-                path.unlink()
-                folder.rmdir()
+            with contextlib.suppress(FileNotFoundError):  # somebody may have removed it
+                if [child.name for child in folder.iterdir()] == ["lock"]:
+                    path.unlink()
+                    folder.rmdir()

@@ -56,6 +56,23 @@ def test_a_vocabulary_too_large_for_its_text():
         train_vocabulary("bpe", ["only this"], 9999)
 
 
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), TextError("a, line 2: not UTF-8")])
+def test_what_ends_the_text_is_no_fault_of_the_vocabulary(end):
+    def lines():
+        yield "one two"
+        raise end
+
+    with pytest.raises(type(end)) as raised:
+        train_vocabulary("bpe", lines(), 300)
+    assert raised.value is end
+
+
+@pytest.mark.parametrize("model", [b"", b"\x0a\x99", b"text"])
+def test_a_model_that_is_none(model):
+    with pytest.raises(VocabularyError, match="not a SentencePiece model"):
+        SentencePieceVocabulary(model)
+
+
 def test_whitespace_vocabulary(tmp_path):
     vocabulary = WhitespaceVocabulary.train(["b a", "b c </s>"], 6)
     assert vocabulary.encode("b a c </s> <pad> d") == [4, 5, 2, 2, 2, 2]

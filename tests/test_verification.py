@@ -1,0 +1,114 @@
+"""verify-resume proves what it says: it sees a seed, an order or an optimizer that goes wrong."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.small_job import configuration
+from transformer_jax.checkpoints import Checkpoints
+from transformer_jax.verification import Verdict, values
+
+PACKAGE = Path(__file__).parents[1] / "transformer_jax"
+
+
+def test_values_see_every_change(whole, tmp_path):
+    one = whole[2].folder
+    other = shutil.copytree(one, tmp_path / "run")
+    assert values(one) == values(other)
+    assert set(values(one)) == {
+        "update", "parameters", "optimizer state", "data order", "metrics.jsonl",
+    }  # fmt: skip
+    meta = Checkpoints(other / "checkpoints", read_only=True).metadata(24)
+    [note] = (other / "checkpoints" / "24" / "meta").glob("metadata")
+    for path, name in (
+        (["fingerprints", "params", "['embedding']"], "parameters"),
+        (["fingerprints", "rest", "['step']"], "optimizer state"),
+        (["order"], "data order"),
+    ):
+        tree = json.loads(json.dumps(meta))
+        place = tree
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = "0" * 8
+        note.write_text(json.dumps(tree))
+        changed = [n for n, value in values(other).items() if value != values(one)[n]]
+        assert changed == [name]
+    note.write_text(json.dumps(meta))
+    (other / "metrics.jsonl").write_text("")
+    assert [n for n, value in values(other).items() if value != values(one)[n]] == ["metrics.jsonl"]
+
+
+def test_a_verdict_shows_each_value():
+    verdict = Verdict({"parameters": ("aa", "aa"), "data order": ("bb", "cc")}, [3, 8])
+    assert not verdict.holds
+    assert str(verdict).splitlines() == [
+        "            never killed  killed after updates 3, 8",
+        "parameters  aa            aa                         equal",
+        "data order  bb            cc                         DIFFERENT",
+        "killed jobs DO NOT go on exactly",
+    ]
+
+
+def verify(folder, package, code):
+    """(what the command prints, its messages), with the package that lies in a folder."""
+    (folder / "given.json").write_text(configuration(folder).to_json())
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "transformer_jax.cli", "verify-resume", "--output", "runs"),
+            *("--config", "given.json", "--updates", "60", "--kills", "2"),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(package)},
+    )
+    assert done.returncode == code, done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_a_sound_package_passes(tmp_path):
+    shown, _ = verify(tmp_path, PACKAGE.parent, 0)
+    lines = shown.splitlines()
+    assert re.search(r"killed after updates \d+, \d+$", lines[0])
+    assert [line.split()[-1] for line in lines[1:-1]] == ["equal"] * 5
+    assert lines[-1] == "killed jobs go on exactly"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "file, line, broken, different",
+    [
+        (
+            "training/step.py", "jax.random.key(seed), state.step)",
+            "jax.random.key(seed + __import__('os').getpid()), state.step)",
+            ["parameters", "optimizer", "metrics.jsonl"],
+        ),
+        (
+            "job.py", "Prefetch(micro_batches, first,",
+            "Prefetch(lambda step: micro_batches(step - first), first,",
+            ["parameters", "optimizer", "data", "metrics.jsonl"],
+        ),
+        (
+            "training/metrics.py", 'json.loads(line)["step"] <= step', "json.loads(line)",
+            ["metrics.jsonl"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_broken_package_fails(tmp_path, file, line, broken, different):
+    copy = shutil.copytree(PACKAGE, tmp_path / "broken" / "transformer_jax")
+    source = (copy / file).read_text()
+    assert source.count(line) == 1
+    (copy / file).write_text(source.replace(line, broken))
+    shown, errors = verify(tmp_path, tmp_path / "broken", 1)
+    rows = [row.split() for row in shown.splitlines()[1:-1]]
+    assert [row[0] for row in rows if row[-1] == "DIFFERENT"] == different
+    assert errors.splitlines()[-1] == (
+        "transformer-jax: killed jobs do not go on exactly; both runs are in runs"
+    )

@@ -1,0 +1,97 @@
+"""What a step needs is known beforehand, and updates are cut to fit it."""
+
+from dataclasses import replace
+
+import jax
+import pytest
+
+from tests.small_job import configuration
+from transformer_jax.data.batching import Batches, Shape
+from transformer_jax.data.corpus import Corpus
+from transformer_jax.data.preparation import prepare
+from transformer_jax.errors import UserError
+from transformer_jax.job import train
+from transformer_jax.models.transformer import Transformer
+from transformer_jax.training import memory
+from transformer_jax.training.step import JitStep, make_step
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """A configuration whose model and batches have some size, and its prepared corpus."""
+    folder = tmp_path_factory.mktemp("memory")
+    config = configuration(folder)
+    prepare(config.data, 100, folder / "corpus")
+    corpus = Corpus.open(folder / "corpus" / "train")
+    model = replace(config.model, vocab_size=len(corpus.vocabulary))
+    data = replace(config.data, batch_tokens=2048, num_shapes=1)
+    return replace(config, model=model, data=data), corpus
+
+
+def needed(config, corpus):
+    step = JitStep(make_step(Transformer(config.model), config.optimizer, 0))
+    return memory.needed(step, config, Batches(corpus, config.data, 0).shapes)
+
+
+def test_the_state_is_counted_exactly_and_the_rest_grows_with_the_batch(job):
+    config, corpus = job
+    state = make_step(Transformer(config.model), config.optimizer, 0).shapes()
+    exact = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    shape, whole = needed(config, corpus)
+    assert whole.kept == exact
+    assert shape == Batches(corpus, config.data, 0).shapes[0]
+    logits = shape.rows * shape.target * config.model.vocab_size * 4
+    assert whole.temporary > 2 * logits  # the logits and their gradient at least
+    half = replace(config, data=replace(config.data, batch_tokens=1024))
+    assert needed(half, corpus)[1].temporary == pytest.approx(whole.temporary / 2, rel=0.1)
+
+
+@pytest.mark.slow
+def test_the_largest_shape_is_the_one_that_needs_most(job):
+    config, _ = job
+    step = JitStep(make_step(Transformer(config.model), config.optimizer, 0))
+    shapes = [Shape(8, 64, 64), Shape(128, 4, 4), Shape(16, 8, 32)]
+    sizes = {shape: sum(memory.needed(step, config, [shape])[1]) for shape in shapes}
+    assert memory.largest(shapes, config.model) == max(sizes, key=sizes.get)
+
+
+def test_updates_are_cut_into_the_fewest_batches_that_fit(job, monkeypatch):
+    config, corpus = job
+    limit = 0.4 * sum(needed(config, corpus)[1])
+    monkeypatch.setattr(memory, "device_memory", lambda: limit / memory.SHARE)
+    fitted = memory.fit_memory(config, corpus)
+    accumulate = fitted.optimizer.accumulate
+    assert fitted.data.batch_tokens == 2048 // accumulate
+    assert sum(needed(fitted, corpus)[1]) <= limit
+    fewer = replace(
+        config,
+        data=replace(config.data, batch_tokens=2048 // (accumulate - 1)),
+        optimizer=replace(config.optimizer, accumulate=accumulate - 1),
+    )
+    assert sum(needed(fewer, corpus)[1]) > limit
+    monkeypatch.setattr(memory, "device_memory", lambda: 1000)
+    with pytest.raises(UserError, match=r"128 x 16 tokens an update: .* max_length 16 allows no"):
+        memory.fit_memory(config, corpus)
+
+
+@pytest.mark.slow
+def test_a_fitted_run_goes_on_with_the_command_that_began_it(job, monkeypatch, tmp_path):
+    config, corpus = job
+    config = replace(config, train=replace(config.train, steps=1))
+    limit = 0.6 * sum(needed(config, corpus)[1])
+    monkeypatch.setattr(memory, "device_memory", lambda: limit / memory.SHARE)
+    run = train(config, tmp_path / "run", fit=True, progress=False)
+    assert run.config.optimizer.accumulate > 1
+    config = replace(config, train=replace(config.train, steps=2))
+    again = train(config, tmp_path / "run", fit=True, progress=False)
+    assert again.config.data == run.config.data
+
+
+def test_a_device_without_memory_is_told_in_one_line():
+    with (
+        pytest.raises(UserError, match="does not hold a step of batch_tokens 77: start with fewer"),
+        memory.explained(77),
+    ):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), memory.explained(77):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")

@@ -1,0 +1,50 @@
+"""What the records say is what TensorBoard shows, and a full disk stops neither."""
+
+import errno
+import logging
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboardX.record_writer import RecordWriter
+
+from tests.small_job import read_jsonl
+from transformer_jax.training.metrics import Recorder
+
+METRICS = {
+    "loss_sum": 6.0, "tokens": 3.0, "learning_rate": 0.5, "gradient_norm": 1.0,
+    "skipped": 0, "skipped_in_a_row": 0,
+}  # fmt: skip
+
+
+def record(folder, first, last, loss):
+    recorder = Recorder(folder, log_every=1, total_steps=9, first_step=first, progress=False)
+    for step in range(first + 1, last + 1):
+        recorder.step(step, {**METRICS, "loss_sum": 3 * loss}, 0.0)
+    recorder.evaluation(last, {"validation_loss": loss + 1}, 0.1)
+    recorder.flush()
+    recorder.close()
+
+
+def test_tensorboard_shows_the_records_and_not_those_that_were_taken_back(tmp_path):
+    record(tmp_path, 0, 4, loss=2.0)
+    record(tmp_path, 2, 5, loss=7.0)  # goes on from step 2
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    shown = [(event.step, event.value) for event in board.Scalars("loss")]
+    assert shown == [(1, 2.0), (2, 2.0), (3, 7.0), (4, 7.0), (5, 7.0)]
+    written = [r for r in read_jsonl(tmp_path / "metrics.jsonl") if "loss" in r]
+    assert [(r["step"], r["loss"]) for r in written] == shown
+    assert [(e.step, e.value) for e in board.Scalars("validation_loss")] == [(5, 8.0)]
+
+
+def test_a_board_that_cannot_be_written_is_given_up_with_a_word(tmp_path, monkeypatch, caplog):
+    def full(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RecordWriter, "write", full)
+    with caplog.at_level(logging.WARNING):
+        record(tmp_path, 0, 4, loss=2.0)
+    assert len(read_jsonl(tmp_path / "metrics.jsonl")) == 5
+    [message] = caplog.messages
+    assert message == (
+        "no more TensorBoard events: No space left on device; metrics.jsonl has it all"
+    )

@@ -1,0 +1,34 @@
+"""A trace holds the steps that it was asked for."""
+
+from pathlib import Path
+
+import jax
+
+from transformer_jax.training.profiling import SKIPPED, profiled
+
+
+def test_a_trace_holds_the_steps_that_it_was_asked_for(tmp_path):
+    unread = []
+    for number in profiled(range(12), tmp_path / "profile", steps=4):
+        with jax.profiler.StepTraceAnnotation("train", step_num=number + 1):
+            unread.append(jax.jit(lambda x: x + 1)(number))
+        while len(unread) > 1:  # as the loop reads metrics
+            unread.pop(0).block_until_ready()
+    [trace] = Path(tmp_path).rglob("*.xplane.pb")
+    data = jax.profiler.ProfileData.from_file(str(trace))
+    steps = [
+        dict(event.stats)["step_num"]
+        for plane in data.planes
+        for line in plane.lines
+        for event in line.events
+        if event.name == "train"
+    ]
+    # One more is dispatched while the last of them is waited for.
+    assert sorted(steps) == list(range(SKIPPED + 1, SKIPPED + 6))
+
+
+def test_a_run_of_few_steps_ends_its_trace(tmp_path):
+    assert list(profiled(range(SKIPPED + 1), tmp_path, steps=4)) == list(range(SKIPPED + 1))
+    assert len(list(tmp_path.rglob("*.xplane.pb"))) == 1
+    assert list(profiled(range(1), tmp_path / "none", steps=4)) == [0]
+    assert not (tmp_path / "none").exists()
