@@ -252,7 +252,7 @@ RUNS = {
     ),
     "a test set without lines": (
         text("", ""), ["evaluate", "--run-dir", "run", "--test", "src", "tgt"],
-        "src and {here}/tgt hold no lines to evaluate on",
+        "src and tgt hold no lines to evaluate on",
     ),
     "input that is not there": (
         nothing, ["translate", "--run-dir", "run", "--input", "none"], "none: No such file",

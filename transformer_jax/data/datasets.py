@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 from transformer_jax.data import builders, wmt
-from transformer_jax.errors import UserError
+from transformer_jax.errors import UserError, nearest
 from transformer_jax.locking import locked
 
 __all__ = ["DatasetError", "DatasetText", "load_dataset"]
