@@ -75,14 +75,14 @@ def configuration(data: Path, text: str, recipe: str, steps: int | None) -> RunC
 def score(arguments) -> dict:
     """Translate test2016 as the anchor does and score it; raw text gets every score."""
     from transformer_jax.data.text import TextFiles
-    from transformer_jax.testset import evaluate
     from transformer_jax.translator import Translator
 
     folder, name = arguments.data, "test_2016_flickr"
     if arguments.text == "bpe":
         folder, name = folder / "revisit-mmt-bpe", "test.2016"
     test = TextFiles(str(folder / f"{name}.en"), str(folder / f"{name}.de"))
-    found = evaluate(Translator.load(arguments.run_dir), test, BEAM, "de")
+    sources, references = zip(*test)
+    found = Translator.load(arguments.run_dir).evaluate(sources, references, BEAM, language="de")
     scores = {s.name: {"value": s.value, "signature": s.signature} for s in found.scores}
     return {"checkpoint": found.checkpoint, "perplexity": found.perplexity, "scores": scores}
 

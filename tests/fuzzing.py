@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import sys
+import tracemalloc  # noqa: F401  (a warning would import it while that is watched)
 from pathlib import Path
 
 import jax
@@ -68,7 +69,8 @@ def vocabulary(kind: str):
         def read():
             found = load_vocabulary(folder)
             found.decode(found.encode("A dog runs.\0 \u2581 <s>"))
-            found.decode(range(len(found)))
+            found.decode(range(len(found))).encode()
+            found.to_bytes()
 
         return list(folder.iterdir()), read
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.small_job import ENVIRONMENT, write_text
 from tests.test_survival import damage
+from transformer_jax.cli import main
 
 SMALL = ["--preset", "tiny", "--vocabulary", "whitespace", "--d-model", "16", "--num-heads", "2"]
 TRAIN = ["train", "--run-dir", "new", "--train", "src", "tgt", *SMALL]
@@ -82,7 +83,7 @@ TEXT = {
     "empty lines only": (text("\n\n", "\n\n"), TRAIN, "no pair of lines with text on both sides"),
     "every line too long": (
         text("a b c d\n" * 9, "a\n" * 9), [*TRAIN, "--max-length", "4"],
-        "no sentence pair is left to train on: 0 have an empty side, 9 exceed max_length 4",
+        "no sentence pair is left: 0 have an empty side, 9 exceed max_length 4",
     ),
     "vocabulary larger than the text allows": (
         text("one two three\n" * 9, "eins zwei drei\n" * 9), [*TRAIN, "--vocabulary", "bpe"],
@@ -125,6 +126,38 @@ OPTIONS = {
         nothing, [*TRAIN, "--data-dir", "d"], "data_dir d belongs to a dataset",
     ),
     "out of range": (nothing, [*TRAIN, "--dropout", "1.5"], "dropout 1.5 is outside [0, 1)"),
+    "a number that is none": (
+        nothing, ["translate", "--run-dir", "run", "--alpha", "nan"], "alpha nan is not finite",
+    ),
+    "too cold": (
+        nothing, ["translate", "--run-dir", "run", "--method", "sample", "--temperature", "1e-300"],
+        "temperature 1e-300 is below 1e-6: take --method greedy",
+    ),
+    "a width beyond numbers": (
+        nothing, [*TRAIN, "--d-model", str(10**20)], "d_model 1e+20 is larger than 2147483647",
+    ),
+    "a budget beyond numbers": (
+        nothing, [*TRAIN, "--batch-tokens", str(10**12)], "batch_tokens 1e+12 is larger than",
+    ),
+    "a beam beyond numbers": (
+        nothing, ["translate", "--run-dir", "run", "--beam-size", str(10**11)],
+        "beam_size 100000000000 is larger than 2147483647",
+    ),
+    "a model beyond memory": (
+        text("a\n" * 9, "b\n" * 9), [*TRAIN, "--d-model", "2000000"],
+        "GB to train, the device has",
+    ),
+    "no name of a preset": (nothing, [*TRAIN, "--preset="], "preset '' is unknown; known: tiny"),
+    "a path that is none": (
+        lambda: write("given.json", r'{"data": {"train": ["a\u0000b", "c"]}}'),
+        ["train", "--run-dir", "new", "--config", "given.json"],
+        "given.json is no configuration: data.train[0] holds characters that no text has",
+    ),
+    "a rate beyond numbers": (
+        lambda: write("given.json", '{"optimizer": {"lr_factor": 1' + "0" * 400 + "}}"),
+        ["train", "--run-dir", "new", "--config", "given.json"],
+        "given.json is no configuration: optimizer.lr_factor must be of type float, not 1000",
+    ),
     "no steps": (nothing, [*TRAIN, "--steps", "0"], "steps 0 must be positive"),
     "not finite": (nothing, [*TRAIN, "--lr-factor", "inf"], "lr_factor inf is not finite"),
     "heads that do not divide": (
@@ -168,6 +201,10 @@ RUNS = {
         lambda: Path("empty").mkdir(), ["inspect", "--run-dir", "empty"],
         "empty is not a run folder: it has no config.json",
     ),
+    "a folder of somebody's own": (
+        lambda: (text("a\n" * 9, "b\n" * 9)(), Path("mine").mkdir(), write("mine/corpus/x", "x")),
+        [*TRAIN, "--run-dir", "mine"], "mine/corpus is there and no prepared text: give another",
+    ),
     "a file for a run": (
         lambda: write("file", "x"), ["train", "--run-dir", "file", "--dataset", "grammar"],
         "file: File exists",
@@ -206,6 +243,10 @@ RUNS = {
     "a damaged vocabulary": (
         lambda: write("run/vocabulary.json", '["a", '), ["translate", "--run-dir", "run"],
         "run/vocabulary.json is damaged: ",
+    ),
+    "a vocabulary of half characters": (
+        lambda: write("run/vocabulary.json", r'["a", "\ud800"]'), ["translate", "--run-dir", "run"],
+        "run/vocabulary.json is damaged: half a character is no text",
     ),
     "a vocabulary of another run": (
         lambda: write("run/vocabulary.json", '["a", "b"]'), ["translate", "--run-dir", "run"],
@@ -262,6 +303,21 @@ RUNS = {
         ["translate", "--run-dir", "run", "--input", "in", "--output", "in"],
         "in is to be read and written: name another --output",
     ),
+    "output onto the reference": (
+        text("w1\n", "W1\n"),
+        ["evaluate", "--run-dir", "run", "--test", "src", "tgt", "--output", "tgt"],
+        "tgt is to be read and written: name another --output",
+    ),
+    "output onto a full disk": (
+        lambda: write("in", "w1\n"),
+        ["translate", "--run-dir", "run", "--input", "in", "--output", "/dev/full"],
+        "/dev/full cannot be written: No space left on device",
+    ),
+    "a line longer than can be read": (
+        text("w1\n" * 3 + "w1 " * 5000 + "\n", "W1\n" * 4),
+        ["score", "--run-dir", "run", "--test", "src", "tgt"],
+        "sentence 4 has 5001 tokens with EOS, more than the 4096 that can be read at once: split",
+    ),
     "output onto a folder": (
         text("w1\n", "W1\n"),
         ["evaluate", "--run-dir", "run", "--test", "src", "tgt", "--output", "run"],
@@ -277,21 +333,37 @@ def run(whole, tmp_path):
     return shutil.copytree(whole[2].folder, tmp_path / "run")
 
 
+def by_the_command(arguments):
+    """(exit code, lines before, the last line)"""
+    done = command(*arguments, stdin=subprocess.DEVNULL)
+    *before, last = done.stderr.splitlines()
+    return done.returncode, before, last
+
+
+def in_this_process(arguments, caplog):
+    """As `by_the_command`, where everything is imported already."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return 1, caplog.messages, str(ended.value.code)
+
+
+@pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CASES)
-def test_bad_input_gets_one_message_and_no_traceback(name, run, tmp_path):
+def test_bad_input_gets_one_message_and_no_traceback(name, real, run, tmp_path, caplog):
     make, arguments, message = CASES[name]
     make()
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    done = command(*arguments, stdin=subprocess.DEVNULL)
-    assert done.returncode == 1, done.stderr
-    *others, last = done.stderr.splitlines()
+    run = by_the_command(arguments) if real else in_this_process(arguments, caplog)
+    code, others, last = run
+    assert code == 1
     assert last.startswith("transformer-jax: ")
     assert message.format(here=tmp_path) in last
+    assert "\n" not in last
     warned = ("preparing ", "checkpoint ", "translating with ")
     assert not [line for line in others if not line.startswith(warned)]
     after = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    new = {p.relative_to(tmp_path).parts[0] for p in after.keys() - before.keys()}
-    assert new <= {"cache"}
+    new = {p.relative_to(tmp_path) for p in after.keys() - before.keys()}
+    assert all(path.parts[0] == "cache" or path.name == "lock" for path in new)
     assert {p: after.get(p) for p in before} == before
 
 

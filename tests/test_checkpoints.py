@@ -1,3 +1,4 @@
+import json
 import sys
 
 import jax
@@ -58,6 +59,19 @@ def test_scores_that_are_not_numbers_are_never_the_best(tmp_path):
     assert checkpoints.best_step() == 3
     checkpoints.close()
     assert Checkpoints(tmp_path, best=lambda s: s["loss"], read_only=True).best_step() == 2
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"pending": "x"}, {"pending": {"loss": "x"}}, {"newest": "x"}, {"of": 5}, {"order": 1},
+     {"scores": [1]}, {"scores": {"loss": "x"}}, {"fingerprints": {"params": 3}}],
+)  # fmt: skip
+def test_metadata_of_other_kinds_are_damage(saved, changed):
+    folder, _ = saved
+    [note] = (folder / "7" / "meta").glob("metadata")
+    note.write_text(json.dumps({**json.loads(note.read_text()), **changed}))
+    with pytest.raises(DamagedCheckpoint, match=f"checkpoints/7: its {next(iter(changed))}"):
+        Checkpoints(folder, read_only=True).metadata(7)
 
 
 class _Late:

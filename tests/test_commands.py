@@ -156,6 +156,22 @@ def test_files_are_translated(command, run, tmp_path):
     assert (tmp_path / "out").read_text().split("\n") == [*expected, ""]
 
 
+def test_scores_of_one_translation_each(command, run, tmp_path):
+    (tmp_path / "in").write_text("w1 w2\n\nw3\n")
+    shown = command("translate", "--run-dir", run, "--input", "in", "--scores").splitlines()
+    found = Translator.load(run).translations(["w1 w2", "w3"])
+    assert shown[0] == f"0 ||| {found[0][0].text} ||| {found[0][0].score:.4f}"
+    assert [line.split(" ||| ")[0] for line in shown] == ["0", "2"]
+
+
+def test_a_line_without_a_finite_score_is_told(run, caplog):
+    translator = Translator.load(run)
+    params = jax.tree.map(lambda x: x * np.nan, translator.params)
+    broken = Translator(translator.model, params, translator.vocabulary, max_length=16)
+    assert broken.translate(["", "w1 w2"]) == ["", ""]
+    assert "line 2: nothing in it has a finite score" in caplog.text
+
+
 def test_a_long_line_is_translated_in_pieces(run, caplog):
     """Of at most 15 tokens and EOS, as this run was trained."""
     translator = Translator.load(run)
@@ -209,7 +225,7 @@ def test_a_reader_that_goes_ends_the_command(run, tmp_path):
 @pytest.mark.parametrize(
     "redirection, message",
     [
-        ("> /dev/full", "No space left on device"),
+        ("> /dev/full", "standard output cannot be written: No space left on device"),
         ("<&-", "there is no standard input: name a file with --input"),
         (">&-", "there is no standard output: name a file with --output"),
     ],

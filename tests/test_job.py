@@ -18,6 +18,7 @@ from transformer_jax.data.corpus import Corpus
 from transformer_jax.data.preparation import prepare
 from transformer_jax.job import train
 from transformer_jax.run import Run, RunError
+from transformer_jax.training.stopping import Stopped
 
 
 def test_a_run_folder_holds_everything(whole):
@@ -159,7 +160,7 @@ def test_init_from_brings_vocabulary_and_average_and_survives_a_kill(whole, tmp_
         raise KeyboardInterrupt
 
     monkeypatch.setattr("transformer_jax.job.train_loop", end)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped, match="stopped by SIGINT; go on with: transformer-jax train --run"):
         train(config, tmp_path / "run", init_from=run.folder, progress=False)
     monkeypatch.undo()
     new = Run.open(tmp_path / "run")
@@ -177,6 +178,7 @@ def test_init_from_brings_vocabulary_and_average_and_survives_a_kill(whole, tmp_
     assert not Run.exists(tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_going_on_with_average_accumulation_and_bfloat16(tmp_path):
     config = configuration(tmp_path, steps=9, best_metric="bleu")
     config = replace(

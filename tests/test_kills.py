@@ -75,12 +75,24 @@ OUTSIDE_TRAINING = {
 }
 
 
-def killed(line, wait=None):
-    """Run a job that kills itself, or that is killed after `wait` seconds; was it?"""
+def written(records):
+    """(which file, lines in it): a job that goes on makes a new file of the records that hold."""
+    return (
+        (records.stat().st_ino, records.read_bytes().count(b"\n")) if records.exists() else (0, 0)
+    )
+
+
+def killed(line, records=None, lines=0):
+    """Run a job that kills itself, or is killed when it has written `lines` records; was it?"""
+    before, start = written(records)[0] if records else 0, None
     with subprocess.Popen(line, env=ENVIRONMENT, stderr=subprocess.PIPE) as process:
-        if wait is not None:
-            time.sleep(wait)
-            process.send_signal(signal.SIGKILL)
+        while records and process.poll() is None:
+            file, count = written(records)
+            if file != before:
+                start = count if start is None else start
+                if count >= start + lines:
+                    process.send_signal(signal.SIGKILL)
+            time.sleep(0.001)
         errors = process.stderr.read()
     assert process.returncode in (0, -signal.SIGKILL), errors.decode()
     return process.returncode != 0
@@ -105,14 +117,16 @@ def check_end(folder, whole):
 
 
 def kill_and_go_on(folder, config, moments, record_property):
-    """(point or seconds, call) after one another in one run; what was hit is counted."""
-    for point, call in moments:
-        hook = {**POINTS, **OUTSIDE_TRAINING}.get(point, "")
-        before = f"{HOOKS}\n{hook.replace('CALL', str(call))}\n" if hook else ""
-        hit = killed(command(folder, config, before), None if hook else call)
-        assert hit or not hook, f"{point}, call {call}, never came"
-        if hit:
-            record_property("killed", point)
+    """(point, call) or ("random moment", records), one after another in a run; all are counted."""
+    hooks = {**POINTS, **OUTSIDE_TRAINING}
+    for point, number in moments:
+        if point in hooks:
+            before = f"{HOOKS}\n{hooks[point].replace('CALL', str(number))}\n"
+            hit = killed(command(folder, config, before))
+        else:
+            hit = killed(command(folder, config), folder / "run" / "metrics.jsonl", number)
+        assert hit, f"{point}, {number}, never came"
+        record_property("killed", point)
         check_what_is_there(folder / "run")
     assert not killed(command(folder, config))
 
@@ -148,10 +162,11 @@ def test_a_run_killed_ten_times_goes_on(tmp_path, longer, record_property, seed)
     outside = list(OUTSIDE_TRAINING)[seed % len(OUTSIDE_TRAINING)]
     first, *points = POINTS
     moments = [(point, rng.randint(1, 3)) for point in points]
-    moments += [("random moment", rng.uniform(4, 9)) for _ in range(2)]
+    moments += [("random moment", rng.randint(1, 4)) for _ in range(2)]
     rng.shuffle(moments)
     moments.insert(0, (first, 1))
     early = "average" not in outside
     moments.insert(0 if early else len(moments), (outside, 1))
+    assert len(moments) == 10
     kill_and_go_on(tmp_path, config, moments, record_property)
     check_end(tmp_path / "run", run.folder)

@@ -201,3 +201,21 @@ def test_a_stopped_run_may_end_where_it_was_stopped(tmp_path, whole, monkeypatch
     train(replace(config, train=replace(config.train, steps=8)), tmp_path / "run", progress=False)
     assert "averaged/8: sound, mean of 6, 8" in report(tmp_path / "run")
     assert Translator.load(tmp_path / "run").checkpoint == "averaged at step 8"
+
+
+def test_a_run_that_never_saved_may_still_change(tmp_path, whole, monkeypatch):
+    """As where its first batch did not fit; one that has saved may not."""
+    config = replace(whole[1], train=replace(whole[1].train, steps=1))
+
+    def fail(*arguments, **options):
+        raise UserError("no memory")
+
+    monkeypatch.setattr("transformer_jax.job.told", fail)
+    with pytest.raises(UserError, match="no memory"):
+        train(config, tmp_path / "run", progress=False)
+    monkeypatch.undo()
+    config = replace(config, data=replace(config.data, batch_tokens=128))
+    assert train(config, tmp_path / "run", progress=False).config.data.batch_tokens == 128
+    config = replace(config, data=replace(config.data, batch_tokens=64))
+    with pytest.raises(RunError, match=r"was started with data\.batch_tokens = 128"):
+        train(config, tmp_path / "run", progress=False)

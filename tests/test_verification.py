@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from tests.small_job import configuration
 from transformer_jax.checkpoints import Checkpoints
-from transformer_jax.verification import Verdict, values
+from transformer_jax.verification import Verdict, _job, values
 
 PACKAGE = Path(__file__).parents[1] / "transformer_jax"
 
@@ -70,6 +71,14 @@ def verify(folder, package, code):
     )
     assert done.returncode == code, done.stderr
     return done.stdout, done.stderr
+
+
+def test_a_job_ends_with_who_started_it(tmp_path, whole):
+    """verify-resume that is stopped leaves nothing behind."""
+    (tmp_path / "config.json").write_text(whole[1].to_json())
+    with pytest.raises(KeyboardInterrupt), _job(tmp_path, "run") as job:
+        raise KeyboardInterrupt
+    assert job.returncode == -signal.SIGKILL
 
 
 @pytest.mark.slow

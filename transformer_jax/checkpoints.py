@@ -177,8 +177,7 @@ class Checkpoints:
                 step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
             )
             meta = restored.meta
-            if not isinstance(meta, dict) or not {"fingerprints", "scores"} <= set(meta):
-                raise ValueError("its metadata are incomplete")
+            _check_metadata(meta)
         except Exception as error:
             raise self._damaged(step, error) from None
         return meta
@@ -273,6 +272,24 @@ class Checkpoints:
                 f"a checkpoint cannot be written to {self._folder}: {_reason(error)}; the "
                 f"checkpoints there are {steps}: mend it, and the same command goes on"
             ) from None
+
+
+def _check_metadata(meta) -> None:
+    """ValueError where what is saved beside the arrays is not of the kinds that are read."""
+    if not isinstance(meta, dict) or not {"fingerprints", "scores"} <= set(meta):
+        raise ValueError("its metadata are incomplete")
+    numbers = (int, float, type(None))
+    kinds = {"fingerprints": (dict,), "scores": numbers, "pending": numbers}
+    for name, kind in kinds.items():
+        values = meta.get(name)
+        sound = values is None or (
+            isinstance(values, dict) and all(isinstance(v, kind) for v in values.values())
+        )
+        if not sound:
+            raise ValueError(f"its {name} are {values!r:.80}")
+    for name, wanted in (("order", str), ("run", str), ("newest", int), ("of", list)):
+        if name in meta and not isinstance(meta[name], wanted):
+            raise ValueError(f"its {name} is {meta[name]!r:.80}")
 
 
 def _reason(error: Exception | str) -> str:

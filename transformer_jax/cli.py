@@ -5,6 +5,7 @@ Heavy imports happen inside the commands, so that --help answers at once.
 
 import contextlib
 import dataclasses
+import io
 import json
 import logging
 import os
@@ -61,12 +62,17 @@ def at_a_terminal() -> Iterator[None]:
     logging.getLogger("transformer_jax").setLevel(logging.INFO)
     # Orbax logs failures that it raises too; those reach the user once, in our words.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # a process may be started without
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     before = signal.signal(signal.SIGTERM, _end)
     try:
         yield
-        if sys.stdout is not None:  # a process may be started without
-            sys.stdout.flush()
+        sys.stdout.flush()
     except UserError as error:
+        _end_output()
         sys.exit(f"transformer-jax: {error}")
     except BrokenPipeError:
         _end_output()
@@ -76,6 +82,10 @@ def at_a_terminal() -> Iterator[None]:
         _end_output()
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"transformer-jax: {where}{error.strerror or error}")
+    except Exception as error:
+        if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
+            raise
+        sys.exit(f"transformer-jax: out of memory: {str(error).splitlines()[0]:.200}")
     except (KeyboardInterrupt, Stopped) as stop:
         print(f"transformer-jax: {str(stop) or 'interrupted'}", file=sys.stderr)
         _end_output()  # its reader may have been interrupted first
@@ -88,14 +98,13 @@ def at_a_terminal() -> Iterator[None]:
 def _end_output() -> None:
     """Flush standard output if that is possible; else Python would try as it ends, and complain."""
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _end(number, frame):
-    raise Stopped(signal.Signals(number), "stopped by SIGTERM")
+    raise Stopped(signal.Signals(number))
 
 
 def _union(arguments):
@@ -135,7 +144,7 @@ def _starting_point(arguments: list[str]) -> RunConfig:
 
             return Run.open(Path(run_dir)).config
     command = COMMANDS.get(arguments[0] if arguments else "")
-    return presets.recipe(preset or str(getattr(command, "preset", "base")))
+    return presets.recipe(str(getattr(command, "preset", "base")) if preset is None else preset)
 
 
 def _read_config(path: Path) -> RunConfig:
@@ -150,14 +159,14 @@ def _read_config(path: Path) -> RunConfig:
 
 
 def _value_of(option: str, arguments: list[str]) -> str | None:
-    """What follows an option; None where it is not given, or without a value, which is reported
-    when the options are parsed."""
+    """What follows the last of an option; None where it is not given, or without a value, which is
+    reported when the options are parsed."""
+    found = None
     for word, following in zip(arguments, [*arguments[1:], "--"]):
         name, equals, value = word.partition("=")
         if name.replace("_", "-") == option:
             found = value if equals else following
-            return None if found.startswith("--") or not found else found
-    return None
+    return None if found is None or found.startswith("--") else found
 
 
 if __name__ == "__main__":

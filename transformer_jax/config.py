@@ -11,7 +11,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Literal
 
-from transformer_jax.errors import UserError, nearest
+from transformer_jax.errors import LARGEST, UserError, nearest
 
 __all__ = ["DataConfig", "ModelConfig", "OptimizerConfig", "RunConfig", "TrainConfig"]
 
@@ -45,6 +45,8 @@ def _check_types(config) -> None:
             continue
         kinds = [typing.get_origin(k) or k for k in typing.get_args(kind) or (kind,)]
         kinds = [tuple] if typing.get_origin(kind) is tuple else kinds
+        if type(value) is int and name != "seed":
+            _require(abs(value) <= LARGEST, f"{name} {value:.3g} is larger than {LARGEST}")
         if float in kinds and type(value) in (int, float):
             _require(math.isfinite(value), f"{name} {value} is not finite")
             continue
@@ -310,7 +312,10 @@ def from_tree(kind, tree, path):
         return tuple(from_tree(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(parts))
     if typing.get_origin(kind) is Literal:
         kind = str
-    if kind is float and type(tree) is int:
+    if kind is float and type(tree) is int and abs(tree) <= LARGEST:
         tree = float(tree)
+    if type(tree) is str:
+        sound = "\0" not in tree and not any("\ud800" <= c <= "\udfff" for c in tree)
+        _require(sound, f"{where} holds characters that no text has: {tree!r:.80}")
     _require(type(tree) is kind, f"{where} must be of type {kind.__name__}, not {tree!r:.80}")
     return tree

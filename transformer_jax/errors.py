@@ -2,7 +2,10 @@
 
 from collections.abc import Collection
 
-__all__ = ["UserError", "nearest"]
+__all__ = ["LARGEST", "UserError", "nearest"]
+
+# Whole number that any option may be: what numbers of 32 bits hold.
+LARGEST = 2**31 - 1
 
 
 class UserError(Exception):

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import shlex
-import time
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,11 @@ from transformer_jax.run import Run, RunError, state_items, state_of
 from transformer_jax.search import Search
 from transformer_jax.training.allocator import keep_freed_memory
 from transformer_jax.training.loop import train_loop
-from transformer_jax.training.memory import device_memory, explained, gigabytes, needed
+from transformer_jax.training.memory import explained, told
 from transformer_jax.training.metrics import Recorder
 from transformer_jax.training.profiling import profiled
 from transformer_jax.training.state import TrainState
-from transformer_jax.training.step import JitStep, StepFunctions
+from transformer_jax.training.step import JitStep
 from transformer_jax.training.stopping import Stopped, stop_signals
 
 __all__ = ["average", "train"]
@@ -55,10 +55,22 @@ def train(
     Evaluates, saves and at the end averages checkpoints as `config.train` says. One job at a time
     may hold the folder. SIGINT and SIGTERM end the job after its step, saved, with `Stopped`.
     """
-    with locked(folder, f"another job is training in {folder}"):
-        run, corpus = open_run(config, folder, init_from, fit)
-        _train(run, corpus, init_from, profile, progress)
+    try:
+        with locked(folder, f"another job is training in {folder}"):
+            run, corpus = open_run(config, folder, init_from, fit)
+            with explained(run.config.data.batch_tokens):
+                _train(run, corpus, init_from, profile, progress)
+    except (KeyboardInterrupt, Stopped) as stop:
+        if isinstance(stop, Stopped) and stop.says_how_to_go_on:
+            raise
+        number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
+        again = _again(folder) if Run.exists(folder) else "the same command starts anew"
+        raise Stopped(number, f"stopped by {number.name}; {again}") from None
     return run
+
+
+def _again(folder):
+    return f"go on with: transformer-jax train --run-dir {shlex.quote(str(folder))}"
 
 
 def average(folder: Path, *, last: int = 5, steps: Sequence[int] = ()) -> list[int]:
@@ -87,11 +99,14 @@ def _train(run, corpus, init_from, profile, progress):
     config = run.config
     if jax.default_backend() == "cpu":
         keep_freed_memory()
-    functions = run.step_functions()
     checkpoints = run.checkpoints()
-    state, before = _start(run, functions, checkpoints, init_from)
-    first = int(state.step)
+    step = JitStep(run.step_functions())
     batches = Batches(corpus, config.data, config.train.seed)
+    memory = ""
+    if max(checkpoints.steps(), default=0) < config.train.steps:
+        memory = told(step, config, batches.shapes)
+    state, before = _start(run, checkpoints, init_from)
+    first = int(state.step)
     accumulate = config.optimizer.accumulate
     recorder = Recorder(
         run.folder,
@@ -101,7 +116,6 @@ def _train(run, corpus, init_from, profile, progress):
         pending=before.get("pending"),
         progress=progress,
     )
-    step = JitStep(functions)
     evaluate = _evaluation(Transformer(config.model), config, corpus.folder.with_name("validation"))
 
     order = before.get("order", "")
@@ -126,10 +140,8 @@ def _train(run, corpus, init_from, profile, progress):
 
     prefetch = Prefetch(micro_batches, first, config.train.steps)
     try:
-        with stop_signals() as received, explained(config.data.batch_tokens):
-            recorder.say(_describe(corpus, batches, state, config.train.steps))
-            if first < config.train.steps:
-                recorder.say(_describe_memory(step, config, batches.shapes))
+        with stop_signals() as received:
+            recorder.say(_describe(corpus, batches, state, config.train.steps, memory))
             state = train_loop(
                 state,
                 step,
@@ -148,8 +160,8 @@ def _train(run, corpus, init_from, profile, progress):
         if stopped is not None and int(state.step) < config.train.steps:
             raise Stopped(
                 stopped,
-                f"stopped by {stopped.name} after step {int(state.step)}, which is saved; go on "
-                f"with: transformer-jax train --run-dir {shlex.quote(str(run.folder))}",
+                f"stopped by {stopped.name} after step {int(state.step)}, which is saved; "
+                f"{_again(run.folder)}",
             )
         # The newest ends the run, even where it was saved out of turn when it was stopped there.
         steps = sorted({*checkpoints.due_steps(), checkpoints.steps()[-1]})
@@ -161,9 +173,10 @@ def _train(run, corpus, init_from, profile, progress):
 
 
 def _start(
-    run: Run, functions: StepFunctions, checkpoints: Checkpoints, init_from: Path | None
+    run: Run, checkpoints: Checkpoints, init_from: Path | None
 ) -> tuple[TrainState, dict[str, Any]]:
     """The newest sound checkpoint with its metadata, or a new state without."""
+    functions = run.step_functions()
     rng = jax.random.key(run.config.train.seed)
     template = on_device(functions.shapes())
     for step in reversed(checkpoints.steps()):
@@ -234,7 +247,7 @@ def _sentences(side) -> Iterator[list[int]]:
         start = end
 
 
-def _describe(corpus, batches, state, steps):
+def _describe(corpus, batches, state, steps, memory):
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     epoch = batches.batches_before(1000) / 1000
     return (
@@ -243,15 +256,5 @@ def _describe(corpus, batches, state, steps):
         f"{batches.padding_share():.1%} padding, "
         f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)\n"
         f"from step {int(state.step)} to {steps}; shapes of batches: {len(batches.shapes)}, each "
-        "is compiled when it comes first"
-    )
-
-
-def _describe_memory(step, config, shapes):
-    start = time.perf_counter()
-    shape, memory = needed(step, config, shapes)
-    return (
-        f"largest batch: {shape.rows} sentences of {shape.source} + {shape.target} tokens, "
-        f"compiled in {time.perf_counter() - start:.0f} s; a step on it needs "
-        f"{gigabytes(sum(memory))} of {gigabytes(device_memory())}"
+        f"is compiled when it comes first\n{memory}"
     )

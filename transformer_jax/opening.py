@@ -11,7 +11,7 @@ from transformer_jax.config import DataConfig, RunConfig
 from transformer_jax.data.corpus import Corpus, CorpusError
 from transformer_jax.data.preparation import Receipt, prepare_once
 from transformer_jax.run import Run, RunError
-from transformer_jax.training.memory import fit_memory
+from transformer_jax.training.memory import check_model, fit_memory
 
 __all__ = ["open_run"]
 
@@ -45,17 +45,26 @@ def open_run(
 ) -> tuple[Run, Corpus]:
     """The run in `folder`, or a new one, with its corpus; `train` says what the options mean."""
     config = replace(config, data=_absolute(config.data))
-    if not Run.exists(folder):
+    if not Run.exists(folder) or _may_change(folder, config):
         return _begin(config, folder, init_from, fit)
     if init_from is not None:
         log.info("%s exists and goes on from its own checkpoints, not %s", folder, init_from)
     return _go_on(config, folder, fit)
 
 
+def _may_change(folder: Path, config: RunConfig) -> bool:
+    """A run that has never saved anything may still become another one."""
+    saved = (folder / name for name in ("checkpoints", "damaged"))
+    if any(path.is_dir() and any(p.name.isdecimal() for p in path.iterdir()) for path in saved):
+        return False
+    return Run.open(folder).config.identity() != config.identity()
+
+
 def _begin(
     config: RunConfig, folder: Path, init_from: Path | None, fit: bool
 ) -> tuple[Run, Corpus]:
     """A new run; its config.json is written last, so that a folder without one is no run."""
+    check_model(config.model)
     other = None if init_from is None else Run.open(init_from)
     data = config.data
     if data.corpus:

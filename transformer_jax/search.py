@@ -1,9 +1,10 @@
 """How a translation is looked for. Imports no jax."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-from transformer_jax.errors import UserError
+from transformer_jax.errors import LARGEST, UserError
 
 __all__ = ["EosRule", "LengthPenalty", "Search"]
 
@@ -39,11 +40,20 @@ class Search:
     """Of samples."""
 
     def __post_init__(self):
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{name} {value} is not finite")
+            if type(value) is int and not -LARGEST <= value <= LARGEST:
+                raise UserError(f"{name} {value} is larger than {LARGEST}")
         rules = {
             "beam_size": (self.beam_size >= 1, "must be at least 1"),
             "n_best": (self.n_best >= 1, "must be at least 1"),
             "extra_length": (self.extra_length >= 1, "must be at least 1"),
-            "temperature": (self.temperature > 0, "must be positive; --method greedy is its limit"),
+            "temperature": (
+                self.temperature >= 1e-6,
+                "is below 1e-6: take --method greedy",
+            ),
+            "seed": (self.seed >= 0, "must not be negative"),
             "top_k": (self.top_k >= 0, "must not be negative"),
             "top_p": (0 < self.top_p <= 1, "is outside (0, 1]"),
         }

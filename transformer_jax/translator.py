@@ -12,14 +12,15 @@ import numpy as np
 
 from transformer_jax.data.segmentation import cut
 from transformer_jax.data.text import ParallelText, TextError, decode_lines
-from transformer_jax.data.vocabulary import EOS_ID, Vocabulary
+from transformer_jax.data.vocabulary import EOS_ID, Vocabulary, WhitespaceVocabulary
 from transformer_jax.decoding.inference import Inference
 from transformer_jax.errors import UserError
+from transformer_jax.evaluation.bleu import Score, score_all, suited_bleu
 from transformer_jax.models.transformer import Transformer
 from transformer_jax.run import Run
 from transformer_jax.search import Search
 
-__all__ = ["Attention", "Translation", "Translator"]
+__all__ = ["Attention", "Evaluation", "Translation", "Translator"]
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -53,6 +54,23 @@ class Attention:
     encoder: np.ndarray
     decoder: np.ndarray
     cross: np.ndarray
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Translations of a test set and what they score; `str` shows them with their signatures.
+
+    perplexity  per target token, EOS included, no smoothing
+    """
+
+    checkpoint: str
+    perplexity: float
+    scores: list[Score]
+    translations: list[str]
+
+    def __str__(self) -> str:
+        head = [f"checkpoint: {self.checkpoint}", f"perplexity = {self.perplexity:.3f} per token"]
+        return "\n".join([*head, *map(str, self.scores)])
 
 
 class Translator:
@@ -106,16 +124,20 @@ class Translator:
             for ids in self._encode(line, number):
                 pieces.append(ids)
                 numbers.append(number)
-        results: list[list[Translation]] = [[] for _ in lines]
+        results: list[list[list[Translation]]] = [[] for _ in lines]
         for number, hypotheses in zip(numbers, self._inference.translate(pieces, search, numbers)):
-            found = [
-                # Byte tokens can spell an end of line, and a line out is a line in.
-                Translation(self.vocabulary.decode(h.ids).replace("\n", " "), h.log_prob, h.score)
-                for h in hypotheses
-            ]
-            before = results[number - first]
-            results[number - first] = list(map(_joined, before, found)) if before else found
-        return results
+            if not hypotheses:
+                log.warning(
+                    "line %d: nothing in it has a finite score, so it is left out: are the "
+                    "parameters finite?", number + 1,
+                )  # fmt: skip
+                continue
+            # Byte tokens can spell an end of line, and a line out is a line in.
+            texts = [self.vocabulary.decode(h.ids).replace("\n", " ") for h in hypotheses]
+            results[number - first].append(
+                [Translation(t, h.log_prob, h.score) for t, h in zip(texts, hypotheses)]
+            )
+        return [[_joined(parts) for parts in zip(*found)] for found in results]
 
     def _encode(self, line: str, number: int) -> list[list[int]]:
         """Token ids of a line, or of its pieces where the model has never read one as long."""
@@ -131,19 +153,27 @@ class Translator:
         return [found for piece in pieces if (found := encode(piece))]
 
     def translate_stream(
-        self, source: BinaryIO, output: BinaryIO, search: Search, *, name: str, line_by_line: bool
+        self,
+        source: BinaryIO,
+        output: BinaryIO,
+        search: Search,
+        *,
+        name: str,
+        line_by_line: bool,
+        scores: bool = False,
     ) -> None:
         """Translate UTF-8 lines as they come, in order; `line_by_line` for a person typing.
 
         `name` is what errors call the source.
 
-        One line out for one in; with n_best > 1 one for each translation, as Moses writes them:
-        number of the line from 0 ||| text ||| score. Lines before a faulty one are translated.
+        One line out for one in; with `scores` or n_best > 1 one for each translation, as Moses
+        writes them: number of the line from 0 ||| text ||| score. Lines before a faulty one are
+        translated.
         """
         first = 0
         for lines in _chunks(decode_lines(source, name), 1 if line_by_line else CHUNK):
             for number, found in enumerate(self.translations(lines, search, first), first):
-                if search.n_best > 1:
+                if scores or search.n_best > 1:
                     texts = [f"{number} ||| {t.text} ||| {t.score:.4f}" for t in found]
                 else:
                     texts = [found[0].text if found else ""]
@@ -189,6 +219,28 @@ class Translator:
         """
         return [float(part.sum()) for part in self._token_log_probs(sources, targets, first)]
 
+    def evaluate(
+        self,
+        sources: Sequence[str],
+        references: Sequence[str],
+        search: Search | None = None,
+        *,
+        language: str,
+        **options,
+    ) -> Evaluation:
+        """Translations of the sources and every score of them that suits the text.
+
+        Text of a whitespace vocabulary is tokenised already and gets the BLEU of tokens; other
+        text gets every score of raw text. `language` is that of the references.
+        """
+        translations = self.translate(sources, search, **options)
+        if isinstance(self.vocabulary, WhitespaceVocabulary):
+            scores = [suited_bleu(self.vocabulary, translations, references)]
+        else:
+            scores = score_all(translations, references, language)
+        perplexity = self.perplexity(sources, references)
+        return Evaluation(self.checkpoint, perplexity, scores, translations)
+
     def perplexity(self, sources: Sequence[str], targets: Sequence[str]) -> float:
         """Per target token, EOS included: exp of the mean negative log-likelihood."""
         parts = self._token_log_probs(sources, targets)
@@ -201,9 +253,11 @@ class Translator:
         return self._inference.score(read, written, range(first, first + len(sources)))
 
 
-def _joined(left: Translation, right: Translation) -> Translation:
+def _joined(parts: Sequence[Translation]) -> Translation:
     return Translation(
-        f"{left.text} {right.text}", left.log_prob + right.log_prob, left.score + right.score
+        " ".join(part.text for part in parts),
+        sum(part.log_prob for part in parts),
+        sum(part.score for part in parts),
     )
 
 

@@ -1,5 +1,6 @@
 """Proof that a killed job goes on exactly: the same training twice, once with kills."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -7,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,14 +73,14 @@ def verify_resume(config: RunConfig, folder: Path, updates: int, kills: int) -> 
         ),
     )
     (folder / "config.json").write_text(config.to_json(), encoding="utf-8")
-    _finish(folder, "whole", _start(folder, "whole"))
+    _finish(folder, "whole")
+    chance = random.Random(config.train.seed)
     last: list[int] = []
     for number in range(kills):
-        # Somewhere in this kill's part of the updates, but not where the part ends.
-        part = updates / kills
-        wanted = int(part * (number + random.uniform(0, 0.8)))
-        last.append(_kill(folder, max(wanted, last[-1] if last else 0) + 1))
-    _finish(folder, "killed", _start(folder, "killed"))
+        # Somewhere in this kill's part of the updates, in the middle between two saves.
+        wanted = int(updates / kills * (number + chance.uniform(0, 0.8))) // every * every
+        last.append(_kill(folder, max(wanted + every // 2, *last, 0) + 1))
+    _finish(folder, "killed")
     sides = [values(folder / name) for name in ("whole", "killed")]
     return Verdict({name: (sides[0][name], sides[1][name]) for name in sides[0]}, last)
 
@@ -113,10 +115,12 @@ def _grammar(folder: Path) -> tuple[str, str]:
     return str(paths[0]), str(paths[1])
 
 
-def _start(folder: Path, name: str) -> subprocess.Popen:
+@contextlib.contextmanager
+def _job(folder: Path, name: str) -> Iterator[subprocess.Popen]:
+    """A job that trains in folder/name, and ends with its parent's interest in it."""
     cache = {"JAX_COMPILATION_CACHE_DIR": str(folder.absolute() / "compiled")}
     with (folder / f"{name}.log").open("ab") as log:
-        return subprocess.Popen(
+        job = subprocess.Popen(
             [
                 *(sys.executable, "-m", "transformer_jax.cli", "train"),
                 *("--run-dir", str(folder / name), "--config", str(folder / "config.json")),
@@ -126,26 +130,30 @@ def _start(folder: Path, name: str) -> subprocess.Popen:
             stderr=log,
             env={**cache, **os.environ},
         )
+    try:
+        yield job
+    finally:
+        job.kill()
+        job.wait()
 
 
-def _finish(folder: Path, name: str, job: subprocess.Popen) -> None:
-    if job.wait():
-        log = folder / f"{name}.log"
-        last = log.read_text(encoding="utf-8", errors="replace").rstrip().rpartition("\n")[2]
-        raise UserError(f"training in {folder / name} failed ({log}): {last}")
+def _finish(folder: Path, name: str) -> None:
+    with _job(folder, name) as job:
+        if job.wait():
+            log = folder / f"{name}.log"
+            last = log.read_text(encoding="utf-8", errors="replace").rstrip().rpartition("\n")[2]
+            raise UserError(f"training in {folder / name} failed ({log}): {last}")
 
 
 def _kill(folder: Path, after: int) -> int:
     """Start the job and kill it when it has recorded update `after`; return the last recorded."""
-    job = _start(folder, "killed")
     records = folder / "killed" / "metrics.jsonl"
-    while job.poll() is None:
-        if (found := _last_step(records)) >= after:
-            job.kill()
-            job.wait()
-            return found
-        time.sleep(0.002)
-    _finish(folder, "killed", job)
+    with _job(folder, "killed") as job:
+        while job.poll() is None:
+            if (found := _last_step(records)) >= after:
+                return found
+            time.sleep(0.002)
+    _finish(folder, "killed")  # says what went wrong, if anything did
     raise UserError(f"training ended before it could be killed after {after}: raise --updates")
 
 

@@ -116,6 +116,7 @@ def add_to_decoder_input(noise):
     return intercept
 
 
+@pytest.mark.xdist_group("padding")  # what is compiled for one variant serves the next
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_padding_and_batch_change_nothing(variant):
     model, variables = build(replace(SMALL, **VARIANTS[variant]))

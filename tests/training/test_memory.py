@@ -87,6 +87,25 @@ def test_a_fitted_run_goes_on_with_the_command_that_began_it(job, monkeypatch, t
     assert again.config.data == run.config.data
 
 
+def test_a_step_or_a_model_beyond_the_device_is_refused_before_the_first(job, monkeypatch):
+    config, corpus = job
+    step = JitStep(make_step(Transformer(config.model), config.optimizer, 0))
+    shapes = Batches(corpus, config.data, 0).shapes
+    whole = sum(needed(config, corpus)[1])
+    monkeypatch.setattr(memory, "device_memory", lambda: whole)
+    assert "a step on it needs" in memory.told(step, config, shapes)
+    monkeypatch.setattr(memory, "device_memory", lambda: whole - 1)
+    with pytest.raises(UserError, match="lower batch_tokens 2048, as --fit-memory does"):
+        memory.told(step, config, shapes)
+    matrices = make_step(Transformer(config.model), config.optimizer, 0).shapes().params
+    least = 12 * sum(leaf.size for leaf in jax.tree.leaves(matrices) if leaf.ndim > 1)
+    monkeypatch.setattr(memory, "device_memory", lambda: least)
+    memory.check_model(config.model)
+    monkeypatch.setattr(memory, "device_memory", lambda: least - 1)
+    with pytest.raises(UserError, match="d_model 16, d_ff 32 and num_layers 1 needs"):
+        memory.check_model(config.model)
+
+
 def test_a_device_without_memory_is_told_in_one_line():
     with (
         pytest.raises(UserError, match="does not hold a step of batch_tokens 77: start with fewer"),

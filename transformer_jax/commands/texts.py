@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,15 +31,16 @@ class Translate:
     """File to translate; None is standard input."""
     output: Path | None = None
     """File to write; None is standard output."""
+    scores: bool = False
+    """Write NUMBER ||| TRANSLATION ||| SCORE where there is one translation too."""
     checkpoint: Checkpoint = "averaged"
     search: Search = Search()
 
     def run(self) -> None:
         from transformer_jax.translator import Translator
 
-        files = [path for path in (self.input, self.output) if path is not None and path.exists()]
-        if len(files) == 2 and files[0].samefile(files[1]):
-            raise UserError(f"{self.output} is to be read and written: name another --output")
+        if self.input is not None and self.output is not None:
+            _check_output(self.output, self.input)
         translator = Translator.load(self.run_dir, self.checkpoint)
         log.info("translating with %s, %s", self.run_dir, translator.checkpoint)
         source: BinaryIO
@@ -53,14 +55,36 @@ class Translate:
                 output = opened.enter_context(self.output.open("wb"))
             else:
                 output = _standard(sys.stdout, "output").buffer
-            translator.translate_stream(
-                source, output, self.search, name=name, line_by_line=source.isatty()
-            )
+            try:
+                translator.translate_stream(
+                    source,
+                    output,
+                    self.search,
+                    name=name,
+                    line_by_line=source.isatty(),
+                    scores=self.scores,
+                )
+                output.flush()
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                if self.output is not None:
+                    with contextlib.suppress(OSError):
+                        output.close()  # or it would try once more
+                place = self.output or "standard output"
+                raise UserError(f"{place} cannot be written: {error.strerror}") from None
 
 
-def _standard(stream: TextIO | None, name: str) -> TextIO:
-    """Standard input or output, which Python sets to None where it was started without."""
-    if stream is None:
+def _check_output(output: Path, *inputs: Path) -> None:
+    """What is read is not written over."""
+    for path in inputs:
+        if output.exists() and path.exists() and output.samefile(path):
+            raise UserError(f"{output} is to be read and written: name another --output")
+
+
+def _standard(stream: TextIO, name: str) -> TextIO:
+    """Standard input or output; `at_a_terminal` puts the null device where there is none."""
+    if getattr(stream, "name", None) == os.devnull:
         raise UserError(f"there is no standard {name}: name a file with --{name}")
     return stream
 
@@ -100,9 +124,9 @@ class Evaluate:
     search: Search = Search()
 
     def run(self) -> None:
-        from transformer_jax.data.text import ParallelText, TextFiles
+        from transformer_jax.data.text import ParallelText, TextError, TextFiles
         from transformer_jax.run import Run
-        from transformer_jax.testset import dataset_splits, evaluate
+        from transformer_jax.testset import dataset_splits
         from transformer_jax.translator import Translator
 
         if (self.test is None) == (self.split is None):
@@ -123,8 +147,13 @@ class Evaluate:
         language = self.language or Run.open(self.run_dir).config.data.direction.partition("-")[2]
         translator = Translator.load(self.run_dir, self.checkpoint)
         if self.output is not None:
+            _check_output(self.output, *(self.test or ()))
             self.output.open("ab").close()  # what cannot be written is known before the work
-        result = evaluate(translator, text, self.search, language)
+        pairs = list(text)
+        if not pairs:
+            raise TextError(f"{text} hold no lines to evaluate on")
+        sources, references = zip(*pairs)
+        result = translator.evaluate(sources, references, self.search, language=language)
         print(result)
         if self.output is not None:
             lines = "".join(f"{line}\n" for line in result.translations)

@@ -141,7 +141,7 @@ def write_corpus(
     if not ends[0]:
         shutil.rmtree(partial)
         raise CorpusError(
-            f"no sentence pair is left to train on: {left_out['empty']} have an empty side, "
+            f"no sentence pair is left: {left_out['empty']} have an empty side, "
             f"{left_out['too_long']} exceed max_length {max_length}"
         )
     sides = []

@@ -103,6 +103,9 @@ def prepare_once(
     Files are links to those of the cache where the file system allows, and copies where not, so
     that either may be removed without the other.
     """
+    marks = (folder / Receipt.FILE, folder / "train" / "corpus.json")
+    if folder.exists() and any(folder.iterdir()) and not any(mark.is_file() for mark in marks):
+        raise CorpusError(f"{folder} is there and no prepared text: give another folder")
     texts = _texts(data)
     receipt = Receipt.of(texts, data, vocab_size, vocabulary)
     cached = cache_folder(data.cache_dir) / "corpora" / receipt.name
@@ -178,7 +181,14 @@ def _ensure(texts: _Texts, receipt: Receipt, folder: Path, vocabulary: Vocabular
     )  # fmt: skip
     shutil.rmtree(folder / "validation", ignore_errors=True)
     if validation is not None:
-        write_corpus(folder / "validation", validation, vocabulary)
+        left_out = write_corpus(
+            folder / "validation", validation, vocabulary, receipt.max_length
+        ).left_out
+        if any(left_out.values()):
+            log.info(
+                "%s: left out: %d with an empty side, %d beyond max_length %d",
+                validation, left_out["empty"], left_out["too_long"], receipt.max_length,
+            )  # fmt: skip
     receipt.write(folder)
 
 

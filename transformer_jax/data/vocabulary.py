@@ -109,6 +109,8 @@ class WhitespaceVocabulary:
             raise VocabularyError(f"{path} is damaged: {error}") from None
         if not isinstance(types, list) or not all(isinstance(token, str) for token in types):
             raise VocabularyError(f"{path} is damaged: not a list of strings")
+        if any("\ud800" <= character <= "\udfff" for character in "".join(types)):
+            raise VocabularyError(f"{path} is damaged: half a character is no text")
         return cls(types)
 
 

@@ -127,11 +127,12 @@ class Inference:
         )
 
     def _check_lengths(self, sentences: Sequence[Sequence[int]], numbers: Sequence[int]) -> None:
+        limit = min(self._positions, self._batch_tokens)
         for ids, number in zip(sentences, numbers):
-            if len(ids) >= self._positions:
+            if len(ids) >= limit:
                 raise UserError(
-                    f"sentence {number + 1} has {len(ids) + 1} tokens with EOS; the model has "
-                    f"learned only {self._positions} positions: split it"
+                    f"sentence {number + 1} has {len(ids) + 1} tokens with EOS, more than the "
+                    f"{limit} that can be read at once: split it"
                 )
 
     def _width(self, length: int) -> int:

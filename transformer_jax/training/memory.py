@@ -4,8 +4,10 @@ import contextlib
 import logging
 import math
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,7 +19,16 @@ from transformer_jax.errors import UserError
 from transformer_jax.models.transformer import Transformer
 from transformer_jax.training.step import JitStep, Memory, make_step
 
-__all__ = ["device_memory", "explained", "fit_memory", "gigabytes", "largest", "needed"]
+__all__ = [
+    "check_model",
+    "device_memory",
+    "explained",
+    "fit_memory",
+    "gigabytes",
+    "largest",
+    "needed",
+    "told",
+]
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +37,31 @@ SHARE = 0.9
 
 
 def device_memory() -> int:
-    """Bytes of the first device; on a CPU those of the machine."""
+    """Bytes of the first device; on a CPU those of the machine, or of its container."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no container, or one without a limit
+        return machine
+
+
+def check_model(model: ModelConfig) -> None:
+    """UserError where the matrices of a model and Adam's two moments of them exceed the device.
+
+    Arithmetic alone: what is far too large could not even be described as shapes.
+    """
+    width, heads = model.d_model, model.num_heads * (model.key_size + model.value_size)
+    layers = model.num_layers * (4 * width * model.d_ff + 6 * width * heads)
+    least = 3 * 4 * (layers + model.vocab_size * width)
+    if least > device_memory():
+        raise UserError(
+            f"a model of d_model {width}, d_ff {model.d_ff} and num_layers {model.num_layers} "
+            f"needs {gigabytes(least)} to train, the device has {gigabytes(device_memory())}: "
+            "take a smaller one"
+        )
 
 
 def gigabytes(size: float) -> str:
@@ -70,8 +103,9 @@ def needed(step: JitStep, config: RunConfig, shapes: Sequence[Shape]) -> tuple[S
 def fit_memory(config: RunConfig, corpus: Corpus) -> RunConfig:
     """`config` with each update cut into as few batches as leave a step within the device.
 
-    An update sees the tokens that were asked for: batch_tokens falls as accumulate rises. Each
-    candidate is compiled; UserError where not even a batch of one sentence fits.
+    An update sees about as many tokens as were asked for (rows are whole): batch_tokens falls as
+    accumulate rises. Each candidate is compiled; UserError where not even a batch of one sentence
+    fits.
     """
     limit = SHARE * device_memory()
     step = JitStep(make_step(Transformer(config.model), config.optimizer, config.train.seed))
@@ -86,21 +120,38 @@ def fit_memory(config: RunConfig, corpus: Corpus) -> RunConfig:
         )
         shapes = Batches(corpus, tried.data, config.train.seed).shapes
         memory = needed(step, tried, shapes)[1]
-        told = (
+        line = (
             f"{accumulate} x {tried.data.batch_tokens} tokens an update: a step needs "
             f"{gigabytes(sum(memory))} of {gigabytes(device_memory())}"
         )
         if sum(memory) <= limit:
-            log.info("%s", told)
+            log.info("%s", line)
             return tried
         if accumulate == most:
             raise UserError(
-                f"{told}, more than {SHARE:.0%}, and max_length {config.data.max_length} allows no "
+                f"{line}, more than {SHARE:.0%}, and max_length {config.data.max_length} allows no "
                 "smaller batch: lower it, or take a smaller model"
             )
         room = limit - memory.kept
         parts = memory.temporary / room if room > 0 else math.inf
         accumulate = int(min(max(accumulate + 1, accumulate * parts), most))
+
+
+def told(step: JitStep, config: RunConfig, shapes: Sequence[Shape]) -> str:
+    """A line on the largest batch and its memory; UserError where the device has less."""
+    check_model(config.model)
+    start = time.perf_counter()
+    shape, memory = needed(step, config, shapes)
+    sizes = f"{gigabytes(sum(memory))} of {gigabytes(device_memory())}"
+    if sum(memory) > device_memory():
+        raise UserError(
+            f"a step on {shape.rows} sentences of {shape.source} + {shape.target} tokens needs "
+            f"{sizes}: lower batch_tokens {config.data.batch_tokens}, as --fit-memory does"
+        )
+    return (
+        f"largest batch: {shape.rows} sentences of {shape.source} + {shape.target} tokens, "
+        f"compiled in {time.perf_counter() - start:.0f} s; a step on it needs {sizes}"
+    )
 
 
 @contextlib.contextmanager

@@ -171,7 +171,7 @@ class _Board:
 
     def scalars(self, step: int, record: dict[str, float]) -> None:
         for name, value in record.items():
-            if name != "step":
+            if name != "step" and math.isfinite(value):
                 self._write(step=step, summary=scalar(name, value))
 
     def flush(self) -> None:

@@ -3,10 +3,14 @@
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 __all__ = ["Stopped", "stop_signals"]
+
+# Seconds in which a second Ctrl-C counts as the first.
+PATIENCE = 1.0
 
 
 class Stopped(BaseException):
@@ -15,17 +19,19 @@ class Stopped(BaseException):
     No Exception: what catches those, to word them as damage, must let it through.
     """
 
-    def __init__(self, received: signal.Signals, message: str):
-        super().__init__(message)
+    def __init__(self, received: signal.Signals, message: str = ""):
+        super().__init__(message or f"stopped by {received.name}")
         self.signal = received
+        self.says_how_to_go_on = bool(message)
 
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], signal.Signals | None]]:
     """Within, SIGINT and SIGTERM are noted; the function tells which one came, or None.
 
-    A second signal acts as it did before. Python lets only the main thread take signals; in
-    another one nothing is noted.
+    Schedulers and shells may send one twice. Who presses Ctrl-C once more, a second or more after
+    the first, does not want to wait: then it acts as it did before. Python lets only the main
+    thread take signals; in another one nothing is noted.
 
     >>> with stop_signals() as received:
     ...     signal.raise_signal(signal.SIGTERM)
@@ -33,6 +39,7 @@ def stop_signals() -> Iterator[Callable[[], signal.Signals | None]]:
     'SIGTERM'
     """
     noted: list[signal.Signals] = []
+    first = 0.0
     before: dict[signal.Signals, Any] = {}
 
     def restore():
@@ -40,8 +47,12 @@ def stop_signals() -> Iterator[Callable[[], signal.Signals | None]]:
             signal.signal(number, handler)
 
     def note(number, frame):
+        nonlocal first
+        first = first or time.monotonic()
+        if noted and number == signal.SIGINT and time.monotonic() - first > PATIENCE:
+            restore()
+            signal.raise_signal(number)
         noted.append(signal.Signals(number))
-        restore()
 
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -1,0 +1,26 @@
+"""Signals come in pairs, from schedulers and from people who do not want to wait."""
+
+import signal
+
+import pytest
+
+from transformer_jax.training import stopping
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_sent_twice_is_one(number):
+    with stopping.stop_signals() as received:
+        signal.raise_signal(number)
+        signal.raise_signal(number)
+        assert received() == number
+
+
+def test_another_ctrl_c_later_does_not_wait(monkeypatch):
+    monkeypatch.setattr(stopping, "PATIENCE", -1.0)
+    with pytest.raises(KeyboardInterrupt), stopping.stop_signals():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    with stopping.stop_signals() as received:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # a scheduler is never in such a hurry
+        assert received() == signal.SIGTERM
