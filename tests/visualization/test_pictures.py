@@ -52,6 +52,14 @@ def test_an_attention_map_shows_weights_labels_and_marks():
 
 
 @pytest.mark.filterwarnings("error")
+def test_a_word_without_end_leaves_room_for_the_picture():
+    """What an untrained model writes; a picture without room is a warning, so an error here."""
+    figure = attention_map(np.eye(2), ["," * 90, "</s>"], ["a", "b"])
+    figure.savefig(io.BytesIO(), format="png")
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["," * 23 + "…", "</s>"]
+
+
 def test_a_learning_curve_shows_the_records(tmp_path):
     records = [
         {"step": 10, "loss": 5.0, "learning_rate": 0.1},

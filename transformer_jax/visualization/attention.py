@@ -11,6 +11,7 @@ from transformer_jax.translator import Attention
 
 __all__ = ["attention_map", "by_word", "draw", "words"]
 
+LONGEST = 24  # letters of a word that are shown
 SPACE = "\u2581"  # SentencePiece's sign for the space before a word
 
 
@@ -66,8 +67,9 @@ def attention_map(
     image = axes.imshow(weights, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="attends to", ylabel="word")
     for axis, labels in ((axes.xaxis, columns), (axes.yaxis, rows)):
-        # A dollar sign is a word like any other.
-        axis.set_ticks(range(len(labels)), labels, parse_math=False)
+        # A dollar sign is a word like any other; one that never ends would leave no room.
+        shown = [w if len(w) <= LONGEST else f"{w[: LONGEST - 1]}…" for w in labels]
+        axis.set_ticks(range(len(labels)), shown, parse_math=False)
     axes.tick_params(axis="x", labelrotation=90)
     for row, column in marks:
         cell = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="tab:red", lw=2)
