@@ -47,7 +47,10 @@ def test_help_imports_nothing_heavy(name):
     assert "usage" in done.stdout
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "number, code",
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
 def test_a_signal_while_the_first_step_compiles(tmp_path, number, code):
     """The step is finished and saved: a cluster's warning comes at any time."""
     train = write_text(tmp_path / "train")

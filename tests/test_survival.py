@@ -40,7 +40,10 @@ def damage(folder, how):
         file.write_bytes(data)
 
 
-@pytest.mark.parametrize("how", ["flipped", "truncated", "missing"])
+@pytest.mark.parametrize(
+    "how",
+    ["flipped", *(pytest.param(how, marks=pytest.mark.slow) for how in ("truncated", "missing"))],
+)
 def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(tmp_path, how, caplog):
     config = configuration(tmp_path, steps=12)
     run = train(config, tmp_path / "run", progress=False)
@@ -138,7 +141,9 @@ def test_two_jobs_on_one_folder(whole):
     assert (run.folder / "config.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_stopped_run_goes_on_as_if_nothing_had_been(tmp_path, whole, monkeypatch, number):
     """Stopped after step 10, between checkpoints; one more that is saved in between is no part."""
     _, config, run = whole
