@@ -16,18 +16,18 @@ KINDS = ("configuration", "whitespace", "bpe", "checkpoint")
 
 
 def fuzz(folder, kind, edits, seed):
-    """Nothing crashes, hangs, runs, writes, or comes out other than it was; many are refused."""
+    """How many edits are refused; none crashes, hangs, runs, writes, or gives what was not."""
     line = ["-m", "tests.fuzzing", kind, str(folder / "inside"), str(edits), str(seed)]
     done = subprocess.run([sys.executable, *line], capture_output=True, env=ENVIRONMENT, cwd=folder)
     assert done.returncode == 0, done.stderr[-2000:].decode(errors="replace")
-    assert edits / 10 < json.loads(done.stdout)["refused"] < edits
     assert [path.name for path in folder.iterdir()] == ["inside"]
+    return json.loads(done.stdout)["refused"]
 
 
 def test_some_edits(tmp_path):
     for kind, edits in zip(KINDS, (300, 300, 300, 60)):
         (tmp_path / kind).mkdir()
-        fuzz(tmp_path / kind, kind, edits, seed=0)
+        assert edits / 10 < fuzz(tmp_path / kind, kind, edits, seed=0) < edits
 
 
 @pytest.mark.slow
@@ -35,7 +35,7 @@ def test_some_edits(tmp_path):
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
 def test_ten_thousand_edits(tmp_path, kind, seed):
-    fuzz(tmp_path, kind, EDITS // 2, seed)
+    assert EDITS / 20 < fuzz(tmp_path, kind, EDITS // 2, seed) < EDITS / 2
 
 
 def test_a_note_of_orbax_that_is_damaged_is_set_aside(tmp_path):

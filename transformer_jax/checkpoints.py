@@ -282,10 +282,9 @@ def _check_metadata(meta) -> None:
     kinds = {"fingerprints": (dict,), "scores": numbers, "pending": numbers}
     for name, kind in kinds.items():
         values = meta.get(name)
-        sound = values is None or (
-            isinstance(values, dict) and all(isinstance(v, kind) for v in values.values())
-        )
-        if not sound:
+        if values is None and name == "pending":
+            continue  # none yet, or not a checkpoint of training
+        if not isinstance(values, dict) or not all(isinstance(v, kind) for v in values.values()):
             raise ValueError(f"its {name} are {values!r:.80}")
     for name, wanted in (("order", str), ("run", str), ("newest", int), ("of", list)):
         if name in meta and not isinstance(meta[name], wanted):

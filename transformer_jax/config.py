@@ -11,7 +11,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Literal
 
-from transformer_jax.errors import LARGEST, UserError, nearest
+from transformer_jax.errors import LARGEST, UserError, is_text, nearest
 
 __all__ = ["DataConfig", "ModelConfig", "OptimizerConfig", "RunConfig", "TrainConfig"]
 
@@ -315,7 +315,7 @@ def from_tree(kind, tree, path):
     if kind is float and type(tree) is int and abs(tree) <= LARGEST:
         tree = float(tree)
     if type(tree) is str:
-        sound = "\0" not in tree and not any("\ud800" <= c <= "\udfff" for c in tree)
+        sound = "\0" not in tree and is_text(tree)
         _require(sound, f"{where} holds characters that no text has: {tree!r:.80}")
     _require(type(tree) is kind, f"{where} must be of type {kind.__name__}, not {tree!r:.80}")
     return tree

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-__all__ = ["LARGEST", "UserError", "nearest"]
+__all__ = ["LARGEST", "UserError", "is_text", "nearest"]
 
 # Whole number that any option may be: what numbers of 32 bits hold.
 LARGEST = 2**31 - 1
@@ -27,3 +27,12 @@ def nearest(name: str, known: Collection[str]) -> str:
 
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+def is_text(text: str) -> bool:
+    """Whether a string has an encoding: JSON can spell halves of characters, which have none.
+
+    >>> is_text("\u00e4"), is_text("\\ud800")
+    (True, False)
+    """
+    return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -203,10 +203,10 @@ class Run:
         """
         template = on_device(self.step_functions().shapes().params)
         averaged = Checkpoints(self.folder / "averaged")
-        taken: list[int] = []
+        steps, taken = sorted(set(steps)), []
 
         def sound():
-            for step in sorted(set(steps)):
+            for step in steps:
                 try:
                     params = _evaluation_params(checkpoints, step, template)
                 except DamagedCheckpoint as error:
@@ -216,7 +216,7 @@ class Run:
                 yield params
 
         newest = checkpoints.steps()[-1]
-        if not _holds_average(averaged, template, sorted(set(steps)), newest):
+        if not _holds_average(averaged, template, steps, newest):
             try:
                 mean = average(sound())
             except ValueError as error:
@@ -225,7 +225,7 @@ class Run:
             averaged.clear()
             averaged.save(taken[-1], {"params": mean}, {"of": taken, "newest": newest})
         averaged.close()
-        return taken or sorted(set(steps))
+        return taken or steps
 
 
 def _holds_average(averaged, template, steps, newest):

@@ -8,23 +8,22 @@ import tyro
 __all__ = ["Checkpoint", "ConfigFile", "Preset", "RunDir"]
 
 
-def _help(text: str, **options):
-    return tyro.conf.arg(help=text, **options)
-
-
-RunDir = Annotated[Path, _help("Folder of a trained run.")]
+RunDir = Annotated[Path, tyro.conf.arg(help="Folder of a trained run.")]
 Checkpoint = Annotated[
-    str, _help("averaged (the newest where there is no average), best, last, or a step.")
+    str,
+    tyro.conf.arg(help="averaged (the newest where there is no average), best, last, or a step."),
 ]
 Preset = Annotated[
     str,
-    _help(
-        "Configuration to start from: tiny, multi30k, base, big, table3-ROW (as table3-B-dk-16)."
+    tyro.conf.arg(
+        help="Configuration to start from: tiny, multi30k, base, big, table3-ROW (as "
+        "table3-B-dk-16)."
     ),
 ]
 ConfigFile = Annotated[
     Path | None,
-    _help(
-        "Instead of a preset: a run's config.json, or what --print-config printed.", name="config"
+    tyro.conf.arg(
+        help="Instead of a preset: a run's config.json, or what --print-config printed.",
+        name="config",
     ),
 ]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from transformer_jax.errors import UserError
+from transformer_jax.errors import UserError, is_text
 
 __all__ = [
     "BOS_ID",
@@ -109,7 +109,7 @@ class WhitespaceVocabulary:
             raise VocabularyError(f"{path} is damaged: {error}") from None
         if not isinstance(types, list) or not all(isinstance(token, str) for token in types):
             raise VocabularyError(f"{path} is damaged: not a list of strings")
-        if any("\ud800" <= character <= "\udfff" for character in "".join(types)):
+        if not is_text("".join(types)):
             raise VocabularyError(f"{path} is damaged: half a character is no text")
         return cls(types)
 
