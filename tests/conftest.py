@@ -4,9 +4,9 @@ import os
 from collections import Counter
 from pathlib import Path
 
-# Four devices on one CPU, for pmap and meshes.
+# Eight devices on one CPU, for pmap and meshes.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 

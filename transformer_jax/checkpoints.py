@@ -18,6 +18,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from transformer_jax.errors import UserError
+from transformer_jax.processes import agreed, is_first, together
 from transformer_jax.training.fingerprint import fingerprints, paths
 
 __all__ = ["Checkpoints", "DamagedCheckpoint", "UnsavedCheckpoint"]
@@ -76,10 +77,13 @@ class Checkpoints:
         self._out_of_turn: set[int] = set()
         self._failed = False
         _ignore_late_results()
+        if is_first() or read_only:
+            if not read_only:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._sweep()
+            self._check_notes()
         if not read_only:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._sweep()
-        self._check_notes()
+            together(f"{folder} is swept")
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_Keep(keep_last, keep_every, self._scores, self._out_of_turn),
             # A half-deleted folder would still be listed: rename first, delete later.
@@ -150,13 +154,15 @@ class Checkpoints:
         """
         # Orbax moves what it no longer keeps to DELETED while it finishes the save before this.
         self.wait()
-        with self._writing():
-            # Where this fails orbax would leave threads that wait for minutes, or would make a
-            # folder anew that somebody has removed.
-            probe = self._folder / f"{step}.orbax-checkpoint-tmp-probe"
-            probe.mkdir()
-            probe.rmdir()
-        shutil.rmtree(self._folder / DELETED, ignore_errors=True)
+        if is_first():
+            with self._writing():
+                # Where this fails orbax would leave threads that wait for minutes, or would make
+                # a folder anew that somebody has removed.
+                probe = self._folder / f"{step}.orbax-checkpoint-tmp-probe"
+                probe.mkdir()
+                probe.rmdir()
+            shutil.rmtree(self._folder / DELETED, ignore_errors=True)
+        together(f"step {step} may be saved")
         scores = dict(scores or {})
         self._rank(step, scores)
         (self._out_of_turn.add if out_of_turn else self._out_of_turn.discard)(step)
@@ -199,10 +205,13 @@ class Checkpoints:
                     f"lack {sorted(wanted - saved)[:3]} and have {sorted(saved - wanted)[:3]}",
                 )
         arguments = {name: ocp.args.StandardRestore(tree) for name, tree in templates.items()}
+        damaged = None
         try:
             restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
         except Exception as error:
-            raise self._damaged(step, error) from None
+            damaged = self._damaged(step, error)
+        if not agreed(damaged is None):
+            raise damaged or self._damaged(step, "another process cannot read it")
         items = {name: restored[name] for name in templates}
         for name, tree in items.items():
             found, saved = fingerprints(tree), meta["fingerprints"][name]
@@ -227,9 +236,11 @@ class Checkpoints:
         Nothing is deleted: what could not be read today may be readable tomorrow.
         """
         for newer in [s for s in self.steps() if s > step]:
-            self._set_aside(newer)
+            if is_first():
+                self._set_aside(newer)
             self._scores.pop(newer, None)
             self._out_of_turn.discard(newer)
+        together("damaged checkpoints are moved")
         self._manager.reload()
 
     def _set_aside(self, step):
@@ -251,8 +262,12 @@ class Checkpoints:
     def close(self) -> None:
         with self._writing():
             self._manager.close()
-        if not self._read_only:
+        if not self._read_only and is_first():
             self._sweep()
+
+    def told_to_stop(self, step: int) -> bool:
+        """Whether every process of several shall stop after this step, as one got SIGTERM."""
+        return self._manager.reached_preemption(step)
 
     @contextlib.contextmanager
     def _writing(self):
@@ -330,9 +345,9 @@ def _quiet():
         logger.setLevel(level)
 
 
-def on_device(tree):
-    """Shapes of a tree with the first device as their place, as `restore` wants them."""
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+def on_device(tree, sharding: jax.sharding.Sharding | None = None):
+    """Shapes of a tree with their place, as `restore` wants them: the first device by default."""
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
     )

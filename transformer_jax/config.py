@@ -229,6 +229,12 @@ class TrainConfig:
     """Checkpoints averaged at the end (section 6.1: 5 for base, 20 for big)."""
     stop_after_skipped: int = 20
     """Steps skipped in a row for gradients that are not finite before the run stops."""
+    parallel: Literal["auto", "jit", "pmap", "mesh"] = "auto"
+    """jit: one device; pmap: all devices of one process; mesh: any devices of any processes; auto
+    is jit where there is one device, else mesh."""
+    mesh: str | None = None
+    """Devices along each axis, as data=2,fsdp=2,tensor=2; one not named has 1, and data what the
+    others leave."""
 
     def __post_init__(self):
         _check_types(self)
@@ -239,6 +245,28 @@ class TrainConfig:
             f"average_last {self.average_last} is more than keep_last {self.keep_last} checkpoints",
         )
         _require(0 <= self.seed < 2**63, f"seed {self.seed} is outside [0, 2^63)")
+        _require(
+            not mesh_sizes(self.mesh) or self.parallel in ("auto", "mesh"),
+            f"mesh {self.mesh} belongs to --parallel mesh, not {self.parallel}: leave one out",
+        )
+
+
+def mesh_sizes(mesh: str | None) -> dict[str, int]:
+    """Axis -> devices, as TrainConfig.mesh names them.
+
+    >>> mesh_sizes("data=2,tensor=4")
+    {'data': 2, 'tensor': 4}
+    """
+    sizes: dict[str, int] = {}
+    for part in mesh.split(",") if mesh else ():
+        name, _, size = part.partition("=")
+        known = name in ("data", "fsdp", "tensor") and name not in sizes
+        _require(
+            known and size.isdecimal() and len(size) < 10 and int(size) > 0,
+            f"mesh {mesh!r}: {part!r} is no part of one; write as data=2,fsdp=2,tensor=2",
+        )
+        sizes[name] = int(size)
+    return sizes
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """A training job: from a RunConfig to a trained run folder, or on from where one stopped."""
 
+import contextlib
 import dataclasses
 import logging
 import shlex
@@ -11,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from transformer_jax.checkpoints import Checkpoints, DamagedCheckpoint, on_device
+from transformer_jax.checkpoints import Checkpoints, DamagedCheckpoint
 from transformer_jax.config import RunConfig
 from transformer_jax.data.batching import Batches, Prefetch, chained
 from transformer_jax.data.corpus import Corpus
@@ -20,16 +21,18 @@ from transformer_jax.evaluation.bleu import suited_bleu
 from transformer_jax.evaluation.evaluate import make_evaluation
 from transformer_jax.locking import locked
 from transformer_jax.models.transformer import Transformer
-from transformer_jax.opening import open_run
+from transformer_jax.opening import open_run, opened_run
+from transformer_jax.parallel import Layout, layout_of
+from transformer_jax.processes import RESTART, first_does, is_first, several
 from transformer_jax.run import Run, RunError, state_items, state_of
 from transformer_jax.search import Search
 from transformer_jax.training.allocator import keep_freed_memory
 from transformer_jax.training.loop import train_loop
 from transformer_jax.training.memory import explained, told
-from transformer_jax.training.metrics import Recorder
+from transformer_jax.training.metrics import Recorder, Silence
 from transformer_jax.training.profiling import profiled
+from transformer_jax.training.runners import make_runner
 from transformer_jax.training.state import TrainState
-from transformer_jax.training.step import JitStep
 from transformer_jax.training.stopping import Stopped, stop_signals
 
 __all__ = ["average", "train"]
@@ -52,14 +55,26 @@ def train(
     that goes on has them already. `fit` cuts each update of a new run into batches that the
     device's memory holds. `profile` writes a trace of so many steps to profile/.
 
+    Runs on the devices that `config.train.parallel` and `.mesh` name.
     Evaluates, saves and at the end averages checkpoints as `config.train` says. One job at a time
-    may hold the folder. SIGINT and SIGTERM end the job after its step, saved, with `Stopped`.
+    may hold the folder; it may be one of several processes, once jax.distributed is initialised,
+    which all call this function. SIGINT and SIGTERM end the job after its step, saved, with
+    `Stopped`.
     """
     try:
-        with locked(folder, f"another job is training in {folder}"):
-            run, corpus = open_run(config, folder, init_from, fit)
+        layout = layout_of(config.model, config.train)
+        if fit and several():
+            raise RunError(
+                "--fit-memory compiles in one process: find batch_tokens and --accumulate with "
+                "one, and give them to all"
+            )
+        # The first process holds the folder for all.
+        refusal = f"another job is training in {folder}"
+        with locked(folder, refusal) if is_first() else contextlib.nullcontext():
+            opened = first_does(lambda: open_run(config, folder, init_from, fit, layout))
+            run, corpus = opened or opened_run(folder)
             with explained(run.config.data.batch_tokens):
-                _train(run, corpus, init_from, profile, progress)
+                _train(run, corpus, layout, init_from, profile, progress)
     except (KeyboardInterrupt, Stopped) as stop:
         if isinstance(stop, Stopped) and stop.says_how_to_go_on:
             raise
@@ -70,6 +85,8 @@ def train(
 
 
 def _again(folder):
+    if several():
+        return RESTART
     return f"go on with: transformer-jax train --run-dir {shlex.quote(str(folder))}"
 
 
@@ -95,39 +112,43 @@ def average(folder: Path, *, last: int = 5, steps: Sequence[int] = ()) -> list[i
         return run.average(checkpoints, chosen)
 
 
-def _train(run, corpus, init_from, profile, progress):
+def _train(run, corpus, layout, init_from, profile, progress):
     config = run.config
     if jax.default_backend() == "cpu":
         keep_freed_memory()
     checkpoints = run.checkpoints()
-    step = JitStep(run.step_functions())
-    batches = Batches(corpus, config.data, config.train.seed)
+    runner = make_runner(config.train.parallel, run.step_functions(), layout)
+    batches = Batches(corpus, config.data, config.train.seed, layout.share)
     memory = ""
     if max(checkpoints.steps(), default=0) < config.train.steps:
-        memory = told(step, config, batches.shapes)
-    state, before = _start(run, checkpoints, init_from)
+        memory = told(runner, config, batches.shapes)
+    state, before = _start(run, checkpoints, layout, init_from)
     first = int(state.step)
     accumulate = config.optimizer.accumulate
-    recorder = Recorder(
-        run.folder,
-        log_every=config.train.log_every,
-        total_steps=config.train.steps,
-        first_step=first,
-        pending=before.get("pending"),
-        progress=progress,
-    )
-    evaluate = _evaluation(Transformer(config.model), config, corpus.folder.with_name("validation"))
+    recorder: Any = Silence()
+    if is_first():
+        recorder = Recorder(
+            run.folder,
+            log_every=config.train.log_every,
+            total_steps=config.train.steps,
+            first_step=first,
+            pending=before.get("pending"),
+            progress=progress,
+        )
+    evaluate = _evaluation(config, layout, corpus.folder.with_name("validation"))
 
     order = before.get("order", "")
 
     def micro_batches(step):
-        return tuple(batches.batch(step * accumulate + i) for i in range(accumulate))
+        found = [batches.indices(step * accumulate + i) for i in range(accumulate)]
+        placed = [runner.place(batches.assemble(*each)) for each in found]
+        return [indices for _, indices in found], placed
 
     def seen():
         nonlocal order
-        for micro in prefetch:
-            order = chained(order, micro)
-            yield micro
+        for indices, placed in prefetch:
+            order = chained(order, indices)
+            yield placed
 
     def save(state, step, scores):
         meta = _metadata(run, recorder.pending, order)
@@ -140,11 +161,11 @@ def _train(run, corpus, init_from, profile, progress):
 
     prefetch = Prefetch(micro_batches, first, config.train.steps)
     try:
-        with stop_signals() as received:
-            recorder.say(_describe(corpus, batches, state, config.train.steps, memory))
+        with _told_to_stop(checkpoints) as received:
+            recorder.say(_describe(corpus, batches, state, layout, config.train, memory))
             state = train_loop(
                 state,
-                step,
+                runner,
                 profiled(seen(), run.folder / "profile", profile) if profile else seen(),
                 config.train,
                 recorder,
@@ -153,10 +174,10 @@ def _train(run, corpus, init_from, profile, progress):
                 is_epoch_end=is_epoch_end,
                 accumulate=accumulate,
                 waited=lambda: prefetch.waited,
-                stopped=lambda: received() is not None,
+                stopped=lambda step: received(step) is not None,
             )
         checkpoints.wait()
-        stopped = received()
+        stopped = received(int(state.step))
         if stopped is not None and int(state.step) < config.train.steps:
             raise Stopped(
                 stopped,
@@ -165,20 +186,30 @@ def _train(run, corpus, init_from, profile, progress):
             )
         # The newest ends the run, even where it was saved out of turn when it was stopped there.
         steps = sorted({*checkpoints.due_steps(), checkpoints.steps()[-1]})
-        run.average(checkpoints, steps[-config.train.average_last :])
+        run.average(checkpoints, steps[-config.train.average_last :], layout.template)
     finally:
         prefetch.close()
         checkpoints.close()
         recorder.close()
 
 
+@contextlib.contextmanager
+def _told_to_stop(checkpoints):
+    """Step -> the signal after which to stop there, or None; the same in every process."""
+    if several():  # JAX takes the signal and agrees on a step
+        yield lambda step: signal.SIGTERM if checkpoints.told_to_stop(step) else None
+    else:
+        with stop_signals() as received:
+            yield lambda step: received()
+
+
 def _start(
-    run: Run, checkpoints: Checkpoints, init_from: Path | None
+    run: Run, checkpoints: Checkpoints, layout: Layout, init_from: Path | None
 ) -> tuple[TrainState, dict[str, Any]]:
     """The newest sound checkpoint with its metadata, or a new state without."""
     functions = run.step_functions()
     rng = jax.random.key(run.config.train.seed)
-    template = on_device(functions.shapes())
+    template = layout.template(functions.shapes())
     for step in reversed(checkpoints.steps()):
         try:
             items, meta = checkpoints.restore(step, state_items(template))
@@ -194,9 +225,9 @@ def _start(
         return state_of(items), meta
     if checkpoints.steps():
         raise RunError(f"{run.folder} has no sound checkpoint to go on from")
-    state = jax.jit(functions.init)(rng)
+    state = jax.jit(functions.init, out_shardings=layout.shardings(template))(rng)
     if init_from is not None:
-        params, name = Run.open(init_from).load_params()
+        params, name = Run.open(init_from).load_params(place=layout.template)
         log.info("starting from %s, %s", init_from, name)
         # The state is donated to each step, so the average needs arrays of its own.
         ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
@@ -210,16 +241,16 @@ def _metadata(run, pending, order):
     return {"pending": pending, "order": order, "run": run.identity}
 
 
-def _evaluation(model, config, folder):
+def _evaluation(config, layout, folder):
     """state -> scores on the prepared validation text; nothing where there is none."""
     if not folder.is_dir():
         return lambda state: {}
     corpus = Corpus.open(folder)
-    batches = Batches(
-        corpus, dataclasses.replace(config.data, num_shapes=min(8, config.data.num_shapes)), seed=0
-    )
-    evaluate = make_evaluation(model)
-    inference = Inference(model, None)
+    data = dataclasses.replace(config.data, num_shapes=min(8, config.data.num_shapes))
+    batches = Batches(corpus, data, seed=0, share=layout.share)
+    model = Transformer(config.model)
+    evaluate = make_evaluation(model, layout)
+    inference = Inference(model, None, layout=layout)
 
     def greedy_bleu(params):
         inference.params = params
@@ -247,14 +278,14 @@ def _sentences(side) -> Iterator[list[int]]:
         start = end
 
 
-def _describe(corpus, batches, state, steps, memory):
+def _describe(corpus, batches, state, layout, train, memory):
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     epoch = batches.batches_before(1000) / 1000
     return (
         f"{len(corpus)} sentence pairs, vocabulary {len(corpus.vocabulary)}, "
         f"{parameters:,} parameters, {epoch:.1f} batches an epoch, "
         f"{batches.padding_share():.1%} padding, "
-        f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)\n"
-        f"from step {int(state.step)} to {steps}; shapes of batches: {len(batches.shapes)}, each "
-        f"is compiled when it comes first\n{memory}"
+        f"{layout.mesh.size} {jax.devices()[0].device_kind} device(s), {layout}\n"
+        f"from step {int(state.step)} to {train.steps}; shapes of batches: {len(batches.shapes)}, "
+        f"each is compiled when it comes first\n{memory}"
     )

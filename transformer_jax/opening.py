@@ -10,10 +10,11 @@ from typing import Any
 from transformer_jax.config import DataConfig, RunConfig
 from transformer_jax.data.corpus import Corpus, CorpusError
 from transformer_jax.data.preparation import Receipt, prepare_once
+from transformer_jax.parallel import Layout
 from transformer_jax.run import Run, RunError
 from transformer_jax.training.memory import check_model, fit_memory
 
-__all__ = ["open_run"]
+__all__ = ["open_run", "opened_run"]
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +42,25 @@ def _absolute(data: DataConfig) -> DataConfig:
 
 
 def open_run(
-    config: RunConfig, folder: Path, init_from: Path | None, fit: bool
+    config: RunConfig, folder: Path, init_from: Path | None, fit: bool, layout: Layout
 ) -> tuple[Run, Corpus]:
     """The run in `folder`, or a new one, with its corpus; `train` says what the options mean."""
     config = replace(config, data=_absolute(config.data))
     if not Run.exists(folder) or _may_change(folder, config):
-        return _begin(config, folder, init_from, fit)
+        return _begin(config, folder, init_from, fit, layout)
     if init_from is not None:
         log.info("%s exists and goes on from its own checkpoints, not %s", folder, init_from)
     return _go_on(config, folder, fit)
+
+
+def opened_run(folder: Path) -> tuple[Run, Corpus]:
+    """The run that another process has just opened for training."""
+    run = Run.open(folder)
+    return run, Corpus.open(_prepared(run.config.data, folder) / "train")
+
+
+def _prepared(data: DataConfig, folder: Path) -> Path:
+    return Path(data.corpus) if data.corpus else folder / "corpus"
 
 
 def _may_change(folder: Path, config: RunConfig) -> bool:
@@ -61,10 +72,10 @@ def _may_change(folder: Path, config: RunConfig) -> bool:
 
 
 def _begin(
-    config: RunConfig, folder: Path, init_from: Path | None, fit: bool
+    config: RunConfig, folder: Path, init_from: Path | None, fit: bool, layout: Layout
 ) -> tuple[Run, Corpus]:
     """A new run; its config.json is written last, so that a folder without one is no run."""
-    check_model(config.model)
+    check_model(config.model, layout)
     other = None if init_from is None else Run.open(init_from)
     data = config.data
     if data.corpus:
@@ -88,7 +99,7 @@ def _begin(
     if other is not None:
         _check_start(config, corpus, other)
     if fit:
-        config = fit_memory(config, corpus)
+        config = fit_memory(config, corpus, layout)
     return Run.create(folder, config, corpus.fingerprint, corpus.vocabulary), corpus
 
 
@@ -111,7 +122,7 @@ def _go_on(config: RunConfig, folder: Path, fit: bool) -> tuple[Run, Corpus]:
     """The run in `folder`, with the run fields of `config`; nothing is written if refused."""
     run = Run.open(folder)
     data = config.data
-    prepared = Path(data.corpus) if data.corpus else folder / "corpus"
+    prepared = _prepared(data, folder)
     receipt = Receipt.read(prepared)
     cleared = not (prepared / "train").exists() and (data.train or data.dataset)
     if cleared:

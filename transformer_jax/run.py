@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,13 +141,16 @@ class Run:
             read_only=read_only,
         )
 
-    def load_params(self, checkpoint: str = "averaged") -> tuple[Any, str]:
+    def load_params(
+        self, checkpoint: str = "averaged", place: Callable[[Any], Any] = on_device
+    ) -> tuple[Any, str]:
         """(parameters, name of the checkpoint) to translate with.
 
+        `place` makes of the shapes of parameters those with shardings that they are restored to.
         `checkpoint` is "averaged", "best", "last" or a step. "averaged" falls back to the newest
         sound checkpoint while there is no sound average as new as it.
         """
-        template = on_device(self.step_functions().shapes().params)
+        template = place(self.step_functions().shapes().params)
         if not (self.folder / "checkpoints").is_dir():
             raise RunError(f"{self.folder} has no checkpoint yet")
         checkpoints = self.checkpoints(read_only=True)
@@ -196,12 +199,17 @@ class Run:
                 log.warning("%s; trying an older one", error)
         raise RunError(f"{self.folder} has no sound checkpoint")
 
-    def average(self, checkpoints: Checkpoints, steps: Sequence[int]) -> list[int]:
+    def average(
+        self,
+        checkpoints: Checkpoints,
+        steps: Sequence[int],
+        place: Callable[[Any], Any] = on_device,
+    ) -> list[int]:
         """Write averaged/ from the checkpoints of these steps (section 6.1).
 
-        Damaged ones are left out. Returns the steps averaged.
+        Damaged ones are left out. `place` as in `load_params`. Returns the steps averaged.
         """
-        template = on_device(self.step_functions().shapes().params)
+        template = place(self.step_functions().shapes().params)
         averaged = Checkpoints(self.folder / "averaged")
         steps, taken = sorted(set(steps)), []
 

@@ -1,6 +1,7 @@
 """A trained run as a translator of text."""
 
 import dataclasses
+import functools
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -8,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+import jax
 import numpy as np
 
+from transformer_jax.checkpoints import on_device
 from transformer_jax.data.segmentation import cut
 from transformer_jax.data.text import ParallelText, TextError, decode_lines
 from transformer_jax.data.vocabulary import EOS_ID, Vocabulary, WhitespaceVocabulary
@@ -17,6 +20,7 @@ from transformer_jax.decoding.inference import Inference
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bleu import Score, score_all, suited_bleu
 from transformer_jax.models.transformer import Transformer
+from transformer_jax.parallel import Layout
 from transformer_jax.run import Run
 from transformer_jax.search import Search
 
@@ -86,18 +90,25 @@ class Translator:
         vocabulary: Vocabulary,
         checkpoint: str = "",
         max_length: int = 256,
+        layout: Layout | None = None,
     ):
         self.model, self.params, self.vocabulary = model, params, vocabulary
         self.checkpoint, self.max_length = checkpoint, max_length
-        self._inference = Inference(model, params)
+        self._inference = Inference(model, params, layout=layout)
 
     @classmethod
     def load(cls, run_dir: str | Path, checkpoint: str = "averaged") -> "Translator":
-        """From a run folder. `checkpoint`: "averaged", "best", "last" or a step."""
+        """From a run folder. `checkpoint`: "averaged", "best", "last" or a step.
+
+        The devices of this process share the sentences.
+        """
         run = Run.open(Path(run_dir))
-        params, name = run.load_params(checkpoint)
-        model = Transformer(run.config.model)
-        return cls(model, params, run.vocabulary, name, run.config.data.max_length)
+        devices = jax.local_devices()
+        layout = Layout(devices, data=len(devices))
+        place = functools.partial(on_device, sharding=layout.replicated)
+        params, name = run.load_params(checkpoint, place)
+        model, longest = Transformer(run.config.model), run.config.data.max_length
+        return cls(model, params, run.vocabulary, name, longest, layout)
 
     def translate(self, lines: Sequence[str], search: Search | None = None, **options) -> list[str]:
         """The best translation of each line; an empty line stays empty.

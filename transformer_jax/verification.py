@@ -5,22 +5,26 @@ import hashlib
 import json
 import os
 import random
+import re
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from transformer_jax.config import RunConfig, TrainConfig
+from transformer_jax.config import RunConfig, TrainConfig, mesh_sizes
 from transformer_jax.data.grammar.corpus import examples
 from transformer_jax.errors import UserError
 from transformer_jax.run import Run
 
-__all__ = ["Verdict", "verify_resume"]
+__all__ = ["Moved", "Verdict", "verify_moves", "verify_resume"]
 
 # Pairs of the embedded grammar to train on, where no text is given.
 PAIRS = 2000
+# Of losses between topologies, which add in another order.
+TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,28 @@ class Verdict:
         return "\n".join([*lines, verdict])
 
 
+@dataclass(frozen=True)
+class Moved:
+    """What a run that was moved from topology to topology has of one that stayed where it was."""
+
+    topologies: list[str]
+    order: tuple[str, str]
+    """Digest of all sentences read: of the run that stayed, of the one that moved."""
+    difference: float
+    """Largest of the losses, relative to those of the run that stayed."""
+
+    @property
+    def holds(self) -> bool:
+        return self.order[0] == self.order[1] and self.difference <= TOLERANCE
+
+    def __str__(self) -> str:
+        same = "the same sentences" if self.order[0] == self.order[1] else "OTHER SENTENCES"
+        return (
+            f"moved over {' -> '.join(self.topologies)}: {same}, every checkpoint restored with "
+            f"its fingerprints, losses within {self.difference:.1e} (allowed: {TOLERANCE:.0e})"
+        )
+
+
 def verify_resume(config: RunConfig, folder: Path, updates: int, kills: int) -> Verdict:
     """Train `config` for `updates` in folder/whole, and with `kills` SIGKILLs in folder/killed.
 
@@ -66,6 +92,8 @@ def verify_resume(config: RunConfig, folder: Path, updates: int, kills: int) -> 
         train=TrainConfig(
             steps=updates,
             seed=config.train.seed,
+            parallel=config.train.parallel,
+            mesh=config.train.mesh,
             log_every=1,
             evaluate_every=every,
             checkpoint_every=every,
@@ -83,6 +111,65 @@ def verify_resume(config: RunConfig, folder: Path, updates: int, kills: int) -> 
     _finish(folder, "killed")
     sides = [values(folder / name) for name in ("whole", "killed")]
     return Verdict({name: (sides[0][name], sides[1][name]) for name in sides[0]}, last)
+
+
+def verify_moves(folder: Path, topologies: Sequence[str]) -> Moved:
+    """Train what folder/whole was trained on in folder/moved, in a part on each topology.
+
+    A topology is N virtual CPU devices, or PxN of P processes; ":fsdp=2,tensor=2" adds a mesh.
+    """
+    parts = [_Topology.parse(text) for text in topologies]
+    whole = Run.open(folder / "whole")
+    for number, part in enumerate(parts, 1):
+        steps = whole.config.train.steps * number // len(parts)
+        train = replace(whole.config.train, steps=steps, parallel="auto", mesh=part.mesh)
+        config = replace(whole.config, train=train)
+        (folder / "config.json").write_text(config.to_json(), encoding="utf-8")
+        _finish(folder, "moved", part)
+    if (folder / "moved" / "damaged").exists():
+        raise UserError(f"{folder / 'moved'}: a checkpoint was not what had been saved")
+    order = [values(folder / name)["data order"] for name in ("whole", "moved")]
+    losses = [_losses(folder / name / "metrics.jsonl") for name in ("whole", "moved")]
+    difference = max(abs(losses[1][step] / loss - 1) for step, loss in losses[0].items())
+    return Moved(list(topologies), (order[0], order[1]), difference)
+
+
+@dataclass(frozen=True)
+class _Topology:
+    processes: int = 1
+    devices: int | None = None  # as the machine has them
+    mesh: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "_Topology":
+        found = re.fullmatch(r"(?:([1-9]\d?)x)?([1-9]\d{0,2})(?::(.+))?", text)
+        if found is None:
+            raise UserError(f"topology {text!r} is none: write as 8, 2x4 or 2x4:fsdp=2,tensor=2")
+        mesh_sizes(found[3])
+        return cls(int(found[1] or 1), int(found[2]), found[3])
+
+    def environment(self) -> dict[str, str]:
+        if self.devices is None:
+            return {}
+        flags = re.sub(r"\S*host_platform_device_count\S*", "", os.environ.get("XLA_FLAGS", ""))
+        flags += f" --xla_force_host_platform_device_count={self.devices}"
+        return {"XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"}
+
+    def options(self) -> Iterator[list[str]]:
+        """What each process is started with."""
+        if self.processes == 1:
+            yield []
+            return
+        with socket.create_server(("localhost", 0)) as free:
+            coordinator = f"localhost:{free.getsockname()[1]}"
+        for i in range(self.processes):
+            counts = ["--num-processes", str(self.processes), "--process-id", str(i)]
+            yield ["--coordinator", coordinator, *counts]
+
+
+def _losses(records: Path) -> dict[int, float]:
+    found = map(json.loads, records.read_text(encoding="utf-8").splitlines())
+    return {record["step"]: record["loss"] for record in found if "loss" in record}
 
 
 def values(folder: Path) -> dict[str, str]:
@@ -116,7 +203,9 @@ def _grammar(folder: Path) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def _job(folder: Path, name: str) -> Iterator[subprocess.Popen]:
+def _job(
+    folder: Path, name: str, options: Sequence[str] = (), topology: _Topology = _Topology()
+) -> Iterator[subprocess.Popen]:
     """A job that trains in folder/name, and ends with its parent's interest in it."""
     cache = {"JAX_COMPILATION_CACHE_DIR": str(folder.absolute() / "compiled")}
     with (folder / f"{name}.log").open("ab") as log:
@@ -124,11 +213,12 @@ def _job(folder: Path, name: str) -> Iterator[subprocess.Popen]:
             [
                 *(sys.executable, "-m", "transformer_jax.cli", "train"),
                 *("--run-dir", str(folder / name), "--config", str(folder / "config.json")),
+                *options,
             ],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**cache, **os.environ},
+            env={**cache, **os.environ, **topology.environment()},
         )
     try:
         yield job
@@ -137,9 +227,14 @@ def _job(folder: Path, name: str) -> Iterator[subprocess.Popen]:
         job.wait()
 
 
-def _finish(folder: Path, name: str) -> None:
-    with _job(folder, name) as job:
-        if job.wait():
+def _finish(folder: Path, name: str, topology: _Topology = _Topology()) -> None:
+    with contextlib.ExitStack() as stack:
+        jobs = [
+            stack.enter_context(_job(folder, name, options, topology))
+            for options in topology.options()
+        ]
+        codes = [job.wait() for job in jobs]
+        if any(codes):
             log = folder / f"{name}.log"
             last = log.read_text(encoding="utf-8", errors="replace").rstrip().rpartition("\n")[2]
             raise UserError(f"training in {folder / name} failed ({log}): {last}")

@@ -12,8 +12,10 @@ from transformer_jax.data.preparation import prepare
 from transformer_jax.errors import UserError
 from transformer_jax.job import train
 from transformer_jax.models.transformer import Transformer
+from transformer_jax.parallel import Layout
 from transformer_jax.training import memory
-from transformer_jax.training.step import JitStep, make_step
+from transformer_jax.training.runners import JitStep
+from transformer_jax.training.step import make_step
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,7 @@ def test_updates_are_cut_into_the_fewest_batches_that_fit(job, monkeypatch):
     config, corpus = job
     limit = 0.4 * sum(needed(config, corpus)[1])
     monkeypatch.setattr(memory, "device_memory", lambda: limit / memory.SHARE)
-    fitted = memory.fit_memory(config, corpus)
+    fitted = memory.fit_memory(config, corpus, Layout(jax.devices()[:1]))
     accumulate = fitted.optimizer.accumulate
     assert fitted.data.batch_tokens == 2048 // accumulate
     assert sum(needed(fitted, corpus)[1]) <= limit
@@ -71,7 +73,7 @@ def test_updates_are_cut_into_the_fewest_batches_that_fit(job, monkeypatch):
     assert sum(needed(fewer, corpus)[1]) > limit
     monkeypatch.setattr(memory, "device_memory", lambda: 1000)
     with pytest.raises(UserError, match=r"128 x 16 tokens an update: .* max_length 16 allows no"):
-        memory.fit_memory(config, corpus)
+        memory.fit_memory(config, corpus, Layout(jax.devices()[:1]))
 
 
 @pytest.mark.slow
@@ -100,10 +102,10 @@ def test_a_step_or_a_model_beyond_the_device_is_refused_before_the_first(job, mo
     matrices = make_step(Transformer(config.model), config.optimizer, 0).shapes().params
     least = 12 * sum(leaf.size for leaf in jax.tree.leaves(matrices) if leaf.ndim > 1)
     monkeypatch.setattr(memory, "device_memory", lambda: least)
-    memory.check_model(config.model)
+    memory.check_model(config.model, step.layout)
     monkeypatch.setattr(memory, "device_memory", lambda: least - 1)
     with pytest.raises(UserError, match="d_model 16, d_ff 32 and num_layers 1 needs"):
-        memory.check_model(config.model)
+        memory.check_model(config.model, step.layout)
 
 
 def test_a_device_without_memory_is_told_in_one_line():

@@ -12,8 +12,9 @@ from transformer_jax.data.batching import Batch
 from transformer_jax.training.averaging import average
 from transformer_jax.training.fingerprint import fingerprints
 from transformer_jax.training.optimizer import make_optimizer
+from transformer_jax.training.runners import JitStep
 from transformer_jax.training.schedule import warmup_schedule
-from transformer_jax.training.step import JitStep, make_step
+from transformer_jax.training.step import make_step
 
 MODEL = ModelConfig(vocab_size=13, d_model=8, d_ff=12, num_heads=2, num_layers=1, dropout=0.0)
 OPTIMIZER = OptimizerConfig(warmup_steps=10)

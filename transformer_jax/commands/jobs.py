@@ -1,5 +1,6 @@
 """train, prepare, average, verify-resume: commands that write."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,15 @@ class Train:
     accumulate rises."""
     profile: int = 0
     """Write a trace of so many steps to profile/ in the run folder, for TensorBoard's profiler."""
+    distributed: bool = False
+    """Train together with the other processes that SLURM, Open MPI, Kubernetes or a TPU pod has
+    started with the same command; JAX finds them."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where nothing tells JAX; with num_processes and process_id."""
+    num_processes: int | None = None
+    """How many processes train together."""
+    process_id: int | None = None
+    """Which of them this one is, from 0."""
     config: RunConfig = RunConfig()
 
     def run(self) -> None:
@@ -36,15 +46,31 @@ class Train:
         if self.profile < 0:
             raise UserError(f"profile {self.profile} steps: must not be negative")
         from transformer_jax.job import train
+        from transformer_jax.processes import is_first, joined
 
-        train(
-            self.config,
-            self.run_dir,
-            init_from=self.init_from,
-            fit=self.fit_memory,
-            profile=self.profile,
-        )
-        print(self.run_dir)
+        with joined(self._processes()):
+            train(
+                self.config,
+                self.run_dir,
+                init_from=self.init_from,
+                fit=self.fit_memory,
+                profile=self.profile,
+            )
+            if is_first():
+                print(self.run_dir)
+
+    def _processes(self):
+        from transformer_jax.processes import Processes
+
+        given = (self.coordinator, self.num_processes, self.process_id)
+        if not self.distributed and given == (None,) * 3:
+            return None
+        again = ["transformer-jax", "train", "--run-dir", str(self.run_dir)]
+        again += ["--distributed"] if self.distributed else []
+        if self.coordinator is not None:
+            again += ["--coordinator", self.coordinator]
+            again += ["--num-processes", str(self.num_processes), "--process-id", "N"]
+        return Processes(*given, again=shlex.join(again))
 
 
 @dataclass(frozen=True)
@@ -94,14 +120,22 @@ class VerifyResume:
     """Updates of each run, instead of the configuration's; a quarter of them between saves."""
     kills: int = 3
     """SIGKILLs, after random updates."""
+    topologies: tuple[str, ...] = ()
+    """Train once more, a part on each of these: N virtual CPU devices, or PxN of P processes, as in
+    1 8 2x4 4:fsdp=2,tensor=2; losses must agree."""
     preset: Preset = "tiny"
     config_file: ConfigFile = None
     config: RunConfig = RunConfig()
 
     def run(self) -> None:
-        from transformer_jax.verification import verify_resume
+        from transformer_jax.verification import verify_moves, verify_resume
 
         verdict = verify_resume(self.config, self.output, self.updates, self.kills)
         print(verdict)
         if not verdict.holds:
             raise UserError(f"killed jobs do not go on exactly; both runs are in {self.output}")
+        if self.topologies:
+            moved = verify_moves(self.output, self.topologies)
+            print(moved)
+            if not moved.holds:
+                raise UserError(f"a moved job does not go on as it should; see {self.output}")

@@ -40,16 +40,16 @@ class Batch(NamedTuple):
     indices: np.ndarray
 
 
-def chained(order: str, batches: Iterable[Batch]) -> str:
-    """One number for the batches that a run has seen: `order`, that of the ones before, with more.
+def chained(order: str, batches: Iterable[np.ndarray]) -> str:
+    """One number for the sentences that a run has seen: `order`, that of those before, and more.
 
-    >>> batch = Batch(np.ones((2, 3)), np.ones((2, 3)), np.array([4, 7]))
-    >>> chained(chained("", [batch]), [batch]) == chained("", [batch, batch])
+    >>> first, second = np.array([4, 7]), np.array([2])
+    >>> chained(chained("", [first]), [second]) == chained(chained("", [second]), [first])
     False
     """
     digest = hashlib.sha256(order.encode())
-    for batch in batches:
-        digest.update(batch.indices.astype("<i8").tobytes())
+    for indices in batches:
+        digest.update(indices.astype("<i8").tobytes())
     return digest.hexdigest()
 
 
@@ -126,8 +126,15 @@ def _quantile_grid(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class Batches:
     """The batches of a corpus: `batch(n)` for training, `once()` to visit every pair once."""
 
-    def __init__(self, corpus: Corpus, config: DataConfig, seed: int):
-        self._corpus = corpus
+    def __init__(
+        self,
+        corpus: Corpus,
+        config: DataConfig,
+        seed: int,
+        share: Callable[[np.ndarray], np.ndarray] = lambda indices: indices,
+    ):
+        """`share` makes of a batch's sentences those to assemble here, with -1 for empty rows."""
+        self._corpus, self._share = corpus, share
         self._key = f"{corpus.fingerprint} {seed}"
         source, target = corpus.source.lengths, corpus.target.lengths
         self.shapes = choose_shapes(source, target, config.batch_tokens, config.num_shapes)
@@ -192,7 +199,7 @@ class Batches:
 
     def batch(self, n: int) -> Batch:
         """Training batch n."""
-        return self._assemble(*self.indices(n))
+        return self.assemble(*self.indices(n))
 
     def once(self) -> Iterator[Batch]:
         """Every pair exactly once; the last batch of a shape is filled up with empty rows."""
@@ -201,12 +208,15 @@ class Batches:
             for first in range(0, len(members), rows):
                 indices = members[first : first + rows]
                 padded = np.pad(indices, (0, rows - len(indices)), constant_values=-1)
-                yield self._assemble(k, padded)
+                yield self.assemble(k, padded)
 
-    def _assemble(self, k: int, indices: np.ndarray) -> Batch:
-        shape = self.shapes[k]
+    def assemble(self, k: int, indices: np.ndarray) -> Batch:
+        """Sentences in rows of shape k; of those `share` leaves."""
+        shape, indices = self.shapes[k], self._share(indices)
         source = self._corpus.source.rows(indices, shape.source)
-        return Batch(source, self._corpus.target.rows(indices, shape.target), indices)
+        return Batch(
+            source, self._corpus.target.rows(indices, shape.target), indices.astype(np.int32)
+        )
 
     def padding_share(self) -> float:
         """1 - tokens (EOS included) / slots, both sides, per epoch."""

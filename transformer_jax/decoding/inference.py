@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from transformer_jax.data.vocabulary import BOS_ID, EOS_ID, PAD_ID
 from transformer_jax.decoding.beam import beam_search
@@ -17,6 +19,7 @@ from transformer_jax.decoding.sampling import sample
 from transformer_jax.decoding.scoring import force
 from transformer_jax.errors import UserError
 from transformer_jax.models.transformer import Transformer
+from transformer_jax.parallel import Layout
 from transformer_jax.search import Search
 
 __all__ = ["Hypothesis", "Inference"]
@@ -38,18 +41,44 @@ class Hypothesis:
 class Inference:
     """A model with its parameters, ready to translate lists of token ids (without EOS).
 
-    `params` may be replaced; what is compiled stays.
+    `params` may be replaced; what is compiled stays. `batch_tokens` are those of one device: with a
+    `layout` its devices share the sentences, each translating its own.
     """
 
-    def __init__(self, model: Transformer, params: Any, batch_tokens: int = 4096):
+    def __init__(
+        self,
+        model: Transformer,
+        params: Any,
+        batch_tokens: int = 4096,
+        layout: Layout | None = None,
+    ):
         self._model = model
+        self._mesh = None if layout is None or layout.mesh.size == 1 else layout.mesh
+        self._devices = 1 if self._mesh is None else self._mesh.size
         self.params = params
         self._batch_tokens = batch_tokens
         learned = model.config.positions == "learned"
         self._positions = model.config.max_positions if learned else np.iinfo(np.int32).max
-        self._search = jax.jit(functools.partial(_search, model), static_argnames="search")
-        self._force = jax.jit(functools.partial(_force, model))
+        self._search = functools.cache(
+            lambda search: self._compiled(functools.partial(_search, model, search=search), 4)
+        )
+        self._force = self._compiled(functools.partial(_force, model), 3)
         self._attend = jax.jit(functools.partial(model.apply, mutable=["attention"]))
+
+    def _compiled(self, function, arguments: int):
+        """`function` of parameters and of rows, in which no device needs another's."""
+        if self._mesh is None:
+            return jax.jit(function)
+        rows = P(self._mesh.axis_names)
+        spread = jax.shard_map(
+            function,
+            mesh=self._mesh,
+            in_specs=(P(), *[rows] * (arguments - 1)),
+            out_specs=rows,
+            check_vma=False,
+        )
+        # Whole everywhere, so that every process can read it.
+        return jax.jit(spread, out_shardings=NamedSharding(self._mesh, P()))
 
     def translate(
         self,
@@ -69,7 +98,7 @@ class Inference:
             longest = [len(sources[i]) + search.extra_length for i in indices]
             limits = _pad_to(np.minimum(longest, self._positions), len(source))
             streams = _pad_to([numbers[i] for i in indices], len(source))
-            found = self._search(self.params, source, limits, streams, search=search)
+            found = self._search(search)(self.params, source, limits, streams)
             tokens, lengths, log_probs, scores = jax.device_get(found)
             for row, i in enumerate(indices):
                 results[i] = [
@@ -148,8 +177,8 @@ class Inference:
             return max(len(sources[i]), len(targets[i]) if targets is not None else 0)
 
         def fits(rows, longest):
-            slots = _power_of_two(rows) * rows_per_sentence * _round_up(longest + 1)
-            return slots <= self._batch_tokens
+            slots = self._padded(rows) * rows_per_sentence * _round_up(longest + 1)
+            return slots <= self._batch_tokens * self._devices
 
         order = sorted(range(len(sources)), key=length)
         start = 0
@@ -159,7 +188,11 @@ class Inference:
                 end += 1
             group, start = order[start:end], end
             width = self._width(max(len(sources[i]) for i in group) + 1)
-            yield group, _rows([sources[i] for i in group], _power_of_two(len(group)), width)
+            yield group, _rows([sources[i] for i in group], self._padded(len(group)), width)
+
+    def _padded(self, rows: int) -> int:
+        """Rows of which every device has as many, one of few numbers."""
+        return self._devices * _power_of_two(-(-rows // self._devices))
 
 
 def _power_of_two(count: int) -> int:

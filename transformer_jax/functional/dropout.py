@@ -1,5 +1,6 @@
 """Dropout (section 5.4): on exactly when a random key is given."""
 
+import functools
 import math
 
 import jax
@@ -9,13 +10,16 @@ from jaxtyping import Array, Float, Key
 __all__ = ["dropout"]
 
 
-def dropout(x: Float[Array, "..."], rate: float, rng: Key[Array, ""] | None) -> Float[Array, "..."]:
+def dropout(
+    x: Float[Array, "..."], rate: float, rng: Key[Array, ""] | Key[Array, "B"] | None
+) -> Float[Array, "..."]:
     """Zero each entry with probability `rate` and scale the rest by 1 / (1 - rate).
 
-    Without `rng`, or at rate 0, x itself. Decisions take 16 random bits each, two from every
-    32-bit draw, which halves the cost of the generator; the probability is the multiple of
-    2^-16 nearest to `rate` and the scale is that of this same number; x keeps its dtype.
-    ValueError for a rate outside [0, 1).
+    `rng` is one key, or one for each row of x, which then draws alike in any company. Without it,
+    or at rate 0, x itself. Decisions take 16 random bits each, two from every 32-bit draw, which
+    halves the cost of the generator; the probability is the multiple of 2^-16 nearest to `rate`
+    and the scale is that of this same number; x keeps its dtype. ValueError for a rate outside
+    [0, 1), or keys that are not as many as rows.
 
     >>> dropout(jnp.ones(4), 0.5, None)
     Array([1., 1., 1., 1.], dtype=float32)
@@ -26,12 +30,20 @@ def dropout(x: Float[Array, "..."], rate: float, rng: Key[Array, ""] | None) -> 
         raise ValueError(f"dropout rate {rate} is outside [0, 1)")
     if rng is None or rate == 0.0:
         return x
+    if rng.ndim and rng.shape != x.shape[:1]:
+        raise ValueError(f"{rng.shape[0]} keys do not fit {x.shape[:1]} rows")
     threshold = min(round(rate * 2**16), 2**16 - 1)
-    size = math.prod(x.shape)
-    words = jax.random.bits(rng, ((size + 1) // 2,), jnp.uint32)
-    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:size]
-    kept = halves.reshape(x.shape) >= jnp.uint16(threshold)
+    draw = functools.partial(_halves, shape=x.shape[rng.ndim :])
+    halves = jax.vmap(draw)(rng) if rng.ndim else draw(rng)
+    kept = halves >= jnp.uint16(threshold)
     scale = 2**16 / (2**16 - threshold)
     # In bfloat16 the scale itself would be rounded, and with it the mean of every layer.
     scaled = (x.astype(jnp.float32) * scale).astype(x.dtype)
     return jnp.where(kept, scaled, jnp.zeros((), x.dtype))
+
+
+def _halves(rng, shape):
+    """uint16 of this shape."""
+    size = math.prod(shape)
+    words = jax.random.bits(rng, ((size + 1) // 2,), jnp.uint32)
+    return jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:size].reshape(shape)

@@ -33,7 +33,11 @@ def glorot_uniform(drawn_columns: int):
 
 
 class DropoutModule(nn.Module):
-    """A module that drops entries exactly when `apply` was given a 'dropout' rng."""
+    """A module that drops entries exactly when `apply` was given a 'dropout' rng.
+
+    With variables {"batch": {"rows": [B]}} beside the parameters each row of the batch draws by
+    its number there, and so alike on whatever device it lies.
+    """
 
     config: ModelConfig
 
@@ -41,11 +45,20 @@ class DropoutModule(nn.Module):
         return dropout(x, rate, self.dropout_rng(rate))
 
     def dropout_rng(self, rate: float):
-        return self.make_rng("dropout") if rate > 0 and self.has_rng("dropout") else None
+        if rate == 0 or not self.has_rng("dropout"):
+            return None
+        rng = self.make_rng("dropout")
+        rows = _rows(self.scope)
+        return rng if rows is None else jax.vmap(jax.random.fold_in, (None, 0))(rng, rows)
 
     @property
     def dtype(self):
         return jnp.dtype(self.config.dtype)
+
+
+def _rows(scope):
+    """What numbers the rows of the batch; a module sees only its own variables."""
+    return scope.root.get_variable("batch", "rows")
 
 
 class Projection(nn.Module):

@@ -31,7 +31,7 @@ def train_loop(
     is_epoch_end: Callable[[int], bool],
     accumulate: int,
     waited: Callable[[], float],
-    stopped: Callable[[], bool],
+    stopped: Callable[[int], bool],
 ) -> TrainState:
     """Train until `config.steps`, or until `stopped` after a step, which is then saved unscored.
 
@@ -81,7 +81,7 @@ def train_loop(
             if save_now:
                 recorder.flush()
                 save(state, step, scores)
-        if stopped():
+        if stopped(step):
             read(keep=0)
             if not save_now:
                 recorder.flush()

@@ -8,16 +8,17 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from transformer_jax.config import ModelConfig, RunConfig
-from transformer_jax.data.batching import Batch, Batches, Shape
+from transformer_jax.data.batching import Batches, Shape
 from transformer_jax.data.corpus import Corpus
 from transformer_jax.errors import UserError
 from transformer_jax.models.transformer import Transformer
-from transformer_jax.training.step import JitStep, Memory, make_step
+from transformer_jax.parallel import Layout
+from transformer_jax.training.runners import JitStep, Memory, make_runner
+from transformer_jax.training.step import make_step
 
 __all__ = [
     "check_model",
@@ -48,19 +49,20 @@ def device_memory() -> int:
         return machine
 
 
-def check_model(model: ModelConfig) -> None:
-    """UserError where the matrices of a model and Adam's two moments of them exceed the device.
+def check_model(model: ModelConfig, layout: Layout) -> None:
+    """UserError where the matrices of a model and Adam's two moments of them exceed the devices.
 
     Arithmetic alone: what is far too large could not even be described as shapes.
     """
     width, heads = model.d_model, model.num_heads * (model.key_size + model.value_size)
     layers = model.num_layers * (4 * width * model.d_ff + 6 * width * heads)
     least = 3 * 4 * (layers + model.vocab_size * width)
+    least //= layout.sizes["fsdp"] * layout.sizes["tensor"]
     if least > device_memory():
         raise UserError(
             f"a model of d_model {width}, d_ff {model.d_ff} and num_layers {model.num_layers} "
-            f"needs {gigabytes(least)} to train, the device has {gigabytes(device_memory())}: "
-            "take a smaller one"
+            f"needs {gigabytes(least)} a device to train, a device has "
+            f"{gigabytes(device_memory())}: take a smaller one"
         )
 
 
@@ -91,16 +93,10 @@ def largest(shapes: Sequence[Shape], model: ModelConfig) -> Shape:
 def needed(step: JitStep, config: RunConfig, shapes: Sequence[Shape]) -> tuple[Shape, Memory]:
     """The largest of the shapes, and what a step on it needs; it is compiled for that."""
     shape = largest(shapes, config.model)
-
-    def ids(*sizes):
-        return jax.ShapeDtypeStruct(sizes, "int32")
-
-    rows, source, target = shape
-    batch: Any = Batch(ids(rows, source), ids(rows, target), ids(rows))
-    return shape, step.memory(batch, config.optimizer.accumulate)
+    return shape, step.memory(shape, config.optimizer.accumulate)
 
 
-def fit_memory(config: RunConfig, corpus: Corpus) -> RunConfig:
+def fit_memory(config: RunConfig, corpus: Corpus, layout: Layout) -> RunConfig:
     """`config` with each update cut into as few batches as leave a step within the device.
 
     An update sees about as many tokens as were asked for (rows are whole): batch_tokens falls as
@@ -108,7 +104,8 @@ def fit_memory(config: RunConfig, corpus: Corpus) -> RunConfig:
     fits.
     """
     limit = SHARE * device_memory()
-    step = JitStep(make_step(Transformer(config.model), config.optimizer, config.train.seed))
+    functions = make_step(Transformer(config.model), config.optimizer, config.train.seed)
+    step = make_runner(config.train.parallel, functions, layout)
     tokens = config.data.batch_tokens * config.optimizer.accumulate
     most = tokens // config.data.max_length
     accumulate = 1
@@ -139,7 +136,7 @@ def fit_memory(config: RunConfig, corpus: Corpus) -> RunConfig:
 
 def told(step: JitStep, config: RunConfig, shapes: Sequence[Shape]) -> str:
     """A line on the largest batch and its memory; UserError where the device has less."""
-    check_model(config.model)
+    check_model(config.model, step.layout)
     start = time.perf_counter()
     shape, memory = needed(step, config, shapes)
     sizes = f"{gigabytes(sum(memory))} of {gigabytes(device_memory())}"

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from transformer_jax.errors import UserError
 
-__all__ = ["Recorder", "cut_after"]
+__all__ = ["Recorder", "Silence", "cut_after"]
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +150,17 @@ class Recorder:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise UserError(f"{file.name} cannot be written: {error.strerror}") from None
+
+
+class Silence:
+    """A recorder that records nothing: that of all processes but the first."""
+
+    pending = None
+
+    def _ignore(self, *arguments) -> None:
+        pass
+
+    step = evaluation = say = flush = close = _ignore
 
 
 class _Board:

@@ -4,7 +4,7 @@
 combine by adding; the division by the number of tokens happens once, in `update`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from transformer_jax.training.optimizer import make_optimizer
 from transformer_jax.training.schedule import warmup_schedule
 from transformer_jax.training.state import TrainState, create_state
 
-__all__ = ["JitStep", "Memory", "StepFunctions", "Sums", "make_step"]
+__all__ = ["StepFunctions", "Sums", "make_step"]
 
 
 class Sums(NamedTuple):
@@ -66,9 +66,15 @@ def make_step(model: Transformer, config: OptimizerConfig, seed: int) -> StepFun
         return create_state(params, optimizer, ema=config.ema_decay is not None)
 
     def gradients(params, batch, rng):
+        # By its sentence a row draws dropout, whatever device it lies on.
+        rows = {"rows": batch.indices.astype(jnp.uint32)}
+
         def summed_loss(params):
             logits: Any = model.apply(
-                {"params": params}, batch.source, batch.target, rngs={"dropout": rng}
+                {"params": params, "batch": rows},
+                batch.source,
+                batch.target,
+                rngs={"dropout": rng},
             )
             return label_smoothed_cross_entropy(logits, batch.target, config.label_smoothing)
 
@@ -114,62 +120,3 @@ def make_step(model: Transformer, config: OptimizerConfig, seed: int) -> StepFun
         return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state.step), micro)
 
     return StepFunctions(init, gradients, update, rng)
-
-
-class Memory(NamedTuple):
-    """Bytes that a step needs: for state and sums, and what the compiler sets aside beside."""
-
-    kept: int
-    temporary: int
-
-
-class JitStep:
-    """step(state, micro_batches) -> (state, metrics) on one device; the state is donated.
-
-    One micro-batch is one compiled call; several are added up, one call each, so that every
-    batch shape is compiled once however they are combined.
-    """
-
-    def __init__(self, functions: StepFunctions):
-        def whole(state, batch):
-            sums = functions.gradients(state.params, batch, functions.rng(state, 0))
-            return functions.update(state, sums)
-
-        def first(state, batch):
-            return functions.gradients(state.params, batch, functions.rng(state, 0))
-
-        def add(sums, state, batch, micro):
-            more = functions.gradients(state.params, batch, functions.rng(state, micro))
-            return jax.tree.map(jnp.add, sums, more)
-
-        self._functions = functions
-        self._whole = jax.jit(whole, donate_argnums=0)
-        self._first = jax.jit(first)
-        self._add = jax.jit(add, donate_argnums=0)
-        self._update = jax.jit(functions.update, donate_argnums=0)
-
-    def __call__(self, state: TrainState, micro_batches: Sequence[Batch]):
-        if len(micro_batches) == 1:
-            return self._whole(state, micro_batches[0])
-        sums = self._first(state, micro_batches[0])
-        for micro, batch in enumerate(micro_batches[1:], 1):
-            sums = self._add(sums, state, batch, micro)
-        return self._update(state, sums)
-
-    def memory(self, batch: Batch, accumulate: int) -> Memory:
-        """What a step on batches of these shapes needs; compiles it, computes nothing."""
-        state = self._functions.shapes()
-        if accumulate == 1:
-            return Memory(_size(state), _temporary(self._whole, state, batch))
-        sums = jax.eval_shape(self._first, state, batch)
-        first = _temporary(self._first, state, batch)
-        more = _temporary(self._add, sums, state, batch, 1)
-        return Memory(_size(state) + _size(sums), max(first, more))
-
-
-def _size(tree) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def _temporary(function, *arguments) -> int:
-    return function.lower(*arguments).compile().memory_analysis().temp_size_in_bytes

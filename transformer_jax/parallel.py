@@ -1,0 +1,143 @@
+"""Where arrays lie on many devices: a mesh, and what of a model lies where on it.
+
+data    every device along it holds the same parameters and reads other sentences
+fsdp    the same, but parameters and optimizer state are cut along D and gathered for a step
+tensor  heads, the feed-forward layer's width and the vocabulary are cut; the sentences are the same
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from transformer_jax.config import ModelConfig, TrainConfig, mesh_sizes
+from transformer_jax.data.batching import Batch
+from transformer_jax.errors import UserError
+from transformer_jax.models.dimensions import dimensions, leaf_name
+
+__all__ = ["BATCH", "Layout", "layout_of"]
+
+# Mesh axes along which a batch is cut.
+BATCH = ("data", "fsdp")
+# Letter of a dimension -> the mesh axis that cuts it.
+_CUT = {"D": "fsdp", **dict.fromkeys(("H", "HK", "HDv", "F", "V"), "tensor")}
+
+
+class Layout:
+    """A mesh of devices, and which part of each array every device holds."""
+
+    def __init__(self, devices: Sequence[Any], data: int = 1, fsdp: int = 1, tensor: int = 1):
+        sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+        self.sizes = sizes
+        self.mesh = jax.make_mesh(
+            tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * 3, devices=devices
+        )
+        self.replicated = NamedSharding(self.mesh, P())
+        self.rows = NamedSharding(self.mesh, P(BATCH))
+        self.shards = data * fsdp
+        self.cut = tuple(name for name in BATCH if sizes[name] > 1)
+
+    def __str__(self) -> str:
+        used = [f"{name}={size}" for name, size in self.sizes.items() if size > 1]
+        return ",".join(used) or "one device"
+
+    def specs(self, tree) -> Any:
+        """PartitionSpec of every leaf of parameters, gradients or a training state.
+
+        A dimension whose size its mesh axis does not divide stays whole: only a vocabulary is
+        ever such a one (`layout_of` refuses others).
+        """
+
+        def spec(path, leaf):
+            axes = [_CUT.get(letter) for letter in dimensions(leaf_name(path), leaf.ndim)]
+            return P(*(a if self._cuts(a, size) else None for a, size in zip(axes, leaf.shape)))
+
+        return jax.tree_util.tree_map_with_path(spec, tree)
+
+    def _cuts(self, axis: str | None, size: int) -> bool:
+        return axis is not None and self.sizes[axis] > 1 and size % self.sizes[axis] == 0
+
+    def shardings(self, tree) -> Any:
+        """`specs` on the mesh."""
+        return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), self.specs(tree))
+
+    def template(self, tree) -> Any:
+        """Shapes of a tree with the place of each leaf, as checkpoints are restored to."""
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            tree,
+            self.shardings(tree),
+        )
+
+    def share(self, indices: np.ndarray) -> np.ndarray:
+        """Those of a batch's sentences that this process reads; -1 are rows that fill it up.
+
+        Rows are filled up to a multiple of the parts that a batch is cut into.
+        """
+        missing = -len(indices) % self.shards
+        indices = np.pad(indices, (0, missing), constant_values=-1)
+        if jax.process_count() == 1:
+            return indices
+        parts = self.rows.addressable_devices_indices_map(indices.shape).values()
+        rows = {(part.start or 0, part.stop or len(indices)) for (part,) in filter(None, parts)}
+        return np.concatenate([indices[start:stop] for start, stop in sorted(rows)])
+
+    def by_rows(self, function: Callable, takes: tuple, gives: Any) -> Callable:
+        """`function` of each device's rows; what `takes` no axis arrives whole but along tensor."""
+        return jax.shard_map(
+            function,
+            mesh=self.mesh,
+            in_specs=takes,
+            out_specs=gives,
+            axis_names=set(BATCH),
+            check_vma=False,
+        )
+
+    def place(self, batch: Batch) -> Batch:
+        """The rows of `share` on their devices."""
+        return Batch(*(jax.make_array_from_process_local_data(self.rows, part) for part in batch))
+
+
+def _check_fit(model: ModelConfig, sizes: dict[str, int]) -> None:
+    for axis, names in (("fsdp", ["d_model"]), ("tensor", ["num_heads", "d_ff"])):
+        size = sizes.get(axis, 1)
+        for name in names:
+            if getattr(model, name) % size:
+                raise UserError(
+                    f"{name} {getattr(model, name)} is not divisible by the {size} devices of "
+                    f"mesh axis {axis}: choose another pair"
+                )
+
+
+def layout_of(model: ModelConfig, train: TrainConfig) -> Layout:
+    """The layout that `train.parallel` and `train.mesh` ask for on the devices there are.
+
+    UserError where they do not fit the devices or the model.
+    """
+    devices, processes = jax.devices(), jax.process_count()
+    if train.parallel in ("jit", "pmap") and processes > 1:
+        raise UserError(
+            f"--parallel {train.parallel} runs on the devices of one process, there are "
+            f"{processes} processes: take --parallel mesh"
+        )
+    if train.parallel == "jit":
+        return Layout(devices[:1])
+    if train.parallel == "pmap":
+        return Layout(devices, data=len(devices))
+    sizes = mesh_sizes(train.mesh)
+    fixed = sizes.get("fsdp", 1) * sizes.get("tensor", 1)
+    sizes = {"data": max(len(devices) // fixed, 1), **sizes}
+    wanted = int(np.prod(list(sizes.values())))
+    named = ",".join(f"{name}={size}" for name, size in sizes.items())
+    if wanted > len(devices):
+        raise UserError(f"mesh {named} needs {wanted} devices, there are {len(devices)}")
+    if wanted < len(devices) and processes > 1:
+        raise UserError(
+            f"mesh {named} has {wanted} devices, the {processes} processes have {len(devices)}: "
+            "it must hold all of them"
+        )
+    _check_fit(model, sizes)
+    return Layout(devices[:wanted], **sizes)

@@ -1,0 +1,279 @@
+"""Several processes that train one model together, on jax.distributed.
+
+Process 0 prepares, logs and writes what is written once; all read their rows, compute and save
+checkpoints together. If one is lost the others end, and say which one and how to go on.
+"""
+
+import atexit
+import contextlib
+import functools
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax._src import distributed  # JAX has no public name for its key-value store
+from jax.experimental import multihost_utils
+
+from transformer_jax.errors import UserError
+from transformer_jax.training.stopping import Stopped
+
+__all__ = [
+    "RESTART",
+    "Processes",
+    "agreed",
+    "first_does",
+    "is_first",
+    "joined",
+    "several",
+    "together",
+]
+
+log = logging.getLogger(__name__)
+RESTART = "start all processes again, they go on from the newest checkpoint"
+T = TypeVar("T")
+
+BEAT = 1.0
+"""Seconds between signs of life."""
+LOST = 15.0
+"""Seconds without one after which a process counts as lost; JAX itself waits for 25."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Who trains together; without a coordinator JAX finds it in its environment.
+
+    `again` is the command that goes on, for what is said when one of them is lost.
+    """
+
+    coordinator: str | None = None
+    count: int | None = None
+    index: int | None = None
+    again: str = ""
+
+    def __post_init__(self):
+        if self.coordinator is None and self.count is None and self.index is None:
+            return
+        if self.coordinator is None or self.count is None or self.index is None:
+            raise UserError(
+                "--coordinator, --num-processes and --process-id belong together: give all three, "
+                "or --distributed alone where SLURM, Open MPI, Kubernetes or a TPU pod tells them"
+            )
+        host, _, port = self.coordinator.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise UserError(f"coordinator {self.coordinator!r} is no HOST:PORT, as node0:1234")
+        if not 0 <= self.index < self.count:
+            raise UserError(
+                f"process-id {self.index} is outside 0 to num-processes {self.count} - 1"
+            )
+
+
+def several() -> bool:
+    return jax.process_count() > 1
+
+
+def is_first() -> bool:
+    """Whether this process writes what is written once."""
+    return jax.process_index() == 0
+
+
+def agreed(value: bool) -> bool:
+    """Whether it is so in every process."""
+    return not several() or bool(np.all(multihost_utils.process_allgather(np.array(value))))
+
+
+def together(name: str) -> None:
+    """Wait until every process is here."""
+    if several():
+        multihost_utils.sync_global_devices(name)
+
+
+def first_does(function: Callable[[], T]) -> T | None:
+    """What `function` returns, in the first process; others wait for None or its UserError."""
+    if not several():
+        return function()
+    client, key = _client(), f"transformer_jax/first/{next(_NUMBERS)}"
+    if is_first():
+        try:
+            found = function()
+        except UserError as error:
+            client.key_value_set(key, f"refused {error}")
+            raise
+        client.key_value_set(key, "done")
+        return found
+    while (said := _get(client, key)) is None:
+        time.sleep(0.2)
+    if said != "done":
+        raise UserError(said.removeprefix("refused "))
+    return None
+
+
+@contextlib.contextmanager
+def joined(processes: Processes | None) -> Iterator[None]:
+    """Within, this process is one of several. None joins nothing.
+
+    If another one is lost, or ends for an error, this one says so and ends with exit code 1.
+    """
+    if processes is None:
+        yield
+        return
+    _initialise(processes)
+    client, index = _client(), jax.process_index()
+    # Ctrl-C is to all what SIGTERM is; a second one acts as it always does.
+    signal.signal(signal.SIGINT, _as_sigterm)
+    with _witness(processes.again):
+        _Watch(client, processes.again).start()
+        try:
+            yield
+        except Stopped:
+            # All stop at one step; the first holds the connection of the others, so it goes last.
+            with contextlib.suppress(Exception):
+                client.wait_at_barrier("transformer_jax/stopped", 20_000)
+                time.sleep(1.0 if index == 0 else 0.0)
+            raise
+        except BaseException as error:
+            with contextlib.suppress(Exception):
+                client.key_value_set(f"transformer_jax/ended/{index}", str(error) or repr(error))
+            # The others look once a second; JAX's own farewell would wait for them in vain.
+            time.sleep(3 * BEAT)
+            atexit.register(os._exit, 1)
+            raise
+
+
+def _initialise(processes: Processes) -> None:
+    given: dict[str, Any] = {}
+    if processes.coordinator is not None:
+        given = {
+            "coordinator_address": processes.coordinator,
+            "num_processes": processes.count,
+            "process_id": processes.index,
+        }
+    try:
+        jax.distributed.initialize(
+            **given, heartbeat_timeout_seconds=25, initialization_timeout=300
+        )
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"the processes do not find one another: {str(error).splitlines()[0]:.300}; "
+            "check --coordinator HOST:PORT, --num-processes and --process-id"
+        ) from None
+    log.info(
+        "process %d of %d, %d of %d devices",
+        jax.process_index(), jax.process_count(), jax.local_device_count(), jax.device_count(),
+    )  # fmt: skip
+
+
+def _as_sigterm(number, frame):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _client() -> Any:
+    return distributed.global_state.client
+
+
+def _get(client, key: str) -> str | None:
+    try:
+        return client.key_value_try_get(key)
+    except jax.errors.JaxRuntimeError:  # not there yet
+        return None
+
+
+def _numbers() -> Iterator[int]:
+    number = 0
+    while True:
+        yield number
+        number += 1
+
+
+_NUMBERS = _numbers()
+
+
+class _Watch(threading.Thread):
+    """Gives signs of life and looks for those of the others."""
+
+    def __init__(self, client, again: str):
+        super().__init__(daemon=True)
+        self._client, self._again = client, again
+        self._others = [i for i in range(jax.process_count()) if i != jax.process_index()]
+        self._seen = {i: ("", time.monotonic()) for i in self._others}
+
+    def run(self):
+        me, number = jax.process_index(), 0
+        while True:
+            number += 1
+            try:
+                key = f"transformer_jax/alive/{me}"
+                self._client.key_value_set(key, str(number), allow_overwrite=True)
+            except Exception:
+                return  # JAX has shut down, or ends this process
+            for other in self._others:
+                self._look(other)
+            time.sleep(BEAT)
+
+    def _look(self, other: int):
+        said = _get(self._client, f"transformer_jax/ended/{other}")
+        if said is not None:
+            _end(f"process {other} ended: {said}", self._again)
+        beat = _get(self._client, f"transformer_jax/alive/{other}") or ""
+        before, since = self._seen[other]
+        if beat != before:
+            self._seen[other] = (beat, time.monotonic())
+        elif time.monotonic() - since > LOST:
+            _end(f"process {other} is lost, silent for {LOST:.0f} s", self._again)
+
+
+def _end(what: str, again: str) -> None:
+    _release()
+    # A progress bar may stand on the line.
+    sys.stderr.write(f"\ntransformer-jax: {what}; {RESTART}: {again}\n")
+    sys.stderr.flush()
+    os._exit(1)
+
+
+# JAX aborts at once when the connection to process 0 breaks, before any thread of ours can speak.
+_WITNESS = """
+import signal, socket, sys
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+me, host, port, again = sys.argv[1:]
+if not sys.stdin.buffer.read():
+    lost = me
+    try:
+        socket.create_connection((host, int(port)), 3).close()
+    except OSError:
+        lost = "0"
+    said = "this one, was killed" if lost == me else "the coordinator, is lost"
+    sys.stderr.write(f"\\ntransformer-jax: process {lost}, {said}; {again}\\n")
+"""
+_release: Callable[[], None] = lambda: None  # noqa: E731
+
+
+@contextlib.contextmanager
+def _witness(again: str) -> Iterator[None]:
+    """A small process that speaks where this one is ended without a word."""
+    global _release
+    host, _, port = str(distributed.global_state.coordinator_address).rpartition(":")
+    said = [str(jax.process_index()), host.strip("[]"), port, f"{RESTART}: {again}"]
+    child = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _WITNESS, *said], stdin=subprocess.PIPE
+    )
+
+    @functools.cache
+    def release():
+        with contextlib.suppress(OSError):
+            child.communicate(b"ended")
+
+    _release = release
+    try:
+        yield
+    finally:
+        release()

@@ -1,0 +1,244 @@
+"""Three ways to run a step: on one device (jit), on those of a host (pmap), on a mesh of any.
+
+All three add up the same `gradients` and hand the total to the same `update`; they differ in who
+computes which rows of a batch and in how the parts come together.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from transformer_jax.data.batching import Batch, Shape
+from transformer_jax.parallel import BATCH, Layout
+from transformer_jax.training.state import TrainState
+from transformer_jax.training.step import StepFunctions, Sums
+
+__all__ = ["JitStep", "Memory", "MeshStep", "PmapStep", "make_runner"]
+
+
+class Memory(NamedTuple):
+    """Bytes that a step needs on a device: for state and sums, and what it computes beside."""
+
+    kept: int
+    temporary: int
+
+
+class JitStep:
+    """step(state, micro_batches) -> (state, metrics) on one device; the state is donated.
+
+    One micro-batch is one compiled call; several are added up, one call each, so that every
+    batch shape is compiled once however they are combined.
+    """
+
+    def __init__(self, functions: StepFunctions, layout: Layout | None = None):
+        """The default layout is the first device."""
+        self.layout = layout = layout or Layout(jax.devices()[:1])
+        self._functions = functions
+        self._state = layout.template(functions.shapes())
+        gradients, total, update = self._gradients, self._total, functions.update
+
+        def whole(state, batch):
+            return update(state, total(gradients(state, batch, 0)))
+
+        def first(state, batch):
+            return gradients(state, batch, 0)
+
+        def add(sums, state, batch, micro):
+            return jax.tree.map(jnp.add, sums, gradients(state, batch, micro))
+
+        def last(state, sums):
+            return update(state, total(sums))
+
+        # Named by what goes in and what comes out; the first argument may be overwritten.
+        self._whole = self._compiled(whole, ("state", "batch"), ("state", "metrics"), donate=True)
+        self._first = self._compiled(first, ("state", "batch"), "sums", donate=False)
+        self._add = self._compiled(add, ("sums", "state", "batch", "micro"), "sums", donate=True)
+        self._last = self._compiled(last, ("state", "sums"), ("state", "metrics"), donate=True)
+
+    def _gradients(self, state: TrainState, batch: Batch, micro: int) -> Sums:
+        """Sums of a batch, perhaps in parts that `_total` adds up."""
+        rng = self._functions.rng(state, micro)
+        return self._functions.gradients(state.params, batch, rng)
+
+    def _total(self, sums: Sums) -> Sums:
+        return sums
+
+    def _compiled(self, function: Callable, takes, gives, *, donate: bool) -> Any:
+        return jax.jit(function, donate_argnums=0 if donate else ())
+
+    def place(self, batch: Batch) -> Batch:
+        """A batch, the rows of `layout.share`, as the step takes it."""
+        return batch
+
+    def __call__(self, state: TrainState, micro_batches: Sequence[Batch]):
+        if len(micro_batches) == 1:
+            return self._whole(state, micro_batches[0])
+        sums = self._first(state, micro_batches[0])
+        for micro, batch in enumerate(micro_batches[1:], 1):
+            sums = self._add(sums, state, batch, micro)
+        return self._last(state, sums)
+
+    def memory(self, shape: Shape, accumulate: int) -> Memory:
+        """What a step on batches of a shape needs; compiles it, computes nothing."""
+        kept = sum(_device_bytes(leaf) for leaf in jax.tree.leaves(self._state))
+        if accumulate == 1:
+            return Memory(kept, _analysis(self.lower(shape)).temp_size_in_bytes)
+        batch = self._batch(shape)
+        first = self._first.lower(self._state, batch)
+        sums = jax.eval_shape(self._first, self._state, batch)
+        found = [_analysis(first), _analysis(self._add.lower(sums, self._state, batch, 1))]
+        kept += found[0].output_size_in_bytes
+        return Memory(kept, max(each.temp_size_in_bytes for each in found))
+
+    def lower(self, shape: Shape) -> Any:
+        """A step on one batch of a shape, not compiled yet."""
+        return self._whole.lower(self._state, self._batch(shape))
+
+    def _batch(self, shape: Shape) -> Any:
+        """What `place` makes of a batch of a shape: sizes alone."""
+        rows = -(-shape.rows // self.layout.shards) * self.layout.shards
+        sizes = ((rows, shape.source), (rows, shape.target), (rows,))
+        leaves: Any = (jax.ShapeDtypeStruct(size, "int32") for size in sizes)
+        return Batch(*leaves)
+
+
+def _device_bytes(leaf: jax.ShapeDtypeStruct) -> int:
+    """Bytes of a leaf's part on one device."""
+    shape = leaf.sharding.shard_shape(leaf.shape)
+    return math.prod(shape) * leaf.dtype.itemsize
+
+
+def _analysis(lowered) -> Any:
+    return lowered.compile().memory_analysis()
+
+
+class PmapStep(JitStep):
+    """The same on all devices of a process, each with the whole state and a part of the rows."""
+
+    def _total(self, sums):
+        # Of gradients of local sums: the gradient of a psum would be N times too large.
+        return jax.lax.psum(sums, "devices")
+
+    def _compiled(self, function, takes, gives, *, donate):
+        axis = {"state": None, "metrics": None, "micro": None, "batch": 0, "sums": 0}
+        return jax.pmap(
+            function,
+            axis_name="devices",
+            devices=list(self.layout.mesh.devices.flat),
+            in_axes=tuple(axis[name] for name in takes),
+            out_axes=axis[gives] if isinstance(gives, str) else tuple(axis[g] for g in gives),
+            donate_argnums=0 if donate else (),
+        )
+
+    def place(self, batch):
+        parts = self.layout.shards
+        return Batch(*(np.reshape(rows, (parts, -1, *rows.shape[1:])) for rows in batch))
+
+    def _batch(self, shape):
+        parts = self.layout.shards
+
+        def cut(leaf):
+            return jax.ShapeDtypeStruct((parts, leaf.shape[0] // parts, *leaf.shape[1:]), "int32")
+
+        return jax.tree.map(cut, super()._batch(shape))
+
+
+class MeshStep(JitStep):
+    """The same on a mesh: parameters lie as `Layout` says and are gathered along fsdp for a step.
+
+    Gradients are computed by hand along data and fsdp, so that they travel once an update and a
+    table that is used three times travels once; along tensor the compiler divides the work.
+    """
+
+    def _gradients(self, state, batch, micro):
+        specs = self.layout.specs(state.params)
+
+        def gather(params):
+            return jax.tree.map(_gather, params, specs)
+
+        def part(params, batch, rng):
+            sums = self._functions.gradients(params, batch, rng)
+            return jax.tree.map(lambda leaf: leaf[None], sums)
+
+        gathered = self._by_hand(gather, (specs,), jax.tree.map(_without_fsdp, specs))
+        parts = self.layout.by_rows(part, takes=(P(), P(BATCH), P()), gives=P(BATCH))
+        return parts(gathered(state.params), batch, self._functions.rng(state, micro))
+
+    def _total(self, sums):
+        specs = self.layout.specs(self._state.params)
+
+        def add_up(sums):
+            rest = (jax.lax.psum(leaf[0], self.layout.cut) for leaf in sums[1:])
+            return Sums(jax.tree.map(scatter, sums.gradients, specs), *rest)
+
+        def scatter(part, spec):
+            """The sum of all parts [1, ...] of a gradient; of it, what the device keeps."""
+            if "fsdp" not in spec:
+                return jax.lax.psum(part[0], self.layout.cut)
+            axis = spec.index("fsdp")
+            own = jax.lax.psum_scatter(part[0], "fsdp", scatter_dimension=axis, tiled=True)
+            return jax.lax.psum(own, "data") if "data" in self.layout.cut else own
+
+        whole: Any = P()
+        return self._by_hand(add_up, (self._sums(),), Sums(specs, whole, whole))(sums)
+
+    def _by_hand(self, function, in_specs, out_specs):
+        """`function` of what each device holds."""
+        return jax.shard_map(
+            function,
+            mesh=self.layout.mesh,
+            in_specs=in_specs,
+            out_specs=out_specs,
+            check_vma=False,
+        )
+
+    def _sums(self):
+        """How parts of sums lie, each a whole gradient but for what tensor cuts."""
+        specs = self.layout.specs(self._state.params)
+        parts: Any = P(BATCH)
+        return Sums(jax.tree.map(lambda s: P(BATCH, *_without_fsdp(s)), specs), parts, parts)
+
+    def _compiled(self, function, takes, gives, *, donate):
+        mesh = self.layout.mesh
+        places = {
+            "state": jax.tree.map(lambda leaf: leaf.sharding, self._state),
+            "batch": self.layout.rows,
+            "sums": jax.tree.map(lambda spec: NamedSharding(mesh, spec), self._sums()),
+            "micro": self.layout.replicated,
+            "metrics": self.layout.replicated,
+        }
+        out = places[gives] if isinstance(gives, str) else tuple(places[name] for name in gives)
+        return jax.jit(
+            function,
+            donate_argnums=0 if donate else (),
+            in_shardings=tuple(places[name] for name in takes),
+            out_shardings=out,
+        )
+
+    def place(self, batch):
+        return self.layout.place(batch)
+
+
+def _without_fsdp(spec):
+    return P(*(None if axis == "fsdp" else axis for axis in spec))
+
+
+def _gather(leaf, spec):
+    """The whole of a parameter along fsdp."""
+    if "fsdp" not in spec:
+        return leaf
+    return jax.lax.all_gather(leaf, "fsdp", axis=spec.index("fsdp"), tiled=True)
+
+
+def make_runner(parallel: str, functions: StepFunctions, layout: Layout) -> JitStep:
+    """The runner that TrainConfig.parallel names, on the devices of a layout."""
+    if parallel == "pmap":
+        return PmapStep(functions, layout)
+    kind = JitStep if layout.mesh.size == 1 else MeshStep
+    return kind(functions, layout)
