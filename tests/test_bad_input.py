@@ -145,7 +145,7 @@ OPTIONS = {
     ),
     "a model beyond memory": (
         text("a\n" * 9, "b\n" * 9), [*TRAIN, "--d-model", "2000000"],
-        "GB to train, the device has",
+        "GB a device to train, a device has",
     ),
     "no name of a preset": (nothing, [*TRAIN, "--preset="], "preset '' is unknown; known: tiny"),
     "a path that is none": (

@@ -5,14 +5,29 @@ import math
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer_jax import ModelConfig, OptimizerConfig, Transformer
+from transformer_jax import ModelConfig, OptimizerConfig, TrainConfig, Transformer, presets
+from transformer_jax.checkpoints import Checkpoints
 from transformer_jax.data.batching import Batch, Shape
-from transformer_jax.parallel import Layout
-from transformer_jax.training.runners import JitStep, MeshStep, PmapStep
+from transformer_jax.decoding.inference import Inference
+from transformer_jax.errors import UserError
+from transformer_jax.evaluation.evaluate import make_evaluation
+from transformer_jax.models.dimensions import dimensions, leaf_name
+from transformer_jax.parallel import Layout, layout_of
+from transformer_jax.run import state_items, state_of
+from transformer_jax.search import Search
+from transformer_jax.training.fingerprint import fingerprints
+from transformer_jax.training.runners import (
+    JitStep,
+    MeshStep,
+    PmapStep,
+    make_runner,
+)
 from transformer_jax.training.step import Sums, make_step
+from transformer_jax.training.traffic import traffic
 
 # V, D, F, H and the lengths are sizes that cannot be taken for one another.
 MODEL = ModelConfig(vocab_size=40, d_model=16, d_ff=24, num_heads=4, num_layers=1, dropout=0.0)
@@ -120,13 +135,197 @@ def test_as_on_one_device(way):
     check_agreement(way)
 
 
-needs_eight = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
-
-
-@needs_eight
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "mesh 4x1x1"])
 def test_as_on_one_device_in_every_way(way):
     check_agreement(way)
     check_agreement(way, accumulate=3)
     check_agreement(way, replace(MODEL, dropout=0.3))
+
+
+class MeanOfMeans(PmapStep):
+    """What Flax's WMT example does: right only where all devices have as many tokens."""
+
+    def _total(self, sums):
+        mean = jax.tree.map(lambda leaf: leaf / jnp.maximum(sums.tokens, 1.0), sums)
+        return jax.lax.pmean(mean, "devices")
+
+
+def test_a_mean_of_means_is_seen(monkeypatch):
+    monkeypatch.setitem(WAYS, "wrong", (MeanOfMeans, (4, 1, 1)))
+    with pytest.raises(AssertionError):
+        check_agreement("wrong")
+
+
+def test_every_parameter_has_its_place():
+    """Base: each leaf is cut as the table says; what the table lacks is an error."""
+    functions = make_step(Transformer(presets.base(vocab_size=64)), OPTIMIZER, 0)
+    layout = Layout(jax.devices(), 2, 2, 2)
+    specs = layout.specs(functions.shapes())
+    found = {
+        name: tuple(specs.params[part] if part == name else specs.params["decoder_0"][part][name])
+        for part, name in [
+            ("embedding", "embedding"),
+            ("cross_attention_norm", "gain"),
+            ("feed_forward", "kernel_in"),
+            ("feed_forward", "kernel_out"),
+            ("feed_forward", "bias_in"),
+        ]
+    }
+    assert found == {
+        "embedding": ("tensor", "fsdp"),
+        "gain": ("fsdp",),
+        "kernel_in": ("fsdp", "tensor"),
+        "kernel_out": ("tensor", "fsdp"),
+        "bias_in": ("tensor",),
+    }
+    assert specs.opt_state[0].mu == specs.params
+    assert tuple(specs.step) == ()
+    # A vocabulary that does not divide stays whole.
+    odd = Layout(jax.devices(), 1, 1, 8).specs({"embedding": jnp.zeros((13, 16))})
+    assert tuple(odd["embedding"]) == (None, None)
+    with pytest.raises(ValueError, match="no dimensions are known of 'encoder_0/gate'"):
+        dimensions("encoder_0/gate", 2)
+    with pytest.raises(ValueError, match="embedding has 3 dimensions"):
+        dimensions("embedding", 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "model", "message"),
+    [
+        ({"mesh": "data=16"}, {}, r"mesh data=16 needs 16 devices, there are 8"),
+        ({"mesh": "fsdp=4,tensor=4"}, {}, r"mesh data=1,fsdp=4,tensor=4 needs 16 devices"),
+        (
+            {"mesh": "tensor=8"},
+            {},
+            r"num_heads 4 is not divisible by the 8 devices of mesh axis ten",
+        ),
+        ({"mesh": "tensor=4"}, {"d_ff": 6}, r"d_ff 6 is not divisible by the 4"),
+        ({"mesh": "fsdp=8"}, {"d_model": 12}, r"d_model 12 is not divisible by the 8"),
+        ({"mesh": "model=8"}, {}, r"'model=8' is no part of one; write as data=2,fsdp=2,tensor=2"),
+        ({"mesh": "data=2,data=4"}, {}, r"'data=4' is no part"),
+        ({"mesh": "data=0"}, {}, r"'data=0' is no part"),
+        ({"mesh": "data=8", "parallel": "pmap"}, {}, r"mesh data=8 belongs to --parallel mesh"),
+    ],
+)
+def test_what_does_not_fit_is_refused(options, model, message):
+    with pytest.raises(UserError, match=message):
+        layout_of(replace(MODEL, **model), TrainConfig(**options))
+
+
+def test_layouts_that_are_asked_for():
+    def sizes(**options):
+        return layout_of(MODEL, TrainConfig(**options)).sizes
+
+    eight = {"data": 8, "fsdp": 1, "tensor": 1}
+    assert sizes() == sizes(parallel="mesh") == sizes(parallel="pmap") == eight
+    assert sizes(parallel="jit") == {**eight, "data": 1}
+    assert sizes(mesh="fsdp=2,tensor=2") == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert sizes(mesh="data=2") == {**eight, "data": 2}
+    one = Layout(jax.devices()[:1])
+    kinds = [type(make_runner(p, functions(), one)) for p in ("auto", "jit", "pmap")]
+    assert kinds == [JitStep, JitStep, PmapStep]
+    assert type(make_runner("auto", functions(), Layout(jax.devices()[:2], 2))) is MeshStep
+
+
+def test_rows_that_do_not_divide_are_filled_up():
+    layout = Layout(jax.devices()[:4], 2, 2)
+    assert layout.share(np.array([7, 5, 3])).tolist() == [7, 5, 3, -1]
+    full = np.arange(8)
+    assert layout.share(full) is not full and layout.share(full).tolist() == full.tolist()
+
+
+def test_every_device_keeps_its_share():
+    """A state cut along fsdp: an eighth on each device, and 2 per cent at most beside."""
+    model = Transformer(replace(MODEL, d_model=64, vocab_size=8000))
+    functions = make_step(model, OPTIMIZER, 0)
+    for sizes, share in (((1, 8, 1), 1 / 8), ((2, 2, 2), 1 / 4), ((8, 1, 1), 1)):
+        step = MeshStep(functions, Layout(jax.devices(), *sizes))
+        state = start(step)
+        whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        kept = [0] * 8
+        for leaf in jax.tree.leaves(state):
+            for shard in leaf.addressable_shards:
+                kept[shard.device.id] += shard.data.nbytes
+        assert share * whole <= kept[0] <= 1.02 * share * whole
+        assert set(kept) == {step.kept}
+    # Base, whose arrays need not be made: what has no D is a thousandth.
+    functions = make_step(Transformer(presets.base()), OPTIMIZER, 0)
+    whole, cut = (MeshStep(functions, Layout(jax.devices(), 1, n)).kept for n in (1, 8))
+    assert whole / 8 <= cut <= 1.02 * whole / 8
+
+
+def test_data_parallel_traffic_is_the_gradient_once():
+    """With the loss and the number of tokens; the table is used three times and travels once."""
+    step = runner("mesh 4x1x1")
+    params = step._functions.shapes().params
+    size = sum(leaf.size * 4 for leaf in jax.tree.leaves(params))
+    found = traffic(step.lower(SHAPE).compile(), step.layout)
+    assert found == {("all-reduce", ("data",)): (found["all-reduce", ("data",)].calls, size + 8)}
+
+
+@pytest.mark.slow
+def test_fsdp_traffic_is_the_parameters_twice():
+    """Gathered once, their gradients scattered once; only what has no D is reduced whole."""
+    step = runner("mesh 1x8x1")
+    leaves = jax.tree_util.tree_leaves_with_path(step._functions.shapes().params)
+    cut = sum(x.size * 4 for p, x in leaves if "D" in dimensions(leaf_name(p), x.ndim))
+    rest = sum(x.size * 4 for _, x in leaves) - cut
+    found = traffic(step.lower(SHAPE).compile(), step.layout)
+    assert found["all-gather", ("fsdp",)].bytes == cut
+    assert found["reduce-scatter", ("fsdp",)].bytes == cut
+    # The loss, tokens and the norm of the gradient's parts come with the rest.
+    assert rest < found["all-reduce", ("fsdp",)].bytes <= rest + 8 + 4 * len(leaves)
+    assert {kind for kind, _ in found} == {"all-gather", "reduce-scatter", "all-reduce"}
+
+
+def test_evaluation_counts_every_sentence_once():
+    params = start(runner("jit")).params
+    layout = Layout(jax.devices(), 2, 2, 2)
+    one = make_evaluation(Transformer(MODEL), Layout(jax.devices()[:1]))
+    many = make_evaluation(Transformer(MODEL), layout)
+    # 13 rows, of which eight devices need 16.
+    batches = [Batch(*(rows[:13] for rows in batch(n))) for n in range(2)]
+    filled = [
+        Batch(*(np.pad(rows, ((0, 3),) + ((0, 0),) * (rows.ndim - 1)) for rows in each))
+        for each in batches
+    ]
+    wanted = one(params, batches)
+    found = many(jax.device_put(params, layout.shardings(params)), filled)
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-6)
+
+
+@pytest.mark.parametrize("search", [Search(), Search(method="sample", seed=3)])
+def test_translation_is_that_of_one_device(search):
+    params = jax.tree.map(lambda leaf: 3 * leaf, start(runner("jit")).params)
+    layout = Layout(jax.devices(), 2, 2, 2)
+    placed = jax.device_put(params, layout.shardings(params))
+    rng = np.random.default_rng(0)
+    sources = [rng.integers(4, MODEL.vocab_size, rng.integers(1, 9)).tolist() for _ in range(21)]
+    one = Inference(Transformer(MODEL), params)
+    many = Inference(Transformer(MODEL), placed, layout=layout)
+    wanted, found = (side.translate(sources, search) for side in (one, many))
+    assert [[h.ids for h in each] for each in found] == [[h.ids for h in each] for each in wanted]
+    scores = [side.score(sources, sources) for side in (one, many)]
+    for a, b in zip(*scores):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_restored_on_another_layout(tmp_path):
+    """What one layout saved another reads, leaf by leaf the same, and goes on alike."""
+    _, state = train(runner("mesh 2x2x2"), steps=3)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(3, state_items(state), {})
+    checkpoints.wait()
+    saved = fingerprints(state_items(state))
+    following = []
+    for way in ("jit", "pmap 8", "mesh 8x1x1", "mesh 1x8x1", "mesh 1x1x4"):
+        step = runner(way)
+        template = step.layout.template(step._functions.shapes())
+        items, _ = checkpoints.restore(3, state_items(template))
+        assert fingerprints(items) == saved
+        _, metrics = step(state_of(items), [step.place(batch(9))])
+        following.append(float(metrics["loss_sum"]))
+    np.testing.assert_allclose(following, following[0], rtol=1e-4)

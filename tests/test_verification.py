@@ -13,7 +13,8 @@ import pytest
 
 from tests.small_job import configuration
 from transformer_jax.checkpoints import Checkpoints
-from transformer_jax.verification import Verdict, _job, values
+from transformer_jax.errors import UserError
+from transformer_jax.verification import Moved, Verdict, _job, _Topology, values
 
 PACKAGE = Path(__file__).parents[1] / "transformer_jax"
 
@@ -56,13 +57,42 @@ def test_a_verdict_shows_each_value():
     ]
 
 
-def verify(folder, package, code):
+def test_a_move_shows_what_differs():
+    def moved(order, difference):
+        return Moved(["1", "2x4"], ("aa", order), difference)
+
+    assert moved("aa", 9e-5).holds
+    assert not moved("aa", 2e-4).holds
+    assert not moved("bb", 0.0).holds
+    assert str(moved("aa", 9e-5)) == (
+        "moved over 1 -> 2x4: the same sentences, every checkpoint restored with its fingerprints, "
+        "losses within 9.0e-05 (allowed: 1e-04)"
+    )
+    assert "OTHER SENTENCES" in str(moved("bb", 0.0))
+
+
+def test_topologies():
+    assert _Topology.parse("8") == _Topology(1, 8)
+    assert _Topology.parse("2x4:fsdp=2,tensor=2") == _Topology(2, 4, "fsdp=2,tensor=2")
+    options = list(_Topology(2, 4).options())
+    assert [each[-1] for each in options] == ["0", "1"]
+    assert len({each[1] for each in options}) == 1
+    assert list(_Topology(1, 8).options()) == [[]]
+    environment = _Topology(1, 3).environment()
+    assert environment["XLA_FLAGS"].count("device_count") == 1
+    assert environment["XLA_FLAGS"].endswith("device_count=3")
+    for wrong in ("0", "2x", "x4", "2x4x2", "8:model=2", "-1"):
+        with pytest.raises(UserError, match="write as"):
+            _Topology.parse(wrong)
+
+
+def verify(folder, package, code, *options):
     """(what the command prints, its messages), with the package that lies in a folder."""
     (folder / "given.json").write_text(configuration(folder).to_json())
     done = subprocess.run(
         [
             *(sys.executable, "-m", "transformer_jax.cli", "verify-resume", "--output", "runs"),
-            *("--config", "given.json", "--updates", "60", "--kills", "2"),
+            *("--config", "given.json", "--updates", "60", "--kills", "2", *options),
         ],
         capture_output=True,
         text=True,
@@ -83,8 +113,11 @@ def test_a_job_ends_with_who_started_it(tmp_path, whole):
 
 @pytest.mark.slow
 def test_a_sound_package_passes(tmp_path):
-    shown, _ = verify(tmp_path, PACKAGE.parent, 0)
-    lines = shown.splitlines()
+    shown, _ = verify(tmp_path, PACKAGE.parent, 0, "--topologies", "1", "2x4", "4:fsdp=2,tensor=2")
+    *lines, moved = shown.splitlines()
+    assert moved.startswith(
+        "moved over 1 -> 2x4 -> 4:fsdp=2,tensor=2: the same sentences, every checkpoint restored "
+    )
     assert re.search(r"killed after updates \d+, \d+$", lines[0])
     assert [line.split()[-1] for line in lines[1:-1]] == ["equal"] * 5
     assert lines[-1] == "killed jobs go on exactly"

@@ -87,7 +87,7 @@ def is_first() -> bool:
 
 def agreed(value: bool) -> bool:
     """Whether it is so in every process."""
-    return not several() or bool(np.all(multihost_utils.process_allgather(np.array(value))))
+    return bool(np.all(multihost_utils.process_allgather(np.array(value)))) if several() else value
 
 
 def together(name: str) -> None:
@@ -155,6 +155,8 @@ def _initialise(processes: Processes) -> None:
             "coordinator_address": processes.coordinator,
             "num_processes": processes.count,
             "process_id": processes.index,
+            # What is given counts, whatever a cluster would say.
+            "cluster_detection_method": "deactivate",
         }
     try:
         jax.distributed.initialize(

@@ -117,7 +117,10 @@ def add_to_decoder_input(noise):
 
 
 @pytest.mark.xdist_group("padding")  # what is compiled for one variant serves the next
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    [pytest.param(v, marks=pytest.mark.slow if v == "pre-norm" else ()) for v in VARIANTS],
+)
 def test_padding_and_batch_change_nothing(variant):
     model, variables = build(replace(SMALL, **VARIANTS[variant]))
     apply = model.apply  # so many shapes: faster than to compile it for each

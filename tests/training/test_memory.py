@@ -57,6 +57,7 @@ def test_the_largest_shape_is_the_one_that_needs_most(job):
     assert memory.largest(shapes, config.model) == max(sizes, key=sizes.get)
 
 
+@pytest.mark.slow
 def test_updates_are_cut_into_the_fewest_batches_that_fit(job, monkeypatch):
     config, corpus = job
     limit = 0.4 * sum(needed(config, corpus)[1])

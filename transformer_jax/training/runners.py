@@ -84,9 +84,14 @@ class JitStep:
             sums = self._add(sums, state, batch, micro)
         return self._last(state, sums)
 
+    @property
+    def kept(self) -> int:
+        """Bytes of the state on one device."""
+        return sum(_device_bytes(leaf) for leaf in jax.tree.leaves(self._state))
+
     def memory(self, shape: Shape, accumulate: int) -> Memory:
         """What a step on batches of a shape needs; compiles it, computes nothing."""
-        kept = sum(_device_bytes(leaf) for leaf in jax.tree.leaves(self._state))
+        kept = self.kept
         if accumulate == 1:
             return Memory(kept, _analysis(self.lower(shape)).temp_size_in_bytes)
         batch = self._batch(shape)

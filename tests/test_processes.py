@@ -1,0 +1,278 @@
+"""Real processes that train together: 2 of 4 virtual devices each, against one of 8."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from tests.small_job import ENVIRONMENT, configuration, last_prints, read_jsonl
+from transformer_jax.checkpoints import Checkpoints
+from transformer_jax.errors import UserError
+from transformer_jax.job import train
+from transformer_jax.processes import Processes
+from transformer_jax.verification import values
+
+LAUNCH = Path(__file__).parents[1] / "examples" / "launch"
+FLAGS = " --xla_backend_optimization_level=0 --xla_force_host_platform_device_count=4"
+FOUR = {**ENVIRONMENT, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": FLAGS}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("node0:1234", 2, None), r"belong together: give all three, or --distributed alone"),
+        ((None, 2, 0), r"belong together"),
+        (("node0", 2, 0), r"coordinator 'node0' is no HOST:PORT, as node0:1234"),
+        (("node0:x", 2, 0), r"is no HOST:PORT"),
+        (("node0:70000", 2, 0), r"is no HOST:PORT"),
+        (("node0:1234", 2, 2), r"process-id 2 is outside 0 to num-processes 2 - 1"),
+    ],
+)
+def test_processes_that_cannot_be(given, message):
+    with pytest.raises(UserError, match=message):
+        Processes(*given)
+
+
+def free_port():
+    with socket.create_server(("localhost", 0)) as free:
+        return free.getsockname()[1]
+
+
+@contextlib.contextmanager
+def jobs(folder, *options, count=2):
+    """Processes that train in folder/run, and the files of what they say."""
+    port = free_port()
+    started = []
+    for i in range(count):
+        log = (folder / f"{i}.log").open("wb")
+        command = [
+            *(sys.executable, "-m", "transformer_jax.cli", "train", "--run-dir", folder / "run"),
+            *("--coordinator", f"localhost:{port}", "--num-processes", str(count)),
+            *("--process-id", str(i), *options),
+        ]
+        started.append(subprocess.Popen(command, stdout=log, stderr=log, env=FOUR))
+        log.close()
+    try:
+        yield started
+    finally:
+        for job in started:
+            job.kill()
+            job.wait()
+
+
+def said(folder, i):
+    return (folder / f"{i}.log").read_text(errors="replace")
+
+
+def wait_for_record(folder, step, seconds=120):
+    """Until an update after `step` is recorded."""
+    records = folder / "run" / "metrics.jsonl"
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        lines = records.read_text().split("\n")[:-1] if records.is_file() else []
+        if lines and json.loads(lines[-1])["step"] > step:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"nothing after {step}: {said(folder, 0)[-2000:]}")
+
+
+def wanted(folder, steps, **options):
+    config = configuration(folder, steps=steps, log_every=1, **options)
+    config = replace(config, train=replace(config.train, parallel="auto"))
+    (folder / "config.json").write_text(config.to_json())
+    return config
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_lost_stopped_and_moved(tmp_path):
+    """One run: a process is killed, both are told to stop, and it ends on another topology.
+
+    Throughout its losses are those of a run on one device that nothing happened to.
+    """
+    config = wanted(tmp_path, 1000, checkpoint_every=10, keep_last=100)
+    given = ("--config", tmp_path / "config.json")
+    with jobs(tmp_path, *given) as (first, second):
+        wait_for_record(tmp_path, 12)
+        second.kill()
+        killed = time.monotonic()
+        assert first.wait(60) == 1
+        assert time.monotonic() - killed < 30
+    assert re.search(
+        r"transformer-jax: process 1 is lost, silent for 15 s; start all processes again, they go "
+        r"on from the newest checkpoint: transformer-jax train --run-dir \S+ --coordinator \S+ "
+        r"--num-processes 2 --process-id N\n",
+        said(tmp_path, 0),
+    )
+    assert "process 1, this one, was killed; start all" in said(tmp_path, 1)
+    prints = last_prints(tmp_path / "run")
+    before = Checkpoints(tmp_path / "run" / "checkpoints", read_only=True).steps()[-1]
+
+    with jobs(tmp_path, *given) as (first, second):
+        wait_for_record(tmp_path, before + 3)
+        first.kill()
+        killed = time.monotonic()
+        assert second.wait(60) != 0
+        assert time.monotonic() - killed < 30
+    assert "process 0, the coordinator, is lost; start all" in said(tmp_path, 1)
+    assert not (tmp_path / "run" / "damaged").exists()  # what was restored is what was saved
+    assert f"from step {before} to 1000" in said(tmp_path, 0)
+
+    newest = Checkpoints(tmp_path / "run" / "checkpoints", read_only=True)
+    assert newest.metadata(before)["fingerprints"] == prints
+    with jobs(tmp_path, *given) as (first, second):
+        wait_for_record(tmp_path, newest.steps()[-1] + 3)
+        second.send_signal(signal.SIGTERM)
+        assert (first.wait(60), second.wait(60)) == (143, 143)
+    stopped = Checkpoints(tmp_path / "run" / "checkpoints", read_only=True).steps()[-1]
+    for i in range(2):
+        assert f"stopped by SIGTERM after step {stopped}, which is saved" in said(tmp_path, i)
+
+    steps = stopped + 5
+    train(
+        replace(config, train=replace(config.train, steps=steps, mesh="fsdp=2,tensor=2")),
+        tmp_path / "run", progress=False,
+    )  # fmt: skip
+    alone = replace(config.train, steps=steps, parallel="jit", log_every=1)
+    train(replace(config, train=alone), tmp_path / "alone", progress=False)
+    assert not (tmp_path / "run" / "damaged").exists()
+    orders = [values(tmp_path / name)["data order"] for name in ("run", "alone")]
+    assert orders[0] == orders[1]
+    losses = [
+        {r["step"]: r["loss"] for r in read_jsonl(tmp_path / n / "metrics.jsonl") if "loss" in r}
+        for n in ("run", "alone")
+    ]
+    assert list(losses[0]) == list(losses[1]) == list(range(1, steps + 1))
+    np.testing.assert_allclose(*(list(each.values()) for each in losses), rtol=1e-4)
+
+
+# Puts in sitecustomize what each process reads of a batch, beside what it would read alone.
+COUNTING = """
+import atexit, os, sys
+if "--process-id" in sys.argv:
+    from transformer_jax.data.corpus import Side
+    rows, read = Side.rows, []
+    def counted(self, indices, length):
+        read.append(len(indices))
+        return rows(self, indices, length)
+    Side.rows = counted
+    name = sys.argv[sys.argv.index("--process-id") + 1]
+    atexit.register(lambda: open(f"read.{name}", "w").write(" ".join(map(str, read))))
+"""
+
+
+def launched(tmp_path, **options):
+    config = wanted(tmp_path, 6, checkpoint_every=6, evaluate_every=6, average_last=1, **options)
+    environment = {
+        **FOUR,
+        "RUN_DIR": str(tmp_path / "run"),
+        "CONFIG": str(tmp_path / "config.json"),
+        "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    return config, environment
+
+
+def write_command(path, text):
+    path.write_text(text)
+    path.chmod(path.stat().st_mode | stat.S_IEXEC)
+
+
+# What SLURM sets for each task of a step; "$@" is what a script gives srun.
+SLURM = """#!/usr/bin/env bash
+export SLURM_JOB_ID={job} SLURM_STEP_NODELIST=localhost SLURM_NTASKS=2 SLURM_STEP_NUM_NODES=1
+SLURM_PROCID=0 SLURM_LOCALID=0 {run} & first=$!
+SLURM_PROCID=1 SLURM_LOCALID=1 {run}; second=$?
+wait $first && exit $second
+"""
+
+
+def check_trained(tmp_path, config):
+    alone = replace(config.train, parallel="jit")
+    train(replace(config, train=alone), tmp_path / "alone", progress=False)
+    records = [read_jsonl(tmp_path / n / "metrics.jsonl") for n in ("run", "alone")]
+    losses = [[r["loss"] for r in found if "loss" in r] for found in records]
+    assert len(losses[0]) == 6
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_slurm_script(tmp_path):
+    config, environment = launched(tmp_path)
+    script = LAUNCH / "slurm.sh"
+    options = re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", script.read_text(), re.M)
+    assert {"nodes", "ntasks-per-node", "gpus-per-node", "signal", "requeue"} <= dict(
+        options
+    ).keys()
+    # srun's own options end where the command begins.
+    srun = SLURM.format(job=os.getpid(), run='"${@:3}"')
+    write_command(tmp_path / "srun", srun)
+    done = subprocess.run(["bash", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == environment["RUN_DIR"]
+    check_trained(tmp_path, config)
+    refused = subprocess.run(["bash", script], env=FOUR, capture_output=True, text=True)
+    assert refused.returncode != 0 and "name the run folder" in refused.stderr
+
+
+@pytest.mark.slow
+def test_the_tpu_script(tmp_path):
+    """gcloud runs the command on every host; here SLURM's variables stand for the metadata."""
+    config, environment = launched(tmp_path)
+    fake = SLURM.format(job=os.getpid() + 1, run='bash -c "${@: -1}"')
+    write_command(tmp_path / "gcloud", fake)
+    done = subprocess.run(
+        ["bash", LAUNCH / "tpu_pod.sh"], env={**environment, "TPU": "pod", "ZONE": "here"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    check_trained(tmp_path, config)
+
+
+@pytest.mark.slow
+def test_the_jobset(tmp_path):
+    """Two indexes of the job as two processes; each assembles its own half of a batch alone."""
+    config, environment = launched(tmp_path)
+    tree = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
+    [job] = tree["spec"]["replicatedJobs"]
+    spec = job["template"]["spec"]
+    [container] = spec["template"]["spec"]["containers"]
+    values = {entry["name"]: entry.get("value") for entry in container["env"]}
+    name = tree["metadata"]["name"]
+    host = values["COORDINATOR"].partition(":")[0]
+    assert host == f"{name}-{job['name']}-0-0.{spec['template']['spec']['subdomain']}"
+    assert int(values["NUM_PROCESSES"]) == spec["parallelism"] == spec["completions"] == 2
+    assert values["PROCESS_ID"] is None  # from the pod's completion index
+    values |= {
+        "COORDINATOR": f"localhost:{free_port()}",
+        **{k: environment[k] for k in ("RUN_DIR", "CONFIG")},
+    }
+    (tmp_path / "sitecustomize.py").write_text(COUNTING)
+    environment["PYTHONPATH"] = f"{tmp_path}:{ENVIRONMENT['PYTHONPATH']}"
+    pods = []
+    for index in range(2):
+        values["PROCESS_ID"] = str(index)
+        command = [
+            re.sub(r"\$\((\w+)\)", lambda m: values[m[1]], word) for word in container["command"]
+        ]
+        pods.append(
+            subprocess.Popen(
+                command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True
+            )
+        )
+    for pod in pods:
+        assert pod.wait(300) == 0, pod.stderr.read()[-3000:]
+    check_trained(tmp_path, config)
+    read = [[int(n) for n in (tmp_path / f"read.{i}").read_text().split()] for i in range(2)]
+    assert read[0] == read[1] and set(read[0]) == {8}  # of batches of 16 sentences
