@@ -77,11 +77,12 @@ def said(folder, i):
 
 
 def wait_for_record(folder, step, seconds=120):
-    """Until an update after `step` is recorded."""
+    """Until an update after `step` is recorded by the job that runs now."""
     records = folder / "run" / "metrics.jsonl"
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        lines = records.read_text().split("\n")[:-1] if records.is_file() else []
+        began = "from step" in said(folder, 0)  # records of updates that are lost are cut by then
+        lines = records.read_text().split("\n")[:-1] if began else []
         if lines and json.loads(lines[-1])["step"] > step:
             return
         time.sleep(0.1)
@@ -266,13 +267,11 @@ def test_the_jobset(tmp_path):
         command = [
             re.sub(r"\$\((\w+)\)", lambda m: values[m[1]], word) for word in container["command"]
         ]
-        pods.append(
-            subprocess.Popen(
-                command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True
-            )
-        )
-    for pod in pods:
-        assert pod.wait(300) == 0, pod.stderr.read()[-3000:]
+        with (tmp_path / f"{index}.log").open("w") as log:
+            pods.append(subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=log))
+    for index, pod in enumerate(pods):
+        assert pod.wait(300) == 0, said(tmp_path, index)[-3000:]
     check_trained(tmp_path, config)
     read = [[int(n) for n in (tmp_path / f"read.{i}").read_text().split()] for i in range(2)]
-    assert read[0] == read[1] and set(read[0]) == {8}  # of batches of 16 sentences
+    assert sorted(read[0]) == sorted(read[1])
+    assert set(read[0]) == {4, 8}  # of batches of 8 and 16 sentences

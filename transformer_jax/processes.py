@@ -140,6 +140,9 @@ def joined(processes: Processes | None) -> Iterator[None]:
                 time.sleep(1.0 if index == 0 else 0.0)
             raise
         except BaseException as error:
+            if isinstance(error, jax.errors.JaxRuntimeError):
+                # A connection broke, perhaps: if a process is lost `_Watch` will find it.
+                time.sleep(LOST + 3 * BEAT)
             with contextlib.suppress(Exception):
                 client.key_value_set(f"transformer_jax/ended/{index}", str(error) or repr(error))
             # The others look once a second; JAX's own farewell would wait for them in vain.
