@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from tests.small_job import ENVIRONMENT, command, configuration, last_prints, read_jsonl, write_text
 from transformer_jax import (
@@ -227,3 +228,29 @@ def test_prepared_corpora_train_without_tyro_and_tensorflow_datasets(tmp_path, w
     block = "import sys; sys.modules['tyro'] = sys.modules['tensorflow_datasets'] = None\n"
     subprocess.run(command(tmp_path, prepared, block), env=ENVIRONMENT, check=True)
     assert Run.exists(tmp_path / "run")
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_checkpoints_elsewhere(tmp_path, monkeypatch, remote):
+    """On another disk, or by way of the paths that reach buckets (here of a local folder)."""
+    there = tmp_path / "there"
+    if remote:
+        monkeypatch.setattr(Run, "store", property(lambda self: epath.Path(there)))
+    config = configuration(tmp_path, steps=6, checkpoint_dir="there", average_last=1)
+    train(config, tmp_path / "run", progress=False)
+    longer = replace(config, train=replace(config.train, steps=12, keep_last=1))
+    run = train(longer, tmp_path / "run", progress=False)
+    assert run.config.train.checkpoint_dir == str(there)
+    assert not {"checkpoints", "averaged"} & {path.name for path in run.folder.iterdir()}
+    assert run.checkpoints(read_only=True).steps()[-1] == 12
+    assert Translator.load(run.folder).checkpoint == "averaged at step 12"
+    newest = there / "checkpoints" / "12" / "params" / "manifest.ocdbt"
+    newest.write_bytes(newest.read_bytes()[:-7])
+    evenlonger = replace(config, train=replace(config.train, steps=13))
+    with pytest.raises(RunError, match="has no sound checkpoint to go on from"):
+        train(evenlonger, tmp_path / "run", progress=False)
+
+
+def test_a_run_folder_is_on_a_file_system(tmp_path):
+    with pytest.raises(RunError, match=r"no folder of a file system.*--checkpoint-dir may be"):
+        train(configuration(tmp_path), Path("gs://bucket/run"))

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 from transformer_jax.errors import UserError
 from transformer_jax.processes import agreed, is_first, together
@@ -63,7 +64,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | epath.Path,
         *,
         keep_last: int = 1,
         keep_every: int | None = None,
@@ -72,7 +73,9 @@ class Checkpoints:
     ):
         """`best` makes a number of a checkpoint's scores, or None; the highest is kept."""
         self._best, self._read_only = best, read_only
-        self._folder = folder.absolute()
+        # What is no local path is etils'; a bucket is reached by its own file system alone.
+        self._folder: Any = folder.absolute() if isinstance(folder, Path) else folder
+        local = isinstance(folder, Path)
         self._scores: dict[int, float] = {}
         self._out_of_turn: set[int] = set()
         self._failed = False
@@ -87,7 +90,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_Keep(keep_last, keep_every, self._scores, self._out_of_turn),
             # A half-deleted folder would still be listed: rename first, delete later.
-            todelete_subdir=None if read_only else DELETED,
+            todelete_subdir=DELETED if local and not read_only else None,
             read_only=read_only,
             # What a read-only manager would warn that it does.
             save_interval_steps=0 if read_only else 1,
@@ -108,7 +111,7 @@ class Checkpoints:
     def _sweep(self):
         """Remove what killed saves and deletions left behind."""
         for path in [*self._folder.glob("*.orbax-checkpoint-tmp*"), self._folder / DELETED]:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
 
     def _check_notes(self):
         """Orbax reads a note of every step as it starts, and does not start if one is damaged."""
@@ -161,7 +164,7 @@ class Checkpoints:
                 probe = self._folder / f"{step}.orbax-checkpoint-tmp-probe"
                 probe.mkdir()
                 probe.rmdir()
-            shutil.rmtree(self._folder / DELETED, ignore_errors=True)
+            _remove(self._folder / DELETED)
         together(f"step {step} may be saved")
         scores = dict(scores or {})
         self._rank(step, scores)
@@ -245,9 +248,9 @@ class Checkpoints:
 
     def _set_aside(self, step):
         aside = self._folder.with_name("damaged")
-        shutil.rmtree(aside / str(step), ignore_errors=True)
+        _remove(aside / str(step))
         aside.mkdir(exist_ok=True)
-        shutil.move(self._folder / str(step), aside / str(step))
+        (self._folder / str(step)).rename(aside / str(step))
 
     def clear(self) -> None:
         """Delete all checkpoints."""
@@ -287,6 +290,15 @@ class Checkpoints:
                 f"a checkpoint cannot be written to {self._folder}: {_reason(error)}; the "
                 f"checkpoints there are {steps}: mend it, and the same command goes on"
             ) from None
+
+
+def _remove(folder) -> None:
+    """A folder with all that is in it, as far as that is possible."""
+    if isinstance(folder, Path):
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            folder.rmtree(missing_ok=True)
 
 
 def _check_metadata(meta) -> None:

@@ -229,6 +229,9 @@ class TrainConfig:
     """Checkpoints averaged at the end (section 6.1: 5 for base, 20 for big)."""
     stop_after_skipped: int = 20
     """Steps skipped in a row for gradients that are not finite before the run stops."""
+    checkpoint_dir: str | None = None
+    """Keep checkpoints here instead of in the run folder: another disk, or gs://BUCKET/FOLDER and
+    s3://BUCKET/FOLDER as far as orbax and etils reach them."""
     parallel: Literal["auto", "jit", "pmap", "mesh"] = "auto"
     """jit: one device; pmap: all devices of one process; mesh: any devices of any processes; auto
     is jit where there is one device, else mesh."""

@@ -70,10 +70,10 @@ def _soundness(run: Run) -> list[str]:
     items = state_items(on_device(run.step_functions().shapes()))
     lines = []
     for name, wanted in (("checkpoints", items), ("averaged", {"params": items["params"]})):
-        if not (run.folder / name).is_dir():
+        if not (run.store / name).is_dir():
             continue
         try:
-            checkpoints = Checkpoints(run.folder / name, read_only=True)
+            checkpoints = Checkpoints(run.store / name, read_only=True)
         except DamagedCheckpoint as error:
             lines.append(f"{name}: DAMAGED: {error}")
             continue
@@ -81,7 +81,7 @@ def _soundness(run: Run) -> list[str]:
             try:
                 _, meta = checkpoints.restore(step, wanted)
             except DamagedCheckpoint as error:
-                if not (run.folder / name / str(step)).is_dir():
+                if not (run.store / name / str(step)).is_dir():
                     continue  # a job that trains has replaced it meanwhile
                 lines.append(f"{name}/{step}: DAMAGED: {error}")
                 continue

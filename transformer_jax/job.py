@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import re
 import shlex
 import signal
 from collections.abc import Iterator, Sequence
@@ -61,6 +62,11 @@ def train(
     which all call this function. SIGINT and SIGTERM end the job after its step, saved, with
     `Stopped`.
     """
+    if re.match(r"\w+:/", str(folder)):
+        raise RunError(
+            f"{folder} is no folder of a file system: a run folder is one that all processes "
+            "share (a mounted bucket may be); --checkpoint-dir may be on object storage"
+        )
     try:
         layout = layout_of(config.model, config.train)
         if fit and several():

@@ -46,6 +46,9 @@ def open_run(
 ) -> tuple[Run, Corpus]:
     """The run in `folder`, or a new one, with its corpus; `train` says what the options mean."""
     config = replace(config, data=_absolute(config.data))
+    if (store := config.train.checkpoint_dir) is not None and "://" not in store:
+        train = replace(config.train, checkpoint_dir=str(Path(store).absolute()))
+        config = replace(config, train=train)
     if not Run.exists(folder) or _may_change(folder, config):
         return _begin(config, folder, init_from, fit, layout)
     if init_from is not None:
@@ -65,10 +68,11 @@ def _prepared(data: DataConfig, folder: Path) -> Path:
 
 def _may_change(folder: Path, config: RunConfig) -> bool:
     """A run that has never saved anything may still become another one."""
-    saved = (folder / name for name in ("checkpoints", "damaged"))
+    run = Run.open(folder)
+    saved = (run.store / name for name in ("checkpoints", "damaged"))
     if any(path.is_dir() and any(p.name.isdecimal() for p in path.iterdir()) for path in saved):
         return False
-    return Run.open(folder).config.identity() != config.identity()
+    return run.config.identity() != config.identity()
 
 
 def _begin(

@@ -2,7 +2,7 @@
 
 config.json       configuration, format and the fingerprint of the training corpus
 vocabulary.*      written before training starts
-checkpoints/N/    the state after step N
+checkpoints/N/    the state after step N; these three elsewhere where train.checkpoint_dir says so
 averaged/N/       the mean of the last checkpoints up to step N
 damaged/N/        checkpoints that could not be read when the run went on
 corpus/           the prepared text, where it was prepared for this run
@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from transformer_jax import __version__
 from transformer_jax.checkpoints import Checkpoints, DamagedCheckpoint, on_device
@@ -98,6 +100,14 @@ class Run:
         os.replace(partial, self.folder / "config.json")
 
     @property
+    def store(self) -> Any:
+        """Where the folders of checkpoints are: here, or where train.checkpoint_dir says."""
+        given = self.config.train.checkpoint_dir
+        if given is None:
+            return self.folder
+        return epath.Path(given) if "://" in given else Path(given)
+
+    @property
     def identity(self) -> str:
         """One number for everything that decides the numbers of the run; checkpoints carry it."""
         decides = json.dumps([self.config.identity(), self.corpus_fingerprint], sort_keys=True)
@@ -134,7 +144,7 @@ class Run:
             return -score if score is not None and train.best_metric == "loss" else score
 
         return Checkpoints(
-            self.folder / "checkpoints",
+            self.store / "checkpoints",
             keep_last=train.keep_last,
             keep_every=train.keep_every,
             best=best,
@@ -151,7 +161,7 @@ class Run:
         sound checkpoint while there is no sound average as new as it.
         """
         template = place(self.step_functions().shapes().params)
-        if not (self.folder / "checkpoints").is_dir():
+        if not (self.store / "checkpoints").is_dir():
             raise RunError(f"{self.folder} has no checkpoint yet")
         checkpoints = self.checkpoints(read_only=True)
         steps = checkpoints.steps()
@@ -177,9 +187,9 @@ class Run:
         return params, f"step {step}"
 
     def _averaged(self, template, steps):
-        if not (self.folder / "averaged").is_dir():
+        if not (self.store / "averaged").is_dir():
             return None
-        averaged = Checkpoints(self.folder / "averaged", read_only=True)
+        averaged = Checkpoints(self.store / "averaged", read_only=True)
         for step in averaged.steps()[-1:]:
             try:
                 items, meta = averaged.restore(step, {"params": template})
@@ -210,7 +220,7 @@ class Run:
         Damaged ones are left out. `place` as in `load_params`. Returns the steps averaged.
         """
         template = place(self.step_functions().shapes().params)
-        averaged = Checkpoints(self.folder / "averaged")
+        averaged = Checkpoints(self.store / "averaged")
         steps, taken = sorted(set(steps)), []
 
         def sound():
