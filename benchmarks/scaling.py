@@ -173,6 +173,11 @@ beyond, GB/s | source |
 
 
 def write() -> None:
+    (DOCS / "scaling.md").write_text(report(), encoding="utf-8")
+
+
+def report() -> str:
+    """docs/scaling.md, from docs/scaling.json."""
     tree = json.loads((DOCS / "scaling.json").read_text(encoding="utf-8"))
     cases = tree.pop("cases")
     tokens = tree["rows"] * tree["length"]
@@ -211,7 +216,7 @@ def write() -> None:
             f"{rates['near'] / 1e9:.0f}", rates["group"], f"{rates['far'] / 1e9:.1f}",
             rates["source"],
         )  # fmt: skip
-    (DOCS / "scaling.md").write_text(text, encoding="utf-8")
+    return text
 
 
 def _row(*cells) -> str:
