@@ -17,12 +17,12 @@ $(VENV)/installed: setup.cfg pyproject.toml
 demo: $(VENV)/installed  ## the main job on the embedded corpus: train, translate, score, draw
 	$(BIN)/python -m experiments.demo $(if $(STEPS),--steps $(STEPS))
 
-# LLVM's optimiser would take half of the time; the other tiers run with it.
+# LLVM's optimiser would take half of the time; parity and the demo run with it.
 test: $(VENV)/installed  ## everything a change can break, under 10 minutes
 	XLA_FLAGS=--xla_backend_optimization_level=0 $(PYTEST) -m "not slow and not parity"
 
-test-slow: $(VENV)/installed  ## kills, other Pythons, long properties
-	$(PYTEST) -m slow --timeout 1200
+test-slow: $(VENV)/installed  ## kills, other Pythons, long properties, under 25 minutes
+	XLA_FLAGS=--xla_backend_optimization_level=0 $(PYTEST) -m slow --timeout 1200
 
 # torch 2.13.0 is a CPU build; a plain `torch` may bring gigabytes of CUDA.
 $(VENV)/parity-installed: $(VENV)/installed

@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer_jax import ModelConfig, OptimizerConfig, TrainConfig, Transformer, presets
+from tests.small_job import configuration, read_jsonl
+from transformer_jax import ModelConfig, OptimizerConfig, TrainConfig, Transformer, job, presets
 from transformer_jax.checkpoints import Checkpoints
 from transformer_jax.data.batching import Batch, Shape
 from transformer_jax.decoding.inference import Inference
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.evaluate import make_evaluation
+from transformer_jax.inspection import report
 from transformer_jax.models.dimensions import dimensions, leaf_name
 from transformer_jax.parallel import Layout, layout_of
 from transformer_jax.run import state_items, state_of
@@ -35,7 +37,6 @@ OPTIMIZER = OptimizerConfig(warmup_steps=10)
 SHAPE = Shape(16, 7, 6)
 STEPS = 20
 WAYS = {
-    "pmap 2": (PmapStep, (2, 1, 1)),
     "pmap 4": (PmapStep, (4, 1, 1)),
     "pmap 8": (PmapStep, (8, 1, 1)),
     "mesh 4x1x1": (MeshStep, (4, 1, 1)),
@@ -135,12 +136,31 @@ def test_as_on_one_device(way):
     check_agreement(way)
 
 
+@pytest.mark.parametrize("way", ["jit", "mesh 4x1x1"])
+def test_a_shape_is_compiled_once_and_the_state_is_donated(way):
+    """Also a state that was restored: its places are those that the step pins."""
+    step = runner(way)
+    before = start(step)
+    state, _ = step(before, [step.place(batch(0))])
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
+    placed = jax.device_put(jax.device_get(state), step.layout.shardings(state))
+    for again in (state, placed):
+        after, _ = step(again, [step.place(batch(1))])
+        specs = jax.tree.map(lambda leaf: leaf.sharding.spec, after)
+        assert way == "jit" or specs == step.layout.specs(after)
+    assert step._whole._cache_size() == 1
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("way", [way for way in WAYS if way != "mesh 4x1x1"])
+@pytest.mark.parametrize("way", ["pmap 8", "mesh 8x1x1", "mesh 1x8x1", "mesh 2x2x2", "mesh 1x1x4"])
 def test_as_on_one_device_in_every_way(way):
     check_agreement(way)
-    check_agreement(way, accumulate=3)
-    check_agreement(way, replace(MODEL, dropout=0.3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["pmap 8", "mesh 2x2x2"])
+def test_micro_batches_and_dropout_as_on_one_device(way):
+    check_agreement(way, replace(MODEL, dropout=0.3), accumulate=3)
 
 
 class MeanOfMeans(PmapStep):
@@ -202,6 +222,7 @@ def test_every_parameter_has_its_place():
         ),
         ({"mesh": "tensor=4"}, {"d_ff": 6}, r"d_ff 6 is not divisible by the 4"),
         ({"mesh": "fsdp=8"}, {"d_model": 12}, r"d_model 12 is not divisible by the 8"),
+        ({"mesh": "fsdp=3"}, {}, r"mesh fsdp=3 has 3 devices, which do not divide the 8 there are"),
         ({"mesh": "model=8"}, {}, r"'model=8' is no part of one; write as data=2,fsdp=2,tensor=2"),
         ({"mesh": "data=2,data=4"}, {}, r"'data=4' is no part"),
         ({"mesh": "data=0"}, {}, r"'data=0' is no part"),
@@ -329,3 +350,38 @@ def test_restored_on_another_layout(tmp_path):
         _, metrics = step(state_of(items), [step.place(batch(9))])
         following.append(float(metrics["loss_sum"]))
     np.testing.assert_allclose(following, following[0], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_other_models_too():
+    """All at once: additive attention, learned positions, three tables of a vocabulary that tensor
+    does not divide, every dropout."""
+    model = replace(
+        MODEL, vocab_size=41, attention="additive", positions="learned", max_positions=16,
+        tied="none", norm="pre", dropout=0.2, attention_dropout=0.2, relu_dropout=0.2,
+    )  # fmt: skip
+    check_agreement("mesh 2x2x2", model, accumulate=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"parallel": "pmap"}, {"mesh": "fsdp=2,tensor=2"}])
+def test_a_job_that_stops_and_goes_on(tmp_path, options):
+    """Saved, restored, evaluated by loss and BLEU, and averaged: as on one device."""
+    config = configuration(tmp_path, best_metric="bleu", log_every=1)
+    config = replace(config, optimizer=replace(config.optimizer, ema_decay=0.9, accumulate=2))
+
+    def run(name, steps, **options):
+        options = {"parallel": "auto", **options, "steps": steps}
+        changed = replace(config, train=replace(config.train, **options))
+        return job.train(changed, tmp_path / name, progress=False)
+
+    run("many", 9, **options)
+    many, one = run("many", 15, **options), run("one", 15, parallel="jit")
+    assert "averaged/15: sound" in report(many.folder)
+    records = [read_jsonl(side.folder / "metrics.jsonl") for side in (many, one)]
+    assert "validation_bleu" in records[0][-1]
+    for name in ("loss", "validation_loss"):
+        found, wanted = ({r["step"]: r[name] for r in rs if name in r} for rs in records)
+        assert wanted.keys() <= found.keys()
+        for step, value in wanted.items():
+            np.testing.assert_allclose(found[step], value, rtol=1e-4)

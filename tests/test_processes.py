@@ -21,6 +21,7 @@ from tests.small_job import ENVIRONMENT, configuration, last_prints, read_jsonl
 from transformer_jax.checkpoints import Checkpoints
 from transformer_jax.errors import UserError
 from transformer_jax.job import train
+from transformer_jax.locking import locked
 from transformer_jax.processes import Processes
 from transformer_jax.verification import values
 
@@ -114,7 +115,7 @@ def test_lost_stopped_and_moved(tmp_path):
     assert re.search(
         r"transformer-jax: process 1 is lost, silent for 15 s; start all processes again, they go "
         r"on from the newest checkpoint: transformer-jax train --run-dir \S+ --coordinator \S+ "
-        r"--num-processes 2 --process-id N\n",
+        r"--num-processes 2 --process-id N --config \S+\n",
         said(tmp_path, 0),
     )
     assert "process 1, this one, was killed; start all" in said(tmp_path, 1)
@@ -157,6 +158,68 @@ def test_lost_stopped_and_moved(tmp_path):
     ]
     assert list(losses[0]) == list(losses[1]) == list(range(1, steps + 1))
     np.testing.assert_allclose(*(list(each.values()) for each in losses), rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_what_one_cannot_do_ends_all(tmp_path):
+    """The folder is held by another job: only process 0 looks, both say so and end."""
+    wanted(tmp_path, 10)
+    with locked(tmp_path / "run"), jobs(tmp_path, "--config", tmp_path / "config.json") as both:
+        assert [job.wait(60) for job in both] == [1, 1]
+    for i in range(2):
+        assert f"transformer-jax: another job is training in {tmp_path / 'run'}\n" in said(
+            tmp_path, i
+        )
+        assert "Traceback" not in said(tmp_path, i)
+
+
+# What one process reads of a checkpoint that is damaged for it alone.
+DAMAGED = """
+import sys
+from pathlib import Path
+import jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from transformer_jax.checkpoints import Checkpoints, DamagedCheckpoint
+from transformer_jax.processes import together
+folder, coordinator, me = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+jax.distributed.initialize(coordinator, 2, me)
+mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+place = NamedSharding(mesh, P("d"))
+checkpoints = Checkpoints(folder, keep_last=2)
+for step in (1, 2):
+    rows = np.arange(200_000, dtype=np.float32) + me + step
+    checkpoints.save(step, {"p": {"w": jax.make_array_from_process_local_data(place, rows)}}, {})
+    checkpoints.wait()
+if me == 0:
+    own = (folder / "2" / "p" / "ocdbt.process_1" / "d").iterdir()
+    largest = max(own, key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:1000])
+together("one part is damaged")
+template = {"w": jax.ShapeDtypeStruct((400_000,), np.float32, sharding=place)}
+for step in (2, 1):
+    try:
+        print(step, checkpoints.restore(step, {"p": template})[1]["step"])
+    except DamagedCheckpoint as error:
+        print(step, str(error).partition(": ")[2][:40])
+checkpoints.close()
+"""
+
+
+@pytest.mark.slow
+def test_what_one_cannot_read_all_leave(tmp_path):
+    coordinator = f"localhost:{free_port()}"
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", DAMAGED, tmp_path / "saved", coordinator, str(i)],
+            env=FOUR, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    found = [job.communicate(timeout=120)[0] for job in both]
+    assert [job.returncode for job in both] == [0, 0], found
+    shown = [[line for line in out.splitlines() if line[:2] in ("1 ", "2 ")] for out in found]
+    assert shown[0] == ["2 another process cannot read it", "1 1"]
+    assert shown[1][0].startswith("2 Encountered error while reading") and shown[1][1] == "1 1"
 
 
 # Puts in sitecustomize what each process reads of a batch, beside what it would read alone.

@@ -14,7 +14,7 @@ import pytest
 from tests.small_job import configuration
 from transformer_jax.checkpoints import Checkpoints
 from transformer_jax.errors import UserError
-from transformer_jax.verification import Moved, Verdict, _job, _Topology, values
+from transformer_jax.verification import Moved, Topology, Verdict, _job, values
 
 PACKAGE = Path(__file__).parents[1] / "transformer_jax"
 
@@ -72,18 +72,18 @@ def test_a_move_shows_what_differs():
 
 
 def test_topologies():
-    assert _Topology.parse("8") == _Topology(1, 8)
-    assert _Topology.parse("2x4:fsdp=2,tensor=2") == _Topology(2, 4, "fsdp=2,tensor=2")
-    options = list(_Topology(2, 4).options())
+    assert Topology.parse("8") == Topology(1, 8)
+    assert Topology.parse("2x4:fsdp=2,tensor=2") == Topology(2, 4, "fsdp=2,tensor=2")
+    options = list(Topology(2, 4).options())
     assert [each[-1] for each in options] == ["0", "1"]
     assert len({each[1] for each in options}) == 1
-    assert list(_Topology(1, 8).options()) == [[]]
-    environment = _Topology(1, 3).environment()
+    assert list(Topology(1, 8).options()) == [[]]
+    environment = Topology(1, 3).environment()
     assert environment["XLA_FLAGS"].count("device_count") == 1
     assert environment["XLA_FLAGS"].endswith("device_count=3")
     for wrong in ("0", "2x", "x4", "2x4x2", "8:model=2", "-1"):
         with pytest.raises(UserError, match="write as"):
-            _Topology.parse(wrong)
+            Topology.parse(wrong)
 
 
 def verify(folder, package, code, *options):

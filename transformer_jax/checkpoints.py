@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from transformer_jax.errors import UserError
-from transformer_jax.processes import agreed, is_first, together
+from transformer_jax.processes import agreed, is_first, several, together
 from transformer_jax.training.fingerprint import fingerprints, paths
 
 __all__ = ["Checkpoints", "DamagedCheckpoint", "UnsavedCheckpoint"]
@@ -86,7 +86,7 @@ class Checkpoints:
                 self._sweep()
             self._check_notes()
         if not read_only:
-            together(f"{folder} is swept")
+            together("checkpoints are swept")
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_Keep(keep_last, keep_every, self._scores, self._out_of_turn),
             # A half-deleted folder would still be listed: rename first, delete later.
@@ -99,6 +99,7 @@ class Checkpoints:
         )
         with _quiet():
             self._manager = ocp.CheckpointManager(self._folder, options=options)
+            self._reader = self._alone() if several() else self._manager
         for step in self.steps():
             try:
                 meta = self.metadata(step)
@@ -107,6 +108,21 @@ class Checkpoints:
             self._rank(step, meta["scores"])
             if meta.get("out_of_turn"):
                 self._out_of_turn.add(step)
+
+    def _alone(self):
+        """A manager that reads without waiting for the others: what one process finds damaged it
+        alone leaves, and orbax would wait for it where it never comes."""
+        me = jax.process_index()
+        options = ocp.CheckpointManagerOptions(
+            read_only=True,
+            save_interval_steps=0,
+            create=False,
+            enable_async_checkpointing=False,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"reader{me}"
+            ),
+        )
+        return ocp.CheckpointManager(self._folder, options=options)
 
     def _sweep(self):
         """Remove what killed saves and deletions left behind."""
@@ -182,7 +198,7 @@ class Checkpoints:
     def metadata(self, step: int) -> dict:
         """The metadata given to `save`, with step, scores and fingerprints."""
         try:
-            restored = self._manager.restore(
+            restored = self._reader.restore(
                 step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
             )
             meta = restored.meta
@@ -198,24 +214,13 @@ class Checkpoints:
         file that is missing or unreadable, or an array that differs from what was saved, raises
         DamagedCheckpoint.
         """
-        meta = self.metadata(step)
-        for name, tree in templates.items():
-            saved, wanted = set(meta["fingerprints"].get(name, {})), set(paths(tree))
-            if saved != wanted:
-                raise self._damaged(
-                    step,
-                    f"its {name} are not those of this configuration; they "
-                    f"lack {sorted(wanted - saved)[:3]} and have {sorted(saved - wanted)[:3]}",
-                )
-        arguments = {name: ocp.args.StandardRestore(tree) for name, tree in templates.items()}
         damaged = None
         try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
-        except Exception as error:
-            damaged = self._damaged(step, error)
+            items, meta = self._read(step, templates)
+        except DamagedCheckpoint as error:
+            damaged = error
         if not agreed(damaged is None):
             raise damaged or self._damaged(step, "another process cannot read it")
-        items = {name: restored[name] for name in templates}
         for name, tree in items.items():
             found, saved = fingerprints(tree), meta["fingerprints"][name]
             wrong = [path for path in found if saved[path] != found[path]]
@@ -226,6 +231,24 @@ class Checkpoints:
                     "was saved",
                 )
         return items, meta
+
+    def _read(self, step, templates):
+        """The trees and the metadata, not compared yet; in it no process waits for another."""
+        meta = self.metadata(step)
+        for name, tree in templates.items():
+            saved, wanted = set(meta["fingerprints"].get(name, {})), set(paths(tree))
+            if saved != wanted:
+                raise self._damaged(
+                    step,
+                    f"its {name} are not those of this configuration; they "
+                    f"lack {sorted(wanted - saved)[:3]} and have {sorted(saved - wanted)[:3]}",
+                )
+        arguments = {name: ocp.args.StandardRestore(tree) for name, tree in templates.items()}
+        try:
+            restored = self._reader.restore(step, args=ocp.args.Composite(**arguments))
+        except Exception as error:
+            raise self._damaged(step, error) from None
+        return {name: restored[name] for name in templates}, meta
 
     def _damaged(self, step, error: Exception | str) -> DamagedCheckpoint:
         """Orbax raises many kinds of exception for damaged files, with pages of internals."""

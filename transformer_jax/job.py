@@ -58,8 +58,8 @@ def train(
 
     Runs on the devices that `config.train.parallel` and `.mesh` name.
     Evaluates, saves and at the end averages checkpoints as `config.train` says. One job at a time
-    may hold the folder; it may be one of several processes, once jax.distributed is initialised,
-    which all call this function. SIGINT and SIGTERM end the job after its step, saved, with
+    may hold the folder; within `processes.joined` it is one of several processes, which all call
+    this function. SIGINT and SIGTERM end the job after its step, saved, with
     `Stopped`.
     """
     if re.match(r"\w+:/", str(folder)):
@@ -74,11 +74,15 @@ def train(
                 "--fit-memory compiles in one process: find batch_tokens and --accumulate with "
                 "one, and give them to all"
             )
-        # The first process holds the folder for all.
-        refusal = f"another job is training in {folder}"
-        with locked(folder, refusal) if is_first() else contextlib.nullcontext():
-            opened = first_does(lambda: open_run(config, folder, init_from, fit, layout))
-            run, corpus = opened or opened_run(folder)
+        with contextlib.ExitStack() as held:
+
+            def begin():
+                held.enter_context(locked(folder, f"another job is training in {folder}"))
+                return open_run(config, folder, init_from, fit, layout)
+
+            # The first process holds the folder for all, and they do what its configuration says.
+            run, corpus = first_does(begin) or opened_run(folder)
+            layout = layout_of(run.config.model, run.config.train)
             with explained(run.config.data.batch_tokens):
                 _train(run, corpus, layout, init_from, profile, progress)
     except (KeyboardInterrupt, Stopped) as stop:
@@ -169,10 +173,13 @@ def _train(run, corpus, layout, init_from, profile, progress):
     try:
         with _told_to_stop(checkpoints) as received:
             recorder.say(_describe(corpus, batches, state, layout, config.train, memory))
+            batches_seen = seen()
+            if profile and is_first():
+                batches_seen = profiled(batches_seen, run.folder / "profile", profile)
             state = train_loop(
                 state,
                 runner,
-                profiled(seen(), run.folder / "profile", profile) if profile else seen(),
+                batches_seen,
                 config.train,
                 recorder,
                 evaluate=evaluate,

@@ -129,6 +129,11 @@ def layout_of(model: ModelConfig, train: TrainConfig) -> Layout:
         return Layout(devices, data=len(devices))
     sizes = mesh_sizes(train.mesh)
     fixed = sizes.get("fsdp", 1) * sizes.get("tensor", 1)
+    if "data" not in sizes and fixed <= len(devices) and len(devices) % fixed:
+        raise UserError(
+            f"mesh {train.mesh} has {fixed} devices, which do not divide the {len(devices)} there "
+            "are: say with data= how many times it shall be there"
+        )
     sizes = {"data": max(len(devices) // fixed, 1), **sizes}
     wanted = int(np.prod(list(sizes.values())))
     named = ",".join(f"{name}={size}" for name, size in sizes.items())

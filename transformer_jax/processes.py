@@ -7,6 +7,7 @@ checkpoints together. If one is lost the others end, and say which one and how t
 import atexit
 import contextlib
 import functools
+import itertools
 import logging
 import os
 import signal
@@ -24,7 +25,7 @@ from jax._src import distributed  # JAX has no public name for its key-value sto
 from jax.experimental import multihost_utils
 
 from transformer_jax.errors import UserError
-from transformer_jax.training.stopping import Stopped
+from transformer_jax.training.stopping import PATIENCE, Stopped
 
 __all__ = [
     "RESTART",
@@ -45,6 +46,8 @@ BEAT = 1.0
 """Seconds between signs of life."""
 LOST = 15.0
 """Seconds without one after which a process counts as lost; JAX itself waits for 25."""
+LIFE = "transformer_jax/life/"
+_numbers = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -100,11 +103,11 @@ def first_does(function: Callable[[], T]) -> T | None:
     """What `function` returns, in the first process; others wait for None or its UserError."""
     if not several():
         return function()
-    client, key = _client(), f"transformer_jax/first/{next(_NUMBERS)}"
+    client, key = _client(), f"transformer_jax/first/{next(_numbers)}"
     if is_first():
         try:
             found = function()
-        except UserError as error:
+        except Exception as error:
             client.key_value_set(key, f"refused {error}")
             raise
         client.key_value_set(key, "done")
@@ -127,24 +130,26 @@ def joined(processes: Processes | None) -> Iterator[None]:
         return
     _initialise(processes)
     client, index = _client(), jax.process_index()
-    # Ctrl-C is to all what SIGTERM is; a second one acts as it always does.
-    signal.signal(signal.SIGINT, _as_sigterm)
-    with _witness(processes.again):
-        _Watch(client, processes.again).start()
+    signal.signal(signal.SIGINT, _as_sigterm())
+    with _witness(processes.again) as release:
+        _Watch(client, processes.again, release).start()
         try:
             yield
-        except Stopped:
-            # All stop at one step; the first holds the connection of the others, so it goes last.
-            with contextlib.suppress(Exception):
-                client.wait_at_barrier("transformer_jax/stopped", 20_000)
-                time.sleep(1.0 if index == 0 else 0.0)
-            raise
         except BaseException as error:
+            if isinstance(error, Stopped) and error.signal == signal.SIGTERM:
+                # All stop at one step; the first holds the connections, so it goes last.
+                with contextlib.suppress(Exception):
+                    client.wait_at_barrier("transformer_jax/stopped", 20_000)
+                    time.sleep(BEAT if index == 0 else 0.0)
+                raise
             if isinstance(error, jax.errors.JaxRuntimeError):
                 # A connection broke, perhaps: if a process is lost `_Watch` will find it.
                 time.sleep(LOST + 3 * BEAT)
+            said = str(error) or repr(error)
+            if not isinstance(error, UserError):
+                said += f"; {RESTART}: {processes.again}"
             with contextlib.suppress(Exception):
-                client.key_value_set(f"transformer_jax/ended/{index}", str(error) or repr(error))
+                client.key_value_set(f"{LIFE}ended/{index}", said)
             # The others look once a second; JAX's own farewell would wait for them in vain.
             time.sleep(3 * BEAT)
             atexit.register(os._exit, 1)
@@ -176,9 +181,18 @@ def _initialise(processes: Processes) -> None:
     )  # fmt: skip
 
 
-def _as_sigterm(number, frame):
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.kill(os.getpid(), signal.SIGTERM)
+def _as_sigterm() -> Callable:
+    """Ctrl-C is to all what SIGTERM is; another one, later, does not want to wait."""
+    first = 0.0
+
+    def handler(number, frame):
+        nonlocal first
+        if first and time.monotonic() - first > PATIENCE:
+            raise KeyboardInterrupt
+        first = first or time.monotonic()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    return handler
 
 
 def _client() -> Any:
@@ -192,56 +206,45 @@ def _get(client, key: str) -> str | None:
         return None
 
 
-def _numbers() -> Iterator[int]:
-    number = 0
-    while True:
-        yield number
-        number += 1
-
-
-_NUMBERS = _numbers()
-
-
 class _Watch(threading.Thread):
     """Gives signs of life and looks for those of the others."""
 
-    def __init__(self, client, again: str):
+    def __init__(self, client, again: str, release: Callable[[], None]):
         super().__init__(daemon=True)
-        self._client, self._again = client, again
-        self._others = [i for i in range(jax.process_count()) if i != jax.process_index()]
-        self._seen = {i: ("", time.monotonic()) for i in self._others}
+        self._client, self._again, self._release = client, again, release
+        others = (i for i in range(jax.process_count()) if i != jax.process_index())
+        self._seen = {i: ("", time.monotonic()) for i in others}
 
     def run(self):
-        me, number = jax.process_index(), 0
-        while True:
-            number += 1
+        for number in itertools.count():
             try:
-                key = f"transformer_jax/alive/{me}"
+                key = f"{LIFE}alive/{jax.process_index()}"
                 self._client.key_value_set(key, str(number), allow_overwrite=True)
+                life = dict(self._client.key_value_dir_get(LIFE))
             except Exception:
                 return  # JAX has shut down, or ends this process
-            for other in self._others:
-                self._look(other)
+            for other in self._seen:
+                self._look(other, life)
             time.sleep(BEAT)
 
-    def _look(self, other: int):
-        said = _get(self._client, f"transformer_jax/ended/{other}")
+    def _look(self, other: int, life: dict[str, str]):
+        said = life.get(f"{LIFE}ended/{other}")
         if said is not None:
-            _end(f"process {other} ended: {said}", self._again)
-        beat = _get(self._client, f"transformer_jax/alive/{other}") or ""
+            self._end(f"process {other} ended: {said}")
+        beat = life.get(f"{LIFE}alive/{other}", "")
         before, since = self._seen[other]
         if beat != before:
             self._seen[other] = (beat, time.monotonic())
         elif time.monotonic() - since > LOST:
-            _end(f"process {other} is lost, silent for {LOST:.0f} s", self._again)
+            lost = f"process {other} is lost, silent for {LOST:.0f} s"
+            self._end(f"{lost}; {RESTART}: {self._again}")
 
-
-def _end(what: str, again: str) -> None:
-    _release()
-    # A progress bar may stand on the line.
-    sys.stderr.write(f"\ntransformer-jax: {what}; {RESTART}: {again}\n")
-    sys.stderr.flush()
-    os._exit(1)
+    def _end(self, what: str):
+        self._release()
+        # A progress bar may stand on the line.
+        sys.stderr.write(f"\ntransformer-jax: {what}\n")
+        sys.stderr.flush()
+        os._exit(1)
 
 
 # JAX aborts at once when the connection to process 0 breaks, before any thread of ours can speak.
@@ -259,13 +262,11 @@ if not sys.stdin.buffer.read():
     said = "this one, was killed" if lost == me else "the coordinator, is lost"
     sys.stderr.write(f"\\ntransformer-jax: process {lost}, {said}; {again}\\n")
 """
-_release: Callable[[], None] = lambda: None  # noqa: E731
 
 
 @contextlib.contextmanager
-def _witness(again: str) -> Iterator[None]:
-    """A small process that speaks where this one is ended without a word."""
-    global _release
+def _witness(again: str) -> Iterator[Callable[[], None]]:
+    """A small process that speaks where this one is ended without a word, unless released."""
     host, _, port = str(distributed.global_state.coordinator_address).rpartition(":")
     said = [str(jax.process_index()), host.strip("[]"), port, f"{RESTART}: {again}"]
     child = subprocess.Popen(
@@ -277,8 +278,7 @@ def _witness(again: str) -> Iterator[None]:
         with contextlib.suppress(OSError):
             child.communicate(b"ended")
 
-    _release = release
     try:
-        yield
+        yield release
     finally:
         release()

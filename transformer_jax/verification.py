@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import random
 import re
@@ -19,7 +20,7 @@ from transformer_jax.data.grammar.corpus import examples
 from transformer_jax.errors import UserError
 from transformer_jax.run import Run
 
-__all__ = ["Moved", "Verdict", "verify_moves", "verify_resume"]
+__all__ = ["Moved", "Topology", "Verdict", "verify_moves", "verify_resume"]
 
 # Pairs of the embedded grammar to train on, where no text is given.
 PAIRS = 2000
@@ -113,15 +114,11 @@ def verify_resume(config: RunConfig, folder: Path, updates: int, kills: int) -> 
     return Verdict({name: (sides[0][name], sides[1][name]) for name in sides[0]}, last)
 
 
-def verify_moves(folder: Path, topologies: Sequence[str]) -> Moved:
-    """Train what folder/whole was trained on in folder/moved, in a part on each topology.
-
-    A topology is N virtual CPU devices, or PxN of P processes; ":fsdp=2,tensor=2" adds a mesh.
-    """
-    parts = [_Topology.parse(text) for text in topologies]
+def verify_moves(folder: Path, topologies: Sequence["Topology"]) -> Moved:
+    """Train what folder/whole was trained on in folder/moved, in a part on each topology."""
     whole = Run.open(folder / "whole")
-    for number, part in enumerate(parts, 1):
-        steps = whole.config.train.steps * number // len(parts)
+    for number, part in enumerate(topologies, 1):
+        steps = whole.config.train.steps * number // len(topologies)
         train = replace(whole.config.train, steps=steps, parallel="auto", mesh=part.mesh)
         config = replace(whole.config, train=train)
         (folder / "config.json").write_text(config.to_json(), encoding="utf-8")
@@ -130,23 +127,36 @@ def verify_moves(folder: Path, topologies: Sequence[str]) -> Moved:
         raise UserError(f"{folder / 'moved'}: a checkpoint was not what had been saved")
     order = [values(folder / name)["data order"] for name in ("whole", "moved")]
     losses = [_losses(folder / name / "metrics.jsonl") for name in ("whole", "moved")]
-    difference = max(abs(losses[1][step] / loss - 1) for step, loss in losses[0].items())
-    return Moved(list(topologies), (order[0], order[1]), difference)
+    difference = max(
+        abs(losses[1].get(step, math.inf) / loss - 1) for step, loss in losses[0].items()
+    )
+    return Moved(list(map(str, topologies)), (order[0], order[1]), difference)
 
 
 @dataclass(frozen=True)
-class _Topology:
+class Topology:
+    """Virtual CPU devices, of one process or several, and a mesh of them."""
+
     processes: int = 1
     devices: int | None = None  # as the machine has them
     mesh: str | None = None
 
     @classmethod
-    def parse(cls, text: str) -> "_Topology":
+    def parse(cls, text: str) -> "Topology":
+        """8 devices, 2x4 of two processes, 2x4:fsdp=2,tensor=2 on a mesh.
+
+        >>> str(Topology.parse("2x4:fsdp=2"))
+        '2x4:fsdp=2'
+        """
         found = re.fullmatch(r"(?:([1-9]\d?)x)?([1-9]\d{0,2})(?::(.+))?", text)
         if found is None:
             raise UserError(f"topology {text!r} is none: write as 8, 2x4 or 2x4:fsdp=2,tensor=2")
         mesh_sizes(found[3])
         return cls(int(found[1] or 1), int(found[2]), found[3])
+
+    def __str__(self) -> str:
+        processes = f"{self.processes}x" if self.processes > 1 else ""
+        return f"{processes}{self.devices}{f':{self.mesh}' if self.mesh else ''}"
 
     def environment(self) -> dict[str, str]:
         if self.devices is None:
@@ -169,7 +179,8 @@ class _Topology:
 
 def _losses(records: Path) -> dict[int, float]:
     found = map(json.loads, records.read_text(encoding="utf-8").splitlines())
-    return {record["step"]: record["loss"] for record in found if "loss" in record}
+    # A loss that is no number is written as null, and is like no other.
+    return {r["step"]: math.inf if r["loss"] is None else r["loss"] for r in found if "loss" in r}
 
 
 def values(folder: Path) -> dict[str, str]:
@@ -204,7 +215,7 @@ def _grammar(folder: Path) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def _job(
-    folder: Path, name: str, options: Sequence[str] = (), topology: _Topology = _Topology()
+    folder: Path, name: str, options: Sequence[str] = (), topology: Topology = Topology()
 ) -> Iterator[subprocess.Popen]:
     """A job that trains in folder/name, and ends with its parent's interest in it."""
     cache = {"JAX_COMPILATION_CACHE_DIR": str(folder.absolute() / "compiled")}
@@ -227,7 +238,7 @@ def _job(
         job.wait()
 
 
-def _finish(folder: Path, name: str, topology: _Topology = _Topology()) -> None:
+def _finish(folder: Path, name: str, topology: Topology = Topology()) -> None:
     with contextlib.ExitStack() as stack:
         jobs = [
             stack.enter_context(_job(folder, name, options, topology))

@@ -1,6 +1,8 @@
 """train, prepare, average, verify-resume: commands that write."""
 
+import re
 import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,12 +67,9 @@ class Train:
         given = (self.coordinator, self.num_processes, self.process_id)
         if not self.distributed and given == (None,) * 3:
             return None
-        again = ["transformer-jax", "train", "--run-dir", str(self.run_dir)]
-        again += ["--distributed"] if self.distributed else []
-        if self.coordinator is not None:
-            again += ["--coordinator", self.coordinator]
-            again += ["--num-processes", str(self.num_processes), "--process-id", "N"]
-        return Processes(*given, again=shlex.join(again))
+        again = shlex.join(["transformer-jax", *sys.argv[1:]])
+        again = re.sub(r"(--process[-_]id[ =])\d+", r"\1N", again)
+        return Processes(*given, again=again)
 
 
 @dataclass(frozen=True)
@@ -128,14 +127,19 @@ class VerifyResume:
     config: RunConfig = RunConfig()
 
     def run(self) -> None:
-        from transformer_jax.verification import verify_moves, verify_resume
+        from transformer_jax.verification import Topology, verify_moves, verify_resume
 
+        topologies = [Topology.parse(text) for text in self.topologies]
+        if len(topologies) > self.updates:
+            raise UserError(
+                f"updates {self.updates} are fewer than the {len(topologies)} topologies"
+            )
         verdict = verify_resume(self.config, self.output, self.updates, self.kills)
         print(verdict)
         if not verdict.holds:
             raise UserError(f"killed jobs do not go on exactly; both runs are in {self.output}")
-        if self.topologies:
-            moved = verify_moves(self.output, self.topologies)
+        if topologies:
+            moved = verify_moves(self.output, topologies)
             print(moved)
             if not moved.holds:
                 raise UserError(f"a moved job does not go on as it should; see {self.output}")

@@ -17,7 +17,7 @@ def feed_forward(
     bias_out: Float[Array, "D"],
     *,
     dropout_rate: float = 0.0,
-    rng: Key[Array, ""] | None = None,
+    rng: Key[Array, "..."] | None = None,
 ) -> Float[Array, "... D"]:
     """max(0, x W1 + b1) W2 + b2, equation 2, in the dtype of its arguments.
 

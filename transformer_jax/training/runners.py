@@ -69,8 +69,27 @@ class JitStep:
     def _total(self, sums: Sums) -> Sums:
         return sums
 
+    def _sums(self) -> Sums:
+        """How the sums of `_gradients` lie."""
+        whole: Any = P()
+        return Sums(self.layout.specs(self._state.params), whole, whole)
+
     def _compiled(self, function: Callable, takes, gives, *, donate: bool) -> Any:
-        return jax.jit(function, donate_argnums=0 if donate else ())
+        mesh = self.layout.mesh
+        places = {
+            "state": jax.tree.map(lambda leaf: leaf.sharding, self._state),
+            "batch": self.layout.rows,
+            "sums": jax.tree.map(lambda spec: NamedSharding(mesh, spec), self._sums()),
+            "micro": self.layout.replicated,
+            "metrics": self.layout.replicated,
+        }
+        out = places[gives] if isinstance(gives, str) else tuple(places[name] for name in gives)
+        return jax.jit(
+            function,
+            donate_argnums=0 if donate else (),
+            in_shardings=tuple(places[name] for name in takes),
+            out_shardings=out,
+        )
 
     def place(self, batch: Batch) -> Batch:
         """A batch, the rows of `layout.share`, as the step takes it."""
@@ -208,23 +227,6 @@ class MeshStep(JitStep):
         specs = self.layout.specs(self._state.params)
         parts: Any = P(BATCH)
         return Sums(jax.tree.map(lambda s: P(BATCH, *_without_fsdp(s)), specs), parts, parts)
-
-    def _compiled(self, function, takes, gives, *, donate):
-        mesh = self.layout.mesh
-        places = {
-            "state": jax.tree.map(lambda leaf: leaf.sharding, self._state),
-            "batch": self.layout.rows,
-            "sums": jax.tree.map(lambda spec: NamedSharding(mesh, spec), self._sums()),
-            "micro": self.layout.replicated,
-            "metrics": self.layout.replicated,
-        }
-        out = places[gives] if isinstance(gives, str) else tuple(places[name] for name in gives)
-        return jax.jit(
-            function,
-            donate_argnums=0 if donate else (),
-            in_shardings=tuple(places[name] for name in takes),
-            out_shardings=out,
-        )
 
     def place(self, batch):
         return self.layout.place(batch)

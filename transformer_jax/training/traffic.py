@@ -35,10 +35,12 @@ def traffic(compiled: Any, layout: Layout) -> dict[tuple[str, tuple[str, ...]], 
     """(kind, axes of the mesh) -> Traffic of a compiled step, as `runner.lower(shape).compile()`.
 
     Of the HLO that the CPU's compiler writes; those of other devices start and end a collective
-    in two instructions, which this does not read.
+    in two instructions: ValueError.
     """
     found: dict[tuple[str, tuple[str, ...]], list[int]] = defaultdict(list)
     for line in compiled.as_text().splitlines():
+        if re.search(r"= .* (all|reduce|collective)-\w+-start\(", line):
+            raise ValueError(f"a collective in two instructions is not read: {line.strip():.100}")
         if (match := _COLLECTIVE.search(line)) is None:
             continue
         group = _first_group(match["groups"])
