@@ -317,7 +317,9 @@ def test_evaluation_counts_every_sentence_once():
         np.testing.assert_allclose(found[name], value, rtol=1e-6)
 
 
-@pytest.mark.parametrize("search", [Search(), Search(method="sample", seed=3)])
+@pytest.mark.parametrize(
+    "search", [Search(), pytest.param(Search(method="sample", seed=3), marks=pytest.mark.slow)]
+)
 def test_translation_is_that_of_one_device(search):
     params = jax.tree.map(lambda leaf: 3 * leaf, start(runner("jit")).params)
     layout = Layout(jax.devices(), 2, 2, 2)

@@ -132,9 +132,12 @@ def joined(processes: Processes | None) -> Iterator[None]:
     client, index = _client(), jax.process_index()
     signal.signal(signal.SIGINT, _as_sigterm())
     with _witness(processes.again) as release:
-        _Watch(client, processes.again, release).start()
+        watch = _Watch(client, processes.again, release)
+        watch.start()
         try:
             yield
+            # Who is through early waits with signs of life, not in JAX's farewell without.
+            client.wait_at_barrier("transformer_jax/through", 600_000)
         except BaseException as error:
             if isinstance(error, Stopped) and error.signal == signal.SIGTERM:
                 # All stop at one step; the first holds the connections, so it goes last.
@@ -145,15 +148,19 @@ def joined(processes: Processes | None) -> Iterator[None]:
             if isinstance(error, jax.errors.JaxRuntimeError):
                 # A connection broke, perhaps: if a process is lost `_Watch` will find it.
                 time.sleep(LOST + 3 * BEAT)
+            watch.stop()
             said = str(error) or repr(error)
             if not isinstance(error, UserError):
                 said += f"; {RESTART}: {processes.again}"
             with contextlib.suppress(Exception):
                 client.key_value_set(f"{LIFE}ended/{index}", said)
-            # The others look once a second; JAX's own farewell would wait for them in vain.
-            time.sleep(3 * BEAT)
+            # The others look once a second; JAX's own farewell would wait for them in vain. The
+            # first holds the connections, so it goes last.
+            time.sleep((3 if index else 6) * BEAT)
             atexit.register(os._exit, 1)
             raise
+        finally:
+            watch.stop()
 
 
 def _initialise(processes: Processes) -> None:
@@ -214,6 +221,12 @@ class _Watch(threading.Thread):
         self._client, self._again, self._release = client, again, release
         others = (i for i in range(jax.process_count()) if i != jax.process_index())
         self._seen = {i: ("", time.monotonic()) for i in others}
+        self._over = threading.Event()
+
+    def stop(self):
+        """Python must not end while a thread is inside JAX."""
+        self._over.set()
+        self.join()
 
     def run(self):
         for number in itertools.count():
@@ -225,11 +238,12 @@ class _Watch(threading.Thread):
                 return  # JAX has shut down, or ends this process
             for other in self._seen:
                 self._look(other, life)
-            time.sleep(BEAT)
+            if self._over.wait(BEAT):
+                return
 
     def _look(self, other: int, life: dict[str, str]):
         said = life.get(f"{LIFE}ended/{other}")
-        if said is not None:
+        if said is not None and not self._over.is_set():
             self._end(f"process {other} ended: {said}")
         beat = life.get(f"{LIFE}alive/{other}", "")
         before, since = self._seen[other]
