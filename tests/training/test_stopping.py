@@ -15,8 +15,11 @@ def test_a_signal_sent_twice_is_one(number):
         assert received() == number
 
 
-def test_another_ctrl_c_later_does_not_wait(monkeypatch):
+def test_another_ctrl_c_later_does_not_wait(monkeypatch, request):
     monkeypatch.setattr(stopping, "PATIENCE", -1.0)
+    # A job in the background of a shell ignores Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with pytest.raises(KeyboardInterrupt), stopping.stop_signals():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
