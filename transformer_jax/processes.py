@@ -100,7 +100,10 @@ def together(name: str) -> None:
 
 
 def first_does(function: Callable[[], T]) -> T | None:
-    """What `function` returns, in the first process; others wait for None or its UserError."""
+    """What `function` returns, in the first process; the others wait, and get None.
+
+    What it raises there they raise as a UserError.
+    """
     if not several():
         return function()
     client, key = _client(), f"transformer_jax/first/{next(_numbers)}"
