@@ -74,8 +74,8 @@ class Checkpoints:
         """`best` makes a number of a checkpoint's scores, or None; the highest is kept."""
         self._best, self._read_only = best, read_only
         # What is no local path is etils'; a bucket is reached by its own file system alone.
-        self._folder: Any = folder.absolute() if isinstance(folder, Path) else folder
         local = isinstance(folder, Path)
+        self._folder: Any = folder.absolute() if local else folder
         self._scores: dict[int, float] = {}
         self._out_of_turn: set[int] = set()
         self._failed = False

@@ -5,7 +5,7 @@ fsdp    the same, but parameters and optimizer state are cut along D and gathere
 tensor  heads, the feed-forward layer's width and the vocabulary are cut; the sentences are the same
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -85,14 +85,19 @@ class Layout:
         rows = {(part.start or 0, part.stop or len(indices)) for (part,) in filter(None, parts)}
         return np.concatenate([indices[start:stop] for start, stop in sorted(rows)])
 
-    def by_rows(self, function: Callable, takes: tuple, gives: Any) -> Callable:
-        """`function` of each device's rows; what `takes` no axis arrives whole but along tensor."""
+    def by_rows(
+        self, function: Callable, takes: tuple, gives: Any, axes: Iterable[str] = BATCH
+    ) -> Callable:
+        """`function` of what each device holds; along other `axes` the compiler divides the work.
+
+        What `takes` no axis arrives whole.
+        """
         return jax.shard_map(
             function,
             mesh=self.mesh,
             in_specs=takes,
             out_specs=gives,
-            axis_names=set(BATCH),
+            axis_names=set(axes),
             check_vma=False,
         )
 

@@ -6,6 +6,7 @@ cross-attention's key and value, which gives a smaller limit than three separate
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,17 +49,13 @@ class DropoutModule(nn.Module):
         if rate == 0 or not self.has_rng("dropout"):
             return None
         rng = self.make_rng("dropout")
-        rows = _rows(self.scope)
+        scope: Any = self.scope  # a module sees only its own variables; these are the whole model's
+        rows = scope.root.get_variable("batch", "rows")
         return rng if rows is None else jax.vmap(jax.random.fold_in, (None, 0))(rng, rows)
 
     @property
     def dtype(self):
         return jnp.dtype(self.config.dtype)
-
-
-def _rows(scope):
-    """What numbers the rows of the batch; a module sees only its own variables."""
-    return scope.root.get_variable("batch", "rows")
 
 
 class Projection(nn.Module):

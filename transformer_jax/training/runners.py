@@ -190,7 +190,8 @@ class MeshStep(JitStep):
             sums = self._functions.gradients(params, batch, rng)
             return jax.tree.map(lambda leaf: leaf[None], sums)
 
-        gathered = self._by_hand(gather, (specs,), jax.tree.map(_without_fsdp, specs))
+        whole = jax.tree.map(_without_fsdp, specs)
+        gathered = self.layout.by_rows(gather, (specs,), whole, axes=self.layout.sizes)
         parts = self.layout.by_rows(part, takes=(P(), P(BATCH), P()), gives=P(BATCH))
         return parts(gathered(state.params), batch, self._functions.rng(state, micro))
 
@@ -210,17 +211,8 @@ class MeshStep(JitStep):
             return jax.lax.psum(own, "data") if "data" in self.layout.cut else own
 
         whole: Any = P()
-        return self._by_hand(add_up, (self._sums(),), Sums(specs, whole, whole))(sums)
-
-    def _by_hand(self, function, in_specs, out_specs):
-        """`function` of what each device holds."""
-        return jax.shard_map(
-            function,
-            mesh=self.layout.mesh,
-            in_specs=in_specs,
-            out_specs=out_specs,
-            check_vma=False,
-        )
+        gives = Sums(specs, whole, whole)
+        return self.layout.by_rows(add_up, (self._sums(),), gives, axes=self.layout.sizes)(sums)
 
     def _sums(self):
         """How parts of sums lie, each a whole gradient but for what tensor cuts."""
