@@ -1,0 +1,151 @@
+"""The ledger: what each experiment found, beside the paper, as results/*.json and RESULTS.md.
+
+    python -m experiments.ledger        writes RESULTS.md anew from results/*.json
+
+An entry holds its tables as the experiment made them, so RESULTS.md has no number of its own.
+"""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Entry", "Table", "Where", "entries", "markdown", "record"]
+
+FOLDER = Path(__file__).parent
+RESULTS = FOLDER / "results"
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers to show; a float is shown with `digits` after the point, None as a dash."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    digits: int = 2
+
+    def __post_init__(self):
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"{self.title}: {len(row)} cells for {len(self.columns)} columns")
+
+    def markdown(self) -> str:
+        """As Markdown.
+
+        >>> print(Table("", ["row", "PPL"], [["base", 4.923], ["big", None]]).markdown())
+        | row | PPL |
+        |---|---|
+        | base | 4.92 |
+        | big | - |
+        """
+        lines = [_row(self.columns), "|---" * len(self.columns) + "|"]
+        lines += [_row([_shown(cell, self.digits) for cell in row]) for row in self.rows]
+        return "\n".join([f"**{self.title}**\n", *lines] if self.title else lines)
+
+
+@dataclass(frozen=True)
+class Where:
+    """What ran, and on what."""
+
+    command: str
+    commit: str
+    machine: str
+    versions: dict[str, str]
+    seconds: float | None = None
+
+    @classmethod
+    def here(cls, command: str, seconds: float | None = None, commit: str = "") -> "Where":
+        """This machine, these packages, and the checkout's commit unless another is named."""
+        import jax
+
+        device = jax.devices()[0].device_kind
+        machine = f"{platform.machine()}, {os.cpu_count()} cores, {jax.device_count()} x {device}"
+        versions = {n: version(n) for n in ("jax", "flax", "optax", "numpy", "sacrebleu")}
+        return cls(command, commit or head(), machine, versions, seconds and round(seconds, 1))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One experiment's result. `missing` says what a comparison with the paper still lacks."""
+
+    experiment: str
+    title: str
+    where: Where
+    tables: Sequence[Table]
+    missing: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def head() -> str:
+    """The checkout's commit, marked where files differ from it."""
+    describe = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    done = subprocess.run(describe, cwd=FOLDER, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def record(name: str, entry: Entry, folder: Path = RESULTS) -> Path:
+    """Write an entry to folder/NAME.json, over an older one of this name."""
+    path = folder / f"{name}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(asdict(entry), indent=1, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def entries(folder: Path = RESULTS) -> dict[str, Entry]:
+    """Name -> entry, of every file of a folder."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree["where"] = Where(**tree["where"])
+        tree["tables"] = [Table(**table) for table in tree["tables"]]
+        found[path.stem] = Entry(**tree)
+    return found
+
+
+def markdown(found: dict[str, Entry]) -> str:
+    """RESULTS.md of these entries, in the order of their names."""
+    parts = ["# Results\n\nMade by `python -m experiments.ledger` from results/*.json."]
+    for name, entry in found.items():
+        where = entry.where
+        versions = ", ".join(f"{package} {number}" for package, number in where.versions.items())
+        seconds = "" if where.seconds is None else f"; {where.seconds:,.0f} s"
+        parts += [
+            f"## {entry.title}",
+            f"`{where.command}`\n\n"
+            f"Commit {where.commit} on {where.machine}{seconds}; {versions}. "
+            f"[{name}.json](results/{name}.json)",
+            *(table.markdown() for table in entry.tables),
+            f"Missing to compare: {entry.missing}",
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    safe = " | ".join(cell.replace("|", r"\|") for cell in cells)
+    return f"| {safe} |"
+
+
+def _shown(cell: Cell, digits: int) -> str:
+    if cell is None:
+        return "-"
+    if isinstance(cell, str):
+        return cell
+    return f"{cell:,}" if isinstance(cell, int) else f"{cell:,.{digits}f}"
+
+
+def main() -> None:
+    path = FOLDER / "RESULTS.md"
+    path.write_text(markdown(entries()), encoding="utf-8")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
