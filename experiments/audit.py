@@ -9,7 +9,6 @@ searches of the graph of what depends on what. Then what the paper cannot have m
 
 import argparse
 import functools
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -23,7 +22,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from experiments import table3_variations
-from experiments.ledger import RESULTS, Entry, Table, Where, record
+from experiments.ledger import RESULTS, Cell, Entry, Table, Where, record
 from transformer_jax import OptimizerConfig, Transformer, functional, presets
 from transformer_jax.cli import at_a_terminal
 from transformer_jax.config import ModelConfig
@@ -63,30 +62,31 @@ def count_of_row(row: str, vocab_size: int) -> int:
     return _without_table(row) + (vocab_size - 1) * width
 
 
-def fitting_tables(rows: Iterable[str]) -> range | None:
+def fitting_tables(rows: Iterable[str]) -> range:
     """All sizes of the table with which every row's count rounds to what the paper prints."""
     low, high = 1, 10**6
     for row in rows:
-        paper = table3_variations.PAPER[row][2]
+        paper = table3_variations.PAPER[row].millions or 0
         model = presets.recipe(f"table3-{row}").model
         without = count_of_row(row, 1) - model.d_model
         # Half a million either way of the printed number.
         low = max(low, math.ceil((paper * 10**6 - 500_000 - without) / model.d_model))
         high = min(high, math.ceil((paper * 10**6 + 500_000 - without) / model.d_model) - 1)
-    return range(low, high + 1) if low <= high else None
+    return range(low, high + 1)
 
 
 def parameters_table() -> Table:
     """Table 3's last column at three sizes of the shared table."""
-    rows = []
-    for row, (_, _, paper) in table3_variations.PAPER.items():
-        counts = [
-            count_of_row(row, size) / 1e6 for size in (ROWS_OF_RECORD, ROWS_OF_TEXT, ROWS_FOR_BIG)
-        ]
-        agree = [None if paper is None else round(c) == paper for c in counts]
-        rows.append([row, paper, *itertools.chain(*zip(counts, map(_yes, agree)))])
-    sizes = [f"{size:,} rows" for size in (ROWS_OF_RECORD, ROWS_OF_TEXT, ROWS_FOR_BIG)]
-    columns = list(itertools.chain(*((size, "agrees") for size in sizes)))
+    sizes = (ROWS_OF_RECORD, ROWS_OF_TEXT, ROWS_FOR_BIG)
+    rows: list[list[Cell]] = []
+    for row, printed in table3_variations.PAPER.items():
+        cells: list[Cell] = [row, printed.millions]
+        for size in sizes:
+            millions = count_of_row(row, size) / 1e6
+            agrees = None if printed.millions is None else round(millions) == printed.millions
+            cells += [millions, _yes(agrees)]
+        rows.append(cells)
+    columns = [name for size in sizes for name in (f"{size:,} rows", "agrees")]
     return Table("Table 3: parameters in millions", ["row", "paper", *columns], rows)
 
 
@@ -111,7 +111,7 @@ def peak(name: str) -> float:
 
 def cost_table() -> Table:
     """Table 2's last column, by the paper's own product and by counting operations; and speed."""
-    rows = []
+    rows: list[list[Cell]] = []
     for name, known in TRAINING.items():
         product = known["hours"] * 3600 * DEVICES * P100
         token = flops_per_token(getattr(presets, name)(ROWS_OF_TEXT))
@@ -154,7 +154,8 @@ def full_attention(query, key, value):
 def flops(layer: Callable, length: int, width: int) -> float:
     """What the compiled layer computes."""
     x = jax.ShapeDtypeStruct((length, width), jnp.float32)
-    return jax.jit(layer).lower(x, x, x).compile().cost_analysis()["flops"]
+    analysis: Any = jax.jit(layer).lower(x, x, x).compile().cost_analysis()
+    return analysis["flops"]
 
 
 def depth(layer: Callable, length: int, width: int = 8) -> int:
@@ -238,11 +239,11 @@ def restricted(radius: int) -> Callable:
 
 def doubts_table() -> Table:
     """What the paper says and cannot have meant, with the evidence."""
-    named = [row for row, (_, _, paper) in table3_variations.PAPER.items() if paper]
+    named = [row for row, printed in table3_variations.PAPER.items() if printed.millions]
     small = [row for row in named if row != "big"]
     sizes, of_big = fitting_tables(small), fitting_tables(["big"])
     fits = sum(
-        round(count_of_row(row, ROWS_OF_TEXT) / 1e6) == table3_variations.PAPER[row][2]
+        round(count_of_row(row, ROWS_OF_TEXT) / 1e6) == table3_variations.PAPER[row].millions
         for row in named
     )
     base = count_of_row("base", ROWS_OF_TEXT)

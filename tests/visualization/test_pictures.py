@@ -16,6 +16,10 @@ def test_words_of_pieces():
         ("The", [0]), ("Bär,", [1, 2, 3]), ("", [4]), ("x", [5]), ("</s>", [6]),
     ]  # fmt: skip
     assert [word for word, _ in words(["<s>", "▁a", "b"])] == ["<s>", "ab"]
+    # Characters that no piece has are spelled in bytes.
+    assert words(["▁x", "<0xC3>", "<0xA4>", "▁", "<0x3C>", "<0xFF>"]) == [
+        ("xä", [0, 1, 2]), ("<\ufffd", [3, 4, 5]),
+    ]  # fmt: skip
     # A whitespace vocabulary: every token is a word.
     assert [word for word, _ in words(["pul@@", "ley", "</s>"])] == ["pul@@", "ley", "</s>"]
 

@@ -48,7 +48,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Attention:
-    """Draw what a head attends to in a sentence pair."""
+    """Draw what a head attends to in a sentence pair, or write a page with every head."""
 
     run_dir: RunDir
     source: str
@@ -61,24 +61,40 @@ class Attention:
     """From 1."""
     head: int | None = None
     """From 1; None is the mean of all heads."""
-    output: Path = Path("attention.png")
-    """Picture to write: .png, .svg or .pdf."""
+    output: Path | None = None
+    """Picture to write: .png, .svg or .pdf; None is attention.png, unless there is a page."""
+    html: Path | None = None
+    """Page to write, .html: all parts, layers and heads to choose from; needs no network."""
     checkpoint: Checkpoint = "averaged"
 
     def run(self) -> None:
         from transformer_jax.translator import Translator
         from transformer_jax.visualization.attention import draw
+        from transformer_jax.visualization.page import attention_page
 
-        output = _picture(self.output)
+        output = self.output
+        if output is None and self.html is None:
+            output = Path("attention.png")
+        if output is not None:
+            _picture(output)
+        if self.html is not None:
+            _ends_in(self.html, "page", ".html", ".htm")
         seen = Translator.load(self.run_dir, self.checkpoint).attention(self.source, self.target)
-        draw(seen, self.part, self.layer, self.head).savefig(output, dpi=120)
-        print(output)
+        if output is not None:
+            draw(seen, self.part, self.layer, self.head).savefig(output, dpi=120)
+            print(output)
+        if self.html is not None:
+            self.html.write_text(attention_page(seen), encoding="utf-8", newline="\n")
+            print(self.html)
 
 
 def _picture(path: Path) -> Path:
-    known = (".png", ".svg", ".pdf")
+    return _ends_in(path, "picture", ".png", ".svg", ".pdf")
+
+
+def _ends_in(path: Path, what: str, *known: str) -> Path:
     if path.suffix.lower() not in known:
-        raise UserError(f"{path} is no picture that can be written: end it in {', '.join(known)}")
+        raise UserError(f"{path} is no {what} that can be written: end it in {', '.join(known)}")
     if not path.absolute().parent.is_dir():
         raise UserError(f"{path}: there is no folder {path.absolute().parent}: make it first")
     return path

@@ -4,13 +4,16 @@ import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from transformer_jax.data.vocabulary import Vocabulary, WhitespaceVocabulary
 
 __all__ = [
     "Score",
     "compound_split",
+    "every_bleu",
     "exact_match",
+    "paper_bleu",
     "sacre_score",
     "score_all",
     "suited_bleu",
@@ -30,8 +33,12 @@ class Score:
         return f"{self.name} = {self.value:.2f}  {self.signature}"
 
 
-def sacre_score(name: str, hypotheses: Sequence[str], references: Sequence[str]) -> Score:
-    """sacreBLEU's "BLEU" (13a, cased, exponential smoothing), "chrF" or "TER" on raw text.
+def sacre_score(
+    name: str, hypotheses: Sequence[str], references: Sequence[str], *, lowercase: bool = False
+) -> Score:
+    """sacreBLEU's "BLEU" (13a, exponential smoothing), "chrF" or "TER" on raw text.
+
+    `lowercase` is for BLEU and chrF; TER never minds the case.
 
     >>> sacre_score("BLEU", ["A man rides a horse."], ["A man rides a horse."]).value
     100.00000000000004
@@ -39,9 +46,10 @@ def sacre_score(name: str, hypotheses: Sequence[str], references: Sequence[str])
     from sacrebleu.metrics import BLEU, CHRF, TER
 
     _check(hypotheses, references)
-    metric = {"BLEU": BLEU, "chrF": CHRF, "TER": TER}[name]()
+    kinds: dict[str, Any] = {"BLEU": BLEU, "chrF": CHRF, "TER": TER}
+    metric = kinds[name](lowercase=True) if lowercase else kinds[name]()
     value = metric.corpus_score(list(hypotheses), [list(references)]).score
-    return Score(name, value, str(metric.get_signature()))
+    return Score(_cased(name, lowercase), value, str(metric.get_signature()))
 
 
 def tokenized_bleu(
@@ -59,7 +67,7 @@ def tokenized_bleu(
     _check(hypotheses, references)
     metric = BLEU(tokenize="none", smooth_method="none", lowercase=lowercase, force=True)
     value = metric.corpus_score(list(hypotheses), [list(references)]).score
-    return Score("tokenized BLEU", value, str(metric.get_signature()))
+    return Score(_cased("tokenized BLEU", lowercase), value, str(metric.get_signature()))
 
 
 # replace-unicode-punctuation.perl of Moses; its full stops also take the space behind them.
@@ -86,12 +94,12 @@ def compound_split(tokenized: str) -> str:
     return _HYPHEN.sub(rb"\1 ##AT##-##AT## \2", tokenized.encode("utf-8")).decode("utf-8")
 
 
-def paper_tokens(line: str, language: str) -> str:
+def paper_tokens(line: str, language: str, *, split: bool = True) -> str:
     """A raw line as the code of record scores it: punctuation, Moses tokens, split compounds."""
     line = _FULL_STOP.sub(". ", line)
     line = "".join(_PUNCTUATION.get(character, character) for character in line)
     tokens = _moses(language).tokenize(line, return_str=True, escape=True)
-    return compound_split(tokens)
+    return compound_split(tokens) if split else tokens
 
 
 @functools.lru_cache
@@ -101,14 +109,29 @@ def _moses(language):
     return MosesTokenizer(lang=language)
 
 
-def paper_bleu(hypotheses: Sequence[str], references: Sequence[str], language: str) -> Score:
-    """The paper's BLEU: tokenised, compounds split, cased; 0.7 to 1.0 above sacreBLEU's."""
-    split = [[paper_tokens(line, language) for line in side] for side in (hypotheses, references)]
-    score = tokenized_bleu(*split)
+def paper_bleu(
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    language: str,
+    *,
+    split: bool = True,
+    lowercase: bool = False,
+) -> Score:
+    """The paper's BLEU: tokenised, compounds split, cased; 0.7 to 1.0 above sacreBLEU's.
+
+    Without `split` it is the BLEU of Moses tokens.
+    """
     from importlib.metadata import version
 
-    signature = f"{score.signature}|moses:{language}-sacremoses-{version('sacremoses')}|compound"
-    return Score("compound-split BLEU", score.value, signature)
+    sides = [
+        [paper_tokens(line, language, split=split) for line in side]
+        for side in (hypotheses, references)
+    ]
+    score = tokenized_bleu(*sides, lowercase=lowercase)
+    signature = f"{score.signature}|moses:{language}-sacremoses-{version('sacremoses')}"
+    name = "compound-split BLEU" if split else "Moses-tokenized BLEU"
+    signature += "|compound" if split else ""
+    return Score(_cased(name, lowercase), score.value, signature)
 
 
 def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
@@ -126,6 +149,23 @@ def score_all(hypotheses: Sequence[str], references: Sequence[str], language: st
     """Every score of raw text: BLEU, chrF, TER, and the paper's BLEU."""
     scores = [sacre_score(name, hypotheses, references) for name in ("BLEU", "chrF", "TER")]
     return [*scores, paper_bleu(hypotheses, references, language)]
+
+
+def every_bleu(hypotheses: Sequence[str], references: Sequence[str], language: str) -> list[Score]:
+    """BLEU of raw text in each way that is called BLEU: sacreBLEU's, of Moses tokens, the paper's;
+    each cased and lower-cased.
+
+    >>> len(every_bleu(["Ein Mann reitet."], ["Ein Mann reitet."], "de"))
+    6
+    """
+    found = []
+    for lowercase in (False, True):
+        found.append(sacre_score("BLEU", hypotheses, references, lowercase=lowercase))
+        for split in (False, True):
+            found.append(
+                paper_bleu(hypotheses, references, language, split=split, lowercase=lowercase)
+            )
+    return found
 
 
 def suited_bleu(
@@ -150,6 +190,10 @@ def join_subwords(line: str) -> str:
     'pulley system'
     """
     return (line + " ").replace("@@ ", "").rstrip(" ")
+
+
+def _cased(name: str, lowercase: bool) -> str:
+    return f"{name}, lower-cased" if lowercase else name
 
 
 def _check(hypotheses, references):

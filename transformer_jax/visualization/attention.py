@@ -1,6 +1,8 @@
 """Attention weights as pictures, over words rather than the pieces that a model reads."""
 
+import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,16 +11,19 @@ from matplotlib.patches import Rectangle
 from transformer_jax.errors import UserError
 from transformer_jax.translator import Attention
 
-__all__ = ["attention_map", "by_word", "draw", "words"]
+__all__ = ["attention_lines", "attention_map", "by_word", "draw", "words"]
 
 LONGEST = 24  # letters of a word that are shown
+FAINTEST = 0.02  # weight of a line that can be seen
 SPACE = "\u2581"  # SentencePiece's sign for the space before a word
+_BYTES = re.compile("(?:<0x[0-9A-F]{2}>)+")
 
 
 def words(pieces: Sequence[str]) -> list[tuple[str, list[int]]]:
     """(word, places of its pieces); a piece that begins with SentencePiece's space begins a word.
 
     Special tokens such as </s> stand alone, and so do all tokens of a whitespace vocabulary.
+    Pieces that are bytes, as <0xC3>, become the characters that they spell.
 
     >>> words(["\u2581A", "\u2581ba", "rn", ".", "</s>"])
     [('A', [0]), ('barn.', [1, 2, 3]), ('</s>', [4])]
@@ -32,7 +37,11 @@ def words(pieces: Sequence[str]) -> list[tuple[str, list[int]]]:
         else:
             word, places = found[-1]
             found[-1] = (word + piece, [*places, place])
-    return found
+    return [(_BYTES.sub(_characters, word), places) for word, places in found] if spaced else found
+
+
+def _characters(spelled: re.Match) -> str:
+    return bytes.fromhex(re.sub("<0x|>", "", spelled[0])).decode("utf-8", "replace")
 
 
 def by_word(weights: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> np.ndarray:
@@ -67,9 +76,8 @@ def attention_map(
     image = axes.imshow(weights, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="attends to", ylabel="word")
     for axis, labels in ((axes.xaxis, columns), (axes.yaxis, rows)):
-        # A dollar sign is a word like any other; one that never ends would leave no room.
-        shown = [w if len(w) <= LONGEST else f"{w[: LONGEST - 1]}…" for w in labels]
-        axis.set_ticks(range(len(labels)), shown, parse_math=False)
+        # A dollar sign is a word like any other.
+        axis.set_ticks(range(len(labels)), map(_shortened, labels), parse_math=False)
     axes.tick_params(axis="x", labelrotation=90)
     for row, column in marks:
         cell = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="tab:red", lw=2)
@@ -77,6 +85,42 @@ def attention_map(
     axes.set_title(title, fontsize=10)
     figure.colorbar(image, shrink=0.7, label="attention weight")
     return figure
+
+
+def attention_lines(
+    weights: np.ndarray, rows: Sequence[str], columns: Sequence[str], *, title: str = ""
+) -> Figure:
+    """Lines from words above to those they attend to, as in the paper's figures 3 to 5.
+
+    weights [N, rows, columns]: a colour for each of N heads, the stronger the larger the weight.
+
+    >>> figure = attention_lines(np.eye(2)[None], ["a", "b"], ["a", "b"])
+    >>> [line.get_alpha() for line in figure.axes[0].lines]
+    [1.0, 1.0]
+    """
+    figure = Figure(figsize=(1.2 + 0.34 * max(len(rows), len(columns)), 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for head, of_head in enumerate(weights):
+        for row, of_row in enumerate(of_head):
+            for column, weight in enumerate(of_row):
+                if weight >= FAINTEST:
+                    axes.plot(
+                        (row, column), (1, 0), color=f"C{head}", alpha=min(float(weight), 1.0),
+                        lw=2, solid_capstyle="butt",
+                    )  # fmt: skip
+    style: dict[str, Any] = {"rotation": 90, "ha": "center", "fontsize": 9, "parse_math": False}
+    for y, labels, side in ((1.03, rows, "bottom"), (-0.03, columns, "top")):
+        for x, label in enumerate(labels):
+            axes.text(x, y, _shortened(label), va=side, **style)
+    axes.set(xlim=(-0.6, max(len(rows), len(columns)) - 0.4), ylim=(-0.75, 1.75))
+    axes.set_title(title, fontsize=10)
+    axes.axis("off")
+    return figure
+
+
+def _shortened(word: str) -> str:
+    """One that never ends would leave no room."""
+    return word if len(word) <= LONGEST else f"{word[: LONGEST - 1]}…"
 
 
 def draw(seen: Attention, part: str, layer: int, head: int | None = None) -> Figure:

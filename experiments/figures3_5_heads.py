@@ -1,0 +1,275 @@
+"""Figures 3 to 5: what heads of a trained encoder look at, and what one of them is for.
+
+    python -m experiments.figures3_5_heads --run-dir runs/demo/run      after `make demo`
+
+Paper    Figure 3: heads that look far away; figure 4: two heads that resolve "its"; figure 5: two
+         heads that follow the structure of the sentence. Layer 5 of 6, chosen by eye.
+Ours     The embedded corpus knows every pronoun's antecedent and every phrase, so each head has
+         four numbers, with chance beside them: words between a word and what it attends to,
+         weight on itself and its neighbours, weight from "it" to its antecedent, weight inside the
+         smallest phrase. Heads are chosen on validation sentences and told on test sentences.
+         Then each head is removed, and pronouns of the translations are compared with the
+         reference's.
+
+--layer and --head draw any other head, --source any other sentence.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from experiments.ledger import RESULTS, Entry, Table, Where, record
+from transformer_jax.cli import at_a_terminal
+from transformer_jax.data.datasets import DatasetText
+from transformer_jax.errors import UserError
+from transformer_jax.search import Search
+from transformer_jax.testset import dataset_splits
+from transformer_jax.translator import Translator
+from transformer_jax.visualization.attention import attention_lines, by_word, words
+
+# Sentences with "it" of each split; words of the longest that is drawn.
+SENTENCES, LONGEST = 100, 14
+# What German says for "it", in every case.
+PRONOUNS = {"er", "sie", "es", "ihn", "ihm", "ihr"}
+MEASURES = ("distance", "neighbours", "antecedent", "phrase")
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A pair with its annotations, and the encoder's weights between words, [L, H, words, words].
+
+    phrases  for each word the first and end of the smallest phrase of several words around it
+    """
+
+    source: str
+    target: str
+    labels: list[str]
+    weights: np.ndarray
+    pronoun: int
+    noun: int
+    phrases: list[tuple[int, int]]
+
+
+def sentences(translator: Translator, split: DatasetText, count: int) -> list[Sentence]:
+    """The first sentences of a split that speak of "it"."""
+    found = []
+    for example in split.examples():
+        if not len(example["antecedents"]):
+            continue
+        source, target = example["en"].decode(), example["de"].decode()
+        seen = translator.attention(source, target)
+        labels = [word for word, _ in words(seen.source)]
+        pronoun, noun = example["antecedents"][0].tolist()
+        weights = by_word(seen.encoder, seen.source, seen.source)
+        spans = [tuple(span) for span in example["spans"].tolist()]
+        phrases = [_smallest(spans, place) for place in range(len(labels) - 1)]
+        found.append(Sentence(source, target, labels, weights, pronoun, noun, phrases))
+        if len(found) == count:
+            return found
+    return found
+
+
+def _smallest(spans: Sequence[tuple[int, int]], place: int) -> tuple[int, int]:
+    """Of the phrases of several words around a word; the whole sentence is one."""
+    around = [(first, end) for first, end in spans if first <= place < end and end - first > 1]
+    return min(around, key=lambda span: span[1] - span[0])
+
+
+def measured(sentence: Sentence, weights: np.ndarray) -> np.ndarray:
+    """[..., 4]: MEASURES of weights [..., words, words]; the end of the sentence asks nothing.
+
+    Distance is that of the weight between words: much of what is left goes to the sentence's end.
+    """
+    count = len(sentence.labels)
+    places = np.arange(count)
+    apart = np.abs(places[:, None] - places[None])[:-1]
+    between = weights[..., :-1, :-1]
+    inside = np.zeros((count - 1, count), bool)
+    for place, (first, end) in enumerate(sentence.phrases):
+        inside[place, first:end] = True
+    asked = weights[..., :-1, :]
+    return np.stack(
+        [
+            ((between * apart[:, :-1]).sum(-1) / between.sum(-1)).mean(-1),
+            (asked * (apart <= 1)).sum(-1).mean(-1),
+            weights[..., sentence.pronoun, sentence.noun],
+            (asked * inside).sum(-1).mean(-1),
+        ],
+        axis=-1,
+    )
+
+
+def head_scores(found: Sequence[Sentence]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over sentences of what each head does, [L, H, 4], and what even weights would, [4]."""
+    own = np.mean([measured(each, each.weights) for each in found], axis=0)
+    even = [np.full(each.weights.shape[2:], 1 / len(each.labels)) for each in found]
+    chance = np.mean([measured(each, w) for each, w in zip(found, even)], axis=0)
+    return own, chance
+
+
+def best(scores: np.ndarray, measure: str, count: int = 1) -> list[tuple[int, int]]:
+    """(layer, head) of the `count` heads with most of a measure, both from 0."""
+    of = scores[..., MEASURES.index(measure)]
+    order = np.argsort(of, axis=None)[::-1][:count]
+    return [tuple(map(int, np.unravel_index(at, of.shape))) for at in order]  # type: ignore[misc]
+
+
+def without(params, layer: int, head: int, value_size: int):
+    """Parameters of which an encoder head's values reach nothing: its rows of W^O are zero."""
+    name = f"encoder_{layer}"
+    attention = params[name]["self_attention"]
+    kernel = attention["output"]["kernel"]
+    rows = slice(head * value_size, (head + 1) * value_size)
+    output = {**attention["output"], "kernel": kernel.at[rows].set(0)}
+    return {
+        **params,
+        name: {**params[name], "self_attention": {**attention, "output": output}},
+    }
+
+
+def pronouns_right(translator: Translator, found: Sequence[Sentence]) -> float:
+    """Share of sentences whose translation has the reference's pronouns, in order."""
+    translations = translator.translate([each.source for each in found], Search(method="greedy"))
+    right = [_pronouns(t) == _pronouns(each.target) for t, each in zip(translations, found)]
+    return sum(right) / len(right)
+
+
+def _pronouns(text: str) -> list[str]:
+    return [word for word in (w.strip(".,").lower() for w in text.split()) if word in PRONOUNS]
+
+
+def removals(translator: Translator, found: Sequence[Sentence]) -> dict[tuple[int, int], float]:
+    """(layer, head) -> share of right pronouns when that head of the encoder is removed."""
+    config = translator.model.config
+    return {
+        (layer, head): pronouns_right(
+            Translator(
+                translator.model,
+                without(translator.params, layer, head, config.value_size),
+                translator.vocabulary,
+                max_length=translator.max_length,
+            ),
+            found,
+        )
+        for layer in range(config.num_layers)
+        for head in range(config.num_heads)
+    }
+
+
+def ranking(scores: np.ndarray, chance: np.ndarray, right: dict, whole: float) -> Table:
+    """Heads by the weight from a pronoun to its antecedent, and what is lost without each."""
+    rows = [
+        [f"{layer + 1}.{head + 1}", *map(float, scores[layer, head]), 100 * right[layer, head],
+         100 * (right[layer, head] - whole)]
+        for layer, head in best(scores, "antecedent", scores[..., 0].size)
+    ]  # fmt: skip
+    rows.append(["chance", *map(float, chance), None, None])
+    rows.append(["nothing removed", *[None] * len(MEASURES), 100 * whole, 0.0])
+    columns = ["layer.head", "distance, words", "weight on neighbours", "weight it -> antecedent",
+               "weight in the phrase", "pronouns right without it, %", "change"]  # fmt: skip
+    return Table("Heads of the encoder, on test sentences", columns, rows)
+
+
+def pictures(shown: Sentence, scores: np.ndarray) -> dict:
+    """Name -> figure, of a sentence's own weights and the heads that the scores choose."""
+
+    def lines(heads: Sequence[tuple[int, int]], title: str, only: int | None = None):
+        weights = np.stack([shown.weights[layer, head] for layer, head in heads])
+        if only is not None:
+            keep = np.arange(weights.shape[1])[:, None] == only
+            weights = np.where(keep, weights, 0)
+        names = ", ".join(f"layer {layer + 1} head {head + 1}" for layer, head in heads)
+        return attention_lines(weights, shown.labels, shown.labels, title=f"{title}: {names}")
+
+    far = best(scores, "distance", 2)
+    places = np.arange(len(shown.labels) - 1)
+    apart = np.abs(places[:, None] - places[None])
+    reach = sum((shown.weights[layer, head, :-1, :-1] * apart).sum(-1) for layer, head in far)
+    anaphora = best(scores, "antecedent", 2)
+    return {
+        "figure3": lines(far, "far", int(np.argmax(reach))),
+        "figure4-all": lines(anaphora[:1], "anaphora"),
+        "figure4-it": lines(anaphora, "anaphora", shown.pronoun),
+        "figure5-first": lines(best(scores, "phrase", 2)[:1], "phrases"),
+        "figure5-second": lines(best(scores, "phrase", 2)[1:], "phrases"),
+    }
+
+
+def one_head(translator: Translator, source: str, layer: int, head: int):
+    """Any head on any sentence, both from 1."""
+    config = translator.model.config
+    for name, value, count in (
+        ("layer", layer, config.num_layers),
+        ("head", head, config.num_heads),
+    ):
+        if not 1 <= value <= count:
+            raise UserError(f"{name} {value}: the model has {name}s 1 to {count}")
+    seen = translator.attention(source)
+    labels = [word for word, _ in words(seen.source)]
+    weights = by_word(seen.encoder[layer - 1, head - 1], seen.source, seen.source)
+    title = f"layer {layer} head {head}"
+    return attention_lines(weights[None], labels, labels, title=title)
+
+
+def save(figures: dict, output: Path) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        for kind in ("png", "svg"):
+            path = output / f"{name}.{kind}"
+            figure.savefig(path, dpi=150)
+            print(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run-dir", type=Path, required=True, help="trained on the grammar")
+    parser.add_argument("--output", type=Path, default=Path("runs/figures"), help="folder to write")
+    parser.add_argument("--ledger", type=Path, default=RESULTS, help="folder of the result")
+    parser.add_argument("--sentences", type=int, default=SENTENCES, help="with 'it', of each split")
+    parser.add_argument("--source", help="draw this sentence only; needs --layer and --head")
+    parser.add_argument("--layer", type=int, help="from 1")
+    parser.add_argument("--head", type=int, help="from 1")
+    arguments = parser.parse_args()
+    chosen = (arguments.source, arguments.layer, arguments.head)
+    if any(each is not None for each in chosen):
+        if None in chosen:
+            raise UserError("--source, --layer and --head belong together: give all three")
+        figure = one_head(Translator.load(arguments.run_dir), *chosen)
+        save({f"layer{arguments.layer}-head{arguments.head}": figure}, arguments.output)
+        return
+    start = time.perf_counter()
+    splits = dataset_splits(arguments.run_dir)
+    translator = Translator.load(arguments.run_dir)
+    choosing, telling = (
+        sentences(translator, splits[name], arguments.sentences) for name in ("validation", "test")
+    )
+    chosen_by, _ = head_scores(choosing)
+    scores, chance = head_scores(telling)
+    short = [s for s in telling if len(s.labels) <= LONGEST and s.pronoun - s.noun > 3] or telling
+    save(pictures(short[0], chosen_by), arguments.output)
+    table = ranking(
+        scores, chance, removals(translator, telling), pronouns_right(translator, telling)
+    )
+    entry = Entry(
+        "figures3_5_heads",
+        "Figures 3 to 5, what heads are for",
+        Where.here(
+            f"python -m experiments.figures3_5_heads --run-dir RUN ({translator.checkpoint})",
+            time.perf_counter() - start,
+        ),
+        [table],
+        "the paper has no numbers here, only pictures of heads that were chosen by eye; its model "
+        "has 6 layers of 8 heads, the demo's 2 of 4",
+        {"sentences": len(telling), "checkpoint": translator.checkpoint},
+    )
+    print(f"\n{table.markdown()}")
+    print(record("figures3-5", entry, arguments.ledger))
+
+
+if __name__ == "__main__":
+    with at_a_terminal():
+        main()

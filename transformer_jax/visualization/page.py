@@ -1,0 +1,51 @@
+"""Attention of one sentence pair as a page to look around in, which needs no network."""
+
+import html
+import json
+from importlib import resources
+
+from transformer_jax.translator import Attention
+from transformer_jax.visualization.attention import by_word, words
+
+__all__ = ["attention_page"]
+
+# Part -> its name on the page, and the sides that ask and answer.
+PARTS = {
+    "encoder": ("encoder, to the source", "source", "source"),
+    "cross": ("decoder, to the source", "target_written", "source"),
+    "decoder": ("decoder, to what it has written", "target_written", "target_read"),
+}
+
+
+def attention_page(seen: Attention) -> str:
+    """HTML with every layer and head of a sentence pair, by word, in one file.
+
+    Weights are rounded to thousandths. Text reaches the page as text, whatever is in it.
+
+    >>> import numpy as np
+    >>> half = np.full((1, 1, 2, 2), 0.5)
+    >>> seen = Attention(["a", "</s>"], ["<s>", "b"], ["b", "</s>"], half, half, half)
+    >>> "a ⟶ b" in attention_page(seen)
+    True
+    """
+    data = {}
+    for name, (title, asking, answering) in PARTS.items():
+        rows, columns = getattr(seen, asking), getattr(seen, answering)
+        weights = by_word(getattr(seen, name), rows, columns)
+        data[name] = {
+            "title": title,
+            "rows": [word for word, _ in words(rows)],
+            "columns": [word for word, _ in words(columns)],
+            "weights": (weights * 1000).round().astype(int).tolist(),
+        }
+    sides = (
+        " ".join(word for word, _ in words(side)[:-1])
+        for side in (seen.source, seen.target_written)
+    )
+    page = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    # A "<" in the data would let a word end the script that holds it.
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    for place, filling in (("{{title}}", html.escape(" ⟶ ".join(sides))), ("{{data}}", text)):
+        before, _, after = page.partition(place)
+        page = before + filling + after
+    return page
