@@ -11,7 +11,6 @@ Everything is written to one folder, whose name is printed last.
 
 import argparse
 import itertools
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.ledger import Cell, Entry, Table, Where, record
 from transformer_jax import presets
 from transformer_jax.cli import at_a_terminal
 from transformer_jax.config import RunConfig
@@ -135,11 +135,32 @@ def pronoun_attention(translator: Translator, splits: dict[str, DatasetText], ou
     }
 
 
+def entry(steps: int, found: dict, pronoun: dict, where: Where) -> Entry:
+    rows = [[name, s["BLEU"], s["exact match"], s["sentences"]] for name, s in found.items()]
+    head = f"{pronoun['layer']}.{pronoun['head']}"
+    weights: list[Cell] = [head, pronoun["mean weight"], pronoun["chance"], pronoun["sentences"]]
+    return Entry(
+        "demo",
+        f"The embedded corpus, {steps:,} updates",
+        where,
+        [
+            Table("Translations", ["split", "BLEU", "exact match, %", "sentences"], rows, 1),
+            Table(
+                "Head of the encoder that finds antecedents",
+                ["layer.head", 'weight from "it" to its antecedent', "chance", "sentences"],
+                [weights],
+            ),
+        ],
+        "nothing: the paper has no such corpus",
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder to write")
     parser.add_argument("--steps", type=int, default=STEPS, help="updates in all")
     parser.add_argument("--sentences", type=int, default=150, help="of each split to translate")
+    parser.add_argument("--ledger", type=Path, help="folder of the result; default: --output")
     arguments = parser.parse_args()
     start, output = time.perf_counter(), arguments.output
     run_dir = output / "run"
@@ -154,10 +175,11 @@ def main() -> None:
     head = f"encoder layer {pronoun['layer']}, head {pronoun['head']}"
     share, chance = (f"{pronoun[name]:.0%}" for name in ("mean weight", "chance"))
     print(f'\n{head} gives {share} of the attention of "it" to its antecedent (chance {chance})')
-    seconds = round(time.perf_counter() - start)
-    result = {"steps": arguments.steps, "seconds": seconds, "scores": found, "pronoun": pronoun}
-    (output / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(f"{seconds} seconds. Scores, translations, learning curve and attention are in")
+    seconds = time.perf_counter() - start
+    where = Where.here(f"make demo STEPS={arguments.steps}", seconds)
+    result = entry(arguments.steps, found, pronoun, where)
+    record(f"demo-{arguments.steps}", result, arguments.ledger or output)
+    print(f"{seconds:.0f} seconds. Scores, translations, learning curve and attention are in")
     print(output)
 
 

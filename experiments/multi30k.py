@@ -14,23 +14,17 @@ Run it again to go on where it stopped. Results: experiments/results/multi30k-*.
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
-import jax
-
+from experiments.ledger import RESULTS, Cell, Entry, Table, Where, record
 from transformer_jax import presets
 from transformer_jax.cli import at_a_terminal
 from transformer_jax.config import RunConfig
 from transformer_jax.search import Search
 
-RESULTS = Path(__file__).parent / "results"
-ANCHOR = {"paper": "arXiv 2105.14462", "tokenized BLEU": 41.02}
+ANCHOR = 41.02  # tokenized BLEU
 BEAM = Search(beam_size=5, penalty="power", alpha=1.0)
 
 
@@ -87,8 +81,8 @@ def score(arguments) -> dict:
     return {"checkpoint": found.checkpoint, "perplexity": found.perplexity, "scores": scores}
 
 
-def write_result(arguments, scores: dict) -> Path:
-    """One JSON file a run: what was run, where, how long, and what came out."""
+def entry(arguments, scores: dict) -> Entry:
+    """What was run, where, how long, and what came out."""
     from transformer_jax.run import Run
 
     def records(name):
@@ -103,15 +97,12 @@ def write_result(arguments, scores: dict) -> Path:
     def middle(name):  # a run shorter than log_every has no timings
         return statistics.median(r[name] for r in timings) if timings else None
 
-    result = {
-        "anchor": ANCHOR,
-        "command": "python -m experiments.multi30k --data ../shared/data/multi30k --run-dir RUN "
-        f"--recipe {arguments.recipe} --text {arguments.text} --steps {metrics[-1]['step']}",
-        "commit": arguments.commit,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}",
-        "versions": {n: version(n) for n in ("jax", "flax", "optax", "numpy", "sacrebleu")},
+    command = (
+        "python -m experiments.multi30k --data ../shared/data/multi30k --run-dir RUN "
+        f"--recipe {arguments.recipe} --text {arguments.text} --steps {metrics[-1]['step']}"
+    )
+    details = {
         "seed": Run.open(arguments.run_dir).config.train.seed,
-        "training_seconds": round(seconds),
         "median_target_tokens_per_second": middle("tokens_per_second"),
         "median_waiting_share": middle("waiting_share"),
         **scores,
@@ -121,9 +112,29 @@ def write_result(arguments, scores: dict) -> Path:
             if "validation_loss" in r
         ],
     }
-    path = RESULTS / f"multi30k-{arguments.text}-{arguments.recipe}-{metrics[-1]['step']}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return path
+    where = Where.here(command, seconds, arguments.commit)
+    return as_entry(arguments.text, arguments.recipe, metrics[-1]["step"], details, where)
+
+
+def as_entry(text: str, recipe: str, steps: int, details: dict, where: Where) -> Entry:
+    rows: list[list[Cell]] = [
+        [name, ANCHOR if (text, name) == ("bpe", "tokenized BLEU") else None, found["value"],
+         found["signature"]]
+        for name, found in details["scores"].items()
+    ]  # fmt: skip
+    rows.append(["perplexity a token", None, details["perplexity"], ""])
+    missing = {
+        "anchor": "nothing but the anchor's seed",
+        "cpu": "the anchor's batches of 8,192 tokens (here 2,048) and its 150 epochs",
+    }[recipe]
+    return Entry(
+        "multi30k",
+        f"Multi30k en-de, text {text}, recipe {recipe}, {steps:,} updates",
+        where,
+        [Table("Scores", ["score", "arXiv 2105.14462", "ours", "signature"], rows)],
+        missing if text == "bpe" else "the anchor is for another text: nobody published this one",
+        details,
+    )
 
 
 def main() -> None:
@@ -133,7 +144,7 @@ def main() -> None:
     parser.add_argument("--text", choices=("bpe", "raw"), default="bpe")
     parser.add_argument("--recipe", choices=("anchor", "cpu"), default="anchor")
     parser.add_argument("--steps", type=int, help="updates in all (default: the recipe's 8,000)")
-    parser.add_argument("--commit", default=commit(), help="commit that trained (default: HEAD)")
+    parser.add_argument("--commit", default="", help="commit that trained (default: HEAD)")
     arguments = parser.parse_args()
 
     from transformer_jax.job import train
@@ -142,14 +153,9 @@ def main() -> None:
         configuration(arguments.data, arguments.text, arguments.recipe, arguments.steps),
         arguments.run_dir,
     )
-    print(write_result(arguments, score(arguments)))
-
-
-def commit() -> str:
-    """The checkout's commit, marked where files differ from it."""
-    describe = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    done = subprocess.run(describe, cwd=RESULTS.parent, capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
+    found = entry(arguments, score(arguments))
+    steps = found.details["curve"][-1]["step"]
+    print(record(f"multi30k-{arguments.text}-{arguments.recipe}-{steps}", found, RESULTS))
 
 
 if __name__ == "__main__":

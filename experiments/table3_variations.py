@@ -39,6 +39,7 @@ from transformer_jax.config import RunConfig
 from transformer_jax.data.grammar.corpus import stream
 from transformer_jax.errors import UserError, nearest
 from transformer_jax.search import Search
+from transformer_jax.training.stopping import Stopped
 
 
 class Printed(NamedTuple):
@@ -220,7 +221,10 @@ def run(task: Task) -> dict:
     if (found := task.done()) is not None:
         return found
     start = time.perf_counter()
-    train(task.config, task.folder, progress=False)
+    try:
+        train(task.config, task.folder, progress=False)
+    except Stopped as stop:  # which is no Exception, and so would break the pool
+        raise UserError(str(stop)) from None
     trained = time.perf_counter() - start
     files = task.config.data.validation
     text = TextFiles(*files) if files else dataset_splits(task.folder)["validation"]
@@ -266,7 +270,7 @@ def run_all(wanted: Sequence[Task], jobs: int, cache: Path) -> list[dict]:
         max_tasks_per_child=1,
     )
     found = []
-    with pool:
+    try:
         for number, result in enumerate(pool.map(run, wanted), 1):
             found.append(result)
             print(
@@ -275,6 +279,11 @@ def run_all(wanted: Sequence[Task], jobs: int, cache: Path) -> list[dict]:
                 f"{result['seconds']:5.0f} s",
                 flush=True,
             )
+    finally:
+        # Stopped, or one has failed: the others save what they have and end, too.
+        for job in multiprocessing.active_children():
+            job.terminate()
+        pool.shutdown(cancel_futures=True)
     return found
 
 

@@ -46,7 +46,9 @@ def test_the_whole_experiment_on_a_little_text(text, tmp_path, monkeypatch):
     arguments = f"--data {tmp_path} --run-dir {run} --recipe cpu --text {text} --steps 2"
     monkeypatch.setattr("sys.argv", ["multi30k", *arguments.split()])
     multi30k.main()
-    record = json.loads((tmp_path / f"multi30k-{text}-cpu-2.json").read_text())
+    entry = json.loads((tmp_path / f"multi30k-{text}-cpu-2.json").read_text())
+    record = entry["details"]
+    assert [row[0] for row in entry["tables"][0]["rows"]][:-1] == list(record["scores"])
     assert record["checkpoint"] == "averaged at step 2"
     assert record["perplexity"] > 1000
     assert set(record["scores"]) == (

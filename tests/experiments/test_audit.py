@@ -1,0 +1,93 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import audit, table3_variations
+from transformer_jax import functional, presets
+
+# ../shared/paper.md: with a table of 40,960 rows and biases on all projections, in millions.
+GOLDEN = {
+    "base": 65.11, "B-dk-16": 58.02, "B-dk-32": 60.38, "C-layers-2": 35.68, "C-layers-4": 50.40,
+    "C-layers-8": 79.82, "C-dmodel-256": 27.85, "C-dmodel-1024": 167.94, "C-dff-1024": 52.52,
+    "C-dff-4096": 90.30,
+}  # fmt: skip
+
+
+def test_parameters_are_the_papers_with_the_table_of_record():
+    for row, millions in GOLDEN.items():
+        count = audit.count_of_row(row, audit.ROWS_OF_RECORD) / 1e6
+        assert count == pytest.approx(millions, abs=0.006)
+        assert round(count) == table3_variations.PAPER[row].millions
+    # Counted whole, not by adding rows of the table.
+    model = presets.base(audit.ROWS_OF_RECORD)
+    assert audit.count(model) == audit.count_of_row("base", audit.ROWS_OF_RECORD)
+
+
+def test_which_tables_fit():
+    sizes = audit.fitting_tables(GOLDEN)
+    assert audit.ROWS_OF_RECORD in sizes and audit.ROWS_OF_TEXT not in sizes
+    for row in GOLDEN:
+        for size in (sizes[0], sizes[-1]):
+            found = round(audit.count_of_row(row, size) / 1e6)
+            assert found == table3_variations.PAPER[row].millions
+    outside = [
+        [round(audit.count_of_row(row, size) / 1e6) for row in GOLDEN]
+        for size in (sizes[0] - 1, sizes[-1] + 1)
+    ]
+    printed = [table3_variations.PAPER[row].millions for row in GOLDEN]
+    assert printed not in outside
+    assert not audit.fitting_tables([*GOLDEN, "big"])
+    assert audit.ROWS_FOR_BIG in audit.fitting_tables(["big"])
+
+
+def test_peaks():
+    assert audit.peak("base") == pytest.approx(6.99e-4, rel=1e-3)
+    assert audit.peak("big") == pytest.approx(4.94e-4, rel=1e-3)
+
+
+@pytest.mark.parametrize("radius", [0, 1, 3])
+def test_restricted_attention_is_attention_behind_a_window(radius):
+    query, key, value = (jax.random.normal(jax.random.key(i), (11, 5)) for i in range(3))
+    found = audit.restricted_attention(query, key, value, 2 * radius + 1)
+    mask = functional.local_window_mask(11, radius)
+    whole = functional.dot_product_attention(*(x[None, :, None] for x in (query, key, value)), mask)
+    np.testing.assert_allclose(found, whole[0, :, 0], atol=1e-6)
+
+
+def test_longest_paths_by_hand():
+    assert audit.longest_path(audit.full_attention, 9) == 1
+    # Two positions a layer, from the first of nine to the last.
+    assert audit.longest_path(audit.restricted(2), 9) == 4
+    assert audit.longest_path(audit.restricted(3), 9) == 3
+    with pytest.raises(ValueError, match="no number of layers"):
+        audit.longest_path(lambda q, k, v: v, 3)
+
+
+def test_depth_counts_what_waits():
+    def recurrent(query, key, value):
+        return jax.lax.scan(lambda h, x: (jnp.tanh(h + x), h), value[0], value)[1]
+
+    def parallel(query, key, value):
+        return jnp.tanh(query) + jnp.exp(key)
+
+    assert audit.depth(parallel, 16) == 2
+    assert audit.depth(recurrent, 64) - audit.depth(recurrent, 32) == 2 * 32
+    assert audit.depth(audit.full_attention, 16) == audit.depth(audit.full_attention, 128) > 5
+
+
+def test_growth_by_hand():
+    assert audit.growth(lambda n, d: n**2 * d, (8, 4), 0) == 2
+    assert audit.growth(lambda n, d: n**2 * d, (8, 4), 1) == 1
+
+
+@pytest.mark.slow
+def test_the_whole_audit(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["audit", "--output", str(tmp_path)])
+    audit.main()
+    shown = capsys.readouterr().out
+    assert "| self-attention | operations a layer | n^2 d | n^2.0" in shown
+    assert "| restricted | longest path | n / r | n^1.00 r^-1.00 |" in shown
+    assert "| base: FLOPs, as hours x 8 x 9.5e12 | 3.3e+18 | 3.28e+18 |" in shown
+    assert "no: 0 of 11 parameter counts of table 3 fit 37,000 rows" in shown
+    assert (tmp_path / "audit.json").exists()

@@ -1,0 +1,55 @@
+import json
+
+import pytest
+
+from experiments import ledger
+from experiments.ledger import Entry, Table, Where
+
+
+def entry(**changes):
+    where = Where("python -m x", "abc1234", "x86_64", {"jax": "0.10.2"}, 12.34)
+    table = Table("Rows", ["a|b", "paper", "ours"], [["x", 1234, 1.006], ["y", None, 2.0]])
+    return Entry(**{
+        "experiment": "x", "title": "An experiment", "where": where, "tables": [table],
+        "missing": "a GPU", **changes,
+    })  # fmt: skip
+
+
+def test_results_are_made_from_the_ledger():
+    """RESULTS.md holds nothing that is not in results/*.json."""
+    found = ledger.entries()
+    assert len(found) >= 6
+    text = (ledger.FOLDER / "RESULTS.md").read_text(encoding="utf-8")
+    assert text == ledger.markdown(found), "run python -m experiments.ledger"
+    for each in found.values():
+        assert each.missing and each.tables and each.where.commit and each.where.machine
+
+
+def test_an_entry_is_written_and_read(tmp_path):
+    path = ledger.record("one", entry(), tmp_path)
+    assert path == tmp_path / "one.json"
+    [(name, read)] = ledger.entries(tmp_path).items()
+    assert name == "one"
+    assert ledger.markdown({"one": read}) == ledger.markdown({"one": entry()})
+    shown = ledger.markdown({"one": read})
+    assert "| a\\|b | paper | ours |" in shown
+    assert "| x | 1,234 | 1.01 |\n| y | - | 2.00 |" in shown
+    assert "Commit abc1234 on x86_64; 12 s; jax 0.10.2." in shown
+    assert "Missing to compare: a GPU" in shown
+
+
+def test_what_is_no_result_is_not_recorded(tmp_path):
+    with pytest.raises(ValueError, match="2 cells for 3 columns"):
+        Table("T", ["a", "b", "c"], [[1, 2]])
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        ledger.record("nan", entry(details={"loss": float("nan")}), tmp_path)
+    assert not (tmp_path / "nan.json").exists()
+
+
+def test_where_is_this_machine():
+    here = Where.here("python -m x", 1.26)
+    assert here.seconds == 1.3
+    assert set(here.versions) == {"jax", "flax", "optax", "numpy", "sacrebleu"}
+    assert "x cpu" in here.machine
+    assert Where.here("x", commit="f00").commit == "f00"
+    json.dumps(here.versions)

@@ -1,0 +1,138 @@
+import argparse
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments import table3_variations as table3
+from transformer_jax import Transformer, presets
+from transformer_jax.errors import UserError
+
+
+def test_every_row_builds_at_both_scales(tmp_path):
+    assert list(table3.PAPER) == list(presets.TABLE_3)
+    tokens = jnp.ones((2, 3), jnp.int32)
+    for row in table3.PAPER:
+        small = table3.twin(row, tmp_path, seed=3)
+        whole = table3.full(row, None, seed=3)
+        for name in ("d_model", "d_ff", "key_size", "value_size"):
+            assert getattr(whole.model, name) == table3.WIDTH * getattr(small.model, name)
+        assert whole.model.num_layers == table3.DEPTH * small.model.num_layers
+        for name in ("num_heads", "dropout", "positions"):
+            assert getattr(whole.model, name) == getattr(small.model, name)
+        assert whole.optimizer.label_smoothing == small.optimizer.label_smoothing
+        assert whole.train.average_last == small.train.average_last == 1
+        assert whole.train.seed == small.train.seed == 3
+        assert whole.train.steps == (300_000 if row == "big" else 100_000)
+        model = Transformer(small.model)
+        shapes = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)
+        logits = jax.eval_shape(model.apply, shapes, tokens, tokens)
+        assert logits.shape == (2, 3, 1000)
+
+
+def test_rows_of_one_seed_differ_by_their_row_alone(tmp_path):
+    base, smaller = (table3.twin(row, tmp_path, 4).identity() for row in ("base", "B-dk-16"))
+    assert {name for name in base if base[name] != smaller[name]} == {"model.d_k"}
+
+
+def test_text_is_short_and_its_splits_share_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(table3, "PAIRS", 40)
+    monkeypatch.setattr(table3, "SCORED", 10)
+    folder = table3.write_text(tmp_path)
+    train, validation = (
+        (folder / f"{name}.en").read_text().splitlines() for name in ("train", "validation")
+    )
+    assert (len(train), len(validation)) == (40, 10)
+    assert not set(train) & set(validation)
+    assert max(len(line.split()) for line in train + validation) <= table3.LONGEST
+    assert len((folder / "train.de").read_text().splitlines()) == 40
+
+
+def results(row, perplexities, bleus=None):
+    bleus = bleus or [20.0] * len(perplexities)
+    return [
+        {"row": row, "seed": seed, "perplexity": p, "BLEU": b, "parameters": 10**6}
+        for seed, (p, b) in enumerate(zip(perplexities, bleus))
+    ]
+
+
+def test_intervals_against_scipy():
+    from scipy import stats
+
+    differences = [0.3, -0.1, 0.25, 0.4, 0.05]
+    found = table3.paired(differences, 0.95)
+    expected = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.pairs == 5
+
+
+def test_what_intervals_say():
+    worse = table3.Claim("", "A-heads-1", "perplexity", +1)
+    same = table3.Claim("", "E-learned", "perplexity", 0)
+    base = [2.0, 2.2, 2.1, 1.9, 2.05]
+    times = [1.10, 1.11, 1.09, 1.12, 1.10]
+    row = [b * t for b, t in zip(base, times)]
+
+    def verdict(claim, theirs, ours=base):
+        return table3.judge(claim, results("base", ours) + results(claim.row, theirs))[1]
+
+    assert verdict(worse, row) == "holds"
+    assert verdict(worse, [b / t for b, t in zip(base, times)]) == "the opposite"
+    assert verdict(worse, [b * t for b, t in zip(base, [1.3, 0.8, 1.1, 0.9, 1.0])]) == "undecided"
+    assert verdict(same, [b * 1.001 for b in base]) == "holds"
+    assert verdict(same, row) == "the opposite"
+    assert verdict(same, [b * t for b, t in zip(base, [1.3, 0.8, 1.1, 0.9, 1.0])]) == "undecided"
+    # Differences are paired: seeds that both have, and logarithms of perplexity.
+    interval, _ = table3.judge(worse, results("base", base[:3]) + results("A-heads-1", row))
+    assert interval.pairs == 3
+    assert interval.mean == pytest.approx(sum(map(math.log, times[:3])) / 3)
+    assert table3.judge(worse, results("base", base[:1]) + results("A-heads-1", row)) is None
+
+
+def test_tables_stand_beside_the_paper():
+    found = results("base", [2.0, 2.2], [20.0, 22.0]) + results("A-heads-1", [2.4, 2.5], [18, 19])
+    rows = table3.rows_table(found, "BLEU").rows
+    assert [row[:4] for row in rows] == [["base", 4.92, 25.8, 65], ["A-heads-1", 5.29, 24.9, None]]
+    assert rows[0][4:] == [pytest.approx(2.1), pytest.approx(21.0), 1.0, 2]
+    claims = table3.claims_table(found).rows
+    assert [row[1:4] for row in claims] == [
+        ["A-heads-1", "ln PPL", pytest.approx(math.log(5.29 / 4.92))],
+        ["A-heads-1", "BLEU", pytest.approx(-0.9)],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--rows bse", "row 'bse' is none of Table 3; .*base"),
+        ("--seeds 0", "--seeds 0 must be positive"),
+        ("--jobs -1", "--jobs -1 must be positive"),
+    ],
+)
+def test_options_that_cannot_be(words, message):
+    with pytest.raises(UserError, match=message):
+        table3.parse(words.split())
+
+
+@pytest.mark.slow
+def test_a_few_steps_of_the_twin(tmp_path, monkeypatch, capsys):
+    """Two rows of two seeds by two processes; the same command again runs nothing."""
+    monkeypatch.setattr(table3, "PAIRS", 1000)
+    monkeypatch.setattr(table3, "SCORED", 6)
+    words = f"--rows base B-dk-16 --seeds 2 --steps 2 --jobs 2 --output {tmp_path}"
+    monkeypatch.setattr("sys.argv", ["table3", *words.split()])
+    table3.main()
+    shown = capsys.readouterr().out
+    assert " 4 of 4  B-dk-16" in shown and "B: smaller keys hurt" in shown
+    record = json.loads((tmp_path / "table3-twin.json").read_text())
+    runs = {(r["row"], r["seed"]): r for r in record["details"]["runs"]}
+    assert set(runs) == {(row, seed) for row in ("base", "B-dk-16") for seed in (0, 1)}
+    assert len({r["perplexity"] for r in runs.values()}) == 4
+    assert runs["B-dk-16", 0]["parameters"] < runs["base", 0]["parameters"]
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/result.json")}
+    again = table3.run_all(table3.tasks(argparse.Namespace(**vars(table3.parse(words.split())))),
+                           1, tmp_path / "compiled")  # fmt: skip
+    assert again == record["details"]["runs"]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
