@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 # One XLA thread a worker: two workers on two cores, not four threads.
-PYTEST = NPROC=1 JAX_COMPILATION_CACHE_DIR=$(CURDIR)/$(VENV)/jax-cache $(BIN)/python -m pytest -q -n 2 --dist loadgroup
+PYTEST = NPROC=1 JAX_COMPILATION_CACHE_DIR=$(CURDIR)/$(VENV)/jax-cache $(BIN)/python -m pytest -q -n 2 --dist loadgroup --durations 12
 
 .PHONY: demo test test-slow parity mutants lint types clean
 

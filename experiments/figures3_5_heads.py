@@ -208,7 +208,7 @@ def one_head(translator: Translator, source: str, layer: int, head: int):
     ):
         if not 1 <= value <= count:
             raise UserError(f"{name} {value}: the model has {name}s 1 to {count}")
-    seen = translator.attention(source)
+    seen = translator.attention(source, source)  # the encoder sees no target
     labels = [word for word, _ in words(seen.source)]
     weights = by_word(seen.encoder[layer - 1, head - 1], seen.source, seen.source)
     title = f"layer {layer} head {head}"

@@ -43,7 +43,11 @@ def bitext(prefix, language, count, *, packed=False):
 
 @pytest.fixture
 def archives(tmp_path, monkeypatch):
-    """WMT's archives in small: the same names and the same files inside."""
+    return write_archives(tmp_path, monkeypatch)
+
+
+def write_archives(tmp_path, monkeypatch):
+    """WMT's archives in small: the same names and the same files inside; and their checksums."""
     folder = tmp_path / "wmt"
     folder.mkdir()
     contents = {

@@ -20,7 +20,7 @@ PARTS = {
 def attention_page(seen: Attention) -> str:
     """HTML with every layer and head of a sentence pair, by word, in one file.
 
-    Weights are rounded to thousandths. Text reaches the page as text, whatever is in it.
+    Weights are rounded to ten-thousandths. Text reaches the page as text, whatever is in it.
 
     >>> import numpy as np
     >>> half = np.full((1, 1, 2, 2), 0.5)
@@ -36,7 +36,7 @@ def attention_page(seen: Attention) -> str:
             "title": title,
             "rows": [word for word, _ in words(rows)],
             "columns": [word for word, _ in words(columns)],
-            "weights": (weights * 1000).round().astype(int).tolist(),
+            "weights": (weights * 10_000).round().astype(int).tolist(),
         }
     sides = (
         " ".join(word for word, _ in words(side)[:-1])
@@ -45,7 +45,7 @@ def attention_page(seen: Attention) -> str:
     page = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     # A "<" in the data would let a word end the script that holds it.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    for place, filling in (("{{title}}", html.escape(" ⟶ ".join(sides))), ("{{data}}", text)):
-        before, _, after = page.partition(place)
-        page = before + filling + after
-    return page
+    # Both places are found before either is filled: a word may look like one.
+    head, _, rest = page.partition("{{title}}")
+    middle, _, end = rest.partition("{{data}}")
+    return "".join((head, html.escape(" ⟶ ".join(sides)), middle, text, end))

@@ -1,0 +1,165 @@
+import json
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import figures1_2_architecture as architecture
+from experiments import figures3_5_heads as heads
+from transformer_jax import Transformer, presets
+from transformer_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def tree():
+    return architecture.calls(presets.base())
+
+
+def test_figure_1_is_what_runs(tree):
+    encode, decode = (call for call in tree.inner if call.kind in ("encode", "decode"))
+    assert (encode.shape, decode.shape) == ("[B, S, D]", "[B, T, V]")
+    [group] = [call for call in encode.inner if call.times > 1]
+    assert group.times == 6
+    [layer] = group.inner
+    assert [[each.kind for each in part.inner] for part in layer.inner] == [
+        ["keys_values", "MultiHeadAttention", "drop", "LayerNorm"],
+        ["FeedForward", "drop", "LayerNorm"],
+    ]
+    [group] = [call for call in decode.inner if call.times > 1]
+    assert group.times == 6
+    memory, layer = group.inner
+    assert (memory.kind, memory.name) == ("keys_values", "cross_attention")
+    assert [part.inner[-1].name for part in layer.inner] == [
+        "self_attention_norm", "cross_attention_norm", "feed_forward_norm",
+    ]  # fmt: skip
+    kinds = [call.kind for call in tree.all()]
+    assert kinds.count("embed") == kinds.count("sinusoids") == 2
+    assert kinds.count("unembed") == kinds.count("causal_mask") == 1
+
+
+def test_figure_1_follows_the_model():
+    tree = architecture.calls(presets.t2t(presets.tiny(50)))
+    encode = next(call for call in tree.inner if call.kind == "encode")
+    [group] = [call for call in encode.inner if call.times > 1]
+    assert group.times == 2
+    # Pre-norm: the norm comes before what it normalises, and a last one after the layers.
+    assert group.inner[0].inner[0].inner[0].kind == "LayerNorm"
+    assert encode.inner[-1].kind == "LayerNorm"
+
+
+def test_figure_2_is_the_jaxpr():
+    boxes = architecture.boxes_of_attention()
+    # The second mask makes rows without keys zero.
+    assert [name for name, _ in boxes] == [
+        "MatMul", "Scale", "Mask (opt.)", "SoftMax", "Mask (opt.)", "MatMul",
+    ]  # fmt: skip
+    assert {"exp", "reduce_sum", "div"} <= set(boxes[3][1])
+
+
+def test_both_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["figures", "--output", str(tmp_path)])
+    architecture.main()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "figure1.png", "figure1.svg", "figure2.png", "figure2.svg",
+    ]  # fmt: skip
+    assert (tmp_path / "figure1.svg").read_text().count("6 ×") == 2
+    assert "SoftMax" in (tmp_path / "figure2.svg").read_text()
+
+
+def sentence(weights):
+    """a b c d and the end; d stands for b; (b c) is a phrase."""
+    return heads.Sentence(
+        "a b c d", "A B C D", ["a", "b", "c", "d", "</s>"], weights, pronoun=3, noun=1,
+        phrases=[(0, 4), (1, 3), (1, 3), (0, 4)],
+    )  # fmt: skip
+
+
+def test_measures_by_hand():
+    weights = np.zeros((5, 5))
+    weights[0, 0] = 1.0
+    weights[1, [2, 4]] = 0.5  # of the weight between words all is one word away
+    weights[2, [0, 3]] = 0.5  # two away, one away
+    weights[3, [1, 3]] = (0.75, 0.25)
+    weights[4, 4] = 1.0
+    distance, neighbours, antecedent, phrase = heads.measured(sentence(weights), weights)
+    assert distance == pytest.approx((0 + 1 + 1.5 + 1.5) / 4)
+    assert neighbours == pytest.approx((1 + 0.5 + 0.5 + 0.25) / 4)
+    assert antecedent == 0.75
+    assert phrase == pytest.approx((1 + 0.5 + 0 + 1) / 4)
+
+
+def test_heads_are_scored_and_ranked():
+    looking, even = np.full((5, 5), 0.2), np.full((5, 5), 0.2)
+    looking[3] = [0, 1, 0, 0, 0]
+    scores, chance = heads.head_scores([sentence(np.stack([[even, looking]]))])
+    assert scores.shape == (1, 2, 4)
+    assert heads.best(scores, "antecedent", 2) == [(0, 1), (0, 0)]
+    np.testing.assert_allclose(scores[0, 0], chance)
+    assert chance[2] == pytest.approx(0.2)
+    right = {(0, 0): 1.0, (0, 1): 0.25}
+    rows = heads.ranking(scores, chance, right, whole=1.0).rows
+    assert [row[0] for row in rows] == ["1.2", "1.1", "chance", "nothing removed"]
+    assert rows[0][-2:] == [25.0, -75.0]
+
+
+def test_phrases_are_the_smallest_of_several_words():
+    spans = [(0, 6), (0, 3), (1, 3), (1, 2), (3, 6)]
+    assert [heads._smallest(spans, place) for place in range(4)] == [(0, 3), (1, 3), (1, 3), (3, 6)]
+
+
+def test_a_removed_head_is_a_head_that_says_nothing():
+    """As if the head's values were zero; the others are as they were."""
+    model = Transformer(presets.tiny(50))
+    source, target = jnp.array([[5, 6, 7, 2]]), jnp.array([[8, 9, 2]])
+    params = jax.jit(model.init)(jax.random.key(0), source, target)["params"]
+    size = model.config.value_size
+    removed = heads.without(params, 1, 2, size)
+    silent = jax.tree.map(lambda leaf: leaf, params)
+    value = silent["encoder_1"]["self_attention"]["value"]
+    columns = slice(2 * size, 3 * size)
+    value["kernel"] = value["kernel"].at[:, columns].set(0)
+    value["bias"] = value["bias"].at[columns].set(0)
+    logits = [model.apply({"params": p}, source, target) for p in (params, removed, silent)]
+    np.testing.assert_allclose(logits[1], logits[2], atol=1e-5)
+    assert np.abs(logits[0] - logits[1]).max() > 1e-3
+
+
+def test_pronouns_are_compared_in_order():
+    found = [SimpleNamespace(source=s, target=t) for s, t in (("x", "Er sah ihn."), ("y", "Sie."))]
+    said = ["er fand ihn,", "Es."]
+    translator = SimpleNamespace(translate=lambda sources, search: said)
+    assert heads.pronouns_right(translator, found) == 0.5
+    assert heads._pronouns("Ihn sah er.") == ["ihn", "er"]
+
+
+@pytest.mark.slow
+def test_figures_of_a_small_run(tmp_path, monkeypatch, capsys):
+    """Trained for two updates on the grammar: nothing is learned, all is drawn and counted."""
+    from dataclasses import replace
+
+    from experiments.demo import configuration
+    from transformer_jax.job import train
+
+    config = configuration(2)
+    model = replace(config.model, num_layers=1, d_model=32, d_ff=32, num_heads=2)
+    data = replace(config.data, dataset="grammar/10k")
+    config = replace(config, model=model, data=data)
+    train(config, tmp_path / "run", progress=False)
+
+    def go(*words):
+        fixed = ["heads", "--run-dir", str(tmp_path / "run"), "--output", str(tmp_path / "figures")]
+        monkeypatch.setattr("sys.argv", [*fixed, *words])
+        heads.main()
+
+    go("--sentences", "3", "--ledger", str(tmp_path))
+    assert len(list((tmp_path / "figures").glob("figure*.svg"))) == 5
+    [table] = json.loads((tmp_path / "figures3-5.json").read_text())["tables"]
+    assert [row[0] for row in table["rows"]][2:] == ["chance", "nothing removed"]
+    go("--source", "A <cat> & a $dog.", "--layer", "1", "--head", "2")
+    assert "&lt;cat&gt;" in (tmp_path / "figures" / "layer1-head2.svg").read_text()
+    with pytest.raises(UserError, match="head 3: the model has heads 1 to 2"):
+        go("--source", "A cat.", "--layer", "1", "--head", "3")
+    with pytest.raises(UserError, match="belong together"):
+        go("--layer", "1")
