@@ -24,14 +24,13 @@ import math
 import multiprocessing
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from scipy import stats
-
+from experiments.claims import Claim, judge
 from experiments.ledger import Entry, Table, Where, record
 from transformer_jax import presets
 from transformer_jax.cli import at_a_terminal
@@ -81,19 +80,6 @@ SEEDS = 5
 # Learned positions are as good if perplexities differ by less than half of what one head costs
 # in the paper, as a logarithm: 3.6%.
 MARGIN = math.log(PAPER["A-heads-1"].perplexity / PAPER["base"].perplexity) / 2
-
-
-class Claim(NamedTuple):
-    """An observation of section 6.2 as a difference of a row from base.
-
-    measure  "perplexity" (its logarithm) or "BLEU"
-    sign     +1: the row has more than base, -1: less, 0: the same within MARGIN
-    """
-
-    observation: str
-    row: str
-    measure: str
-    sign: int
 
 
 CLAIMS = (
@@ -287,55 +273,6 @@ def run_all(wanted: Sequence[Task], jobs: int, cache: Path) -> list[dict]:
     return found
 
 
-class Interval(NamedTuple):
-    """Mean and confidence interval of paired differences from base."""
-
-    mean: float
-    low: float
-    high: float
-    pairs: int
-
-
-def paired(differences: Sequence[float], confidence: float) -> Interval:
-    """Student's t interval of the mean of paired differences.
-
-    >>> [round(x, 3) for x in paired([1.0, 2.0, 3.0], 0.95)]
-    [2.0, -0.484, 4.484, 3]
-    """
-    count = len(differences)
-    mean = sum(differences) / count
-    deviation = math.sqrt(sum((d - mean) ** 2 for d in differences) / (count - 1))
-    half = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * deviation / math.sqrt(count)
-    return Interval(mean, mean - half, mean + half, count)
-
-
-def judge(claim: Claim, found: Iterable[dict]) -> tuple[Interval, str] | None:
-    """The interval of a claim's difference and what it says; None with fewer than two pairs.
-
-    A difference is shown where its 95% interval leaves out zero. Two one-sided tests at 5% show
-    equality: the 90% interval lies within the margin.
-    """
-    values: dict[str, dict[int, float]] = {}
-    for result in found:
-        value = result[claim.measure]
-        value = math.log(value) if claim.measure == "perplexity" else value
-        values.setdefault(result["row"], {})[result["seed"]] = value
-    row, base = values.get(claim.row, {}), values.get("base", {})
-    differences = [row[seed] - base[seed] for seed in sorted(row.keys() & base.keys())]
-    if len(differences) < 2:
-        return None
-    if claim.sign == 0:
-        interval = paired(differences, 0.90)
-        if interval.low > -MARGIN and interval.high < MARGIN:
-            return interval, "holds"
-        apart = interval.low > MARGIN or interval.high < -MARGIN
-        return interval, "the opposite" if apart else "undecided"
-    interval = paired(differences, 0.95)
-    if interval.low <= 0 <= interval.high:
-        return interval, "undecided"
-    return interval, "holds" if interval.mean * claim.sign > 0 else "the opposite"
-
-
 def rows_table(found: Sequence[dict], score: str) -> Table:
     """All rows beside the paper's; the mean over seeds."""
     rows = []
@@ -356,7 +293,7 @@ def claims_table(found: Sequence[dict]) -> Table:
     """What the paper observes, its numbers, and ours as paired intervals."""
     rows = []
     for claim in CLAIMS:
-        judged = judge(claim, found)
+        judged = judge(claim, found, MARGIN)
         if judged is None:
             continue
         interval, verdict = judged

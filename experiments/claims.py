@@ -1,0 +1,71 @@
+"""Claims about rows of a table, and what paired seeds say of them."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from scipy import stats
+
+__all__ = ["Claim", "Interval", "judge", "paired"]
+
+
+class Claim(NamedTuple):
+    """An observation as a difference of a row from base.
+
+    measure  "perplexity" (its logarithm) or "BLEU"
+    sign     +1: the row has more than base, -1: less, 0: the same within a margin
+    """
+
+    observation: str
+    row: str
+    measure: str
+    sign: int
+
+
+class Interval(NamedTuple):
+    """Mean and confidence interval of paired differences from base."""
+
+    mean: float
+    low: float
+    high: float
+    pairs: int
+
+
+def paired(differences: Sequence[float], confidence: float) -> Interval:
+    """Student's t interval of the mean of paired differences.
+
+    >>> [round(x, 3) for x in paired([1.0, 2.0, 3.0], 0.95)]
+    [2.0, -0.484, 4.484, 3]
+    """
+    count = len(differences)
+    mean = sum(differences) / count
+    deviation = math.sqrt(sum((d - mean) ** 2 for d in differences) / (count - 1))
+    half = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * deviation / math.sqrt(count)
+    return Interval(mean, mean - half, mean + half, count)
+
+
+def judge(claim: Claim, found: Iterable[dict], margin: float) -> tuple[Interval, str] | None:
+    """The interval of a claim's difference and what it says; None with fewer than two pairs.
+
+    A difference is shown where its 95% interval leaves out zero. Two one-sided tests at 5% show
+    equality: the 90% interval lies within the margin.
+    """
+    values: dict[str, dict[int, float]] = {}
+    for result in found:
+        value = result[claim.measure]
+        value = math.log(value) if claim.measure == "perplexity" else value
+        values.setdefault(result["row"], {})[result["seed"]] = value
+    row, base = values.get(claim.row, {}), values.get("base", {})
+    differences = [row[seed] - base[seed] for seed in sorted(row.keys() & base.keys())]
+    if len(differences) < 2:
+        return None
+    if claim.sign == 0:
+        interval = paired(differences, 0.90)
+        if interval.low > -margin and interval.high < margin:
+            return interval, "holds"
+        apart = interval.low > margin or interval.high < -margin
+        return interval, "the opposite" if apart else "undecided"
+    interval = paired(differences, 0.95)
+    if interval.low <= 0 <= interval.high:
+        return interval, "undecided"
+    return interval, "holds" if interval.mean * claim.sign > 0 else "the opposite"
