@@ -104,13 +104,20 @@ MUTANTS = [
      "tests/test_parallel.py::test_as_on_one_device"),
     ("evaluation/evaluate.py", "return jax.lax.psum(found, BATCH)", "return found",
      "tests/test_parallel.py::test_evaluation_counts_every_sentence_once"),
-    ("verification.py", "and self.difference <= TOLERANCE", "",
+    ("verification.py", "and not self._beyond", "",
      "tests/test_verification.py::test_a_move_shows_what_differs"),
     ("data/segmentation.py", "start, unit = gaps[last][1], last + 1",
      "start, unit = gaps[last][0], last + 1", "tests/data/test_segmentation.py"),
     ("verification.py", "left == right for left, right", "True for left, right",
      "tests/test_verification.py::test_a_verdict_shows_each_value"),
     ("evaluation/bleu.py", "_HYPHEN.sub(", "_HYPHEN.subn(", "tests/evaluation/test_bleu.py"),
+    ("visualization/page.py", '.replace("<", "\\\\u003c")', "", "tests/visualization/test_page.py"),
+    ("../experiments/claims.py", "/ 2, count - 1)", "/ 2, count)",
+     "tests/experiments/test_claims.py"),
+    ("../experiments/audit.py", "there = (around >= 0) & (around < length)", "there = around >= 0",
+     "tests/experiments/test_audit.py"),
+    ("../experiments/figures3_5_heads.py", "slice(head * value_size, (head + 1) * value_size)",
+     "slice(head, head + value_size)", "tests/experiments/test_figures.py"),
 ]  # fmt: skip
 
 
