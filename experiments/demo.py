@@ -19,13 +19,14 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.ledger import Cell, Entry, Table, Where, record
+from experiments.runs import recorded, trained
 from transformer_jax import presets
 from transformer_jax.cli import at_a_terminal
 from transformer_jax.config import RunConfig
 from transformer_jax.data.datasets import DatasetText
 from transformer_jax.data.grammar.corpus import SPLITS
+from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bleu import exact_match, sacre_score
-from transformer_jax.job import train
 from transformer_jax.search import Search
 from transformer_jax.testset import dataset_splits
 from transformer_jax.translator import Translator
@@ -162,9 +163,15 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=150, help="of each split to translate")
     parser.add_argument("--ledger", type=Path, help="folder of the result; default: --output")
     arguments = parser.parse_args()
+    for name in ("steps", "sentences"):
+        if getattr(arguments, name) < 1:
+            raise UserError(f"--{name} {getattr(arguments, name)} must be positive")
     start, output = time.perf_counter(), arguments.output
+    where = Where.here(
+        f"python -m experiments.demo --steps {arguments.steps} --sentences {arguments.sentences}"
+    )
     run_dir = output / "run"
-    train(configuration(arguments.steps), run_dir)
+    trained(configuration(arguments.steps), run_dir)
     splits = dataset_splits(run_dir)
     translator = Translator.load(run_dir)
     print(f"\ntranslating with {translator.checkpoint}, beam search of 4")
@@ -176,8 +183,9 @@ def main() -> None:
     share, chance = (f"{pronoun[name]:.0%}" for name in ("mean weight", "chance"))
     print(f'\n{head} gives {share} of the attention of "it" to its antecedent (chance {chance})')
     seconds = time.perf_counter() - start
-    where = Where.here(f"make demo STEPS={arguments.steps}", seconds)
-    result = entry(arguments.steps, found, pronoun, where)
+    # What a run that went on had taken before is in its own record.
+    whole = max(seconds, recorded(run_dir)["training_seconds"])
+    result = entry(arguments.steps, found, pronoun, where.after(whole))
     record(f"demo-{arguments.steps}", result, arguments.ledger or output)
     print(f"{seconds:.0f} seconds. Scores, translations, learning curve and attention are in")
     print(output)

@@ -6,10 +6,10 @@ Paper    Figure 3: heads that look far away; figure 4: two heads that resolve "i
          heads that follow the structure of the sentence. Layer 5 of 6, chosen by eye.
 Ours     The embedded corpus knows every pronoun's antecedent and every phrase, so each head has
          four numbers, with chance beside them: words between a word and what it attends to,
-         weight on itself and its neighbours, weight from "it" to its antecedent, weight inside the
-         smallest phrase. Heads are chosen on validation sentences and told on test sentences.
-         Then each head is removed, and pronouns of the translations are compared with the
-         reference's.
+         weight on itself and its neighbours, weight from "it" to its antecedent, weight on the
+         other words of the smallest phrase. Heads are ranked on validation sentences, drawn by
+         that rank, and told on test sentences. Then each head is removed, and what the
+         translations make of "it" is compared with the reference.
 
 --layer and --head draw any other head, --source any other sentence.
 """
@@ -22,10 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.ledger import RESULTS, Entry, Table, Where, record
+from experiments.ledger import Cell, Entry, Table, Where, record
 from transformer_jax.cli import at_a_terminal
 from transformer_jax.data.datasets import DatasetText
 from transformer_jax.errors import UserError
+from transformer_jax.run import Run
 from transformer_jax.search import Search
 from transformer_jax.testset import dataset_splits
 from transformer_jax.translator import Translator
@@ -42,7 +43,9 @@ MEASURES = ("distance", "neighbours", "antecedent", "phrase")
 class Sentence:
     """A pair with its annotations, and the encoder's weights between words, [L, H, words, words].
 
-    phrases  for each word the first and end of the smallest phrase of several words around it
+    pronoun, noun  places of "it" and its antecedent
+    before         pronouns of the German before the one that stands for "it"
+    phrases        for each word the first and end of the smallest phrase of several around it
     """
 
     source: str
@@ -51,6 +54,7 @@ class Sentence:
     weights: np.ndarray
     pronoun: int
     noun: int
+    before: int
     phrases: list[tuple[int, int]]
 
 
@@ -63,11 +67,12 @@ def sentences(translator: Translator, split: DatasetText, count: int) -> list[Se
         source, target = example["en"].decode(), example["de"].decode()
         seen = translator.attention(source, target)
         labels = [word for word, _ in words(seen.source)]
-        pronoun, noun = example["antecedents"][0].tolist()
+        (pronoun, noun), (german, _) = example["antecedents"].tolist()
+        before = len(_pronouns(" ".join(target.split()[:german])))
         weights = by_word(seen.encoder, seen.source, seen.source)
         spans = [tuple(span) for span in example["spans"].tolist()]
         phrases = [_smallest(spans, place) for place in range(len(labels) - 1)]
-        found.append(Sentence(source, target, labels, weights, pronoun, noun, phrases))
+        found.append(Sentence(source, target, labels, weights, pronoun, noun, before, phrases))
         if len(found) == count:
             return found
     return found
@@ -82,22 +87,26 @@ def _smallest(spans: Sequence[tuple[int, int]], place: int) -> tuple[int, int]:
 def measured(sentence: Sentence, weights: np.ndarray) -> np.ndarray:
     """[..., 4]: MEASURES of weights [..., words, words]; the end of the sentence asks nothing.
 
-    Distance is that of the weight between words: much of what is left goes to the sentence's end.
+    Distance and phrases are of the weight between words: much of the rest goes to the sentence's
+    end.
     """
     count = len(sentence.labels)
     places = np.arange(count)
     apart = np.abs(places[:, None] - places[None])[:-1]
     between = weights[..., :-1, :-1]
+    # A head may look at the end alone.
+    total = np.maximum(between.sum(-1), 1e-9)
     inside = np.zeros((count - 1, count), bool)
     for place, (first, end) in enumerate(sentence.phrases):
         inside[place, first:end] = True
+        inside[place, place] = False
     asked = weights[..., :-1, :]
     return np.stack(
         [
-            ((between * apart[:, :-1]).sum(-1) / between.sum(-1)).mean(-1),
+            ((between * apart[:, :-1]).sum(-1) / total).mean(-1),
             (asked * (apart <= 1)).sum(-1).mean(-1),
             weights[..., sentence.pronoun, sentence.noun],
-            (asked * inside).sum(-1).mean(-1),
+            ((between * inside[:, :-1]).sum(-1) / total).mean(-1),
         ],
         axis=-1,
     )
@@ -131,22 +140,30 @@ def without(params, layer: int, head: int, value_size: int):
     }
 
 
-def pronouns_right(translator: Translator, found: Sequence[Sentence]) -> float:
-    """Share of sentences whose translation has the reference's pronouns, in order."""
+def right(translator: Translator, found: Sequence[Sentence]) -> np.ndarray:
+    """Whether each translation has the reference's pronoun where "it" is spoken of.
+
+    Its place is told by the pronouns before it.
+    """
     translations = translator.translate([each.source for each in found], Search(method="greedy"))
-    right = [_pronouns(t) == _pronouns(each.target) for t, each in zip(translations, found)]
-    return sum(right) / len(right)
+    pairs = ((_pronouns(t), _pronouns(each.target)) for t, each in zip(translations, found))
+    return np.array(
+        [own[each.before : each.before + 1] == ref[each.before : each.before + 1]
+         for (own, ref), each in zip(pairs, found)]
+    )  # fmt: skip
 
 
 def _pronouns(text: str) -> list[str]:
     return [word for word in (w.strip(".,").lower() for w in text.split()) if word in PRONOUNS]
 
 
-def removals(translator: Translator, found: Sequence[Sentence]) -> dict[tuple[int, int], float]:
-    """(layer, head) -> share of right pronouns when that head of the encoder is removed."""
+def removals(
+    translator: Translator, found: Sequence[Sentence]
+) -> dict[tuple[int, int], np.ndarray]:
+    """(layer, head) -> which pronouns are right when that head of the encoder is removed."""
     config = translator.model.config
     return {
-        (layer, head): pronouns_right(
+        (layer, head): right(
             Translator(
                 translator.model,
                 without(translator.params, layer, head, config.value_size),
@@ -160,18 +177,35 @@ def removals(translator: Translator, found: Sequence[Sentence]) -> dict[tuple[in
     }
 
 
-def ranking(scores: np.ndarray, chance: np.ndarray, right: dict, whole: float) -> Table:
-    """Heads by the weight from a pronoun to its antecedent, and what is lost without each."""
-    rows = [
-        [f"{layer + 1}.{head + 1}", *map(float, scores[layer, head]), 100 * right[layer, head],
-         100 * (right[layer, head] - whole)]
-        for layer, head in best(scores, "antecedent", scores[..., 0].size)
+def head_table(order: np.ndarray, scores: np.ndarray, chance: np.ndarray, removed, whole) -> Table:
+    """Heads by the weight from "it" to its antecedent in `order`'s scores, and what each is for.
+
+    removed  (layer, head) -> right without it; whole  right with all
+    """
+    rows: list[list[Cell]] = [
+        [f"{layer + 1}.{head + 1}", *map(float, scores[layer, head]),
+         int(removed[layer, head].sum()), int((whole & ~removed[layer, head]).sum()),
+         int((~whole & removed[layer, head]).sum())]
+        for layer, head in best(order, "antecedent", scores[..., 0].size)
     ]  # fmt: skip
-    rows.append(["chance", *map(float, chance), None, None])
-    rows.append(["nothing removed", *[None] * len(MEASURES), 100 * whole, 0.0])
-    columns = ["layer.head", "distance, words", "weight on neighbours", "weight it -> antecedent",
-               "weight in the phrase", "pronouns right without it, %", "change"]  # fmt: skip
-    return Table("Heads of the encoder, on test sentences", columns, rows)
+    rows.append(["chance", *map(float, chance), None, None, None])
+    rows.append(["nothing removed", *[None] * len(MEASURES), int(whole.sum()), 0, 0])
+    columns = [
+        "layer.head", "distance, words", "weight on itself and neighbours",
+        "weight it -> antecedent", "weight in the phrase",
+        f"'it' right without it, of {len(whole)}", "lost", "gained",
+    ]  # fmt: skip
+    return Table("Heads of the encoder on test sentences", columns, rows)
+
+
+def rank_table(order: np.ndarray) -> Table:
+    """The heads, most first, of each measure."""
+    size = order[..., 0].size
+    rows = [
+        [name, ", ".join(f"{layer + 1}.{head + 1}" for layer, head in best(order, name, size))]
+        for name in MEASURES
+    ]
+    return Table("Heads ranked on validation sentences", ["by", "layer.head, most first"], rows)
 
 
 def pictures(shown: Sentence, scores: np.ndarray) -> dict:
@@ -228,7 +262,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run-dir", type=Path, required=True, help="trained on the grammar")
     parser.add_argument("--output", type=Path, default=Path("runs/figures"), help="folder to write")
-    parser.add_argument("--ledger", type=Path, default=RESULTS, help="folder of the result")
+    parser.add_argument("--ledger", type=Path, help="folder of the result; default: --output")
     parser.add_argument("--sentences", type=int, default=SENTENCES, help="with 'it', of each split")
     parser.add_argument("--source", help="draw this sentence only; needs --layer and --head")
     parser.add_argument("--layer", type=int, help="from 1")
@@ -241,33 +275,43 @@ def main() -> None:
         figure = one_head(Translator.load(arguments.run_dir), *chosen)
         save({f"layer{arguments.layer}-head{arguments.head}": figure}, arguments.output)
         return
-    start = time.perf_counter()
+    if arguments.sentences < 1:
+        raise UserError(f"--sentences {arguments.sentences} must be positive")
+    data = Run.open(arguments.run_dir).config.data
+    if (data.dataset or "").partition("/")[0] != "grammar" or data.direction != "en-de":
+        raise UserError(
+            f"{arguments.run_dir} was trained on {data.dataset or 'files'} {data.direction}, which "
+            "knows no antecedents: give a run of the grammar, en-de, or --source, --layer, --head"
+        )
+    start, where = (
+        time.perf_counter(),
+        Where.here(
+            f"python -m experiments.figures3_5_heads --run-dir RUN --sentences {arguments.sentences}"
+        ),
+    )
     splits = dataset_splits(arguments.run_dir)
     translator = Translator.load(arguments.run_dir)
     choosing, telling = (
         sentences(translator, splits[name], arguments.sentences) for name in ("validation", "test")
     )
-    chosen_by, _ = head_scores(choosing)
+    order, _ = head_scores(choosing)
     scores, chance = head_scores(telling)
     short = [s for s in telling if len(s.labels) <= LONGEST and s.pronoun - s.noun > 3] or telling
-    save(pictures(short[0], chosen_by), arguments.output)
-    table = ranking(
-        scores, chance, removals(translator, telling), pronouns_right(translator, telling)
-    )
-    entry = Entry(
+    save(pictures(short[0], order), arguments.output)
+    whole = right(translator, telling)
+    told = head_table(order, scores, chance, removals(translator, telling), whole)
+    model = translator.model.config
+    made = Entry(
         "figures3_5_heads",
-        "Figures 3 to 5, what heads are for",
-        Where.here(
-            f"python -m experiments.figures3_5_heads --run-dir RUN ({translator.checkpoint})",
-            time.perf_counter() - start,
-        ),
-        [table],
+        f"Figures 3 to 5, what heads are for ({data.dataset}, {translator.checkpoint})",
+        where.after(time.perf_counter() - start),
+        [told, rank_table(order)],
         "the paper has no numbers here, only pictures of heads that were chosen by eye; its model "
-        "has 6 layers of 8 heads, the demo's 2 of 4",
-        {"sentences": len(telling), "checkpoint": translator.checkpoint},
+        f"has 6 layers of 8 heads, this one {model.num_layers} of {model.num_heads}",
     )
-    print(f"\n{table.markdown()}")
-    print(record("figures3-5", entry, arguments.ledger))
+    for table in made.tables:
+        print(f"\n{table.markdown()}")
+    print(record("figures3-5", made, arguments.ledger or arguments.output))
 
 
 if __name__ == "__main__":

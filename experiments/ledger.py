@@ -10,12 +10,12 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Entry", "Table", "Where", "entries", "markdown", "record"]
+__all__ = ["Entry", "Table", "Where", "entries", "markdown", "record", "write_json"]
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
@@ -61,14 +61,20 @@ class Where:
     seconds: float | None = None
 
     @classmethod
-    def here(cls, command: str, seconds: float | None = None, commit: str = "") -> "Where":
-        """This machine, these packages, and the checkout's commit unless another is named."""
+    def here(cls, command: str, commit: str = "") -> "Where":
+        """This machine, these packages, and the checkout's commit unless another is named.
+
+        Asked for when the work begins: when it ends the checkout may be another.
+        """
         import jax
 
         device = jax.devices()[0].device_kind
         machine = f"{platform.machine()}, {os.cpu_count()} cores, {jax.device_count()} x {device}"
         versions = {n: version(n) for n in ("jax", "flax", "optax", "numpy", "sacrebleu")}
-        return cls(command, commit or head(), machine, versions, seconds and round(seconds, 1))
+        return cls(command, commit or head(), machine, versions)
+
+    def after(self, seconds: float) -> "Where":
+        return replace(self, seconds=round(seconds, 1))
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,10 @@ class Entry:
 def head() -> str:
     """The checkout's commit, marked where files differ from it."""
     describe = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    done = subprocess.run(describe, cwd=FOLDER, capture_output=True, text=True)
+    try:
+        done = subprocess.run(describe, cwd=FOLDER, capture_output=True, text=True)
+    except OSError:  # no git here
+        return "unknown"
     return done.stdout.strip() or "unknown"
 
 
@@ -94,9 +103,16 @@ def record(name: str, entry: Entry, folder: Path = RESULTS) -> Path:
     """Write an entry to folder/NAME.json, over an older one of this name."""
     path = folder / f"{name}.json"
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(asdict(entry), indent=1, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_json(path, asdict(entry))
     return path
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """All of it or nothing; ValueError for what JSON has no number for."""
+    text = json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False)
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(path)
 
 
 def entries(folder: Path = RESULTS) -> dict[str, Entry]:

@@ -9,16 +9,15 @@ Anchor   Wu et al., "Good for Misconceived Reasons" (ACL 2021, arXiv 2105.14462)
     python -m experiments.multi30k ... --recipe cpu          batches of 2,048 tokens, fewer epochs
     python -m experiments.multi30k ... --text raw            raw text, our own SentencePiece
 
-Run it again to go on where it stopped. Results: experiments/results/multi30k-*.json.
+Run it again to go on where it stopped.
 """
 
 import argparse
-import json
-import statistics
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.ledger import RESULTS, Cell, Entry, Table, Where, record
+from experiments.ledger import Cell, Entry, Table, Where, record
+from experiments.runs import recorded, trained
 from transformer_jax import presets
 from transformer_jax.cli import at_a_terminal
 from transformer_jax.config import RunConfig
@@ -81,39 +80,12 @@ def score(arguments) -> dict:
     return {"checkpoint": found.checkpoint, "perplexity": found.perplexity, "scores": scores}
 
 
-def entry(arguments, scores: dict) -> Entry:
+def entry(arguments, config: RunConfig, scores: dict, where: Where) -> Entry:
     """What was run, where, how long, and what came out."""
-    from transformer_jax.run import Run
-
-    def records(name):
-        text = (arguments.run_dir / name).read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
-
-    timings = [r for r in records("timings.jsonl") if "seconds_per_step" in r]
-    metrics = records("metrics.jsonl")
-    steps = [b["step"] - a["step"] for a, b in zip([{"step": 0}, *timings], timings)]
-    seconds = sum(r["seconds_per_step"] * n for r, n in zip(timings, steps))
-
-    def middle(name):  # a run shorter than log_every has no timings
-        return statistics.median(r[name] for r in timings) if timings else None
-
-    command = (
-        "python -m experiments.multi30k --data ../shared/data/multi30k --run-dir RUN "
-        f"--recipe {arguments.recipe} --text {arguments.text} --steps {metrics[-1]['step']}"
-    )
-    details = {
-        "seed": Run.open(arguments.run_dir).config.train.seed,
-        "median_target_tokens_per_second": middle("tokens_per_second"),
-        "median_waiting_share": middle("waiting_share"),
-        **scores,
-        "curve": [
-            {k: r[k] for k in ("step", "validation_loss", "validation_perplexity")}
-            for r in metrics
-            if "validation_loss" in r
-        ],
-    }
-    where = Where.here(command, seconds, arguments.commit)
-    return as_entry(arguments.text, arguments.recipe, metrics[-1]["step"], details, where)
+    found = recorded(arguments.run_dir)
+    details = {"seed": config.train.seed, **scores, **found}
+    where = where.after(found["training_seconds"])
+    return as_entry(arguments.text, arguments.recipe, config.train.steps, details, where)
 
 
 def as_entry(text: str, recipe: str, steps: int, details: dict, where: Where) -> Entry:
@@ -124,7 +96,7 @@ def as_entry(text: str, recipe: str, steps: int, details: dict, where: Where) ->
     ]  # fmt: skip
     rows.append(["perplexity a token", None, details["perplexity"], ""])
     missing = {
-        "anchor": "nothing but the anchor's seed",
+        "anchor": f"the anchor's seed, and its 8,000 updates (here {steps:,})",
         "cpu": "the anchor's batches of 8,192 tokens (here 2,048) and its 150 epochs",
     }[recipe]
     return Entry(
@@ -144,18 +116,21 @@ def main() -> None:
     parser.add_argument("--text", choices=("bpe", "raw"), default="bpe")
     parser.add_argument("--recipe", choices=("anchor", "cpu"), default="anchor")
     parser.add_argument("--steps", type=int, help="updates in all (default: the recipe's 8,000)")
+    parser.add_argument("--ledger", type=Path, help="folder of the result; default: --run-dir")
     parser.add_argument("--commit", default="", help="commit that trained (default: HEAD)")
     arguments = parser.parse_args()
 
-    from transformer_jax.job import train
-
-    train(
-        configuration(arguments.data, arguments.text, arguments.recipe, arguments.steps),
-        arguments.run_dir,
+    config = configuration(arguments.data, arguments.text, arguments.recipe, arguments.steps)
+    steps = config.train.steps
+    where = Where.here(
+        "python -m experiments.multi30k --data ../shared/data/multi30k --run-dir RUN "
+        f"--recipe {arguments.recipe} --text {arguments.text} --steps {steps}",
+        arguments.commit,
     )
-    found = entry(arguments, score(arguments))
-    steps = found.details["curve"][-1]["step"]
-    print(record(f"multi30k-{arguments.text}-{arguments.recipe}-{steps}", found, RESULTS))
+    trained(config, arguments.run_dir)
+    found = entry(arguments, config, score(arguments), where)
+    folder = arguments.ledger or arguments.run_dir
+    print(record(f"multi30k-{arguments.text}-{arguments.recipe}-{steps}", found, folder))
 
 
 if __name__ == "__main__":

@@ -7,24 +7,23 @@ Paper    BLEU 27.3 (base) and 28.4 (big) for en-de, 38.1 and 41.8 (the text: 41.
 Whole    wmt14_translate; 37,000 pieces for en-de and 32,000 for en-fr, shared; batches of 25,000
          tokens a side; equation 3; the average of the last 5 (base) or 20 (big) checkpoints, 1,500
          or 600 updates apart, which is about ten minutes; beam 4, alpha 0.6; newstest2014.
-Twin     the same path with preset `tiny` on the news and sentences at hand; scored on newstest2013,
-         which is all that is at hand of a test set. What it shows is that the path runs, and which
-         way each choice moves a score.
+Twin     the same path with preset `tiny` on what is at hand: for en-de other years of newstest and
+         Tatoeba, for en-fr the Bible and Multi30k's captions; scored on the first sentences of
+         newstest2013. It shows that the path runs, and which way each choice moves a score.
 
 Each score has its signature, and the ledger tells what averaging, the length penalty, the beam, the
-splitting of compounds and the test set add. Run it again to go on where it stopped.
+splitting of compounds and (with --reduced) the test set add. Run it again to go on.
 """
 
 import argparse
 import gzip
-import json
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.ledger import RESULTS, Entry, Table, Where, record
+from experiments.ledger import Entry, Table, Where, record
+from experiments.runs import recorded, trained
 from transformer_jax import presets
 from transformer_jax.cli import at_a_terminal
 from transformer_jax.config import RunConfig
@@ -32,13 +31,14 @@ from transformer_jax.data.text import TextFiles, read_lines
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bleu import every_bleu
 from transformer_jax.search import Search
+from transformer_jax.testset import dataset_splits
 
-# (pair, size) -> BLEU and training FLOPs in the paper; en-fr big as the table has it.
+# (pair, size) -> BLEU in the paper; en-fr big as the table has it.
 PAPER = {
-    ("en-de", "base"): (27.3, 3.3e18),
-    ("en-de", "big"): (28.4, 2.3e19),
-    ("en-fr", "base"): (38.1, 3.3e18),
-    ("en-fr", "big"): (41.8, 2.3e19),
+    ("en-de", "base"): 27.3,
+    ("en-de", "big"): 28.4,
+    ("en-fr", "base"): 38.1,
+    ("en-fr", "big"): 41.8,
 }
 # Section 5.1: byte pairs for en-de, word pieces for en-fr, of both languages together.
 VOCABULARY = {"en-de": 37_000, "en-fr": 32_000}
@@ -132,12 +132,12 @@ def write_text(folder: Path, shared: Path, pair: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     corpus = AT_HAND[pair]
     for name, files in (("train", corpus.train), ("test", [corpus.test])):
-        paths = [folder / f"{name}.{language}" for language in pair.split("-")]
-        if all(path.exists() for path in paths):
-            continue
         pairs = [p for each in files for p in _read(shared / each[0], shared / each[1]) if all(p)]
-        for path, side in zip(paths, zip(*pairs)):
-            path.write_text("".join(f"{line}\n" for line in side), encoding="utf-8")
+        for language, side in zip(pair.split("-"), zip(*pairs)):
+            path = folder / f"{name}.{language}"
+            part = path.with_name(f"{path.name}.part")
+            part.write_text("".join(f"{line}\n" for line in side), encoding="utf-8")
+            part.replace(path)
     return folder
 
 
@@ -145,12 +145,13 @@ def _read(*paths: Path) -> Iterator[tuple[str, str]]:
     if paths[0].suffix != ".gz":
         yield from TextFiles(str(paths[0]), str(paths[1]))
         return
-    with (
-        gzip.open(paths[0], "rt", newline="\n") as left,
-        gzip.open(paths[1], "rt", newline="\n") as right,
-    ):
-        for one, other in zip(left, right, strict=True):
-            yield one.strip(), other.strip()
+    sides = [gzip.decompress(path.read_bytes()).decode("utf-8").split("\n") for path in paths]
+    if len(sides[0]) != len(sides[1]):
+        raise UserError(
+            f"{paths[0]} has {len(sides[0])} lines but {paths[1]} {len(sides[1])}: line n of the "
+            "one translates line n of the other"
+        )
+    yield from zip(*sides)
 
 
 def reduced(sources: Sequence[str], file: Path) -> list[int]:
@@ -160,6 +161,8 @@ def reduced(sources: Sequence[str], file: Path) -> list[int]:
     """
     places = {line: place for place, line in reversed(list(enumerate(sources)))}
     lines = list(read_lines(file))
+    if not lines:
+        raise UserError(f"{file} holds no line: give the sources of a reduced set")
     unknown = [n for n, line in enumerate(lines, 1) if line not in places]
     if unknown:
         raise UserError(
@@ -199,7 +202,7 @@ def tables(found: dict, pair: str, size: str, is_full: bool) -> list[Table]:
     """Every score of every choice, and what each choice adds."""
     choices = list(found)
     names = list(found[choices[0]]["scores"])
-    bleu, _ = PAPER[pair, size]
+    bleu = PAPER[pair, size]
     rows = [
         [name, bleu if is_full and name == "compound-split BLEU" else None]
         + [found[choice]["scores"][name]["value"] for choice in choices]
@@ -230,81 +233,75 @@ def tables(found: dict, pair: str, size: str, is_full: bool) -> list[Table]:
     ]
 
 
-def speed(run_dir: Path) -> dict:
-    """Tokens a second and the curve of the run."""
-    from transformer_jax.run import Run
-
-    records = {
-        name: [json.loads(line) for line in (run_dir / name).read_text("utf-8").splitlines()]
-        for name in ("timings.jsonl", "metrics.jsonl")
-    }
-    rates = sorted(
-        r["tokens_per_second"] for r in records["timings.jsonl"] if "tokens_per_second" in r
+def entry(found: dict, arguments: argparse.Namespace, config: RunConfig, count: int) -> Entry:
+    pair, size, steps = arguments.pair, arguments.size, config.train.steps
+    paper = presets.recipe(size).train.steps
+    test = "newstest2014" if arguments.full else "newstest2013"
+    if not arguments.full:
+        missing = "WMT14, newstest2014, the paper's sizes, and accelerators for them"
+    elif steps < paper:
+        missing = f"{paper - steps:,} of {paper:,} updates"
+    else:
+        missing = "the paper's seeds, which it does not tell"
+    where = arguments.where.after(recorded(arguments.run_dir)["training_seconds"])
+    return Entry(
+        "table2_translation",
+        f"Table 2, {pair} {size}, {'full size' if arguments.full else 'twin'}, {steps:,} updates, "
+        f"{count:,} sentences of {test}",
+        where,
+        tables(found, pair, size, arguments.full and steps == paper),
+        missing + ("" if arguments.reduced else "; sacreBLEU's reduced set (--reduced)"),
+        {"choices": found, "steps": steps, **recorded(arguments.run_dir)},
     )
-    return {
-        "target tokens a second, median": rates[len(rates) // 2] if rates else None,
-        "steps": Run.open(run_dir).config.train.steps,
-        "curve": [
-            {k: r[k] for k in ("step", "validation_loss", "validation_perplexity")}
-            for r in records["metrics.jsonl"]
-            if "validation_loss" in r
-        ],
-    }
 
 
-def main() -> None:
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pair", choices=sorted(AT_HAND), default="en-de")
     parser.add_argument("--size", choices=("base", "big"), default="base")
     parser.add_argument("--full", action="store_true", help="the paper's sizes, on WMT14")
     parser.add_argument("--data-dir", help="archives of WMT14; default: download")
     parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="of the twin")
-    parser.add_argument("--steps", type=int, help="updates (default: the paper's, or 2,000)")
+    parser.add_argument("--steps", type=int, help="updates; default: the paper's, or 2,000")
     parser.add_argument("--reduced", type=Path, help="sources of sacreBLEU's wmt14, a line each")
     parser.add_argument("--output", type=Path, default=Path("runs/table2"), help="folder to write")
-    parser.add_argument("--ledger", type=Path, default=RESULTS, help="folder of the result")
-    arguments = parser.parse_args()
-    pair, size, start = arguments.pair, arguments.size, time.perf_counter()
+    parser.add_argument("--ledger", type=Path, help="folder of the result; default: --output")
+    arguments = parser.parse_args(words)
+    if arguments.steps is not None and arguments.steps < 1:
+        raise UserError(f"--steps {arguments.steps} must be positive")
+    scale = "full" if arguments.full else "twin"
+    arguments.run_dir = arguments.output / f"{arguments.pair}-{arguments.size}-{scale}"
+    return arguments
 
-    from transformer_jax.job import train
-    from transformer_jax.testset import dataset_splits
 
-    folder = arguments.output / f"{pair}-{size}"
+def main() -> None:
+    arguments = parse()
+    pair, size, steps = arguments.pair, arguments.size, arguments.steps
     if arguments.full:
         config = full(pair, size, arguments.data_dir)
-        if arguments.steps is not None:
-            config = replace(config, train=replace(config.train, steps=arguments.steps))
-        train(config, folder)
-        pairs = list(dataset_splits(folder)["test"])
+        if steps is not None:
+            config = replace(config, train=replace(config.train, steps=steps))
     else:
         text = write_text(arguments.output / f"text-{pair}", arguments.shared, pair)
-        config = twin(pair, size, text, arguments.steps or STEPS)
-        train(config, folder)
-        pairs = list(TextFiles(*(str(text / f"test.{language}") for language in pair.split("-"))))[
-            :SCORED
-        ]
+        config = twin(pair, size, text, STEPS if steps is None else steps)
+    arguments.where = Where.here(
+        f"python -m experiments.table2_translation --pair {pair} --size {size}"
+        + (" --full" if arguments.full else "")
+        + f" --steps {config.train.steps}"
+    )
+    trained(config, arguments.run_dir)
+    if arguments.full:
+        pairs = list(dataset_splits(arguments.run_dir)["test"])
+    else:
+        test = TextFiles(*(str(text / f"test.{language}") for language in pair.split("-")))
+        pairs = list(test)[:SCORED]
     part = reduced([source for source, _ in pairs], arguments.reduced) if arguments.reduced else []
-    found = score(folder, pairs, pair.partition("-")[2], part)
-    scale = "full" if arguments.full else "twin"
-    command = f"python -m experiments.table2_translation --pair {pair} --size {size}" + (
-        " --full" if arguments.full else f" --steps {config.train.steps}"
-    )
-    missing = (
-        "nothing but the seeds, which the paper does not tell"
-        if arguments.full
-        else "WMT14 and newstest2014 themselves, and an accelerator (base: 12 hours on 8 P100)"
-    )
-    entry = Entry(
-        "table2_translation",
-        f"Table 2, {pair} {size} ({'full size' if arguments.full else 'twin'})",
-        Where.here(command, time.perf_counter() - start),
-        tables(found, pair, size, arguments.full),
-        missing,
-        {"choices": found, **speed(folder)},
-    )
-    for table in entry.tables:
+    found = score(arguments.run_dir, pairs, pair.partition("-")[2], part)
+    made = entry(found, arguments, config, len(pairs))
+    for table in made.tables:
         print(f"\n{table.markdown()}")
-    print(record(f"table2-{pair}-{size}-{scale}", entry, arguments.ledger))
+    name = f"table2-{arguments.run_dir.name}-{config.train.steps}"
+    print(record(name, made, arguments.ledger or arguments.output))
 
 
 if __name__ == "__main__":

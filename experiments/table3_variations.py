@@ -1,24 +1,25 @@
 """Table 3: what each choice of the architecture is worth, all 20 rows.
 
-    python -m experiments.table3_variations                       the twin: 56 small runs
-    python -m experiments.table3_variations --rows base B-dk-16   some rows
+    python -m experiments.table3_variations                       the twin: 60 small runs
+    python -m experiments.table3_variations --rows base B-dk-16   some rows; the table has all done
     python -m experiments.table3_variations --full --data-dir WMT --jobs 1
 
-Whole (--full): presets `table3-ROW` on WMT14 en-de, scored on newstest2013 without averaging, one
-seed, as in the paper; big takes 300,000 updates, the others 100,000.
+Whole (--full): presets `table3-ROW` on WMT14 en-de, scored on newstest2013 without averaging; big
+takes 300,000 updates, the others 100,000. One seed, unless --seeds says more.
 
 Twin: every width of the paper's base model divided by 8 and its depth by 2, on 3,000 sentences of
 the embedded grammar of at most 9 words. They are few, so that they repeat as often as WMT's did in
-the paper and dropout has something to do, and short, so that base has learned most of the language
-when 1,000 updates are over: both were chosen by trial runs of base and of the row without dropout.
-The rows that the paper's observations rest on have five seeds; two rows of one seed see the same
-batches, so their differences are paired. Perplexity and BLEU are those of 500 sentences of the
-grammar's validation split, as short.
+the paper and dropout has something to do, and short, so that 1,000 updates lead far enough: both
+were chosen by trial runs of base and of the row without dropout. The rows that the paper's
+observations rest on have five seeds; two rows of one seed see the same batches, so their
+differences are paired. Perplexity and BLEU are those of 500 sentences of the grammar's validation
+split, as short.
 
 A run that is finished is not run again: the same command goes on where it was stopped.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import multiprocessing
@@ -26,12 +27,14 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from experiments.claims import Claim, judge
-from experiments.ledger import Entry, Table, Where, record
+from experiments.ledger import Entry, Table, Where, record, write_json
+from experiments.runs import recorded, trained
 from transformer_jax import presets
 from transformer_jax.cli import at_a_terminal
 from transformer_jax.config import RunConfig
@@ -91,6 +94,8 @@ CLAIMS = (
     Claim("B: smaller keys hurt", "B-dk-16", "BLEU", -1),
     Claim("C: bigger is better: fewer layers are worse", "C-layers-2", "perplexity", +1),
     Claim("C: bigger is better: a narrower model is worse", "C-dmodel-256", "perplexity", +1),
+    Claim("C: bigger is better: a wider feed-forward is better", "C-dff-4096", "perplexity", -1),
+    Claim("C: bigger is better: a wider feed-forward is better", "C-dff-4096", "BLEU", +1),
     Claim("D: dropout helps: none is worse", "D-dropout-0.0", "perplexity", +1),
     Claim("D: dropout helps: none is worse", "D-dropout-0.0", "BLEU", -1),
     Claim("D: smoothing hurts perplexity: none is better", "D-smoothing-0.0", "perplexity", -1),
@@ -101,24 +106,34 @@ CLAIMS = (
 
 @dataclass(frozen=True)
 class Task:
-    """One run: a row and a seed, in a folder of its own."""
+    """One run: a row and a seed, in a folder of its own, scored on so many sentences (None: all).
+
+    text  what it is trained and scored on, as far as the configuration does not say it
+    """
 
     row: str
     seed: int
     config: RunConfig
     folder: Path
     scored: int | None
+    text: str
 
     @property
     def result(self) -> Path:
         return self.folder / "result.json"
 
+    @property
+    def identity(self) -> str:
+        """Equal for tasks that find the same."""
+        parts = (self.config.identity(), self.config.train.steps, self.scored, self.text, BEAM)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
     def done(self) -> dict | None:
-        """What the run found, if it has trained as long as is wanted now."""
+        """What the run found, if it was this task."""
         if not self.result.exists():
             return None
         found = json.loads(self.result.read_text(encoding="utf-8"))
-        return found if found["steps"] == self.config.train.steps else None
+        return found if found["identity"] == self.identity else None
 
 
 def twin(row: str, text: Path, seed: int, steps: int = STEPS) -> RunConfig:
@@ -153,54 +168,59 @@ def twin(row: str, text: Path, seed: int, steps: int = STEPS) -> RunConfig:
     )
 
 
-def full(row: str, data_dir: str | None, seed: int) -> RunConfig:
+def full(row: str, data_dir: str | None, seed: int, steps: int | None = None) -> RunConfig:
     """A row of Table 3 as the paper has it."""
     config = presets.recipe(f"table3-{row}")
     data = replace(config.data, dataset="wmt14_translate", direction="en-de", data_dir=data_dir)
-    return replace(config, data=data, train=replace(config.train, seed=seed))
+    steps = config.train.steps if steps is None else steps
+    return replace(config, data=data, train=replace(config.train, seed=seed, steps=steps))
 
 
 def write_text(folder: Path) -> Path:
     """The first short sentences of the grammar's train and validation splits, as files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    wanted = {"train": PAIRS, "validation": SCORED}
-    paths = {split: [folder / f"{split}.{side}" for side in ("en", "de")] for split in wanted}
-    if all(path.exists() for sides in paths.values() for path in sides):
+    folder = folder / f"text-{PAIRS}-{SCORED}-{LONGEST}"
+    if folder.exists():
         return folder
+    wanted = {"train": PAIRS, "validation": SCORED}
     found: dict[str, list[tuple[str, str]]] = {split: [] for split in wanted}
     for split, example in stream():
         if split in wanted and example.length <= LONGEST and len(found[split]) < wanted[split]:
             found[split].append((example.english, example.german))
         if all(len(found[split]) == count for split, count in wanted.items()):
             break
+    part = folder.with_name(f"{folder.name}.{os.getpid()}")
+    part.mkdir(parents=True)
     for split, pairs in found.items():
-        for path, side in zip(paths[split], zip(*pairs)):
-            path.write_text("".join(f"{line}\n" for line in side), encoding="utf-8")
+        for language, side in zip(("en", "de"), zip(*pairs)):
+            lines = "".join(f"{line}\n" for line in side)
+            (part / f"{split}.{language}").write_text(lines, encoding="utf-8")
+    part.rename(folder)
     return folder
 
 
 def tasks(arguments: argparse.Namespace) -> list[Task]:
-    """What there is to run: the pairs that decide first, then the rows with one seed."""
+    """What there is to run: the rows that decide a claim first, then those with one seed."""
     found = []
     decisive = {"base", *(claim.row for claim in CLAIMS)}
-    text = None if arguments.full else write_text(arguments.output / "text")
-    for row in sorted(arguments.rows, key=lambda row: row not in decisive):
-        several = row in decisive and not arguments.full
-        for seed in range(arguments.seeds if several else 1):
+    text = None if arguments.full else write_text(arguments.output)
+    for row in sorted(dict.fromkeys(arguments.rows), key=lambda row: row not in decisive):
+        for seed in range(arguments.seeds if arguments.full or row in decisive else 1):
             if text is None:
-                config = full(row, arguments.data_dir, seed)
+                config = full(row, arguments.data_dir, seed, arguments.steps)
             else:
                 config = twin(row, text, seed, arguments.steps)
-            folder = arguments.output / f"{row}-{seed}"
-            found.append(Task(row, seed, config, folder, arguments.sentences))
+            folder = arguments.output / arguments.scale / f"{row}-{seed}"
+            name = "newstest2013" if text is None else text.name
+            found.append(Task(row, seed, config, folder, None if text is None else SCORED, name))
     return found
 
 
 def run(task: Task) -> dict:
     """Train and score one row, and write down what it found."""
+    import jax
+
     from transformer_jax.data.text import TextFiles
     from transformer_jax.evaluation.bleu import exact_match, score_all
-    from transformer_jax.job import train
     from transformer_jax.testset import dataset_splits
     from transformer_jax.translator import Translator
 
@@ -208,10 +228,9 @@ def run(task: Task) -> dict:
         return found
     start = time.perf_counter()
     try:
-        train(task.config, task.folder, progress=False)
+        trained(task.config, task.folder, progress=False)
     except Stopped as stop:  # which is no Exception, and so would break the pool
         raise UserError(str(stop)) from None
-    trained = time.perf_counter() - start
     files = task.config.data.validation
     text = TextFiles(*files) if files else dataset_splits(task.folder)["validation"]
     sources, references = zip(*list(text)[: task.scored])
@@ -222,39 +241,28 @@ def run(task: Task) -> dict:
         "row": task.row,
         "seed": task.seed,
         "steps": task.config.train.steps,
-        "parameters": sum(leaf.size for leaf in _leaves(translator.params)),
+        "identity": task.identity,
+        "parameters": sum(x.size for x in jax.tree.leaves(translator.params)),
         "perplexity": translator.perplexity(sources, references),
         **{score.name: score.value for score in scores},
         "signatures": {score.name: score.signature for score in scores},
-        "training_seconds": round(trained, 1),
+        "training_seconds": recorded(task.folder)["training_seconds"],
         "seconds": round(time.perf_counter() - start, 1),
     }
-    task.result.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_json(task.result, found)
     return found
-
-
-def _leaves(params):
-    import jax
-
-    return jax.tree.leaves(params)
-
-
-def _worker(cache: str) -> None:
-    # One thread a process, and programs compiled once for all seeds of a row.
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
 
 
 def run_all(wanted: Sequence[Task], jobs: int, cache: Path) -> list[dict]:
     """The results of all tasks, `jobs` at a time, each in a process of its own."""
+    # What the processes inherit: programs compiled for one row serve where it goes on; one thread
+    # each where they are several, and no memory of a GPU taken ahead.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.absolute()))
     if jobs > 1:
         os.environ.setdefault("NPROC", "1")
-    pool = ProcessPoolExecutor(
-        jobs,
-        multiprocessing.get_context("spawn"),
-        _worker,
-        (str(cache.absolute()),),
-        max_tasks_per_child=1,
-    )
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, spawn, max_tasks_per_child=1)
     found = []
     try:
         for number, result in enumerate(pool.map(run, wanted), 1):
@@ -265,6 +273,11 @@ def run_all(wanted: Sequence[Task], jobs: int, cache: Path) -> list[dict]:
                 f"{result['seconds']:5.0f} s",
                 flush=True,
             )
+    except BrokenProcessPool:
+        raise UserError(
+            "a run was killed from outside, for want of memory perhaps: the same command goes on; "
+            f"give fewer --jobs than {jobs}"
+        ) from None
     finally:
         # Stopped, or one has failed: the others save what they have and end, too.
         for job in multiprocessing.active_children():
@@ -305,18 +318,23 @@ def claims_table(found: Sequence[dict]) -> Table:
     return Table("Observations", columns, rows, 3)
 
 
-def entry(found: Sequence[dict], where: Where, is_full: bool) -> Entry:
-    tables = [rows_table(found, "compound-split BLEU" if is_full else "BLEU")]
+def entry(found: Sequence[dict], where: Where, arguments: argparse.Namespace) -> Entry:
+    tables = [rows_table(found, "compound-split BLEU" if arguments.full else "BLEU")]
     if (claims := claims_table(found)).rows:
         tables.append(claims)
     missing = (
-        "the paper does not say how many seeds its rows have"
-        if is_full
-        else "the rows at full size on WMT14 (--full), which need an accelerator: about 700 GPU "
-        "hours by the paper's own speed. The twin's numbers compare with each other only. "
-        f"Intervals: 95%, for learned positions 90% against a margin of {MARGIN:.3f} ln PPL"
+        "how many seeds the paper's rows have is not told"
+        if arguments.full
+        else "the rows at full size on WMT14 (--full), which need accelerators. The twin's numbers "
+        "compare with each other only"
     )
-    scale = "full size" if is_full else "twin on the embedded corpus"
+    missing += (
+        ". Intervals: 95% each, not corrected for their number; for learned positions 90% against "
+        f"a margin of {MARGIN:.3f} ln PPL"
+    )
+    if absent := [row for row in PAPER if all(row != each["row"] for each in found)]:
+        missing += f". Not run yet: {', '.join(absent)}"
+    scale = "full size" if arguments.full else "twin on the embedded corpus"
     title = f"Table 3, variations of the architecture ({scale})"
     return Entry("table3_variations", title, where, tables, missing, {"runs": list(found)})
 
@@ -324,32 +342,45 @@ def entry(found: Sequence[dict], where: Where, is_full: bool) -> Entry:
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("runs/table3"), help="folder to write")
+    parser.add_argument("--ledger", type=Path, help="folder of the result; default: --output")
     parser.add_argument("--rows", nargs="+", default=list(PAPER), help="default: all 20")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="of the rows that decide a claim")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of the twin")
+    parser.add_argument("--seeds", type=int, help="of rows that decide a claim; 5, --full: 1")
+    parser.add_argument("--steps", type=int, help="updates; default: 1,000, or the paper's")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
     parser.add_argument("--full", action="store_true", help="the paper's sizes, on WMT14")
     parser.add_argument("--data-dir", help="archives of WMT14; default: download")
     arguments = parser.parse_args(words)
+    arguments.scale = "full" if arguments.full else "twin"
+    if arguments.seeds is None:
+        arguments.seeds = 1 if arguments.full else SEEDS
+    if arguments.steps is None and not arguments.full:
+        arguments.steps = STEPS
     for row in arguments.rows:
         if row not in PAPER:
             raise UserError(f"row {row!r} is none of Table 3; {nearest(row, PAPER)}")
     for name in ("seeds", "steps", "jobs"):
-        if getattr(arguments, name) < 1:
-            raise UserError(f"--{name} {getattr(arguments, name)} must be positive")
-    arguments.sentences = None if arguments.full else SCORED
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value} must be positive")
     return arguments
 
 
 def main() -> None:
     arguments = parse()
-    start = time.perf_counter()
-    found = run_all(tasks(arguments), arguments.jobs, arguments.output / "compiled")
-    command = "python -m experiments.table3_variations" + (" --full" if arguments.full else "")
-    result = entry(found, Where.here(command, time.perf_counter() - start), arguments.full)
-    for table in result.tables:
+    where = Where.here(
+        f"python -m experiments.table3_variations{' --full' if arguments.full else ''} "
+        f"--seeds {arguments.seeds}" + (f" --steps {arguments.steps}" if arguments.steps else "")
+    )
+    run_all(tasks(arguments), arguments.jobs, arguments.output / "compiled")
+    # Rows that other calls have run belong to the same table.
+    arguments.rows = list(PAPER)
+    found = [done for task in tasks(arguments) if (done := task.done()) is not None]
+    # Of all runs, as one process after another.
+    where = where.after(sum(each["seconds"] for each in found))
+    made = entry(found, where, arguments)
+    for table in made.tables:
         print(f"\n{table.markdown()}")
-    print(record("table3-full" if arguments.full else "table3-twin", result, arguments.output))
+    print(record(f"table3-{arguments.scale}", made, arguments.ledger or arguments.output))
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ def test_which_tables_fit():
     assert printed not in outside
     assert not audit.fitting_tables([*GOLDEN, "big"])
     assert audit.ROWS_FOR_BIG in audit.fitting_tables(["big"])
+    with pytest.raises(ValueError, match="no parameters of row E-learned"):
+        audit.fitting_tables(["E-learned"])
 
 
 def test_peaks():
@@ -58,8 +60,8 @@ def test_restricted_attention_is_attention_behind_a_window(radius):
 def test_longest_paths_by_hand():
     assert audit.longest_path(audit.full_attention, 9) == 1
     # Two positions a layer, from the first of nine to the last.
-    assert audit.longest_path(audit.restricted(2), 9) == 4
-    assert audit.longest_path(audit.restricted(3), 9) == 3
+    assert audit.longest_path(audit.restricted(5), 9) == 4
+    assert audit.longest_path(audit.restricted(7), 9) == 3
     with pytest.raises(ValueError, match="no number of layers"):
         audit.longest_path(lambda q, k, v: v, 3)
 
@@ -77,17 +79,17 @@ def test_depth_counts_what_waits():
 
 
 def test_growth_by_hand():
-    assert audit.growth(lambda n, d: n**2 * d, (8, 4), 0) == 2
-    assert audit.growth(lambda n, d: n**2 * d, (8, 4), 1) == 1
+    assert audit.growth(lambda n, d: n**2 * d, (8, 4), (16, 4)) == pytest.approx(2)
+    assert audit.growth(lambda n, d: n**2 * d, (8, 4), (8, 7)) == pytest.approx(1)
 
 
 @pytest.mark.slow
 def test_the_whole_audit(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["audit", "--output", str(tmp_path)])
+    monkeypatch.setattr("sys.argv", ["audit", "--ledger", str(tmp_path)])
     audit.main()
     shown = capsys.readouterr().out
     assert "| self-attention | operations a layer | n^2 d | n^2.0" in shown
-    assert "| restricted | longest path | n / r | n^1.00 r^-1.00 |" in shown
+    assert "| restricted | longest path | n / r | n^1.00 r^-1.0" in shown
     assert "| base: FLOPs, as hours x 8 x 9.5e12 | 3.3e+18 | 3.28e+18 |" in shown
-    assert "no: 0 of 11 parameter counts of table 3 fit 37,000 rows" in shown
+    assert "0 of 11 parameter counts of table 3 fit 37,000 rows" in shown
     assert (tmp_path / "audit.json").exists()

@@ -71,7 +71,7 @@ def test_both_are_drawn(tmp_path, monkeypatch):
 def sentence(weights):
     """a b c d and the end; d stands for b; (b c) is a phrase."""
     return heads.Sentence(
-        "a b c d", "A B C D", ["a", "b", "c", "d", "</s>"], weights, pronoun=3, noun=1,
+        "a b c d", "A B C D", ["a", "b", "c", "d", "</s>"], weights, pronoun=3, noun=1, before=0,
         phrases=[(0, 4), (1, 3), (1, 3), (0, 4)],
     )  # fmt: skip
 
@@ -87,7 +87,13 @@ def test_measures_by_hand():
     assert distance == pytest.approx((0 + 1 + 1.5 + 1.5) / 4)
     assert neighbours == pytest.approx((1 + 0.5 + 0.5 + 0.25) / 4)
     assert antecedent == 0.75
-    assert phrase == pytest.approx((1 + 0.5 + 0 + 1) / 4)
+    # The word itself is no part of its phrase: a head that looks at itself follows nothing.
+    assert phrase == pytest.approx((0 + 1 + 0 + 0.75) / 4)
+    own = heads.measured(sentence(np.eye(5)), np.eye(5))
+    assert (own[0], own[3]) == (0, 0)
+    at_the_end = np.zeros((5, 5))
+    at_the_end[:, 4] = 1
+    assert np.isfinite(heads.measured(sentence(at_the_end), at_the_end)).all()
 
 
 def test_heads_are_scored_and_ranked():
@@ -98,10 +104,15 @@ def test_heads_are_scored_and_ranked():
     assert heads.best(scores, "antecedent", 2) == [(0, 1), (0, 0)]
     np.testing.assert_allclose(scores[0, 0], chance)
     assert chance[2] == pytest.approx(0.2)
-    right = {(0, 0): 1.0, (0, 1): 0.25}
-    rows = heads.ranking(scores, chance, right, whole=1.0).rows
+    whole = np.array([True, True, False])
+    removed = {(0, 0): whole, (0, 1): np.array([False, False, True])}
+    rows = heads.head_table(scores, scores, chance, removed, whole).rows
     assert [row[0] for row in rows] == ["1.2", "1.1", "chance", "nothing removed"]
-    assert rows[0][-2:] == [25.0, -75.0]
+    assert [row[-3:] for row in rows] == [[1, 2, 1], [2, 0, 0], [None] * 3, [2, 0, 0]]
+    # The order is that of other sentences.
+    rows = heads.head_table(scores[:, ::-1], scores, chance, removed, whole).rows
+    assert [row[0] for row in rows[:2]] == ["1.1", "1.2"]
+    assert dict(heads.rank_table(scores).rows)["antecedent"] == "1.2, 1.1"
 
 
 def test_phrases_are_the_smallest_of_several_words():
@@ -126,11 +137,13 @@ def test_a_removed_head_is_a_head_that_says_nothing():
     assert np.abs(logits[0] - logits[1]).max() > 1e-3
 
 
-def test_pronouns_are_compared_in_order():
-    found = [SimpleNamespace(source=s, target=t) for s, t in (("x", "Er sah ihn."), ("y", "Sie."))]
-    said = ["er fand ihn,", "Es."]
+def test_only_what_stands_for_it_is_compared():
+    """ "She said that it fell": an error of "she" is another head's."""
+    references = ["Sie sagte, dass er fiel.", "Er sah ihn.", "Sie."]
+    said = ["Er sagte, dass er fiel.", "er fand sie,", ""]
+    found = [SimpleNamespace(source="x", target=t, before=b) for t, b in zip(references, (1, 1, 0))]
     translator = SimpleNamespace(translate=lambda sources, search: said)
-    assert heads.pronouns_right(translator, found) == 0.5
+    assert heads.right(translator, found).tolist() == [True, False, False]
     assert heads._pronouns("Ihn sah er.") == ["ihn", "er"]
 
 
@@ -155,7 +168,7 @@ def test_figures_of_a_small_run(tmp_path, monkeypatch, capsys):
 
     go("--sentences", "3", "--ledger", str(tmp_path))
     assert len(list((tmp_path / "figures").glob("figure*.svg"))) == 5
-    [table] = json.loads((tmp_path / "figures3-5.json").read_text())["tables"]
+    table, _ = json.loads((tmp_path / "figures3-5.json").read_text())["tables"]
     assert [row[0] for row in table["rows"]][2:] == ["chance", "nothing removed"]
     go("--source", "A <cat> & a $dog.", "--layer", "1", "--head", "2")
     assert "&lt;cat&gt;" in (tmp_path / "figures" / "layer1-head2.svg").read_text()
@@ -163,3 +176,11 @@ def test_figures_of_a_small_run(tmp_path, monkeypatch, capsys):
         go("--source", "A cat.", "--layer", "1", "--head", "3")
     with pytest.raises(UserError, match="belong together"):
         go("--layer", "1")
+    with pytest.raises(UserError, match="--sentences 0 must be positive"):
+        go("--sentences", "0")
+
+
+def test_a_run_without_antecedents_is_refused(whole, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["heads", "--run-dir", str(whole[2].folder)])
+    with pytest.raises(UserError, match="was trained on files en-de, which knows no antecedents"):
+        heads.main()

@@ -41,10 +41,10 @@ def test_the_whole_experiment_on_a_little_text(text, tmp_path, monkeypatch):
         ]
         for language in ("en", "de"):
             (folder / f"{name}.{language}").write_text("\n".join(lines) + "\n")
-    monkeypatch.setattr(multi30k, "RESULTS", tmp_path)
     run = tmp_path / "run"
     arguments = f"--data {tmp_path} --run-dir {run} --recipe cpu --text {text} --steps 2"
-    monkeypatch.setattr("sys.argv", ["multi30k", *arguments.split()])
+    words = f"{arguments} --ledger {tmp_path}".split()
+    monkeypatch.setattr("sys.argv", ["multi30k", *words])
     multi30k.main()
     entry = json.loads((tmp_path / f"multi30k-{text}-cpu-2.json").read_text())
     record = entry["details"]

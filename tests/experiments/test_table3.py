@@ -1,4 +1,3 @@
-import argparse
 import json
 
 import jax
@@ -41,6 +40,7 @@ def test_text_is_short_and_its_splits_share_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(table3, "PAIRS", 40)
     monkeypatch.setattr(table3, "SCORED", 10)
     folder = table3.write_text(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["text-40-10-9"]
     train, validation = (
         (folder / f"{name}.en").read_text().splitlines() for name in ("train", "validation")
     )
@@ -90,8 +90,46 @@ def test_a_few_steps_of_the_twin(tmp_path, monkeypatch, capsys):
     assert set(runs) == {(row, seed) for row in ("base", "B-dk-16") for seed in (0, 1)}
     assert len({r["perplexity"] for r in runs.values()}) == 4
     assert runs["B-dk-16", 0]["parameters"] < runs["base", 0]["parameters"]
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/result.json")}
-    again = table3.run_all(table3.tasks(argparse.Namespace(**vars(table3.parse(words.split())))),
-                           1, tmp_path / "compiled")  # fmt: skip
-    assert again == record["details"]["runs"]
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/result.json")}
+    assert len(before) == 4
+    # One row again, of which nothing is run; the table keeps the other.
+    words = f"--rows base --seeds 2 --steps 2 --jobs 1 --output {tmp_path}"
+    monkeypatch.setattr("sys.argv", ["table3", *words.split()])
+    table3.main()
+    assert "| B-dk-16 |" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_result_is_that_of_its_task(tmp_path, monkeypatch):
+    monkeypatch.setattr(table3, "PAIRS", 20)
+    monkeypatch.setattr(table3, "SCORED", 5)
+    words = f"--rows base base --seeds 1 --output {tmp_path} --steps"
+
+    def task(steps):
+        [found] = table3.tasks(table3.parse([*words.split(), str(steps)]))
+        return found
+
+    first = task(2)
+    assert first.done() is None
+    first.folder.mkdir(parents=True)
+    table3.write_json(first.result, {"identity": first.identity, "row": "base"})
+    assert first.done() == {"identity": first.identity, "row": "base"}
+    assert task(2).done() is not None
+    assert task(3).done() is None  # more updates
+    monkeypatch.setattr(table3, "SCORED", 6)
+    assert task(2).done() is None  # other text
+    monkeypatch.setattr(table3, "SCORED", 5)
+    monkeypatch.setattr(table3, "BEAM", table3.replace(table3.BEAM, alpha=1.0))
+    assert task(2).done() is None
+
+
+def test_a_whole_run_takes_its_options():
+    arguments = table3.parse(["--full"])
+    assert (arguments.seeds, arguments.steps) == (1, None)
+    found = table3.tasks(
+        table3.parse(["--full", "--rows", "base", "big", "--seeds", "2", "--steps", "7"])
+    )
+    assert [(t.row, t.seed, t.config.train.steps) for t in found] == [
+        ("base", 0, 7), ("base", 1, 7), ("big", 0, 7), ("big", 1, 7),
+    ]  # fmt: skip
+    assert {t.folder.parent.name for t in found} == {"full"}

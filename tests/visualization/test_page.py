@@ -119,6 +119,7 @@ def test_in_a_browser(browser, tmp_path):
     from selenium.webdriver.support.ui import Select
 
     attention = seen()
+    attention.encoder[1, 2, 4] = np.eye(5)[3]  # one word has it all
     (tmp_path / "page.html").write_text(attention_page(attention), encoding="utf-8")
     browser.get((tmp_path / "page.html").as_uri())
     assert browser.title.startswith("</script><script>alert(1)</script>")
@@ -173,10 +174,14 @@ def test_in_a_browser(browser, tmp_path):
     rows = browser.find_elements(By.CSS_SELECTOR, "#matrix .row")
     ActionChains(browser).move_to_element(rows[2]).perform()
     expect(2, cross)
+    Select(browser.find_element(By.ID, "part")).select_by_visible_text("encoder, to the source")
+    ActionChains(browser).move_to_element(words("rows")[4]).perform()
     for scheme in ("light", "dark"):
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
         assert contrast(browser, "body", "h1") > 7
+        most = "#columns > :nth-child(4)"
+        assert contrast(browser, most, f"{most} .share") > 4.5
     # Nothing of the text became markup, nothing failed, nothing was asked of a network.
     assert len(browser.find_elements(By.TAG_NAME, "script")) == 2
     assert browser.get_log("browser") == []

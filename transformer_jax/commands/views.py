@@ -56,11 +56,11 @@ class Attention:
     target: str | None = None
     """Its translation; None is the model's own."""
     part: Literal["encoder", "decoder", "cross"] = "cross"
-    """Self-attention of encoder or decoder, or from the decoder to the encoder."""
+    """Of the picture: self-attention of encoder or decoder, or from the decoder to the encoder."""
     layer: int = 1
-    """From 1."""
+    """Of the picture, from 1."""
     head: int | None = None
-    """From 1; None is the mean of all heads."""
+    """Of the picture, from 1; None is the mean of all heads."""
     output: Path | None = None
     """Picture to write: .png, .svg or .pdf; None is attention.png, unless there is a page."""
     html: Path | None = None

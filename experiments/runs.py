@@ -1,0 +1,53 @@
+"""Runs of experiments: trained to the update that is asked for, and what they recorded."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from transformer_jax.config import RunConfig
+from transformer_jax.errors import UserError
+from transformer_jax.job import train
+
+__all__ = ["recorded", "trained"]
+
+
+def trained(config: RunConfig, folder: Path, *, progress: bool = True) -> None:
+    """Train, or go on; a run that is further than `config` wants is refused.
+
+    Its scores would be told as those of fewer updates.
+    """
+    run = train(config, folder, progress=progress)
+    newest = run.checkpoints(read_only=True).steps()[-1]
+    if newest > config.train.steps:
+        raise UserError(
+            f"{folder} is at update {newest}, more than the {config.train.steps} asked for: name "
+            "another folder, or as many --steps"
+        )
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """What a run has written down: seconds of all its updates, speed, and its validation curve.
+
+    Medians are None for a run that is shorter than log_every.
+    """
+    records = {
+        name: list(map(json.loads, (folder / f"{name}.jsonl").read_text("utf-8").splitlines()))
+        for name in ("timings", "metrics")
+    }
+    timings = [r for r in records["timings"] if "seconds_per_step" in r]
+    steps = [b["step"] - a["step"] for a, b in zip([{"step": 0}, *timings], timings)]
+
+    def middle(name):
+        return statistics.median(r[name] for r in timings) if timings else None
+
+    return {
+        "training_seconds": round(sum(r["seconds_per_step"] * n for r, n in zip(timings, steps))),
+        "median_target_tokens_per_second": middle("tokens_per_second"),
+        "median_waiting_share": middle("waiting_share"),
+        "curve": [
+            {k: r[k] for k in ("step", "validation_loss", "validation_perplexity")}
+            for r in records["metrics"]
+            if "validation_loss" in r
+        ],
+    }
