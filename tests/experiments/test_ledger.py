@@ -47,7 +47,7 @@ def test_what_is_no_result_is_not_recorded(tmp_path):
 
 
 def test_where_is_this_machine():
-    here = Where.here("python -m x", 1.26)
+    here = Where.here("python -m x").after(1.26)
     assert here.seconds == 1.3
     assert set(here.versions) == {"jax", "flax", "optax", "numpy", "sacrebleu"}
     assert "x cpu" in here.machine
