@@ -95,6 +95,7 @@ def parameters_table() -> Table:
     return Table("Table 3: parameters in millions", ["row", "paper", *columns], rows)
 
 
+@functools.cache
 def flops_per_token(model: ModelConfig, rows: int = 32) -> float:
     """FLOPs of a training step a target token, of sentences of SENTENCE tokens a side.
 
