@@ -283,12 +283,8 @@ def main() -> None:
             f"{arguments.run_dir} was trained on {data.dataset or 'files'} {data.direction}, which "
             "knows no antecedents: give a run of the grammar, en-de, or --source, --layer, --head"
         )
-    start, where = (
-        time.perf_counter(),
-        Where.here(
-            f"python -m experiments.figures3_5_heads --run-dir RUN --sentences {arguments.sentences}"
-        ),
-    )
+    command = "python -m experiments.figures3_5_heads --run-dir RUN"
+    start, where = time.perf_counter(), Where.here(f"{command} --sentences {arguments.sentences}")
     splits = dataset_splits(arguments.run_dir)
     translator = Translator.load(arguments.run_dir)
     choosing, telling = (

@@ -26,8 +26,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -41,7 +40,6 @@ from transformer_jax.config import RunConfig
 from transformer_jax.data.grammar.corpus import stream
 from transformer_jax.errors import UserError, nearest
 from transformer_jax.search import Search
-from transformer_jax.training.stopping import Stopped
 
 
 class Printed(NamedTuple):
@@ -224,13 +222,8 @@ def run(task: Task) -> dict:
     from transformer_jax.testset import dataset_splits
     from transformer_jax.translator import Translator
 
-    if (found := task.done()) is not None:
-        return found
     start = time.perf_counter()
-    try:
-        trained(task.config, task.folder, progress=False)
-    except Stopped as stop:  # which is no Exception, and so would break the pool
-        raise UserError(str(stop)) from None
+    trained(task.config, task.folder, progress=False)
     files = task.config.data.validation
     text = TextFiles(*files) if files else dataset_splits(task.folder)["validation"]
     sources, references = zip(*list(text)[: task.scored])
@@ -261,11 +254,10 @@ def run_all(wanted: Sequence[Task], jobs: int, cache: Path) -> list[dict]:
     if jobs > 1:
         os.environ.setdefault("NPROC", "1")
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, spawn, max_tasks_per_child=1)
     found = []
+    pool = ThreadPoolExecutor(jobs)
     try:
-        for number, result in enumerate(pool.map(run, wanted), 1):
+        for number, result in enumerate(pool.map(_in_a_process, wanted), 1):
             found.append(result)
             print(
                 f"{number:3} of {len(wanted)}  {result['row']:16} seed {result['seed']}  "
@@ -273,17 +265,32 @@ def run_all(wanted: Sequence[Task], jobs: int, cache: Path) -> list[dict]:
                 f"{result['seconds']:5.0f} s",
                 flush=True,
             )
-    except BrokenProcessPool:
-        raise UserError(
-            "a run was killed from outside, for want of memory perhaps: the same command goes on; "
-            f"give fewer --jobs than {jobs}"
-        ) from None
     finally:
         # Stopped, or one has failed: the others save what they have and end, too.
+        pool.shutdown(wait=False, cancel_futures=True)
         for job in multiprocessing.active_children():
             job.terminate()
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown()
     return found
+
+
+def _in_a_process(task: Task) -> dict:
+    """What a task finds, by way of its file: a process may end as it likes."""
+    if task.done() is None:
+        job = multiprocessing.get_context("spawn").Process(target=_job, args=(task,))
+        job.start()
+        job.join()
+    if (found := task.done()) is None:
+        raise UserError(
+            f"{task.folder} ended without a result (exit code {job.exitcode}; messages above): the "
+            "same command goes on; -9 may be want of memory, then give fewer --jobs"
+        )
+    return found
+
+
+def _job(task: Task) -> None:
+    with at_a_terminal():
+        run(task)
 
 
 def rows_table(found: Sequence[dict], score: str) -> Table:
