@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -6,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import demo
 from experiments import figures1_2_architecture as architecture
 from experiments import figures3_5_heads as heads
 from transformer_jax import Transformer, presets
@@ -148,18 +150,31 @@ def test_only_what_stands_for_it_is_compared():
 
 
 @pytest.mark.slow
-def test_figures_of_a_small_run(tmp_path, monkeypatch, capsys):
-    """Trained for two updates on the grammar: nothing is learned, all is drawn and counted."""
-    from dataclasses import replace
+def test_the_demo_and_its_figures(tmp_path, monkeypatch, capsys):
+    """Two updates on the grammar: nothing is learned, all is scored, drawn and counted."""
 
-    from experiments.demo import configuration
-    from transformer_jax.job import train
+    def small(steps):
+        config = demo_configuration(steps)
+        model = replace(config.model, num_layers=1, d_model=32, d_ff=32, num_heads=2)
+        return replace(config, model=model, data=replace(config.data, dataset="grammar/10k"))
 
-    config = configuration(2)
-    model = replace(config.model, num_layers=1, d_model=32, d_ff=32, num_heads=2)
-    data = replace(config.data, dataset="grammar/10k")
-    config = replace(config, model=model, data=data)
-    train(config, tmp_path / "run", progress=False)
+    demo_configuration = demo.configuration
+    monkeypatch.setattr(demo, "configuration", small)
+    monkeypatch.setattr(demo, "PRONOUNS", 3)
+    words = ["demo", "--steps", "2", "--sentences", "2", "--output", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", words)
+    demo.main()
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path)
+    scores, pronoun = json.loads((tmp_path / "demo-2.json").read_text())["tables"]
+    assert [row[0] for row in scores["rows"]] == [
+        "validation", "test", "compositional", "length", "distance",
+    ]  # fmt: skip
+    assert {row[3] for row in scores["rows"]} == {2} and pronoun["rows"][0][3] == 3
+    assert len((tmp_path / "translations.tsv").read_text().splitlines()) == 1 + 5 * 2
+    assert (tmp_path / "learning-curve.png").exists()
+    monkeypatch.setattr("sys.argv", [*words[:2], "1", *words[3:]])
+    with pytest.raises(UserError, match="run is at update 2, more than the 1 asked for"):
+        demo.main()
 
     def go(*words):
         fixed = ["heads", "--run-dir", str(tmp_path / "run"), "--output", str(tmp_path / "figures")]
