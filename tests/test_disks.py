@@ -44,7 +44,8 @@ def test_a_full_disk_ends_with_one_message_and_harms_nothing(tmp_path, whole):
     assert [line for line in shown if line.startswith("train ")] == ["train 1", "train 0"]
     messages = [line for line in done.stderr.splitlines() if line.startswith("transformer-jax: ")]
     [message] = messages
-    assert "small/run/checkpoints: no space left on the device" in message
+    # In the words of the system, or ours where a thread of orbax met it first.
+    assert re.search(r"small/run/checkpoints: no space left on (the )?device", message, re.I)
     assert "Traceback" not in done.stderr
     sound = [line for line in shown if line.startswith("checkpoints/6: sound")]
     assert len(sound) == 1

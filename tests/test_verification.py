@@ -100,7 +100,7 @@ def verify(folder, package, code, *options):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "transformer_jax.cli", "verify-resume", "--output", "runs"),
-            *("--config", "given.json", "--updates", "60", "--kills", "2", *options),
+            *("--config", "given.json", "--updates", "40", "--kills", "2", *options),
         ],
         capture_output=True,
         text=True,

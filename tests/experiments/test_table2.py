@@ -128,7 +128,14 @@ def go(monkeypatch, *words):
 def test_the_twin_from_end_to_end(tmp_path, monkeypatch, capsys):
     at_hand(tmp_path, monkeypatch)
     monkeypatch.setattr(table2, "PIECES", 300)
-    monkeypatch.setattr(table2, "SCORED", 6)
+    monkeypatch.setattr(table2, "SCORED", 3)
+    twin = table2.twin
+
+    def narrow(*arguments):
+        config = twin(*arguments)
+        return replace(config, model=replace(config.model, d_model=16, d_ff=32, num_layers=1))
+
+    monkeypatch.setattr(table2, "twin", narrow)
     places = ("--shared", tmp_path, "--output", tmp_path / "runs", "--ledger", tmp_path)
     (tmp_path / "part.en").write_text(
         "\n".join((tmp_path / "dev/t.en").read_text().split("\n")[:3])
