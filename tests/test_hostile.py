@@ -25,7 +25,7 @@ def fuzz(folder, kind, edits, seed):
 
 
 def test_some_edits(tmp_path):
-    for kind, edits in zip(KINDS, (300, 300, 300, 60)):
+    for kind, edits in zip(KINDS, (200, 200, 200, 30)):
         (tmp_path / kind).mkdir()
         assert edits / 10 < fuzz(tmp_path / kind, kind, edits, seed=0) < edits
 

@@ -10,8 +10,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # One line of JAX releases each, so that the ends of the supported range and its middle are run.
 CASES = [("3.12", "jax>=0.11,<0.12"), ("3.13", "jax>=0.12,<0.13")]
-# A formula, the configuration, and every command from training to its scores.
-TESTS = ["tests/functional/test_attention.py", "tests/test_config.py", "tests/test_cli.py"]
+# A formula, the configuration, and commands from training to scores.
+TESTS = [
+    "tests/functional/test_attention.py",
+    "tests/test_config.py",
+    "tests/test_cli.py::test_train_translate_evaluate",
+]
 
 
 def interpreter(version):
