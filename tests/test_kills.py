@@ -145,9 +145,9 @@ def test_a_killed_run_goes_on(tmp_path, whole, record_property):
 
 @pytest.fixture(scope="session")
 def longer(tmp_path_factory):
-    """A run of 40 saves that nothing interrupted."""
+    """A run of 60 saves that nothing interrupted."""
     folder = tmp_path_factory.mktemp("longer")
-    config = configuration(folder, steps=160, checkpoint_every=4, evaluate_every=16, keep_last=3)
+    config = configuration(folder, steps=240, checkpoint_every=4, evaluate_every=16, keep_last=3)
     return config, train(config, folder / "run", progress=False)
 
 
