@@ -237,10 +237,11 @@ class _Watch(threading.Thread):
                 key = f"{LIFE}alive/{jax.process_index()}"
                 self._client.key_value_set(key, str(number), allow_overwrite=True)
                 life = dict(self._client.key_value_dir_get(LIFE))
+                for other in self._seen:
+                    self._look(other, life)
             except Exception:
-                return  # JAX has shut down, or ends this process
-            for other in self._seen:
-                self._look(other, life)
+                # JAX is ending, or was too busy to answer: whoever stops looking finds nobody.
+                log.debug("no signs of life could be read", exc_info=True)
             if self._over.wait(BEAT):
                 return
 

@@ -59,9 +59,9 @@ def test_the_whole_experiment_on_a_little_text(text, tmp_path, monkeypatch):
     record = entry["details"]
     assert [row[0] for row in entry["tables"][0]["rows"]][:-1] == list(record["scores"])
     assert record["checkpoint"] == "averaged at step 2"
-    assert record["perplexity"] > 100
+    assert record["perplexity"] > 20  # nothing is learned
     assert set(record["scores"]) == (
         {"tokenized BLEU"} if text == "bpe" else {"BLEU", "chrF", "TER", "compound-split BLEU"}
     )
-    assert [point["step"] for point in record["curve"]] == [2]
+    assert record["curve"][-1]["step"] == 2
     assert record["median_waiting_share"] is None  # two steps write no timings
