@@ -73,7 +73,7 @@ def fitting_tables(rows: Iterable[str]) -> range:
         if paper is None:
             raise ValueError(f"the paper prints no parameters of row {row}")
         model = presets.recipe(f"table3-{row}").model
-        without = count_of_row(row, 1) - model.d_model
+        without = count_of_row(row, 0)
         # Half a million either way of the printed number.
         low = max(low, math.ceil((paper * 10**6 - 500_000 - without) / model.d_model))
         high = min(high, math.ceil((paper * 10**6 + 500_000 - without) / model.d_model) - 1)

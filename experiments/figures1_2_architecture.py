@@ -276,19 +276,21 @@ def figure2(model: ModelConfig) -> Figure:
     return figure
 
 
+def save(figures: dict[str, Figure], output: Path) -> None:
+    """Each by its name as .png and .svg."""
+    output.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        for kind in ("png", "svg"):
+            path = output / f"{name}.{kind}"
+            figure.savefig(path, dpi=150)
+            print(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("runs/figures"), help="folder to write")
     arguments = parser.parse_args()
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    for name, figure in (
-        ("figure1", figure1(presets.base())),
-        ("figure2", figure2(presets.base())),
-    ):
-        for kind in ("png", "svg"):
-            path = arguments.output / f"{name}.{kind}"
-            figure.savefig(path, dpi=150)
-            print(path)
+    save({draw.__name__: draw(presets.base()) for draw in (figure1, figure2)}, arguments.output)
 
 
 if __name__ == "__main__":

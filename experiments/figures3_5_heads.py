@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.figures1_2_architecture import save
 from experiments.ledger import Cell, Entry, Table, Where, record
 from transformer_jax.cli import at_a_terminal
 from transformer_jax.data.datasets import DatasetText
@@ -30,7 +31,7 @@ from transformer_jax.run import Run
 from transformer_jax.search import Search
 from transformer_jax.testset import dataset_splits
 from transformer_jax.translator import Translator
-from transformer_jax.visualization.attention import attention_lines, by_word, words
+from transformer_jax.visualization.attention import attention_lines, by_word, check_head, words
 
 # Sentences with "it" of each split; words of the longest that is drawn.
 SENTENCES, LONGEST = 100, 14
@@ -235,27 +236,12 @@ def pictures(shown: Sentence, scores: np.ndarray) -> dict:
 
 def one_head(translator: Translator, source: str, layer: int, head: int):
     """Any head on any sentence, both from 1."""
-    config = translator.model.config
-    for name, value, count in (
-        ("layer", layer, config.num_layers),
-        ("head", head, config.num_heads),
-    ):
-        if not 1 <= value <= count:
-            raise UserError(f"{name} {value}: the model has {name}s 1 to {count}")
     seen = translator.attention(source, source)  # the encoder sees no target
+    check_head(seen.encoder, layer, head)
     labels = [word for word, _ in words(seen.source)]
     weights = by_word(seen.encoder[layer - 1, head - 1], seen.source, seen.source)
     title = f"layer {layer} head {head}"
     return attention_lines(weights[None], labels, labels, title=title)
-
-
-def save(figures: dict, output: Path) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-        for kind in ("png", "svg"):
-            path = output / f"{name}.{kind}"
-            figure.savefig(path, dpi=150)
-            print(path)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from transformer_jax.errors import UserError
 from transformer_jax.translator import Attention
 
-__all__ = ["attention_lines", "attention_map", "by_word", "draw", "words"]
+__all__ = ["attention_lines", "attention_map", "by_word", "check_head", "draw", "words"]
 
 LONGEST = 24  # letters of a word that are shown
 FAINTEST = 0.02  # weight of a line that can be seen
@@ -123,16 +123,24 @@ def _shortened(word: str) -> str:
     return word if len(word) <= LONGEST else f"{word[: LONGEST - 1]}…"
 
 
+def check_head(weights: np.ndarray, layer: int, head: int | None) -> None:
+    """UserError unless weights [L, H, ...] have this layer and head, both from 1; None is no head.
+
+    >>> check_head(np.zeros((2, 4, 3, 3)), layer=2, head=None)
+    """
+    limits = (("layer", layer, weights.shape[0]), ("head", head, weights.shape[1]))
+    for name, value, count in limits:
+        if value is not None and not 1 <= value <= count:
+            raise UserError(f"{name} {value}: the model has {name}s 1 to {count}")
+
+
 def draw(seen: Attention, part: str, layer: int, head: int | None = None) -> Figure:
     """One head of one layer, both counted from 1, or the mean of all heads, between words.
 
     part    "encoder", "decoder" (rows are what is written, columns what was read) or "cross"
     """
     weights = getattr(seen, part)
-    heads = range(1, weights.shape[1] + 1)
-    for name, value, count in (("layer", layer, len(weights)), ("head", head, len(heads))):
-        if value is not None and not 1 <= value <= count:
-            raise UserError(f"{name} {value}: the model has {name}s 1 to {count}")
+    check_head(weights, layer, head)
     rows = seen.source if part == "encoder" else seen.target_written
     columns = seen.target_read if part == "decoder" else seen.source
     chosen = weights[layer - 1].mean(0) if head is None else weights[layer - 1, head - 1]
