@@ -22,7 +22,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from experiments import table3_variations
-from experiments.ledger import Cell, Entry, Table, Where, record
+from experiments.ledger import Cell, Entry, Table, Where, publish
 from transformer_jax import OptimizerConfig, Transformer, functional, presets
 from transformer_jax.cli import at_a_terminal
 from transformer_jax.config import ModelConfig
@@ -306,12 +306,10 @@ def main() -> None:
     arguments = parser.parse_args()
     start, where = time.perf_counter(), Where.here("python -m experiments.audit")
     tables = audit()
-    for table in tables:
-        print(f"{table.markdown()}\n")
     missing = "table 1's recurrent and convolutional rows"
     where = where.after(time.perf_counter() - start)
     found = Entry("audit", "What needs no training, computed again", where, tables, missing)
-    print(record("audit", found, arguments.ledger))
+    publish("audit", found, arguments.ledger)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,8 @@ import itertools
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-
+from experiments.figures3_5_heads import MEASURES, best, head_scores, sentences
 from experiments.ledger import Cell, Entry, Table, Where, record
 from experiments.runs import recorded, trained
 from transformer_jax import presets
@@ -30,7 +28,7 @@ from transformer_jax.evaluation.bleu import exact_match, sacre_score
 from transformer_jax.search import Search
 from transformer_jax.testset import dataset_splits
 from transformer_jax.translator import Translator
-from transformer_jax.visualization.attention import attention_map, by_word, words
+from transformer_jax.visualization.attention import attention_map
 from transformer_jax.visualization.curves import learning_curve
 
 DATASET, DIRECTION = "grammar", "en-de"
@@ -74,50 +72,24 @@ def scores(
     return found
 
 
-class PronounAttention(NamedTuple):
-    """Weights by word of one sentence, and the places of "it" and its antecedent."""
-
-    weights: np.ndarray
-    labels: list[str]
-    pronoun: int
-    noun: int
-
-    @property
-    def on_antecedent(self) -> np.ndarray:
-        """[L, H]: what each head of the encoder gives from the pronoun to the noun."""
-        return self.weights[:, :, self.pronoun, self.noun]
-
-
-def pronouns(translator: Translator, split: DatasetText) -> list[PronounAttention]:
-    """The first sentences of a split that speak of "it"."""
-    found: list[PronounAttention] = []
-    for example in split.examples():
-        if len(example["antecedents"]):
-            seen = translator.attention(example["en"].decode(), example["de"].decode())
-            labels = [word for word, _ in words(seen.source)]
-            pronoun, noun = example["antecedents"][0].tolist()
-            weights = by_word(seen.encoder, seen.source, seen.source)
-            found.append(PronounAttention(weights, labels, pronoun, noun))
-            if len(found) == PRONOUNS:
-                break
-    return found
-
-
 def pronoun_attention(translator: Translator, splits: dict[str, DatasetText], output: Path) -> dict:
     """The encoder head that looks from "it" to its antecedent; chosen on validation, told on test.
 
     A head's score is the mean weight from the pronoun to the noun; chance spreads the weight
     evenly over the words of a sentence and its end.
     """
-    chosen = np.mean([p.on_antecedent for p in pronouns(translator, splits["validation"])], axis=0)
-    layer, head = np.unravel_index(chosen.argmax(), chosen.shape)
-    test = pronouns(translator, splits["test"])
-    score = float(np.mean([p.on_antecedent[layer, head] for p in test]))
-    chance = float(np.mean([1 / len(p.labels) for p in test]))
-    short = [p for p in test if len(p.labels) <= LONGEST and p.pronoun - p.noun > 3]
+    choosing, test = (
+        sentences(translator, splits[name], PRONOUNS) for name in ("validation", "test")
+    )
+    [(layer, head)] = best(head_scores(choosing)[0], "antecedent")
+    scores, even = head_scores(test)
+    score, chance = (
+        float(each[MEASURES.index("antecedent")]) for each in (scores[layer, head], even)
+    )
+    short = [s for s in test if len(s.labels) <= LONGEST and s.pronoun - s.noun > 3]
     if short:
         # A typical sentence: the one whose weight is closest to the mean.
-        drawn = min(short, key=lambda p: abs(p.on_antecedent[layer, head] - score))
+        drawn = min(short, key=lambda s: abs(s.weights[layer, head, s.pronoun, s.noun] - score))
         figure = attention_map(
             drawn.weights[layer, head],
             drawn.labels,
@@ -128,8 +100,8 @@ def pronoun_attention(translator: Translator, splits: dict[str, DatasetText], ou
         for kind in ("png", "svg"):
             figure.savefig(output / f"attention.{kind}", dpi=120)
     return {
-        "layer": int(layer) + 1,
-        "head": int(head) + 1,
+        "layer": layer + 1,
+        "head": head + 1,
         "mean weight": score,
         "chance": chance,
         "sentences": len(test),

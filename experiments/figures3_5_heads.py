@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.figures1_2_architecture import save
-from experiments.ledger import Cell, Entry, Table, Where, record
+from experiments.ledger import Cell, Entry, Table, Where, publish
 from transformer_jax.cli import at_a_terminal
 from transformer_jax.data.datasets import DatasetText
 from transformer_jax.errors import UserError
@@ -291,9 +291,7 @@ def main() -> None:
         "the paper has no numbers here, only pictures of heads that were chosen by eye; its model "
         f"has 6 layers of 8 heads, this one {model.num_layers} of {model.num_heads}",
     )
-    for table in made.tables:
-        print(f"\n{table.markdown()}")
-    print(record("figures3-5", made, arguments.ledger or arguments.output))
+    publish("figures3-5", made, arguments.ledger or arguments.output)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Entry", "Table", "Where", "entries", "markdown", "record", "write_json"]
+__all__ = ["Entry", "Table", "Where", "entries", "markdown", "publish", "record", "write_json"]
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
@@ -105,6 +105,13 @@ def record(name: str, entry: Entry, folder: Path = RESULTS) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, asdict(entry))
     return path
+
+
+def publish(name: str, entry: Entry, folder: Path) -> None:
+    """Print an entry's tables, record it, and print where."""
+    for table in entry.tables:
+        print(f"\n{table.markdown()}")
+    print(record(name, entry, folder))
 
 
 def write_json(path: Path, tree: Any) -> None:

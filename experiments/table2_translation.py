@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.ledger import Entry, Table, Where, record
+from experiments.ledger import Entry, Table, Where, publish
 from experiments.runs import recorded, trained
 from transformer_jax import presets
 from transformer_jax.cli import at_a_terminal
@@ -298,10 +298,8 @@ def main() -> None:
     part = reduced([source for source, _ in pairs], arguments.reduced) if arguments.reduced else []
     found = score(arguments.run_dir, pairs, pair.partition("-")[2], part)
     made = entry(found, arguments, config, len(pairs))
-    for table in made.tables:
-        print(f"\n{table.markdown()}")
     name = f"table2-{arguments.run_dir.name}-{config.train.steps}"
-    print(record(name, made, arguments.ledger or arguments.output))
+    publish(name, made, arguments.ledger or arguments.output)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.claims import Claim, judge
-from experiments.ledger import Entry, Table, Where, record, write_json
+from experiments.ledger import Entry, Table, Where, publish, write_json
 from experiments.runs import recorded, trained
 from transformer_jax import presets
 from transformer_jax.cli import at_a_terminal
@@ -246,19 +246,17 @@ def run(task: Task) -> dict:
     return found
 
 
-def run_all(wanted: Sequence[Task], jobs: int, cache: Path) -> list[dict]:
-    """The results of all tasks, `jobs` at a time, each in a process of its own."""
+def run_all(wanted: Sequence[Task], jobs: int, cache: Path) -> None:
+    """All tasks, `jobs` at a time, each in a process of its own."""
     # What the processes inherit: programs compiled for one row serve where it goes on; one thread
     # each where they are several, and no memory of a GPU taken ahead.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.absolute()))
     if jobs > 1:
         os.environ.setdefault("NPROC", "1")
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    found = []
     pool = ThreadPoolExecutor(jobs)
     try:
         for number, result in enumerate(pool.map(_in_a_process, wanted), 1):
-            found.append(result)
             print(
                 f"{number:3} of {len(wanted)}  {result['row']:16} seed {result['seed']}  "
                 f"PPL {result['perplexity']:6.3f}  BLEU {result['BLEU']:5.1f}  "
@@ -271,7 +269,6 @@ def run_all(wanted: Sequence[Task], jobs: int, cache: Path) -> list[dict]:
         for job in multiprocessing.active_children():
             job.terminate()
         pool.shutdown()
-    return found
 
 
 def _in_a_process(task: Task) -> dict:
@@ -385,9 +382,7 @@ def main() -> None:
     # Of all runs, as one process after another.
     where = where.after(sum(each["seconds"] for each in found))
     made = entry(found, where, arguments)
-    for table in made.tables:
-        print(f"\n{table.markdown()}")
-    print(record(f"table3-{arguments.scale}", made, arguments.ledger or arguments.output))
+    publish(f"table3-{arguments.scale}", made, arguments.ledger or arguments.output)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parents[2] / "experiments" / "notebooks"
 # Name -> pictures that it shows.
 NOTEBOOKS = {
     "transformer_in_ten_minutes": 2,
-    "reproduce_the_paper": 2,
+    "reproduce_the_paper": 4,
     "your_own_text": 2,
 }
 
