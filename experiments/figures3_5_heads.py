@@ -5,20 +5,23 @@
 Paper    Figure 3: heads that look far away; figure 4: two heads that resolve "its"; figure 5: two
          heads that follow the structure of the sentence. Layer 5 of 6, chosen by eye.
 Ours     The embedded corpus knows every pronoun's antecedent and every phrase, so each head has
-         four numbers, with chance beside them: words between a word and what it attends to,
-         weight on itself and its neighbours, weight from "it" to its antecedent, weight on the
-         other words of the smallest phrase. Heads are ranked on validation sentences, drawn by
-         that rank, and told on test sentences. Then each head is removed, and what the
-         translations make of "it" is compared with the reference.
+         four numbers: words between a word and what it attends to, weight on itself and its
+         neighbours, weight from "it" to its antecedent, weight on the other words of the smallest
+         phrase. A head that looks so many words away, whatever they are, has some of the last two
+         by luck, often more than even weights: beside them stands what each head would have by its
+         distances alone, and what is beyond that ranks it. Heads are ranked on validation
+         sentences, drawn by that rank, and told on test sentences. Then each head is removed, and
+         what the translations make of "it" is compared with the reference.
 
---layer and --head draw any other head, --source any other sentence.
+--source, --layer and --head together draw any head on any sentence.
 """
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -113,12 +116,61 @@ def measured(sentence: Sentence, weights: np.ndarray) -> np.ndarray:
     )
 
 
-def head_scores(found: Sequence[Sentence]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over sentences of what each head does, [L, H, 4], and what even weights would, [4]."""
-    own = np.mean([measured(each, each.weights) for each in found], axis=0)
-    even = [np.full(each.weights.shape[2:], 1 / len(each.labels)) for each in found]
-    chance = np.mean([measured(each, w) for each, w in zip(found, even)], axis=0)
-    return own, chance
+class HeadScores(NamedTuple):
+    """Means over sentences of MEASURES.
+
+    own [L, H, 4]      what each head does
+    alone [L, H, 4]    what it would do by its distances alone
+    even [4], next [4] even weights, and a head that always looks at the next word
+    """
+
+    own: np.ndarray
+    alone: np.ndarray
+    even: np.ndarray
+    next: np.ndarray
+
+    @property
+    def order(self) -> np.ndarray:
+        """[L, H, 4]: what ranks heads; of antecedents and phrases what is beyond `alone`."""
+        return self.own - self.alone * np.isin(MEASURES, ("antecedent", "phrase"))
+
+
+def by_distance_alone(found: Sequence[Sentence]) -> list[np.ndarray]:
+    """The sentences' weights [L, H, words, words] as heads would give them that see no words.
+
+    Each head's mean weight at each distance, to the left and to the right, shared out over the
+    words that a sentence has there; what it gives to the sentence's end stays.
+    """
+    longest = max(len(each.labels) for each in found)
+    apart = np.subtract.outer(np.arange(longest), np.arange(longest)) + longest - 1
+    total, count = np.zeros((*found[0].weights.shape[:2], 2 * longest - 1)), np.zeros(longest * 2)
+    for each in found:
+        size = len(each.labels) - 1
+        np.add.at(total, (..., apart[:size, :size]), each.weights[..., :-1, :-1])
+        np.add.at(count, apart[:size, :size], 1)
+    mean = total / np.maximum(count[:-1], 1)
+    made = []
+    for each in found:
+        size = len(each.labels) - 1
+        between, spread = each.weights[..., :-1, :-1], mean[..., apart[:size, :size]]
+        share = between.sum(-1, keepdims=True) / np.maximum(spread.sum(-1, keepdims=True), 1e-9)
+        weights = each.weights.copy()
+        weights[..., :-1, :-1] = spread * share
+        made.append(weights)
+    return made
+
+
+def head_scores(found: Sequence[Sentence]) -> HeadScores:
+    def mean(weights: Iterable[np.ndarray]) -> np.ndarray:
+        return np.mean([measured(each, w) for each, w in zip(found, weights)], axis=0)
+
+    sizes = [len(each.labels) for each in found]
+    return HeadScores(
+        mean(each.weights for each in found),
+        mean(by_distance_alone(found)),
+        mean(np.full((size, size), 1 / size) for size in sizes),
+        mean(np.eye(size, k=1) for size in sizes),
+    )
 
 
 def best(scores: np.ndarray, measure: str, count: int = 1) -> list[tuple[int, int]]:
@@ -178,23 +230,30 @@ def removals(
     }
 
 
-def head_table(order: np.ndarray, scores: np.ndarray, chance: np.ndarray, removed, whole) -> Table:
-    """Heads by the weight from "it" to its antecedent in `order`'s scores, and what each is for.
+def head_table(order: np.ndarray, scores: HeadScores, removed, whole) -> Table:
+    """Heads by the weight from "it" to its antecedent in `order`, and what each is for.
 
     removed  (layer, head) -> right without it; whole  right with all
     """
+
+    def measures(own: np.ndarray, alone: Sequence[float | None]) -> list[Cell]:
+        distance, neighbours, antecedent, phrase = map(float, own)
+        return [distance, neighbours, antecedent, alone[2], phrase, alone[3]]
+
     rows: list[list[Cell]] = [
-        [f"{layer + 1}.{head + 1}", *map(float, scores[layer, head]),
+        [f"{layer + 1}.{head + 1}",
+         *measures(scores.own[layer, head], [*map(float, scores.alone[layer, head])]),
          int(removed[layer, head].sum()), int((whole & ~removed[layer, head]).sum()),
          int((~whole & removed[layer, head]).sum())]
-        for layer, head in best(order, "antecedent", scores[..., 0].size)
+        for layer, head in best(order, "antecedent", order[..., 0].size)
     ]  # fmt: skip
-    rows.append(["chance", *map(float, chance), None, None, None])
-    rows.append(["nothing removed", *[None] * len(MEASURES), int(whole.sum()), 0, 0])
+    for name, own in (("even weights", scores.even), ("always the next word", scores.next)):
+        rows.append([name, *measures(own, [None] * len(MEASURES)), None, None, None])
+    rows.append(["nothing removed", *[None] * 6, int(whole.sum()), 0, 0])
     columns = [
         "layer.head", "distance, words", "weight on itself and neighbours",
-        "weight it -> antecedent", "weight in the phrase",
-        f"'it' right without it, of {len(whole)}", "lost", "gained",
+        "weight it -> antecedent", "by its distances alone", "weight in the phrase",
+        "by its distances alone", f"'it' right without it, of {len(whole)}", "lost", "gained",
     ]  # fmt: skip
     return Table("Heads of the encoder on test sentences", columns, rows)
 
@@ -276,12 +335,11 @@ def main() -> None:
     choosing, telling = (
         sentences(translator, splits[name], arguments.sentences) for name in ("validation", "test")
     )
-    order, _ = head_scores(choosing)
-    scores, chance = head_scores(telling)
+    order, scores = head_scores(choosing).order, head_scores(telling)
     short = [s for s in telling if len(s.labels) <= LONGEST and s.pronoun - s.noun > 3] or telling
     save(pictures(short[0], order), arguments.output)
     whole = right(translator, telling)
-    told = head_table(order, scores, chance, removals(translator, telling), whole)
+    told = head_table(order, scores, removals(translator, telling), whole)
     model = translator.model.config
     made = Entry(
         "figures3_5_heads",

@@ -5,17 +5,31 @@
 An entry holds its tables as the experiment made them, so RESULTS.md has no number of its own.
 """
 
+import argparse
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Entry", "Table", "Where", "entries", "markdown", "publish", "record", "write_json"]
+from transformer_jax.cli import at_a_terminal
+from transformer_jax.errors import UserError
+
+__all__ = [
+    "Entry",
+    "Table",
+    "Where",
+    "entries",
+    "markdown",
+    "publish",
+    "record",
+    "together",
+    "write_json",
+]
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
@@ -77,6 +91,23 @@ class Where:
         return replace(self, seconds=round(seconds, 1))
 
 
+def together(command: str, several: Sequence[Where]) -> Where:
+    """Of parts of one result; what differs between them stands side by side, seconds add up.
+
+    >>> parts = [Where("x", "aaa", "CPU", {"jax": "0.10.2"}, 1.0) for _ in range(2)]
+    >>> together("x", [*parts, Where("x", "bbb", "GPU", {"jax": "0.10.2"}, 2.0)])
+    Where(command='x', commit='aaa and bbb', machine='CPU and GPU', versions={'jax': '0.10.2'}, seconds=4.0)
+    """  # noqa: E501
+
+    def each(values: Iterable[str]) -> str:
+        return " and ".join(dict.fromkeys(values))
+
+    versions = {name: each(w.versions[name] for w in several) for name in several[0].versions}
+    seconds = sum(w.seconds or 0.0 for w in several)
+    commits, machines = ([getattr(w, name) for w in several] for name in ("commit", "machine"))
+    return Where(command, each(commits), each(machines), versions).after(seconds)
+
+
 @dataclass(frozen=True)
 class Entry:
     """One experiment's result. `missing` says what a comparison with the paper still lacks."""
@@ -123,13 +154,19 @@ def write_json(path: Path, tree: Any) -> None:
 
 
 def entries(folder: Path = RESULTS) -> dict[str, Entry]:
-    """Name -> entry, of every file of a folder."""
+    """Name -> entry, of every file of a folder; UserError for one that is no entry."""
     found = {}
     for path in sorted(folder.glob("*.json")):
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        tree["where"] = Where(**tree["where"])
-        tree["tables"] = [Table(**table) for table in tree["tables"]]
-        found[path.stem] = Entry(**tree)
+        try:
+            tree = json.loads(path.read_text(encoding="utf-8"))
+            tree["where"] = Where(**tree["where"])
+            tree["tables"] = [Table(**table) for table in tree["tables"]]
+            found[path.stem] = Entry(**tree)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is no entry of the ledger ({type(error).__name__}: {error}): run the "
+                "experiment again with --ledger, or take the file away"
+            ) from error
     return found
 
 
@@ -165,10 +202,12 @@ def _shown(cell: Cell, digits: int) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     path = FOLDER / "RESULTS.md"
     path.write_text(markdown(entries()), encoding="utf-8")
     print(path)
 
 
 if __name__ == "__main__":
-    main()
+    with at_a_terminal():
+        main()

@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import numpy as np
@@ -16,6 +17,7 @@ from transformer_jax.data.vocabulary import (
     load_vocabulary,
     train_vocabulary,
 )
+from transformer_jax.errors import UserError
 
 SYLLABLES = ["ba", "de", "fi", "go", "lu", "mar", "nes", "pol", "rit", "sun"]
 LINES = [f"{a}{b} the {b}{c} {c}{a}{b}" for a in SYLLABLES for b in SYLLABLES for c in SYLLABLES]
@@ -92,6 +94,29 @@ def test_lines_end_at_newline_only(tmp_path):
         list(read_lines(file))
     with pytest.raises(TextError, match="missing: No such file"):
         list(read_lines(tmp_path / "missing"))
+
+
+def test_packed_text_is_unpacked(tmp_path):
+    file = tmp_path / "text.gz"
+    packed = gzip.compress("ä\nb\n".encode() * 900)
+    file.write_bytes(packed)
+    assert list(read_lines(file)) == ["ä", "b"] * 900
+    for damaged in (packed[:-9], b"plain\n", packed[:20] + b"x" + packed[21:]):
+        file.write_bytes(damaged)
+        with pytest.raises(TextError, match=r"text.gz cannot be unpacked \(.*\): copy it again"):
+            list(read_lines(file))
+    file.write_bytes(gzip.compress(b"\xff\n"))
+    with pytest.raises(TextError, match=r"text.gz, line 1: byte 0 is not UTF-8"):
+        list(read_lines(file))
+
+
+def test_half_a_character_is_no_text():
+    vocabulary = SentencePieceVocabulary.train(["a b c d e f"] * 9, 270, "bpe")
+    for encode in (vocabulary.encode, lambda text: vocabulary.encode_all(["a", text])):
+        with pytest.raises(UserError, match=r"'b\\udcff' has half a character"):
+            encode("b\udcff")
+    with pytest.raises(TypeError, match="a text is a str"):
+        vocabulary.encode_all(["a", 3])
 
 
 def test_files_of_different_length(tmp_path):

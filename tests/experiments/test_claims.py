@@ -8,7 +8,7 @@ from experiments.claims import Claim, judge, paired
 def results(row, perplexities, bleus=None):
     bleus = bleus or [20.0] * len(perplexities)
     return [
-        {"row": row, "seed": seed, "perplexity": p, "BLEU": b, "parameters": 10**6}
+        {"row": row, "seed": seed, "perplexity": p, "BLEU": b, "parameters": 10**6, "steps": 7}
         for seed, (p, b) in enumerate(zip(perplexities, bleus))
     ]
 

@@ -101,20 +101,58 @@ def test_measures_by_hand():
 def test_heads_are_scored_and_ranked():
     looking, even = np.full((5, 5), 0.2), np.full((5, 5), 0.2)
     looking[3] = [0, 1, 0, 0, 0]
-    scores, chance = heads.head_scores([sentence(np.stack([[even, looking]]))])
-    assert scores.shape == (1, 2, 4)
-    assert heads.best(scores, "antecedent", 2) == [(0, 1), (0, 0)]
-    np.testing.assert_allclose(scores[0, 0], chance)
-    assert chance[2] == pytest.approx(0.2)
+    scores = heads.head_scores([sentence(np.stack([[even, looking]]))])
+    assert scores.own.shape == scores.order.shape == (1, 2, 4)
+    assert heads.best(scores.own, "antecedent", 2) == [(0, 1), (0, 0)]
+    np.testing.assert_allclose(scores.own[0, 0], scores.even)
+    assert scores.even[2] == pytest.approx(0.2)
+    # b is in a's phrase (a b c d), c in b's (b c), d not in c's (b c), and after d comes the end.
+    assert scores.next.tolist() == [pytest.approx(0.75), 1.0, 0.0, pytest.approx(0.5)]
     whole = np.array([True, True, False])
     removed = {(0, 0): whole, (0, 1): np.array([False, False, True])}
-    rows = heads.head_table(scores, scores, chance, removed, whole).rows
-    assert [row[0] for row in rows] == ["1.2", "1.1", "chance", "nothing removed"]
-    assert [row[-3:] for row in rows] == [[1, 2, 1], [2, 0, 0], [None] * 3, [2, 0, 0]]
+    rows = heads.head_table(scores.own, scores, removed, whole).rows
+    assert [row[0] for row in rows] == [
+        "1.2", "1.1", "even weights", "always the next word", "nothing removed",
+    ]  # fmt: skip
+    assert [row[-3:] for row in rows] == [
+        [1, 2, 1], [2, 0, 0], [None] * 3, [None] * 3, [2, 0, 0],
+    ]  # fmt: skip
     # The order is that of other sentences.
-    rows = heads.head_table(scores[:, ::-1], scores, chance, removed, whole).rows
+    rows = heads.head_table(scores.own[:, ::-1], scores, removed, whole).rows
     assert [row[0] for row in rows[:2]] == ["1.1", "1.2"]
-    assert dict(heads.rank_table(scores).rows)["antecedent"] == "1.2, 1.1"
+    assert dict(heads.rank_table(scores.own).rows)["antecedent"] == "1.2, 1.1"
+
+
+def test_what_distances_alone_would_give():
+    """Two sentences "x y it": the head finds x in the one, y in the other; other words themselves.
+
+    By distance, over both: two to the left 1 of 2, one to the left 1 of 4, the word itself 4 of 6.
+    """
+    found = []
+    for noun in (0, 1):
+        weights = np.zeros((1, 1, 4, 4))
+        weights[..., [0, 1, 3], [0, 1, 3]] = 1
+        weights[..., 2, noun] = 1
+        labels = ["x", "y", "it", "</s>"]
+        whole = [(0, 3)] * 3
+        found.append(heads.Sentence("", "", labels, weights, 2, noun, 0, whole))
+    made = heads.by_distance_alone(found)
+    total = 1 / 2 + 1 / 4 + 4 / 6
+    expected = [1 / 2 / total, 1 / 4 / total, 4 / 6 / total, 0]
+    for weights in made:
+        np.testing.assert_allclose(weights[0, 0, 2], expected)
+        np.testing.assert_allclose(weights[0, 0, 3], [0, 0, 0, 1])
+        np.testing.assert_allclose(weights.sum(-1), 1)
+    scores = heads.head_scores(found)
+    assert scores.own[0, 0, 2] == 1
+    assert scores.alone[0, 0, 2] == pytest.approx((1 / 2 + 1 / 4) / total / 2)
+    np.testing.assert_allclose(scores.order, scores.own - scores.alone * [0, 0, 1, 1], atol=1e-12)
+    # Of a head that knows distances only nothing is left.
+    for each in found:
+        each.weights[:] = np.eye(4, k=1)
+        each.weights[..., 2:, :] = [0, 0, 0, 1]
+    scores = heads.head_scores(found)
+    np.testing.assert_allclose(scores.alone, scores.own, atol=1e-8)
 
 
 def test_phrases_are_the_smallest_of_several_words():
@@ -184,7 +222,9 @@ def test_the_demo_and_its_figures(tmp_path, monkeypatch, capsys):
     go("--sentences", "3", "--ledger", str(tmp_path))
     assert len(list((tmp_path / "figures").glob("figure*.svg"))) == 5
     table, _ = json.loads((tmp_path / "figures3-5.json").read_text())["tables"]
-    assert [row[0] for row in table["rows"]][2:] == ["chance", "nothing removed"]
+    assert [row[0] for row in table["rows"]][2:] == [
+        "even weights", "always the next word", "nothing removed",
+    ]  # fmt: skip
     go("--source", "A <cat> & a $dog.", "--layer", "1", "--head", "2")
     assert "&lt;cat&gt;" in (tmp_path / "figures" / "layer1-head2.svg").read_text()
     with pytest.raises(UserError, match="head 3: the model has heads 1 to 2"):

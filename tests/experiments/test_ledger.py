@@ -4,6 +4,7 @@ import pytest
 
 from experiments import ledger
 from experiments.ledger import Entry, Table, Where
+from transformer_jax.errors import UserError
 
 
 def entry(**changes):
@@ -53,3 +54,15 @@ def test_where_is_this_machine():
     assert "x cpu" in here.machine
     assert Where.here("x", commit="f00").commit == "f00"
     json.dumps(here.versions)
+
+
+def test_a_file_that_is_no_entry_is_named(tmp_path, monkeypatch):
+    for text in ("{", "{}", '{"where": {"who": 1}}', "[]"):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(UserError, match=r"bad.json is no entry of the ledger"):
+            ledger.entries(tmp_path)
+    before = (ledger.FOLDER / "RESULTS.md").stat().st_mtime_ns
+    monkeypatch.setattr("sys.argv", ["ledger", "--help"])
+    with pytest.raises(SystemExit):
+        ledger.main()
+    assert (ledger.FOLDER / "RESULTS.md").stat().st_mtime_ns == before

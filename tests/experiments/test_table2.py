@@ -26,8 +26,9 @@ def test_configurations_are_the_papers(pair, size, tmp_path):
     assert whole.model.d_model == {"base": 512, "big": 1024}[size]
     train = whole.train
     assert (train.steps, train.checkpoint_every, train.average_last) == (
-        (100_000, 1500, 5) if size == "base" else (300_000, 600, 20)
+        (100_000, 1250, 5) if size == "base" else (300_000, 600, 20)
     )
+    assert train.steps % train.checkpoint_every == 0  # those averaged are equally far apart
     assert (whole.optimizer.warmup_steps, whole.optimizer.label_smoothing) == (4000, 0.1)
     tokens = jnp.ones((2, 3), jnp.int32)
     model = Transformer(whole.model)
@@ -76,6 +77,16 @@ def test_the_files_named_are_at_hand(shared_data):
         for pair in (*corpus.train, corpus.test):
             assert all((shared_data / name).is_file() for name in pair)
         assert corpus.test not in corpus.train
+
+
+def test_options_that_nothing_reads_are_refused(tmp_path):
+    for words, said in (
+        (["--data-dir", "x"], "--data-dir x is of --full"),
+        (["--reduced", str(tmp_path / "none")], "none: no such file"),
+        (["--steps", "0"], "--steps 0 must be positive"),
+    ):
+        with pytest.raises(UserError, match=said):
+            table2.parse(words)
 
 
 def test_a_reduced_set(tmp_path):

@@ -1,10 +1,14 @@
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from experiments import table3_variations as table3
+from experiments import tasks
+from experiments.ledger import write_json
+from experiments.tasks import Task, run_all
 from tests.experiments.test_claims import results
 from transformer_jax import Transformer, presets
 from transformer_jax.errors import UserError
@@ -54,7 +58,7 @@ def test_tables_stand_beside_the_paper():
     found = results("base", [2.0, 2.2], [20.0, 22.0]) + results("A-heads-1", [2.4, 2.5], [18, 19])
     rows = table3.rows_table(found, "BLEU").rows
     assert [row[:4] for row in rows] == [["base", 4.92, 25.8, 65], ["A-heads-1", 5.29, 24.9, None]]
-    assert rows[0][4:] == [pytest.approx(2.1), pytest.approx(21.0), 1.0, 2]
+    assert rows[0][4:] == [pytest.approx(2.1), pytest.approx(21.0), 1.0, 7, 2]
     claims = table3.claims_table(found).rows
     assert [row[1:4] for row in claims] == [
         ["A-heads-1", "ln PPL", pytest.approx(0.0725, abs=1e-4)],
@@ -68,11 +72,23 @@ def test_tables_stand_beside_the_paper():
         ("--rows bse", "row 'bse' is none of Table 3; .*base"),
         ("--seeds 0", "--seeds 0 must be positive"),
         ("--jobs -1", "--jobs -1 must be positive"),
+        ("--data-dir x", "--data-dir x is of --full"),
     ],
 )
 def test_options_that_cannot_be(words, message):
     with pytest.raises(UserError, match=message):
         table3.parse(words.split())
+
+
+def test_what_is_missing_is_said():
+    found = results("base", [4.9])
+    told = table3.missing(found, is_full=True)
+    assert "Updates: base 7 of 100,000" in told and "A-heads-1" in told.partition("Not run")[2]
+    whole = [{**results(row, [4.9])[0], "steps": 300_000} for row in table3.PAPER]
+    told = table3.missing(whole, is_full=True)
+    assert "Updates" not in told and "Not run" not in told
+    told = table3.missing(found, is_full=False)
+    assert "0.036 ln PPL and 0.45 BLEU" in told and "in part by that choice" in told
 
 
 @pytest.mark.slow
@@ -91,20 +107,28 @@ def test_a_few_steps_of_the_twin(tmp_path, monkeypatch, capsys):
     assert runs["B-dk-16"]["perplexity"] != runs["base"]["perplexity"]
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/result.json")}
     assert len(before) == 2
-    # One row again, of which nothing is run; the table keeps the other.
+    # One row again, of which nothing is run; the table keeps the other, and a third seed.
+    done = tmp_path / "twin" / "base-0" / "result.json"
     words = f"--rows base --seeds 1 --steps 2 --jobs 1 --output {tmp_path}"
+    arguments = table3.parse(words.split())
+    more = table3.task(arguments, "base", 2)
+    more.folder.mkdir()
+    write_json(more.result, {**json.loads(done.read_text()), "identity": more.identity})
     monkeypatch.setattr("sys.argv", ["table3", *words.split()])
     table3.main()
-    assert "| B-dk-16 |" in capsys.readouterr().out
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [(row.split(" | ")[0], row.split(" | ")[-1]) for row in rows if "PPL" not in row] == [
+        ("| base", "2 |"), ("| B-dk-16", "1 |"),
+    ]  # fmt: skip
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_a_run_that_fails_is_named(tmp_path, capfd):
     """Its text is not there: the process says so, and the command names the folder."""
     text = tmp_path / "nowhere"
-    task = table3.Task("base", 0, table3.twin("base", text, 0, 2), tmp_path / "base-0", 3, "x")
+    task = Task("base", 0, table3.twin("base", text, 0, 2), tmp_path / "base-0", 3, "x")
     with pytest.raises(UserError, match=r"base-0 ended without a result \(exit code 1; messages"):
-        table3.run_all([task], 1, tmp_path / "compiled")
+        run_all([task], 1, tmp_path / "compiled")
     assert "nowhere/train.en: No such file" in capfd.readouterr().err
 
 
@@ -120,20 +144,20 @@ def test_a_result_is_that_of_its_task(tmp_path, monkeypatch):
     first = task(2)
     assert first.done() is None
     first.folder.mkdir(parents=True)
-    table3.write_json(first.result, {"identity": first.identity, "row": "base"})
+    write_json(first.result, {"identity": first.identity, "row": "base"})
     assert first.done() == {"identity": first.identity, "row": "base"}
     assert task(2).done() is not None
     assert task(3).done() is None  # more updates
     monkeypatch.setattr(table3, "SCORED", 6)
     assert task(2).done() is None  # other text
     monkeypatch.setattr(table3, "SCORED", 5)
-    monkeypatch.setattr(table3, "BEAM", table3.replace(table3.BEAM, alpha=1.0))
+    monkeypatch.setattr(tasks, "BEAM", replace(tasks.BEAM, alpha=1.0))
     assert task(2).done() is None
 
 
 def test_a_whole_run_takes_its_options():
     arguments = table3.parse(["--full"])
-    assert (arguments.seeds, arguments.steps) == (1, None)
+    assert (arguments.seeds, arguments.steps, arguments.jobs) == (1, None, 1)
     found = table3.tasks(
         table3.parse(["--full", "--rows", "base", "big", "--seeds", "2", "--steps", "7"])
     )

@@ -1,8 +1,10 @@
 r"""Plain text files: UTF-8, one sentence a line, lines end at "\n" and nowhere else."""
 
+import gzip
 import hashlib
 import itertools
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -66,11 +68,14 @@ def read_lines(path: str | os.PathLike) -> Iterator[str]:
     r"""Lines of a UTF-8 file without their "\n" (and "\r\n" counts as one end of line).
 
     Unicode line separators and form feeds stay inside a line: `str.splitlines` would shift
-    every later pair of newstest2009 by eight lines.
+    every later pair of newstest2009 by eight lines. A file named *.gz is unpacked.
     """
+    opened = gzip.open if str(path).endswith(".gz") else open
     try:
-        with open(path, "rb") as file:
+        with opened(path, "rb") as file:
             yield from decode_lines(file, path)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise TextError(f"{path} cannot be unpacked ({error}): copy it again") from None
     except OSError as error:
         raise TextError(f"{path}: {error.strerror}") from None
 

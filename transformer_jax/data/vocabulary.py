@@ -182,10 +182,17 @@ class SentencePieceVocabulary:
         return cls(model.getvalue())
 
     def encode(self, text: str) -> list[int]:
-        return self._processor.encode(text)
+        """UserError for half a character, as an argument that is no UTF-8 has."""
+        try:
+            return self._processor.encode(text)
+        except RuntimeError:
+            raise _broken([text]) from None
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        return self._processor.encode(list(texts))
+        try:
+            return self._processor.encode(list(texts))
+        except (RuntimeError, TypeError):
+            raise _broken(texts) from None
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         return [self._processor.id_to_piece(int(number)) for number in ids]
@@ -209,6 +216,14 @@ class SentencePieceVocabulary:
             return cls(path.read_bytes())
         except VocabularyError as error:
             raise VocabularyError(f"{path} is damaged: {error}") from None
+
+
+def _broken(texts: Sequence[str]) -> Exception:
+    """What is wrong with texts that cannot be encoded."""
+    for text in texts:
+        if isinstance(text, str) and not is_text(text):
+            return UserError(f"{text!r:.80} has half a character, which is no text: give UTF-8")
+    return TypeError("a text is a str")
 
 
 def _reason(message: str) -> str:
