@@ -4,38 +4,26 @@
 
 Figure 1 is the tree of modules and functions that the base model calls, with the shapes that come
 out of each; equal layers in a row are drawn once. Figure 2 is the jaxpr of scaled dot-product
-attention, its primitives under the paper's names, beside the calls of a multi-head module. Nothing
-is drawn that was not called.
+attention, its primitives under the paper's names, beside the calls of a multi-head module. Boxes
+stand in the order of calls, the first lowest; every line is a flow of data in the traced program.
 """
 
 import argparse
-import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
+from jax.extend.core import Literal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from transformer_jax import Transformer, functional, presets
+from experiments.calls import BATCH, SOURCE, TARGET, Call, calls, wires
+from transformer_jax import functional, presets
 from transformer_jax.cli import at_a_terminal
 from transformer_jax.config import ModelConfig
-from transformer_jax.functional import attention
-from transformer_jax.models import layers, transformer
 
-# Sizes that differ from each other and from the model's, so that a shape tells its letters.
-BATCH, SOURCE, TARGET = 2, 5, 7
-# Functions to see besides the modules: where they are looked up, and their names there.
-WATCHED = (
-    (transformer, ("embed", "sinusoids", "causal_mask", "padding_mask", "unembed")),
-    (layers, ("feed_forward", "layer_norm")),
-    (attention, ("split_heads", "attention_weights", "attend", "merge_heads")),
-)
 # Primitive of the jaxpr -> the box of figure 2 that it belongs to.
 STEPS = {
     "dot_general": "MatMul",
@@ -48,10 +36,8 @@ STEPS = {
         "SoftMax",
     ),
 }  # fmt: skip
-# Methods that are no step of the flow: setup, and what only calls one function that is watched.
-HIDDEN = ("setup", "dropout_rng", "_embed", "_positions", "_logits")
 # Boxes that are drawn with what is inside them.
-OPEN = ("", "EncoderLayer", "DecoderLayer", "residual")
+OPEN = ("encode", "decode", "", "EncoderLayer", "DecoderLayer", "residual")
 COLOURS = {
     "MultiHeadAttention": "#ffd9b3", "attention_weights": "#ffd9b3", "attend": "#ffd9b3",
     "FeedForward": "#cfe8f5", "LayerNorm": "#f3f0b0", "embed": "#f7d3dd", "unembed": "#dcdcf5",
@@ -61,113 +47,29 @@ COLOURS = {
 }  # fmt: skip
 
 
-@dataclass
-class Call:
-    """A module or function that was called: kind, name, what came out, what it called in turn."""
-
-    kind: str
-    name: str
-    shape: str = ""
-    inner: list["Call"] = field(default_factory=list)
-    times: int = 1
-
-    def same(self, other: "Call") -> bool:
-        """Equal but for the number in its name."""
-        return (self.kind, self.shape, len(self.inner)) == (
-            other.kind, other.shape, len(other.inner),
-        ) and all(a.same(b) for a, b in zip(self.inner, other.inner))  # fmt: skip
-
-    def all(self) -> Iterator["Call"]:
-        yield self
-        for each in self.inner:
-            yield from each.all()
-
-
-def calls(model: ModelConfig) -> Call:
-    """What a forward pass calls, in order; shapes only, nothing is computed."""
-    root = Call("Transformer", "")
-    letters = {
-        BATCH: "B", SOURCE: "S", TARGET: "T", model.d_model: "D", model.d_ff: "F",
-        model.num_heads: "H", model.key_size: "K", model.vocab_size: "V",
-    }  # fmt: skip
-    stack = [root]
-
-    def seen(kind, name, function):
-        call = Call(kind, name)
-        stack[-1].inner.append(call)
-        stack.append(call)
-        try:
-            out = function()
-        finally:
-            stack.pop()
-        if hasattr(out, "shape"):
-            call.shape = f"[{', '.join(letters.get(n, str(n)) for n in out.shape)}]"
-        return out
-
-    def method(following, arguments, options, context):
-        if context.method_name in HIDDEN:
-            return following(*arguments, **options)
-        kind = type(context.module).__name__
-        name = context.module.name or ""
-        if context.method_name != "__call__":
-            kind = context.method_name
-        return seen(kind, name, lambda: following(*arguments, **options))
-
-    def watched(name, function):
-        return lambda *a, **o: seen(name, "", lambda: function(*a, **o))
-
-    built = Transformer(model)
-    source, target = jnp.ones((BATCH, SOURCE), jnp.int32), jnp.ones((BATCH, TARGET), jnp.int32)
-    shapes = jax.eval_shape(built.init, jax.random.key(0), source, target)
-    with contextlib.ExitStack() as patches:
-        for module, names in WATCHED:
-            for name in names:
-                function = watched(name, getattr(module, name))
-                patches.enter_context(mock.patch.object(module, name, function))
-        patches.enter_context(nn.intercept_methods(method))
-        jax.eval_shape(built.apply, shapes, source, target)
-    return folded(root.inner[0])
-
-
-def folded(call: Call) -> Call:
-    """Equal layers in a row, or pairs of calls that come again and again, as one with a number."""
-    rest, found = list(map(folded, call.inner)), []
-    while rest:
-        for period in (1, 2):
-            unit, times = rest[:period], 1
-            while _alike(unit, rest[times * period : (times + 1) * period]):
-                times += 1
-            if times > 1 and any("Layer" in each.kind and each.inner for each in unit):
-                found.append(Call("", "", unit[-1].shape, unit, times))
-                rest = rest[times * period :]
-                break
-        else:
-            found.append(rest.pop(0))
-    return Call(call.kind, call.name, call.shape, found, call.times)
-
-
-def _alike(some: list[Call], others: list[Call]) -> bool:
-    return len(some) == len(others) and all(a.same(b) for a, b in zip(some, others))
-
-
-def boxes_of_attention() -> list[tuple[str, list[str]]]:
-    """(box of figure 2, its primitives) in the order of the jaxpr of dot_product_attention."""
+def boxes_of_attention() -> Call:
+    """The boxes of figure 2: runs of primitives in the jaxpr of dot_product_attention."""
     query = jax.ShapeDtypeStruct((BATCH, TARGET, 8, 64), jnp.float32)
     key = jax.ShapeDtypeStruct((BATCH, SOURCE, 8, 64), jnp.float32)
     mask = jax.ShapeDtypeStruct((BATCH, 1, 1, SOURCE), jnp.bool_)
-    jaxpr = jax.make_jaxpr(functional.dot_product_attention)(query, key, key, mask)
-    found: list[tuple[str, list[str]]] = []
+    jaxpr = jax.make_jaxpr(functional.dot_product_attention)(query, key, key, mask).jaxpr
+    origin = dict(zip(jaxpr.invars, ("query", "key", "value", "mask")))
+    found: list[Call] = []
     for equation in jaxpr.eqns:
         primitive = equation.params.get("name") or equation.primitive.name
         step = STEPS.get(primitive, primitive)
-        if found and found[-1][0] == step:
-            found[-1][1].append(primitive)
-        else:
-            found.append((step, [primitive]))
-    return found
+        if not found or found[-1].kind != step:
+            found.append(Call(step, "", numbers={len(found)}))
+        box, number = found[-1], len(found) - 1
+        box.inner.append(Call(primitive, ""))
+        read = {origin[v] for v in equation.invars if not isinstance(v, Literal)}
+        box.reads |= read - {number}
+        origin.update(dict.fromkeys(equation.outvars, number))
+    return Call("dot_product_attention", "", inner=found, returns={origin[jaxpr.outvars[0]]})
 
 
-LINE, GAP = 0.42, 0.16
+# Of a box's line, between boxes, and from one line that passes boxes by to the next.
+LINE, GAP, LANE = 0.42, 0.22, 0.13
 
 
 def height(call: Call, opened: Sequence[str] = OPEN) -> float:
@@ -178,6 +80,8 @@ def height(call: Call, opened: Sequence[str] = OPEN) -> float:
 
 
 def label(call: Call) -> str:
+    if call.times > 1:
+        return f"{call.times} ×"
     # Layers are numbered where they are called, but stand for all that are like them.
     name = "" if "Layer" in call.kind and call.kind != "LayerNorm" else call.name
     if call.kind == "residual":
@@ -194,18 +98,37 @@ def draw_call(
     top = y + height(call, opened)
     is_open = call.kind in opened
     _box(axes, x, y, width, top - y, "#fafafa" if is_open else COLOURS.get(call.kind, "#f2f2f2"))
-    shown = label(call)
     label_y = top - LINE / 2
-    axes.text(x + 0.1, label_y, shown, va="center", fontsize=7)
+    size = 7 if call.times == 1 else 10
+    axes.text(x + 0.1, label_y, label(call), va="center", fontsize=size)
     axes.text(
         x + width - 0.1, label_y, call.shape, va="center", ha="right", fontsize=6, color="0.4"
     )
-    if call.times > 1:
-        axes.text(x - 0.12, (y + top) / 2, f"{call.times} ×", va="center", ha="right", fontsize=11)
     if is_open:
-        below = y + GAP
+        passing = [wire for wire in wires(call) if wire[1] - wire[0] > 1]
+        lanes = {start: lane for lane, start in enumerate(sorted({a for a, _ in passing}), 1)}
+        inner = width - 0.3 - LANE * len(lanes)
+        right, below = x + 0.15 + inner, y + GAP
+        ends = [(y, y)]  # of the boxes: bottom and top; the last is the input's
         for each in call.inner:
-            below = draw_call(axes, each, x + 0.15, below, width - 0.3, opened) + GAP
+            above = draw_call(axes, each, x + 0.15, below, inner, opened)
+            ends.insert(-1, (below, above))
+            below = above + GAP
+        for start, to in wires(call):
+            if (start, to) in passing:
+                at = right + LANE * lanes[start]
+                path = [(at, y)] if start < 0 else [(right, ends[start][1] - LINE / 4)]
+                path.append((at, path[0][1]))
+                goal = top if to == len(call.inner) else ends[to][0] + LINE / 4
+                path.append((at, goal))
+                if goal != top:
+                    path.append((right, goal))
+                _line(axes, path)
+            elif to < len(call.inner):
+                _line(
+                    axes,
+                    [(x + 0.15 + inner / 2, ends[start][1]), (x + 0.15 + inner / 2, ends[to][0])],
+                )
     return top
 
 
@@ -217,33 +140,32 @@ def _box(axes, x, y, width, height, colour):
     axes.add_patch(box)
 
 
-def _arrow(axes, x, y, to, to_x=None):
-    """From (x, y) straight up, or to another x."""
-    ends = ((x if to_x is None else to_x, to), (x, y))
-    axes.annotate("", *ends, arrowprops={"arrowstyle": "-|>", "color": "0.3", "lw": 0.9})
+def _line(axes, path):
+    """Through these points, with an arrow's head at the last."""
+    axes.plot(*zip(*path[:-1]), color="0.3", lw=0.9)
+    arrow = {"arrowstyle": "-|>", "color": "0.3", "lw": 0.9, "shrinkA": 0, "shrinkB": 0,
+             "mutation_scale": 7}  # fmt: skip
+    axes.annotate("", path[-1], path[-2], arrowprops=arrow)
 
 
 def figure1(model: ModelConfig) -> Figure:
     """Encoder and decoder beside each other, from the bottom upwards."""
-    sides = [call for call in calls(model).inner if call.kind in ("encode", "decode")]
-    tallest = max(sum(height(c) + 0.35 for c in side.inner) for side in sides)
-    figure = Figure(figsize=(9, 0.62 * tallest + 1), layout="constrained")
+    encode, decode = calls(model).inner
+    width, bottom = 5.2, 0.5
+    tallest = bottom + max(map(height, (encode, decode)))
+    figure = Figure(figsize=(10.5, 0.62 * tallest), layout="constrained")
     axes = figure.add_subplot()
-    memory = 0.0  # where the encoder ends
-    for place, side in enumerate(sides):
-        x, y, width = 0.6 + 5.4 * place, 0.5, 4.4
-        inputs = "source [B, S]" if side.kind == "encode" else "target, shifted [B, T]"
-        axes.text(x + width / 2, 0, inputs, ha="center", fontsize=8)
-        _arrow(axes, x + width / 2, 0.25, y)
-        for call in side.inner:
-            if y > 0.5:
-                _arrow(axes, x + width / 2, y - 0.35, y)
-            if place == 1 and call.times > 1:  # the memory goes into every layer's keys and values
-                _arrow(axes, 5.05, memory, y + GAP + LINE / 2, x + 0.15)
-            y = draw_call(axes, call, x, y, width) + 0.35
-        memory = y - 0.35
-        axes.text(x + width / 2, y - 0.2, side.kind + " " + side.shape, ha="center", fontsize=8)
-    axes.set(xlim=(-0.2, 10.8), ylim=(-0.3, tallest + 1))
+    for call, x in ((encode, 0.1), (decode, 6.0)):
+        names = sorted(read for read in call.reads if isinstance(read, str))
+        axes.text(x + width / 2, 0, ", ".join(names), ha="center", fontsize=8)
+        _line(axes, [(x + width / 2, 0.25), (x + width / 2, bottom)])
+        top = draw_call(axes, call, x, bottom, width)
+        if call is encode and encode.numbers <= decode.reads:
+            between, into = 5.65, 6.3
+            out = top - LINE / 2
+            _line(axes, [(x + width, out), (between, out), (between, 0.25), (into, 0.25),
+                         (into, bottom)])  # fmt: skip
+    axes.set(xlim=(0, 11.3), ylim=(-0.2, tallest + 0.2))
     axes.axis("off")
     return figure
 
@@ -252,24 +174,29 @@ def figure2(model: ModelConfig) -> Figure:
     """Left the jaxpr of scaled dot-product attention, right what a multi-head module calls."""
     figure = Figure(figsize=(8, 6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    boxes = boxes_of_attention()
-    for place, (name, primitives) in enumerate(boxes):
+    attention = boxes_of_attention()
+    for place, box in enumerate(attention.inner):
         y = 0.4 + place * 1.1
-        _box(left, 0.5, y, 4, 0.75, COLOURS.get(name, "#f2f2f2"))
-        left.text(2.5, y + 0.5, name, ha="center", va="center", fontsize=9)
-        shown = ", ".join(dict.fromkeys(primitives))
-        shown = shown if len(shown) < 52 else f"{shown[:50]}…"
-        left.text(2.5, y + 0.2, shown, ha="center", va="center", fontsize=5.5, color="0.4")
-        _arrow(left, 2.5, y - 0.35 if place else 0, y)
-    left.text(2.5, -0.25, "query, key, (mask), value", ha="center", fontsize=8)
-    left.set(xlim=(0, 5), ylim=(-0.6, 0.4 + 1.1 * len(boxes)))
+        _box(left, 1, y, 3.6, 0.75, COLOURS.get(box.kind, "#f2f2f2"))
+        left.text(2.8, y + 0.5, box.kind, ha="center", va="center", fontsize=9)
+        shown = ", ".join(dict.fromkeys(each.kind for each in box.inner))
+        shown = shown if len(shown) < 48 else f"{shown[:46]}…"
+        left.text(2.8, y + 0.2, shown, ha="center", va="center", fontsize=5.5, color="0.4")
+        names = [name for name in ("query", "key", "value", "mask") if name in box.reads]
+        for line, name in enumerate(names):
+            at = y + 0.75 * (line + 1) / (len(names) + 1)
+            left.text(0.6, at, name, ha="right", va="center", fontsize=8)
+            _line(left, [(0.65, at), (1, at)])
+    for start, to in wires(attention):
+        if start >= 0 and to < len(attention.inner):
+            _line(left, [(2.8, 0.4 + start * 1.1 + 0.75), (2.8, 0.4 + to * 1.1)])
+    left.set(xlim=(-0.2, 5), ylim=(-0.1, 0.4 + 1.1 * len(attention.inner)))
     left.set_title("scaled dot-product attention: the jaxpr", fontsize=9)
-    module = next(c for c in calls(model).all() if c.kind == "MultiHeadAttention")
-    keys = next(c for c in calls(model).all() if c.kind == "keys_values")
-    y = 0.4
-    for call in (keys, module):
-        y = draw_call(right, call, 0.4, y, 4.2, (call.kind,)) + 0.4
-    right.set(xlim=(0, 5), ylim=(-0.6, max(y, 4)))
+    sublayer = next(c for c in calls(model).all() if c.kind == "residual")
+    shown = Call("a sub-layer", "", inner=sublayer.inner[:2], returns=sublayer.inner[1].numbers)
+    opened = (shown.kind, "keys_values", "MultiHeadAttention")
+    draw_call(right, shown, 0.2, 0.4, 4.6, opened)
+    right.set(xlim=(0, 5), ylim=(-0.1, 0.6 + height(shown, opened)))
     right.set_title("multi-head attention: what the module calls", fontsize=9)
     for axes in (left, right):
         axes.axis("off")

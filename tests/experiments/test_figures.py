@@ -10,54 +10,107 @@ import pytest
 from experiments import demo
 from experiments import figures1_2_architecture as architecture
 from experiments import figures3_5_heads as heads
+from experiments.calls import calls, wires
 from transformer_jax import Transformer, presets
 from transformer_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def tree():
-    return architecture.calls(presets.base())
+    return calls(presets.base())
+
+
+def layer(side):
+    """Of encode or decode: the layer that stands for six, and its group."""
+    [group] = [call for call in side.inner if call.times > 1]
+    assert group.times == 6
+    return group.inner[-1], group
 
 
 def test_figure_1_is_what_runs(tree):
-    encode, decode = (call for call in tree.inner if call.kind in ("encode", "decode"))
-    assert (encode.shape, decode.shape) == ("[B, S, D]", "[B, T, V]")
-    [group] = [call for call in encode.inner if call.times > 1]
-    assert group.times == 6
-    [layer] = group.inner
-    assert [[each.kind for each in part.inner] for part in layer.inner] == [
+    encode, decode = tree.inner
+    assert (encode.kind, encode.shape) == ("encode", "[B, S, D]")
+    assert (decode.kind, decode.shape) == ("decode", "[B, T, V]")
+    encoder, _ = layer(encode)
+    assert [[each.kind for each in part.inner] for part in encoder.inner] == [
         ["keys_values", "MultiHeadAttention", "drop", "LayerNorm"],
         ["FeedForward", "drop", "LayerNorm"],
     ]
-    [group] = [call for call in decode.inner if call.times > 1]
-    assert group.times == 6
-    memory, layer = group.inner
-    assert (memory.kind, memory.name) == ("keys_values", "cross_attention")
-    assert [part.inner[-1].name for part in layer.inner] == [
+    decoder, group = layer(decode)
+    assert (group.inner[0].kind, group.inner[0].name) == ("keys_values", "cross_attention")
+    assert [part.inner[-1].name for part in decoder.inner] == [
         "self_attention_norm", "cross_attention_norm", "feed_forward_norm",
     ]  # fmt: skip
     kinds = [call.kind for call in tree.all()]
     assert kinds.count("embed") == kinds.count("sinusoids") == 2
     assert kinds.count("unembed") == kinds.count("causal_mask") == 1
+    # Dropout of weights is zero in the paper: it is not drawn.
+    attention = next(call for call in tree.all() if call.kind == "MultiHeadAttention")
+    assert "drop" not in [call.kind for call in attention.inner]
+
+
+def named(call):
+    """Its wires by kinds; what comes from outside is "in", what goes there "out"."""
+    names = {place: each.kind or "layers" for place, each in enumerate(call.inner)}
+    names |= {-1: "in", len(call.inner): "out"}
+    return {(names[start], names[to]) for start, to in wires(call)}
+
+
+def test_lines_are_the_flow_of_data(tree):
+    encode, decode = tree.inner
+    assert named(encode) == {
+        ("in", "padding_mask"), ("in", "embed"), ("embed", "drop"), ("sinusoids", "drop"),
+        ("drop", "layers"), ("padding_mask", "layers"), ("layers", "out"),
+    }  # fmt: skip
+    assert {*encode.reads} == {"source"} and decode.reads == {*encode.numbers, "source", "target"}
+    assert ("causal_mask", "layers") in named(decode)
+    assert not {("in", "causal_mask"), ("drop", "causal_mask")} & named(decode)
+    attention, feed_forward = layer(encode)[0].inner
+    # The residual connection: what comes in goes around the sub-layer to the norm.
+    assert named(feed_forward) == {
+        ("in", "FeedForward"), ("FeedForward", "drop"), ("drop", "LayerNorm"), ("in", "LayerNorm"),
+        ("LayerNorm", "out"),
+    }  # fmt: skip
+    keys_values, module = attention.inner[:2]
+    assert wires(keys_values) == [(-1, 0), (-1, 2), (0, 1), (1, 4), (2, 3), (3, 4)]
+    assert [each.kind for each in module.inner][:4] == [
+        "Projection", "split_heads", "attention_weights", "attend",
+    ]  # fmt: skip
+    assert {("in", "attend"), ("attention_weights", "attend")} <= named(module)
+    assert ("split_heads", "attend") not in named(module)
+    _, group = layer(decode)
+    memory = group.inner[0]
+    assert memory.reads == encode.numbers
+    assert named(group) == {
+        ("in", "keys_values"), ("in", "DecoderLayer"), ("keys_values", "DecoderLayer"),
+        ("DecoderLayer", "out"),
+    }  # fmt: skip
 
 
 def test_figure_1_follows_the_model():
-    tree = architecture.calls(presets.t2t(presets.tiny(50)))
-    encode = next(call for call in tree.inner if call.kind == "encode")
+    tree = calls(presets.t2t(presets.tiny(50)))
+    encode = tree.inner[0]
     [group] = [call for call in encode.inner if call.times > 1]
     assert group.times == 2
-    # Pre-norm: the norm comes before what it normalises, and a last one after the layers.
-    assert group.inner[0].inner[0].inner[0].kind == "LayerNorm"
+    # Pre-norm: the norm comes before what it normalises, and a last one after the layers; what
+    # comes in goes around both.
+    feed_forward = group.inner[0].inner[1]
+    assert feed_forward.inner[0].kind == "LayerNorm"
+    assert {("LayerNorm", "FeedForward"), ("in", "out")} <= named(feed_forward)
+    assert ("in", "FeedForward") not in named(feed_forward)
     assert encode.inner[-1].kind == "LayerNorm"
 
 
 def test_figure_2_is_the_jaxpr():
-    boxes = architecture.boxes_of_attention()
+    attention = architecture.boxes_of_attention()
     # The second mask makes rows without keys zero.
-    assert [name for name, _ in boxes] == [
+    assert [box.kind for box in attention.inner] == [
         "MatMul", "Scale", "Mask (opt.)", "SoftMax", "Mask (opt.)", "MatMul",
     ]  # fmt: skip
-    assert {"exp", "reduce_sum", "div"} <= set(boxes[3][1])
+    assert {"exp", "reduce_sum", "div"} <= {each.kind for each in attention.inner[3].inner}
+    assert [box.reads for box in attention.inner] == [
+        {"query", "key"}, {0}, {1, "mask"}, {2}, {3, "mask"}, {4, "value"},
+    ]  # fmt: skip
 
 
 def test_both_are_drawn(tmp_path, monkeypatch):
