@@ -276,8 +276,8 @@ def pictures(shown: Sentence, scores: np.ndarray) -> dict:
         if only is not None:
             keep = np.arange(weights.shape[1])[:, None] == only
             weights = np.where(keep, weights, 0)
-        names = ", ".join(f"layer {layer + 1} head {head + 1}" for layer, head in heads)
-        return attention_lines(weights, shown.labels, shown.labels, title=f"{title}: {names}")
+        names = [f"layer {layer + 1} head {head + 1}" for layer, head in heads]
+        return attention_lines(weights, shown.labels, shown.labels, title=title, names=names)
 
     far = best(scores, "distance", 2)
     places = np.arange(len(shown.labels) - 1)

@@ -48,6 +48,16 @@ def test_peaks():
     assert audit.peak("big") == pytest.approx(4.94e-4, rel=1e-3)
 
 
+def test_operations_against_the_formula():
+    """Six a parameter and target token, forward and back, and the products of attention."""
+    model = presets.base(audit.ROWS_OF_TEXT)
+    attentions = 3 * model.num_layers  # the decoder has two
+    products = 2 * 2 * audit.SENTENCE * model.d_model  # with keys, and with values
+    formula = 6 * audit.count(model) + 3 * attentions * products
+    # Norms, softmax, dropout and the update are little beside them.
+    assert 1.0 < audit.flops_per_token(model) / formula < 1.02
+
+
 @pytest.mark.parametrize("radius", [0, 1, 3])
 def test_restricted_attention_is_attention_behind_a_window(radius):
     query, key, value = (jax.random.normal(jax.random.key(i), (11, 5)) for i in range(3))

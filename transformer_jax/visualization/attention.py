@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from transformer_jax.errors import UserError
@@ -88,11 +89,17 @@ def attention_map(
 
 
 def attention_lines(
-    weights: np.ndarray, rows: Sequence[str], columns: Sequence[str], *, title: str = ""
+    weights: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    title: str = "",
+    names: Sequence[str] = (),
 ) -> Figure:
     """Lines from words above to those they attend to, as in the paper's figures 3 to 5.
 
-    weights [N, rows, columns]: a colour for each of N heads, the stronger the larger the weight.
+    weights [N, rows, columns]: a colour for each of N heads, the stronger the larger the weight;
+    `names` tell which colour is whose.
 
     >>> figure = attention_lines(np.eye(2)[None], ["a", "b"], ["a", "b"])
     >>> [line.get_alpha() for line in figure.axes[0].lines]
@@ -115,6 +122,9 @@ def attention_lines(
     axes.set(xlim=(-0.6, max(len(rows), len(columns)) - 0.4), ylim=(-0.75, 1.75))
     axes.set_title(title, fontsize=10)
     axes.axis("off")
+    if names:
+        colours = [Line2D([], [], color=f"C{n}", lw=2, label=name) for n, name in enumerate(names)]
+        figure.legend(handles=colours, loc="outside lower center", ncols=len(names), fontsize=8)
     return figure
 
 
