@@ -8,7 +8,7 @@ a call reads from another if the program takes the other's output to it and no t
 import contextlib
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from unittest import mock
 
@@ -53,8 +53,8 @@ class Call:
     inner: list["Call"] = field(default_factory=list)
     times: int = 1
     numbers: set[int] = field(default_factory=set)
-    reads: set[Origin] = field(default_factory=set)
-    returns: set[Origin] = field(default_factory=set)
+    reads: Set[Origin] = frozenset()
+    returns: Set[Origin] = frozenset()
 
     def same(self, other: "Call") -> bool:
         """Equal but for the number in its name."""
@@ -70,7 +70,9 @@ class Call:
 
 def wires(call: Call) -> list[tuple[int, int]]:
     """(from, to) between the calls inside one, by place; -1 is its input, len(inner) its output."""
-    owner = {number: place for place, each in enumerate(call.inner) for number in each.numbers}
+    owner: dict[Origin, int] = {
+        number: place for place, each in enumerate(call.inner) for number in each.numbers
+    }
     ends = [*(each.reads for each in call.inner), call.returns]
     found = {(owner.get(origin, -1), to) for to, origins in enumerate(ends) for origin in origins}
     return sorted((start, to) for start, to in found if start != to)

@@ -141,14 +141,17 @@ def by_distance_alone(found: Sequence[Sentence]) -> list[np.ndarray]:
     Each head's mean weight at each distance, to the left and to the right, shared out over the
     words that a sentence has there; what it gives to the sentence's end stays.
     """
-    longest = max(len(each.labels) for each in found)
-    apart = np.subtract.outer(np.arange(longest), np.arange(longest)) + longest - 1
-    total, count = np.zeros((*found[0].weights.shape[:2], 2 * longest - 1)), np.zeros(longest * 2)
+    most = max(len(each.labels) for each in found)
+    apart = (
+        np.arange(most)[None] - np.arange(most)[:, None] + most
+    )  # from 1: most words to the left
+    total, count = np.zeros((*found[0].weights.shape[:2], 2 * most)), np.zeros(2 * most)
     for each in found:
         size = len(each.labels) - 1
-        np.add.at(total, (..., apart[:size, :size]), each.weights[..., :-1, :-1])
-        np.add.at(count, apart[:size, :size], 1)
-    mean = total / np.maximum(count[:-1], 1)
+        for offset in range(1 - size, size):
+            total[..., most + offset] += np.trace(each.weights[..., :-1, :-1], offset, -2, -1)
+            count[most + offset] += size - abs(offset)
+    mean = total / np.maximum(count, 1)
     made = []
     for each in found:
         size = len(each.labels) - 1

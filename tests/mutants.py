@@ -118,6 +118,8 @@ MUTANTS = [
      "tests/experiments/test_audit.py"),
     ("../experiments/figures3_5_heads.py", "slice(head * value_size, (head + 1) * value_size)",
      "slice(head, head + value_size)", "tests/experiments/test_figures.py"),
+    ("../experiments/calls.py", 'if side == "out":', 'if side == "in":',
+     "tests/experiments/test_figures.py::test_lines_are_the_flow_of_data"),
 ]  # fmt: skip
 
 
