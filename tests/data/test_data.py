@@ -1,3 +1,4 @@
+import errno
 import gzip
 import json
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from transformer_jax import DataConfig
 from transformer_jax.data.batching import Batches, Prefetch, choose_shapes
 from transformer_jax.data.corpus import Corpus, CorpusError, write_corpus
-from transformer_jax.data.text import TextError, read_lines, read_pairs
+from transformer_jax.data.text import TextError, decode_lines, read_lines, read_pairs
 from transformer_jax.data.vocabulary import (
     SentencePieceVocabulary,
     VocabularyError,
@@ -94,6 +95,17 @@ def test_lines_end_at_newline_only(tmp_path):
         list(read_lines(file))
     with pytest.raises(TextError, match="missing: No such file"):
         list(read_lines(tmp_path / "missing"))
+
+
+def test_a_file_that_fails_in_the_middle_is_named():
+    def lines():
+        yield b"one\n"
+        raise OSError(errno.EIO, "Input/output error")
+
+    read = decode_lines(lines(), "disk.txt")
+    assert next(read) == "one"
+    with pytest.raises(TextError, match=r"disk.txt cannot be read: Input/output error"):
+        next(read)
 
 
 def test_packed_text_is_unpacked(tmp_path):

@@ -72,25 +72,29 @@ def read_lines(path: str | os.PathLike) -> Iterator[str]:
     """
     opened = gzip.open if str(path).endswith(".gz") else open
     try:
-        with opened(path, "rb") as file:
-            yield from decode_lines(file, path)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise TextError(f"{path} cannot be unpacked ({error}): copy it again") from None
+        file = opened(path, "rb")
     except OSError as error:
         raise TextError(f"{path}: {error.strerror}") from None
+    with file:
+        yield from decode_lines(file, path)
 
 
 def decode_lines(file: Iterable[bytes], name: str | os.PathLike) -> Iterator[str]:
     """Lines of an open binary file, as `read_lines` gives them; `name` is for its errors."""
-    for number, raw in enumerate(file, 1):
-        try:
-            line = raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise TextError(
-                f"{name}, line {number}: byte {error.start} is not UTF-8; "
-                "convert the text, for example with iconv -t utf-8"
-            ) from None
-        yield line.removesuffix("\n").removesuffix("\r")
+    try:
+        for number, raw in enumerate(file, 1):
+            try:
+                line = raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise TextError(
+                    f"{name}, line {number}: byte {error.start} is not UTF-8; "
+                    "convert the text, for example with iconv -t utf-8"
+                ) from None
+            yield line.removesuffix("\n").removesuffix("\r")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise TextError(f"{name} cannot be unpacked ({error}): copy it again") from None
+    except OSError as error:
+        raise TextError(f"{name} cannot be read: {error.strerror}") from None
 
 
 def read_pairs(source: str | os.PathLike, target: str | os.PathLike) -> Iterator[tuple[str, str]]:
