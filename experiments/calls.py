@@ -25,13 +25,19 @@ from transformer_jax.models import layers, transformer
 
 __all__ = ["BATCH", "SOURCE", "TARGET", "Call", "calls", "wires"]
 
-# Sizes that differ from each other and from the model's, so that a shape tells its letters.
+# Sizes that differ from each other and from most models', so that a shape tells its letters.
 BATCH, SOURCE, TARGET = 2, 5, 7
 # Functions to see besides the modules: where they are looked up, and their names there.
 WATCHED = (
-    (transformer, ("embed", "sinusoids", "causal_mask", "padding_mask", "unembed")),
+    (
+        transformer,
+        ("embed", "sinusoids", "learned_positions", "causal_mask", "padding_mask", "unembed"),
+    ),
     (layers, ("feed_forward", "layer_norm")),
-    (attention, ("split_heads", "attention_weights", "attend", "merge_heads")),
+    (
+        attention,
+        ("split_heads", "attention_weights", "additive_attention_weights", "attend", "merge_heads"),
+    ),
 )
 # Methods that are no step of the flow: setup, and what only calls one function that is watched.
 HIDDEN = ("setup", "dropout_rng", "_embed", "_positions", "_logits")
@@ -81,8 +87,8 @@ def wires(call: Call) -> list[tuple[int, int]]:
 def calls(model: ModelConfig) -> Call:
     """What a forward pass calls, in order; shapes only, nothing is computed."""
     letters = {
-        BATCH: "B", SOURCE: "S", TARGET: "T", model.d_model: "D", model.d_ff: "F",
-        model.num_heads: "H", model.key_size: "K", model.vocab_size: "V",
+        model.num_heads: "H", model.key_size: "K", model.d_ff: "F", model.vocab_size: "V",
+        model.d_model: "D", BATCH: "B", SOURCE: "S", TARGET: "T", 1: "1",
     }  # fmt: skip
     root = Call("", "")
     stack, counter = [root], itertools.count()
@@ -128,7 +134,10 @@ def calls(model: ModelConfig) -> Call:
     [top] = root.inner
     for call in top.all():
         [number] = call.numbers
-        call.reads, call.returns = marks[f"in {number}"], marks[f"out {number}"]
+        # What a function has from the scope around it is no argument: the calls inside read it.
+        own = set().union(*(each.numbers for each in call.all()))
+        call.reads = set().union(*(marks[f"in {each}"] for each in own)) - own
+        call.returns = marks[f"out {number}"]
     return folded(top)
 
 

@@ -82,14 +82,16 @@ def pronoun_attention(translator: Translator, splits: dict[str, DatasetText], ou
     """The encoder head that looks from "it" to its antecedent; chosen on validation, told on test.
 
     A head's score is the mean weight from the pronoun to the noun; chance spreads the weight
-    evenly over the words of a sentence and its end. It is chosen by what is beyond its distances.
+    evenly over the words of a sentence and its end. A head that always looks so many words back
+    would find some, too: that is told beside it, and what is beyond it chooses the head.
     """
     choosing, test = (
         sentences(translator, splits[name], PRONOUNS) for name in ("validation", "test")
     )
     [(layer, head)] = best(head_scores(choosing).order, "antecedent")
-    own, _, even, _ = head_scores(test)
-    score, chance = (float(each[MEASURES.index("antecedent")]) for each in (own[layer, head], even))
+    found = head_scores(test)
+    measures = (found.own[layer, head], found.fixed["even weights"], found.alone[layer, head])
+    score, chance, alone = (float(each[MEASURES.index("antecedent")]) for each in measures)
     short = [s for s in test if len(s.labels) <= LONGEST and s.pronoun - s.noun > 3]
     if short:
         # A typical sentence: the one whose weight is closest to the mean.
@@ -108,6 +110,7 @@ def pronoun_attention(translator: Translator, splits: dict[str, DatasetText], ou
         "head": head + 1,
         "mean weight": score,
         "chance": chance,
+        "by distance": alone,
         "sentences": len(test),
     }
 
@@ -115,7 +118,8 @@ def pronoun_attention(translator: Translator, splits: dict[str, DatasetText], ou
 def entry(steps: int, found: dict, pronoun: dict, where: Where) -> Entry:
     rows = [[name, *told.values()] for name, told in found.items()]
     head = f"{pronoun['layer']}.{pronoun['head']}"
-    weights: list[Cell] = [head, pronoun["mean weight"], pronoun["chance"], pronoun["sentences"]]
+    names = ("mean weight", "chance", "by distance", "sentences")
+    weights: list[Cell] = [head, *(pronoun[name] for name in names)]
     return Entry(
         "demo",
         f"The embedded corpus, {steps:,} updates",
@@ -129,7 +133,13 @@ def entry(steps: int, found: dict, pronoun: dict, where: Where) -> Entry:
             ),
             Table(
                 "Head of the encoder that finds antecedents",
-                ["layer.head", 'weight from "it" to its antecedent', "chance", "sentences"],
+                [
+                    "layer.head",
+                    'weight from "it" to its antecedent',
+                    "chance",
+                    "by its distances alone",
+                    "sentences",
+                ],
                 [weights],
             ),
         ],
@@ -161,8 +171,13 @@ def main() -> None:
     learning_curve(run_dir).savefig(output / "learning-curve.png", dpi=120)
     pronoun = pronoun_attention(translator, splits, output)
     head = f"encoder layer {pronoun['layer']}, head {pronoun['head']}"
-    share, chance = (f"{pronoun[name]:.0%}" for name in ("mean weight", "chance"))
-    print(f'\n{head} gives {share} of the attention of "it" to its antecedent (chance {chance})')
+    share, chance, alone = (
+        f"{pronoun[name]:.0%}" for name in ("mean weight", "chance", "by distance")
+    )
+    print(
+        f'\n{head} gives {share} of the attention of "it" to its antecedent '
+        f"(chance {chance}, by its distances alone {alone})"
+    )
     seconds = time.perf_counter() - start
     # What a run that went on had taken before is in its own record.
     whole = max(seconds, recorded(run_dir)["training_seconds"])

@@ -193,8 +193,9 @@ def figure2(model: ModelConfig) -> Figure:
     left.set(xlim=(-0.2, 5), ylim=(-0.1, 0.4 + 1.1 * len(attention.inner)))
     left.set_title("scaled dot-product attention: the jaxpr", fontsize=9)
     sublayer = next(c for c in calls(model).all() if c.kind == "residual")
-    module = Call("a sub-layer", "", inner=sublayer.inner[:2], returns=sublayer.inner[1].numbers)
-    opened = (module.kind, "keys_values", "MultiHeadAttention")
+    opened = ("a sub-layer", "keys_values", "MultiHeadAttention")
+    parts = [call for call in sublayer.inner if call.kind in opened]
+    module = Call(opened[0], "", inner=parts, returns=parts[-1].numbers)
     draw_call(right, module, 0.2, 0.4, 4.6, opened)
     right.set(xlim=(0, 5), ylim=(-0.1, 0.6 + height(module, opened)))
     right.set_title("multi-head attention: what the module calls", fontsize=9)

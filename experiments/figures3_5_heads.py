@@ -9,16 +9,17 @@ Ours     The embedded corpus knows every pronoun's antecedent and every phrase, 
          neighbours, weight from "it" to its antecedent, weight on the other words of the smallest
          phrase. A head that looks so many words away, whatever they are, has some of the last two
          by luck, often more than even weights: beside them stands what each head would have by its
-         distances alone, and what is beyond that ranks it. Heads are ranked on validation
-         sentences, drawn by that rank, and told on test sentences. Then each head is removed, and
-         what the translations make of "it" is compared with the reference.
+         distances alone (for "it", those that it looks from "it"), and what is beyond that ranks
+         it. Heads are ranked on validation sentences, drawn by that rank, and told on test
+         sentences. Then each head is removed, and what the translations make of "it" is compared
+         with the reference.
 
 --source, --layer and --head together draw any head on any sentence.
 """
 
 import argparse
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -119,15 +120,14 @@ def measured(sentence: Sentence, weights: np.ndarray) -> np.ndarray:
 class HeadScores(NamedTuple):
     """Means over sentences of MEASURES.
 
-    own [L, H, 4]      what each head does
-    alone [L, H, 4]    what it would do by its distances alone
-    even [4], next [4] even weights, and a head that always looks at the next word
+    own [L, H, 4]    what each head does
+    alone [L, H, 4]  what it would do by its distances alone; from "it" by those from "it"
+    fixed            name -> [4] of weights that are the same for every sentence
     """
 
     own: np.ndarray
     alone: np.ndarray
-    even: np.ndarray
-    next: np.ndarray
+    fixed: dict[str, np.ndarray]
 
     @property
     def order(self) -> np.ndarray:
@@ -135,30 +135,33 @@ class HeadScores(NamedTuple):
         return self.own - self.alone * np.isin(MEASURES, ("antecedent", "phrase"))
 
 
-def by_distance_alone(found: Sequence[Sentence]) -> list[np.ndarray]:
+def by_distance_alone(
+    found: Sequence[Sentence], asking: Callable[[Sentence], Iterable[int]]
+) -> list[np.ndarray]:
     """The sentences' weights [L, H, words, words] as heads would give them that see no words.
 
-    Each head's mean weight at each distance, to the left and to the right, shared out over the
-    words that a sentence has there; what it gives to the sentence's end stays.
+    Each head's mean weight at each distance, to the left and to the right, from the words at the
+    places `asking`, shared out over the words that a sentence has there; what a word gives to the
+    sentence's end stays.
     """
     most = max(len(each.labels) for each in found)
-    apart = (
-        np.arange(most)[None] - np.arange(most)[:, None] + most
-    )  # from 1: most words to the left
     total, count = np.zeros((*found[0].weights.shape[:2], 2 * most)), np.zeros(2 * most)
+
+    def distances(each: Sentence, place: int) -> slice:
+        return slice(most - place, most - place + len(each.labels) - 1)
+
     for each in found:
-        size = len(each.labels) - 1
-        for offset in range(1 - size, size):
-            total[..., most + offset] += np.trace(each.weights[..., :-1, :-1], offset, -2, -1)
-            count[most + offset] += size - abs(offset)
+        for place in asking(each):
+            total[..., distances(each, place)] += each.weights[..., place, :-1]
+            count[distances(each, place)] += 1
     mean = total / np.maximum(count, 1)
     made = []
     for each in found:
-        size = len(each.labels) - 1
-        between, spread = each.weights[..., :-1, :-1], mean[..., apart[:size, :size]]
-        share = between.sum(-1, keepdims=True) / np.maximum(spread.sum(-1, keepdims=True), 1e-9)
         weights = each.weights.copy()
-        weights[..., :-1, :-1] = spread * share
+        for place in range(len(each.labels) - 1):
+            spread, between = mean[..., distances(each, place)], each.weights[..., place, :-1]
+            share = between.sum(-1, keepdims=True) / np.maximum(spread.sum(-1, keepdims=True), 1e-9)
+            weights[..., place, :-1] = spread * share
         made.append(weights)
     return made
 
@@ -167,13 +170,18 @@ def head_scores(found: Sequence[Sentence]) -> HeadScores:
     def mean(weights: Iterable[np.ndarray]) -> np.ndarray:
         return np.mean([measured(each, w) for each, w in zip(found, weights)], axis=0)
 
+    alone = mean(by_distance_alone(found, lambda each: range(len(each.labels) - 1)))
+    antecedent = MEASURES.index("antecedent")
+    alone[..., antecedent] = mean(by_distance_alone(found, lambda each: [each.pronoun]))[
+        ..., antecedent
+    ]
     sizes = [len(each.labels) for each in found]
-    return HeadScores(
-        mean(each.weights for each in found),
-        mean(by_distance_alone(found)),
-        mean(np.full((size, size), 1 / size) for size in sizes),
-        mean(np.eye(size, k=1) for size in sizes),
-    )
+    fixed = {
+        "even weights": mean(np.full((size, size), 1 / size) for size in sizes),
+        "always the next word": mean(np.eye(size, k=1) for size in sizes),
+        "always two words back": mean(np.eye(size, k=-2) for size in sizes),
+    }
+    return HeadScores(mean(each.weights for each in found), alone, fixed)
 
 
 def best(scores: np.ndarray, measure: str, count: int = 1) -> list[tuple[int, int]]:
@@ -250,7 +258,7 @@ def head_table(order: np.ndarray, scores: HeadScores, removed, whole) -> Table:
          int((~whole & removed[layer, head]).sum())]
         for layer, head in best(order, "antecedent", order[..., 0].size)
     ]  # fmt: skip
-    for name, own in (("even weights", scores.even), ("always the next word", scores.next)):
+    for name, own in scores.fixed.items():
         rows.append([name, *measures(own, [None] * len(MEASURES)), None, None, None])
     rows.append(["nothing removed", *[None] * 6, int(whole.sum()), 0, 0])
     columns = [

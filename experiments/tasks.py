@@ -54,8 +54,14 @@ class Task:
         """What the run found, if it was this task."""
         if not self.result.exists():
             return None
-        found = json.loads(self.result.read_text(encoding="utf-8"))
-        return found if found["identity"] == self.identity else None
+        try:
+            found = json.loads(self.result.read_text(encoding="utf-8"))
+            return found if found["identity"] == self.identity else None
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.result} is damaged ({type(error).__name__}: {error}): take it away, and "
+                "the same command finds it again"
+            ) from error
 
 
 def run(task: Task) -> dict:

@@ -78,7 +78,13 @@ def test_lines_are_the_flow_of_data(tree):
     ]  # fmt: skip
     assert {("in", "attend"), ("attention_weights", "attend")} <= named(module)
     assert ("split_heads", "attend") not in named(module)
-    _, group = layer(decode)
+    decoder, group = layer(decode)
+    # The memory's keys and values, and its mask, go past self-attention to the second sub-layer.
+    assert wires(decoder) == [(-1, 0), (-1, 1), (0, 1), (1, 2), (2, 3)]
+    [drop, causal, padding] = (decode.inner[place].numbers for place in (2, 3, 4))
+    [keys_values] = (call.numbers for call in group.inner[:1])
+    assert decoder.inner[0].reads == drop | causal
+    assert decoder.inner[1].reads == decoder.inner[0].numbers | keys_values | padding
     memory = group.inner[0]
     assert memory.reads == encode.numbers
     assert named(group) == {
@@ -99,6 +105,20 @@ def test_figure_1_follows_the_model():
     assert {("LayerNorm", "FeedForward"), ("in", "out")} <= named(feed_forward)
     assert ("in", "FeedForward") not in named(feed_forward)
     assert encode.inner[-1].kind == "LayerNorm"
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [({"positions": "learned"}, "learned_positions"),
+     ({"attention": "additive"}, "additive_attention_weights")],
+)  # fmt: skip
+def test_other_models_are_seen_whole(change, kind):
+    tree = calls(replace(presets.tiny(50), **change))
+    found = [call for call in tree.all() if call.kind == kind]
+    assert found
+    assert all(call.reads for call in found) == (kind != "learned_positions")
+    pre = architecture.figure2(replace(presets.tiny(50), norm="pre", **change))
+    assert any("MultiHeadAttention" in text.get_text() for text in pre.axes[1].texts)
 
 
 def test_figure_2_is_the_jaxpr():
@@ -157,18 +177,20 @@ def test_heads_are_scored_and_ranked():
     scores = heads.head_scores([sentence(np.stack([[even, looking]]))])
     assert scores.own.shape == scores.order.shape == (1, 2, 4)
     assert heads.best(scores.own, "antecedent", 2) == [(0, 1), (0, 0)]
-    np.testing.assert_allclose(scores.own[0, 0], scores.even)
-    assert scores.even[2] == pytest.approx(0.2)
+    np.testing.assert_allclose(scores.own[0, 0], scores.fixed["even weights"])
+    assert scores.fixed["even weights"][2] == pytest.approx(0.2)
+    assert scores.fixed["always two words back"][2] == 1  # d, and b
     # b is in a's phrase (a b c d), c in b's (b c), d not in c's (b c), and after d comes the end.
-    assert scores.next.tolist() == [pytest.approx(0.75), 1.0, 0.0, pytest.approx(0.5)]
+    following = scores.fixed["always the next word"]
+    assert following.tolist() == [pytest.approx(0.75), 1.0, 0.0, pytest.approx(0.5)]
     whole = np.array([True, True, False])
     removed = {(0, 0): whole, (0, 1): np.array([False, False, True])}
     rows = heads.head_table(scores.own, scores, removed, whole).rows
     assert [row[0] for row in rows] == [
-        "1.2", "1.1", "even weights", "always the next word", "nothing removed",
+        "1.2", "1.1", *scores.fixed, "nothing removed",
     ]  # fmt: skip
     assert [row[-3:] for row in rows] == [
-        [1, 2, 1], [2, 0, 0], [None] * 3, [None] * 3, [2, 0, 0],
+        [1, 2, 1], [2, 0, 0], *[[None] * 3] * 3, [2, 0, 0],
     ]  # fmt: skip
     # The order is that of other sentences.
     rows = heads.head_table(scores.own[:, ::-1], scores, removed, whole).rows
@@ -189,16 +211,19 @@ def test_what_distances_alone_would_give():
         labels = ["x", "y", "it", "</s>"]
         whole = [(0, 3)] * 3
         found.append(heads.Sentence("", "", labels, weights, 2, noun, 0, whole))
-    made = heads.by_distance_alone(found)
+    made = heads.by_distance_alone(found, lambda each: range(3))
     total = 1 / 2 + 1 / 4 + 4 / 6
     expected = [1 / 2 / total, 1 / 4 / total, 4 / 6 / total, 0]
     for weights in made:
         np.testing.assert_allclose(weights[0, 0, 2], expected)
         np.testing.assert_allclose(weights[0, 0, 3], [0, 0, 0, 1])
         np.testing.assert_allclose(weights.sum(-1), 1)
+    # From "it" alone: as often two to the left as one.
+    for weights in heads.by_distance_alone(found, lambda each: [each.pronoun]):
+        np.testing.assert_allclose(weights[0, 0, 2], [0.5, 0.5, 0, 0])
     scores = heads.head_scores(found)
     assert scores.own[0, 0, 2] == 1
-    assert scores.alone[0, 0, 2] == pytest.approx((1 / 2 + 1 / 4) / total / 2)
+    assert scores.alone[0, 0, 2] == pytest.approx(0.5)
     np.testing.assert_allclose(scores.order, scores.own - scores.alone * [0, 0, 1, 1], atol=1e-12)
     # Of a head that knows distances only nothing is left.
     for each in found:
@@ -260,7 +285,7 @@ def test_the_demo_and_its_figures(tmp_path, monkeypatch, capsys):
     assert [row[0] for row in scores["rows"]] == [
         "validation", "test", "compositional", "length", "distance",
     ]  # fmt: skip
-    assert {row[3] for row in scores["rows"]} == {2} and pronoun["rows"][0][3] == 3
+    assert {row[3] for row in scores["rows"]} == {2} and pronoun["rows"][0][4] == 3
     assert len((tmp_path / "translations.tsv").read_text().splitlines()) == 1 + 5 * 2
     assert (tmp_path / "learning-curve.png").exists()
     monkeypatch.setattr("sys.argv", [*words[:2], "1", *words[3:]])
@@ -276,7 +301,7 @@ def test_the_demo_and_its_figures(tmp_path, monkeypatch, capsys):
     assert len(list((tmp_path / "figures").glob("figure*.svg"))) == 5
     table, _ = json.loads((tmp_path / "figures3-5.json").read_text())["tables"]
     assert [row[0] for row in table["rows"]][2:] == [
-        "even weights", "always the next word", "nothing removed",
+        "even weights", "always the next word", "always two words back", "nothing removed",
     ]  # fmt: skip
     go("--source", "A <cat> & a $dog.", "--layer", "1", "--head", "2")
     assert "&lt;cat&gt;" in (tmp_path / "figures" / "layer1-head2.svg").read_text()

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import jax
@@ -59,7 +60,7 @@ def test_tables_stand_beside_the_paper():
     rows = table3.rows_table(found, "BLEU").rows
     assert [row[:4] for row in rows] == [["base", 4.92, 25.8, 65], ["A-heads-1", 5.29, 24.9, None]]
     assert rows[0][4:] == [pytest.approx(2.1), pytest.approx(21.0), 1.0, 7, 2]
-    claims = table3.claims_table(found).rows
+    claims = table3.claims_table(found, "BLEU").rows
     assert [row[1:4] for row in claims] == [
         ["A-heads-1", "ln PPL", pytest.approx(0.0725, abs=1e-4)],
         ["A-heads-1", "BLEU", pytest.approx(-0.9)],
@@ -113,6 +114,8 @@ def test_a_few_steps_of_the_twin(tmp_path, monkeypatch, capsys):
     arguments = table3.parse(words.split())
     more = table3.task(arguments, "base", 2)
     more.folder.mkdir()
+    (more.folder.parent / "base-0-old").mkdir()
+    shutil.copy(done, more.folder.parent / "base-0-old")  # somebody's copy is no seed
     write_json(more.result, {**json.loads(done.read_text()), "identity": more.identity})
     monkeypatch.setattr("sys.argv", ["table3", *words.split()])
     table3.main()
@@ -147,6 +150,11 @@ def test_a_result_is_that_of_its_task(tmp_path, monkeypatch):
     write_json(first.result, {"identity": first.identity, "row": "base"})
     assert first.done() == {"identity": first.identity, "row": "base"}
     assert task(2).done() is not None
+    for damaged in ("{", "{}", "[]"):
+        first.result.write_text(damaged)
+        with pytest.raises(UserError, match=r"result.json is damaged .*: take it away"):
+            task(2).done()
+    write_json(first.result, {"identity": first.identity, "row": "base"})
     assert task(3).done() is None  # more updates
     monkeypatch.setattr(table3, "SCORED", 6)
     assert task(2).done() is None  # other text

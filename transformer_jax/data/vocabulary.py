@@ -186,13 +186,15 @@ class SentencePieceVocabulary:
         try:
             return self._processor.encode(text)
         except RuntimeError:
-            raise _broken([text]) from None
+            _check_text([text])
+            raise
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         try:
             return self._processor.encode(list(texts))
         except (RuntimeError, TypeError):
-            raise _broken(texts) from None
+            _check_text(texts)
+            raise
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         return [self._processor.id_to_piece(int(number)) for number in ids]
@@ -218,12 +220,10 @@ class SentencePieceVocabulary:
             raise VocabularyError(f"{path} is damaged: {error}") from None
 
 
-def _broken(texts: Sequence[str]) -> Exception:
-    """What is wrong with texts that cannot be encoded."""
+def _check_text(texts: Sequence[str]) -> None:
     for text in texts:
         if isinstance(text, str) and not is_text(text):
-            return UserError(f"{text!r:.80} has half a character, which is no text: give UTF-8")
-    return TypeError("a text is a str")
+            raise UserError(f"{text!r:.80} has half a character, which is no text: give UTF-8")
 
 
 def _reason(message: str) -> str:
