@@ -236,7 +236,8 @@ def missing(found: Sequence[dict], is_full: bool) -> str:
         if is_full
         else "the rows at full size on WMT14 (--full), which need accelerators. The twin's numbers "
         "compare with each other only. Its amount of text and of updates was chosen by trial runs "
-        "of base and of no dropout: that dropout helps is so in part by that choice",
+        "of base and of no dropout: that dropout helps is so in part by that choice. big has as "
+        "many updates as the others, in the paper three times as many",
         "Intervals: 95% each, not corrected for their number; of seeds, which draw parameters, "
         "order and dropout: all runs have the same text. Learned positions: 90% against half of "
         f"what a single head costs in the paper, {MARGINS['perplexity']:.3f} ln PPL and "
