@@ -105,31 +105,42 @@ def draw_call(
         x + width - 0.1, label_y, call.shape, va="center", ha="right", fontsize=6, color="0.4"
     )
     if is_open:
-        passing = [wire for wire in wires(call) if wire[1] - wire[0] > 1]
-        lanes = {start: lane for lane, start in enumerate(sorted({a for a, _ in passing}), 1)}
-        inner = width - 0.3 - LANE * len(lanes)
-        right, below = x + 0.15 + inner, y + GAP
+        inner = width - 0.3 - LANE * len(lanes(call))
+        below = y + GAP
         ends = [(y, y)]  # of the boxes: bottom and top; the last is the input's
         for each in call.inner:
             above = draw_call(axes, each, x + 0.15, below, inner, opened)
             ends.insert(-1, (below, above))
             below = above + GAP
-        for start, to in wires(call):
-            if (start, to) in passing:
-                at = right + LANE * lanes[start]
-                path = [(at, y)] if start < 0 else [(right, ends[start][1] - LINE / 4)]
-                path.append((at, path[0][1]))
-                goal = top if to == len(call.inner) else ends[to][0] + LINE / 4
-                path.append((at, goal))
-                if goal != top:
-                    path.append((right, goal))
-                _line(axes, path)
-            elif to < len(call.inner):
-                _line(
-                    axes,
-                    [(x + 0.15 + inner / 2, ends[start][1]), (x + 0.15 + inner / 2, ends[to][0])],
-                )
+        draw_wires(axes, call, ends, top, x + 0.15, inner)
     return top
+
+
+def lanes(call: Call) -> dict[int, int]:
+    """Start -> number of the line, beside the boxes, of what passes some of them by."""
+    starts = sorted({start for start, to in wires(call) if to - start > 1})
+    return {start: lane for lane, start in enumerate(starts, 1)}
+
+
+def draw_wires(
+    axes: Axes, call: Call, ends: Sequence[tuple[float, float]], top: float, x: float, width: float
+) -> None:
+    """Between boxes from x to x + width at `ends`, their bottoms and tops; up to the call's top."""
+    middle, right = x + width / 2, x + width
+    for start, to in wires(call):
+        if to - start == 1:
+            if to < len(call.inner):
+                _line(axes, [(middle, ends[start][1]), (middle, ends[to][0])])
+            continue
+        at = right + LANE * lanes(call)[start]
+        begin = (at, ends[-1][0]) if start < 0 else (right, ends[start][1] - LINE / 4)
+        path = [begin, (at, begin[1])]
+        if to == len(call.inner):
+            path.append((at, top))
+        else:
+            goal = ends[to][0] + LINE / 4
+            path += [(at, goal), (right, goal)]
+        _line(axes, path)
 
 
 def _box(axes, x, y, width, height, colour):
