@@ -243,6 +243,7 @@ def missing(found: Sequence[dict], is_full: bool) -> str:
         f"what a single head costs in the paper, {MARGINS['perplexity']:.3f} ln PPL and "
         f"{MARGINS['BLEU']:.2f} BLEU (what it costs here stands in its rows; five seeds can "
         "hardly show so small a difference of BLEU)",
+        "More layers: the paper's own row has the better perplexity and the lower BLEU",
     ]
     short = {
         each["row"]: f"{each['steps']:,} of {steps:,}"
