@@ -31,8 +31,10 @@ def learning_curve(run_dir: Path) -> Figure:
             axes.plot(*zip(*points), **style)
     loss.set(xlabel="step", ylabel="loss (nats a token)", ylim=(0, None))
     rate.set(ylabel="learning rate", ylim=(0, None))
-    lines = [*loss.get_lines(), *rate.get_lines()]
-    loss.legend(handles=lines, loc="upper right", frameon=False)
+    figure.legend(
+        handles=[*loss.get_lines(), *rate.get_lines()],
+        loc="outside upper center", ncols=3, frameon=False,
+    )  # fmt: skip
     loss.set_zorder(rate.get_zorder() + 1)
     loss.patch.set_visible(False)
     return figure
