@@ -157,8 +157,8 @@ def joined(processes: Processes | None) -> Iterator[None]:
                 said += f"; {RESTART}: {processes.again}"
             with contextlib.suppress(Exception):
                 client.key_value_set(f"{LIFE}ended/{index}", said)
-            # The others look once a second; JAX's own farewell would wait for them in vain. The
-            # first holds the connections, so it goes last.
+            # The others look twice, a second apart; JAX's own farewell would wait for them in
+            # vain. The first holds the connections, so it goes last.
             time.sleep((3 if index else 6) * BEAT)
             atexit.register(os._exit, 1)
             raise
@@ -224,6 +224,7 @@ class _Watch(threading.Thread):
         self._client, self._again, self._release = client, again, release
         others = (i for i in range(jax.process_count()) if i != jax.process_index())
         self._seen = {i: ("", time.monotonic()) for i in others}
+        self._ended: set[int] = set()
         self._over = threading.Event()
 
     def stop(self):
@@ -247,8 +248,11 @@ class _Watch(threading.Thread):
 
     def _look(self, other: int, life: dict[str, str]):
         said = life.get(f"{LIFE}ended/{other}")
-        if said is not None and not self._over.is_set():
+        # Whoever has met the same error says so itself, before the second look.
+        if said is not None and other in self._ended and not self._over.is_set():
             self._end(f"process {other} ended: {said}")
+        if said is not None:
+            self._ended.add(other)
         beat = life.get(f"{LIFE}alive/{other}", "")
         before, since = self._seen[other]
         if beat != before:
