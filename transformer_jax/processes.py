@@ -45,7 +45,10 @@ T = TypeVar("T")
 BEAT = 1.0
 """Seconds between signs of life."""
 LOST = 15.0
-"""Seconds without one after which a process counts as lost; JAX itself waits for 25."""
+"""Seconds without one after which a process counts as lost."""
+JAX_LOST = int(2 * (LOST + 5 * BEAT))
+"""The same of JAX, which names nobody: `_Watch` must be first. Its own signs of life are half of it
+apart and it counts from the last one, so half of it may be all the time there is."""
 LIFE = "transformer_jax/life/"
 _numbers = itertools.count()
 
@@ -178,7 +181,7 @@ def _initialise(processes: Processes) -> None:
         }
     try:
         jax.distributed.initialize(
-            **given, heartbeat_timeout_seconds=25, initialization_timeout=300
+            **given, heartbeat_timeout_seconds=JAX_LOST, initialization_timeout=300
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(
