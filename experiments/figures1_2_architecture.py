@@ -126,13 +126,13 @@ def draw_wires(
     axes: Axes, call: Call, ends: Sequence[tuple[float, float]], top: float, x: float, width: float
 ) -> None:
     """Between boxes from x to x + width at `ends`, their bottoms and tops; up to the call's top."""
-    middle, right = x + width / 2, x + width
+    middle, right, beside = x + width / 2, x + width, lanes(call)
     for start, to in wires(call):
         if to - start == 1:
             if to < len(call.inner):
                 _line(axes, [(middle, ends[start][1]), (middle, ends[to][0])])
             continue
-        at = right + LANE * lanes(call)[start]
+        at = right + LANE * beside[start]
         begin = (at, ends[-1][0]) if start < 0 else (right, ends[start][1] - LINE / 4)
         path = [begin, (at, begin[1])]
         if to == len(call.inner):
