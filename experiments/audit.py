@@ -24,10 +24,10 @@ from jax.extend.core import Literal
 from experiments import table3_variations
 from experiments.ledger import Cell, Entry, Table, Where, publish
 from transformer_jax import OptimizerConfig, Transformer, functional, presets
-from transformer_jax.cli import at_a_terminal
 from transformer_jax.config import ModelConfig
 from transformer_jax.data.batching import Shape
 from transformer_jax.parallel import Layout
+from transformer_jax.terminal import at_a_terminal
 from transformer_jax.training.runners import JitStep
 from transformer_jax.training.schedule import warmup_schedule
 from transformer_jax.training.step import make_step

@@ -20,13 +20,13 @@ from experiments.figures3_5_heads import MEASURES, best, head_scores, sentences
 from experiments.ledger import Cell, Entry, Table, Where, record
 from experiments.runs import recorded, trained
 from transformer_jax import presets
-from transformer_jax.cli import at_a_terminal
 from transformer_jax.config import RunConfig
 from transformer_jax.data.datasets import DatasetText
 from transformer_jax.data.grammar.corpus import SPLITS
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bleu import exact_match, sacre_score
 from transformer_jax.search import Search
+from transformer_jax.terminal import at_a_terminal
 from transformer_jax.testset import dataset_splits
 from transformer_jax.translator import Translator
 from transformer_jax.visualization.attention import attention_map

@@ -21,8 +21,8 @@ from matplotlib.patches import FancyBboxPatch
 
 from experiments.calls import BATCH, SOURCE, TARGET, Call, calls, wires
 from transformer_jax import functional, presets
-from transformer_jax.cli import at_a_terminal
 from transformer_jax.config import ModelConfig
+from transformer_jax.terminal import at_a_terminal
 
 # Primitive of the jaxpr -> the box of figure 2 that it belongs to.
 STEPS = {

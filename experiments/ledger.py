@@ -16,8 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from transformer_jax.cli import at_a_terminal
 from transformer_jax.errors import UserError
+from transformer_jax.terminal import at_a_terminal
 
 __all__ = [
     "Entry",

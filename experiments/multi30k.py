@@ -19,9 +19,9 @@ from pathlib import Path
 from experiments.ledger import Cell, Entry, Table, Where, record
 from experiments.runs import recorded, trained
 from transformer_jax import presets
-from transformer_jax.cli import at_a_terminal
 from transformer_jax.config import RunConfig
 from transformer_jax.search import Search
+from transformer_jax.terminal import at_a_terminal
 
 ANCHOR = 41.02  # tokenized BLEU
 BEAM = Search(beam_size=5, penalty="power", alpha=1.0)
@@ -65,17 +65,17 @@ def configuration(data: Path, text: str, recipe: str, steps: int | None) -> RunC
     return config
 
 
-def score(arguments) -> dict:
+def score(data: Path, text: str, run_dir: Path) -> dict:
     """Translate test2016 as the anchor does and score it; raw text gets every score."""
     from transformer_jax.data.text import TextFiles
     from transformer_jax.translator import Translator
 
-    folder, name = arguments.data, "test_2016_flickr"
-    if arguments.text == "bpe":
+    folder, name = data, "test_2016_flickr"
+    if text == "bpe":
         folder, name = folder / "revisit-mmt-bpe", "test.2016"
     test = TextFiles(str(folder / f"{name}.en"), str(folder / f"{name}.de"))
     sources, references = zip(*test)
-    found = Translator.load(arguments.run_dir).evaluate(sources, references, BEAM, language="de")
+    found = Translator.load(run_dir).evaluate(sources, references, BEAM, language="de")
     scores = {s.name: {"value": s.value, "signature": s.signature} for s in found.scores}
     return {"checkpoint": found.checkpoint, "perplexity": found.perplexity, "scores": scores}
 
@@ -128,7 +128,8 @@ def main() -> None:
         arguments.commit,
     )
     trained(config, arguments.run_dir)
-    found = entry(arguments, config, score(arguments), where)
+    scores = score(arguments.data, arguments.text, arguments.run_dir)
+    found = entry(arguments, config, scores, where)
     folder = arguments.ledger or arguments.run_dir
     print(record(f"multi30k-{arguments.text}-{arguments.recipe}-{steps}", found, folder))
 

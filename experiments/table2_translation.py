@@ -25,12 +25,12 @@ from typing import Any
 from experiments.ledger import Entry, Table, Where, publish
 from experiments.runs import recorded, trained
 from transformer_jax import presets
-from transformer_jax.cli import at_a_terminal
 from transformer_jax.config import RunConfig
 from transformer_jax.data.text import TextFiles, read_lines
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bleu import every_bleu
 from transformer_jax.search import Search
+from transformer_jax.terminal import at_a_terminal
 from transformer_jax.testset import dataset_splits
 
 # (pair, size) -> BLEU in the paper; en-fr big as the table has it.

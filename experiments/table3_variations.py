@@ -30,10 +30,10 @@ from experiments.claims import Claim, judge
 from experiments.ledger import Entry, Table, Where, publish, together
 from experiments.tasks import Task, run_all
 from transformer_jax import presets
-from transformer_jax.cli import at_a_terminal
 from transformer_jax.config import RunConfig
 from transformer_jax.data.grammar.corpus import stream
 from transformer_jax.errors import UserError, nearest
+from transformer_jax.terminal import at_a_terminal
 
 
 class Printed(NamedTuple):

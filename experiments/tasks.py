@@ -16,10 +16,10 @@ from pathlib import Path
 
 from experiments.ledger import Where, write_json
 from experiments.runs import recorded, trained
-from transformer_jax.cli import at_a_terminal
 from transformer_jax.config import RunConfig
 from transformer_jax.errors import UserError
 from transformer_jax.search import Search
+from transformer_jax.terminal import at_a_terminal
 
 __all__ = ["BEAM", "Task", "run", "run_all"]
 

@@ -1,5 +1,6 @@
 """Strict settings for every test, made before jax is imported."""
 
+import importlib.util
 import os
 from collections import Counter
 from pathlib import Path
@@ -17,10 +18,14 @@ import pytest
 # Shapes and dtypes of public signatures are checked in tests, and only there.
 from jaxtyping import install_import_hook
 
-with install_import_hook("transformer_jax.functional", "beartype.beartype"):
-    import transformer_jax.functional  # noqa: F401
+# A machine with an accelerator may lack beartype; there `pytest -m gpu` runs without this check.
+if importlib.util.find_spec("beartype"):
+    with install_import_hook("transformer_jax.functional", "beartype.beartype"):
+        import transformer_jax.functional  # noqa: F401
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# An accelerator would multiply float32 in fewer bits than the references have.
+jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 hypothesis.settings.register_profile("default", max_examples=25, deadline=None)

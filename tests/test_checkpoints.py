@@ -25,6 +25,7 @@ def saved(tmp_path):
     return tmp_path / "checkpoints", tree
 
 
+@pytest.mark.gpu
 def test_what_was_saved_comes_back(saved):
     folder, tree = saved
     items, meta = Checkpoints(folder, read_only=True).restore(7, {"params": on_device(tree)})
@@ -34,6 +35,7 @@ def test_what_was_saved_comes_back(saved):
     assert meta["scores"] == {"loss": None}
 
 
+@pytest.mark.gpu
 def test_a_flipped_bit_that_orbax_restores_is_found_and_its_array_named(saved):
     folder, tree = saved
     file = max((folder / "7" / "params").rglob("d/*"), key=lambda path: path.stat().st_size)

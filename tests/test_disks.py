@@ -105,7 +105,7 @@ def gone(function):
         return function(self, step, *rest, **options)
     return wrapper
 checkpoints.Checkpoints.save = gone(checkpoints.Checkpoints.save)
-from transformer_jax.cli import at_a_terminal
+from transformer_jax.terminal import at_a_terminal
 """
 
 

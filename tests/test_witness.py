@@ -1,8 +1,8 @@
-"""Run folders of released formats stay usable: one made at commit 22efe33 goes on, translates, averages.
+"""Run folders of released formats stay usable: they go on, translate, are averaged and evaluated.
 
-tests/witness/ holds it as it was after update 51 of 80, saved there because it was told to stop, and
-what came of it then: 16 wide, one layer, moving average, two batches an update, dropout, its text
-from the embedded corpus (which is not in it any more: its token arrays are).
+tests/witness/ holds one made at commit 22efe33, as it was after update 51 of 80 (saved there because
+it was told to stop), and what came of it then: 16 wide, one layer, moving average, two batches an
+update, dropout, text of the embedded corpus.
 """
 
 import json
@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.small_job import read_jsonl
 from transformer_jax.job import average, train
 from transformer_jax.run import Run
 from transformer_jax.translator import Translator
-
-from tests.small_job import read_jsonl
 
 WITNESS = Path(__file__).parent / "witness" / "run-format-2"
 EXPECTED = json.loads(WITNESS.with_suffix(".json").read_text(encoding="utf-8"))

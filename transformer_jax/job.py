@@ -20,6 +20,7 @@ from transformer_jax.data.corpus import Corpus
 from transformer_jax.decoding.inference import Inference
 from transformer_jax.evaluation.bleu import suited_bleu
 from transformer_jax.evaluation.evaluate import make_evaluation
+from transformer_jax.functional.keys import seed_key
 from transformer_jax.locking import locked
 from transformer_jax.models.transformer import Transformer
 from transformer_jax.opening import open_run, opened_run
@@ -221,7 +222,7 @@ def _start(
 ) -> tuple[TrainState, dict[str, Any]]:
     """The newest sound checkpoint with its metadata, or a new state without."""
     functions = run.step_functions()
-    rng = jax.random.key(run.config.train.seed)
+    rng = seed_key(run.config.train.seed)
     template = layout.template(functions.shapes())
     for step in reversed(checkpoints.steps()):
         try:

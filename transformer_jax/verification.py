@@ -20,7 +20,15 @@ from transformer_jax.data.grammar.corpus import examples
 from transformer_jax.errors import UserError
 from transformer_jax.run import Run
 
-__all__ = ["Moved", "Topology", "Verdict", "verify_moves", "verify_resume"]
+__all__ = [
+    "Moved",
+    "Topology",
+    "Verdict",
+    "finish",
+    "values",
+    "verify_moves",
+    "verify_resume",
+]
 
 # Pairs of the embedded grammar to train on, where no text is given.
 PAIRS = 2000
@@ -110,14 +118,14 @@ def verify_resume(config: RunConfig, folder: Path, updates: int, kills: int) -> 
         ),
     )
     (folder / "config.json").write_text(config.to_json(), encoding="utf-8")
-    _finish(folder, "whole")
+    finish(folder, "whole")
     chance = random.Random(config.train.seed)
     last: list[int] = []
     for number in range(kills):
         # Somewhere in this kill's part of the updates, in the middle between two saves.
         wanted = int(updates / kills * (number + chance.uniform(0, 0.8))) // every * every
         last.append(_kill(folder, max(wanted + every // 2, *last, 0) + 1))
-    _finish(folder, "killed")
+    finish(folder, "killed")
     sides = [values(folder / name) for name in ("whole", "killed")]
     return Verdict({name: (sides[0][name], sides[1][name]) for name in sides[0]}, last)
 
@@ -130,7 +138,7 @@ def verify_moves(folder: Path, topologies: Sequence["Topology"]) -> Moved:
         train = replace(whole.config.train, steps=steps, parallel="auto", mesh=part.mesh)
         config = replace(whole.config, train=train)
         (folder / "config.json").write_text(config.to_json(), encoding="utf-8")
-        _finish(folder, "moved", part)
+        finish(folder, "moved", part)
     if (folder / "moved" / "damaged").exists():
         raise UserError(f"{folder / 'moved'}: a checkpoint was not what had been saved")
     order = [values(folder / name)["data order"] for name in ("whole", "moved")]
@@ -246,7 +254,8 @@ def _job(
         job.wait()
 
 
-def _finish(folder: Path, name: str, topology: Topology = Topology()) -> None:
+def finish(folder: Path, name: str, topology: Topology = Topology()) -> None:
+    """Train folder/config.json in folder/name to its end, in processes of their own."""
     with contextlib.ExitStack() as stack:
         jobs = [
             stack.enter_context(_job(folder, name, options, topology))
@@ -267,7 +276,7 @@ def _kill(folder: Path, after: int) -> int:
             if (found := _last_step(records)) >= after:
                 return found
             time.sleep(0.002)
-    _finish(folder, "killed")  # says what went wrong, if anything did
+    finish(folder, "killed")  # says what went wrong, if anything did
     raise UserError(f"training ended before it could be killed after {after}: raise --updates")
 
 

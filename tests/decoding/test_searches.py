@@ -34,6 +34,7 @@ def tables(count, size, seed=0, spread=2.0):
     return jnp.asarray(draws, jnp.float32)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("alpha", [0.6, 2.0, -1.0])
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("eos_rule", ["place", "t2t"])
@@ -71,6 +72,7 @@ def test_a_narrow_beam_is_the_search_by_hand(eos_rule, beam_size):
             np.testing.assert_allclose(found.scores[b, k], best[k][0], rtol=1e-4)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_beam_one_is_greedy(penalty):
     drawn, limits = tables(64, 7, seed=1), jnp.full(64, 9)

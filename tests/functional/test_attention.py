@@ -30,6 +30,7 @@ def each_head(function, *tensors):
     )
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("scale", [None, 1.0])
 @pytest.mark.parametrize("masked", [False, True])
 def test_dot_product_matches_numpy_loops(scale, masked):
@@ -55,6 +56,7 @@ def test_additive_matches_numpy_loops():
             np.testing.assert_allclose(found[b, h], expected, atol=1e-6)
 
 
+@pytest.mark.gpu
 def test_matches_jax_nn_where_every_query_sees_a_key():
     query, key, value, mask = draw()
     value = value[..., :K]  # jax.nn wants d_v = d_k
@@ -66,6 +68,7 @@ def test_matches_jax_nn_where_every_query_sees_a_key():
     )
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit, jax.vmap])
 def test_a_row_without_keys_is_zero_with_finite_gradients(dtype, transform):
@@ -99,6 +102,7 @@ def test_equals_the_usual_fill_where_a_key_is_allowed():
     np.testing.assert_array_equal(F.attention_weights(query, key, mask), usual)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("poison", [1e30, -1e30])
 def test_a_masked_key_contributes_exactly_nothing(poison):
     query, key, value, mask = draw()

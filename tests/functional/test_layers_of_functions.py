@@ -10,6 +10,7 @@ from transformer_jax import functional as F
 rng = np.random.default_rng(0)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.5])
 def test_dropout_rate_and_scale(rate):
     x = jnp.ones((301, 333))

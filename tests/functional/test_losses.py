@@ -14,6 +14,7 @@ LOGITS = jnp.asarray(rng.normal(size=(3, 5, 7)) * 3, jnp.float32)
 TARGETS = jnp.asarray(rng.integers(0, 7, (3, 5)), jnp.int32)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
 def test_matches_numpy(smoothing):
     loss, count = F.label_smoothed_cross_entropy(LOGITS, TARGETS, smoothing)
@@ -32,6 +33,7 @@ def test_matches_the_form_that_fairseq_writes():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.gpu
 def test_gradient_is_softmax_minus_the_smoothed_target():
     gradient = jax.grad(lambda x: F.label_smoothed_cross_entropy(x, TARGETS, 0.1)[0])(LOGITS)
     wanted = np.full(LOGITS.shape, 0.1 / 6)

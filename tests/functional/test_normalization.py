@@ -12,6 +12,7 @@ X = jnp.asarray(rng.normal(3, 2, size=(8, 5, 6)), jnp.float32)
 GAIN, BIAS = (jnp.asarray(rng.normal(size=6), jnp.float32) for _ in range(2))
 
 
+@pytest.mark.gpu
 def test_layer_norm_matches_numpy():
     expected = reference.layer_norm(
         np.asarray(X, np.float64).reshape(-1, 6), np.asarray(GAIN), np.asarray(BIAS)

@@ -51,6 +51,7 @@ def forward(model):
     return jax.jit(model.apply, static_argnames=("method", "mutable"))
 
 
+@pytest.mark.gpu
 def test_forward_matches_the_numpy_reference():
     model, variables = build(SMALL)
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["params"])
@@ -134,6 +135,7 @@ def test_padding_and_batch_change_nothing(variant):
         np.testing.assert_allclose(padded[b, :t], alone[0], atol=2e-5)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     "variant, dtype, tolerance",
     [

@@ -50,6 +50,7 @@ def test_schedule_is_equation_3_counted_from_one():
     np.testing.assert_allclose(warmup_schedule(512, 4000, 2.0)(0), 2 * schedule(0), rtol=1e-6)
 
 
+@pytest.mark.gpu
 def test_three_updates_match_adam_in_numpy():
     """The key biases are left out: their true gradient is zero and Adam blows up the rounding."""
     functions, state = start()
@@ -74,6 +75,7 @@ def test_three_updates_match_adam_in_numpy():
         np.testing.assert_allclose(found, expected, atol=2e-5, err_msg=str(path))
 
 
+@pytest.mark.gpu
 def test_micro_batches_add_up_to_the_whole_batch():
     """Unequal token counts: a mean of the parts' means would differ."""
     parts = (batch(2, 5, seed=1), batch(2, 5, seed=2, padding=3))
@@ -193,6 +195,7 @@ def test_it_learns_to_copy():
     assert loss < 0.1
 
 
+@pytest.mark.gpu
 def test_fingerprints_see_every_bit_and_place():
     base = {"a": jnp.arange(6.0).reshape(2, 3), "b": jnp.array([1, 2], jnp.bfloat16)}
     prints = fingerprints(base)

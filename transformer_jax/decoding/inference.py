@@ -18,6 +18,7 @@ from transformer_jax.decoding.greedy import greedy_search
 from transformer_jax.decoding.sampling import sample
 from transformer_jax.decoding.scoring import force
 from transformer_jax.errors import UserError
+from transformer_jax.functional.keys import seed_key
 from transformer_jax.models.transformer import Transformer
 from transformer_jax.parallel import Layout
 from transformer_jax.search import Search
@@ -239,7 +240,7 @@ def _search(model, params, source, limits, numbers, *, search: Search):
     if search.method == "greedy":
         found = greedy_search(step, cache, limits=limits, **common)
     else:
-        rng = jax.random.key(search.seed)
+        rng = seed_key(search.seed)
         copies = jnp.tile(jnp.arange(search.rows), len(limits))
         numbers = jnp.repeat(numbers, search.rows)
         fold = jax.vmap(lambda n, c: jax.random.fold_in(jax.random.fold_in(rng, n), c))

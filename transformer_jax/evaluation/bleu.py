@@ -1,6 +1,7 @@
 """Corpus scores of translations, each with the signature without which it means nothing."""
 
 import functools
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ __all__ = [
     "suited_bleu",
     "tokenized_bleu",
 ]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -146,9 +149,13 @@ def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
 
 
 def score_all(hypotheses: Sequence[str], references: Sequence[str], language: str) -> list[Score]:
-    """Every score of raw text: BLEU, chrF, TER, and the paper's BLEU."""
+    """BLEU, chrF and TER of raw text, and the paper's BLEU where sacremoses is installed."""
     scores = [sacre_score(name, hypotheses, references) for name in ("BLEU", "chrF", "TER")]
-    return [*scores, paper_bleu(hypotheses, references, language)]
+    try:
+        return [*scores, paper_bleu(hypotheses, references, language)]
+    except ModuleNotFoundError as error:
+        log.warning("no compound-split BLEU: %s is not installed", error.name)
+        return scores
 
 
 def every_bleu(hypotheses: Sequence[str], references: Sequence[str], language: str) -> list[Score]:

@@ -12,6 +12,8 @@ from transformer_jax.functional.attention import (
 from transformer_jax.functional.dropout import dropout
 from transformer_jax.functional.embedding import embed, unembed
 from transformer_jax.functional.feed_forward import feed_forward
+from transformer_jax.functional.keys import fold_in_rows, seed_key, typed_key
+from transformer_jax.functional.linear import linear
 from transformer_jax.functional.losses import label_smoothed_cross_entropy, token_log_probs
 from transformer_jax.functional.masking import (
     causal_mask,
@@ -40,17 +42,21 @@ __all__ = [
     "dropout",
     "embed",
     "feed_forward",
+    "fold_in_rows",
     "label_smoothed_cross_entropy",
     "layer_norm",
     "learned_positions",
+    "linear",
     "local_window_mask",
     "masked_softmax",
     "merge_heads",
     "padding_mask",
     "running_statistics",
+    "seed_key",
     "segment_mask",
     "sinusoids",
     "split_heads",
     "token_log_probs",
+    "typed_key",
     "unembed",
 ]

@@ -123,7 +123,9 @@ def additive_attention_weights(
     Array([[[[0.5, 0.5]]]], dtype=float32)
     """
     _check_pair(query, key)
-    hidden = jnp.tanh(query[:, :, None] + key[:, None])  # [B, T, S, H, K]
+    # Added in float32: the gradient of either is a sum over the positions of the other.
+    summed = query.astype(jnp.float32)[:, :, None] + key.astype(jnp.float32)[:, None]
+    hidden = jnp.tanh(summed).astype(query.dtype)  # [B, T, S, H, K]
     scores = jnp.einsum("btshk,hk->bhts", hidden, vector, preferred_element_type=jnp.float32)
     return masked_softmax(scores, mask).astype(query.dtype)
 

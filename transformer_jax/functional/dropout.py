@@ -5,14 +5,14 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
+
+from transformer_jax.functional.keys import AnyKey, typed_key
 
 __all__ = ["dropout"]
 
 
-def dropout(
-    x: Float[Array, "..."], rate: float, rng: Key[Array, ""] | Key[Array, "B"] | None
-) -> Float[Array, "..."]:
+def dropout(x: Float[Array, "..."], rate: float, rng: AnyKey | None) -> Float[Array, "..."]:
     """Zero each entry with probability `rate` and scale the rest by 1 / (1 - rate).
 
     `rng` is one key, or one for each row of x, which then draws alike in any company. Without it,
@@ -30,6 +30,7 @@ def dropout(
         raise ValueError(f"dropout rate {rate} is outside [0, 1)")
     if rng is None or rate == 0.0:
         return x
+    rng = typed_key(rng)
     if rng.ndim and rng.shape != x.shape[:1]:
         raise ValueError(f"{rng.shape[0]} keys do not fit {x.shape[:1]} rows")
     threshold = min(round(rate * 2**16), 2**16 - 1)

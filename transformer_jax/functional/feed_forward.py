@@ -1,10 +1,11 @@
 """Position-wise feed-forward network (section 3.3)."""
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from transformer_jax.functional.dropout import dropout
+from transformer_jax.functional.keys import AnyKey
+from transformer_jax.functional.linear import linear
 
 __all__ = ["feed_forward"]
 
@@ -17,9 +18,9 @@ def feed_forward(
     bias_out: Float[Array, "D"],
     *,
     dropout_rate: float = 0.0,
-    rng: Key[Array, "..."] | None = None,
+    rng: AnyKey | None = None,
 ) -> Float[Array, "... D"]:
-    """max(0, x W1 + b1) W2 + b2, equation 2, in the dtype of its arguments.
+    """max(0, x W1 + b1) W2 + b2, equation 2, in the dtype of x; biases are added in float32.
 
     The paper drops nothing inside; `dropout_rate` with an `rng` is T2T's later "ReLU dropout".
 
@@ -28,7 +29,6 @@ def feed_forward(
     Array([[0.],
            [2.]], dtype=float32)
     """
-    axes = tuple(range(x.ndim - 1))
-    hidden = jax.nn.relu(x @ kernel_in + jnp.expand_dims(bias_in, axes))
+    hidden = jax.nn.relu(linear(x, kernel_in, bias_in))
     hidden = dropout(hidden, dropout_rate, rng)
-    return hidden @ kernel_out + jnp.expand_dims(bias_out, axes)
+    return linear(hidden, kernel_out, bias_out)

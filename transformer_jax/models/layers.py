@@ -6,7 +6,6 @@ cross-attention's key and value, which gives a smaller limit than three separate
 """
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,8 @@ from transformer_jax.config import ModelConfig
 from transformer_jax.functional import attention as att
 from transformer_jax.functional.dropout import dropout
 from transformer_jax.functional.feed_forward import feed_forward
+from transformer_jax.functional.keys import fold_in_rows
+from transformer_jax.functional.linear import linear
 from transformer_jax.functional.normalization import layer_norm
 
 __all__ = ["DecoderLayer", "EncoderLayer", "FeedForward", "LayerNorm", "MultiHeadAttention"]
@@ -36,22 +37,20 @@ def glorot_uniform(drawn_columns: int):
 class DropoutModule(nn.Module):
     """A module that drops entries exactly when `apply` was given a 'dropout' rng.
 
-    With variables {"batch": {"rows": [B]}} beside the parameters each row of the batch draws by
-    its number there, and so alike on whatever device it lies.
+    With `rows` [B], the number of each row of the batch, a row draws by its number, and so alike in
+    any company and on whatever device it lies. Without it the batch draws as a whole.
     """
 
     config: ModelConfig
 
-    def drop(self, x, rate: float):
-        return dropout(x, rate, self.dropout_rng(rate))
+    def drop(self, x, rate: float, rows=None):
+        return dropout(x, rate, self.dropout_rng(rate, rows))
 
-    def dropout_rng(self, rate: float):
+    def dropout_rng(self, rate: float, rows=None):
         if rate == 0 or not self.has_rng("dropout"):
             return None
         rng = self.make_rng("dropout")
-        scope: Any = self.scope  # a module sees only its own variables; these are the whole model's
-        rows = scope.root.get_variable("batch", "rows")
-        return rng if rows is None else jax.vmap(jax.random.fold_in, (None, 0))(rng, rows)
+        return rng if rows is None else fold_in_rows(rng, rows)
 
     @property
     def dtype(self):
@@ -70,7 +69,7 @@ class Projection(nn.Module):
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", glorot_uniform(self.drawn_columns), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return x @ kernel.astype(self.dtype) + bias.astype(self.dtype)[None, None]
+        return linear(x, kernel.astype(self.dtype), bias)
 
 
 class LayerNorm(nn.Module):
@@ -113,7 +112,7 @@ class MultiHeadAttention(DropoutModule):
         heads = self.config.num_heads
         return att.split_heads(self.key(x), heads), att.split_heads(self.value(x), heads)
 
-    def __call__(self, x, keys_values: KeysValues, mask):
+    def __call__(self, x, keys_values: KeysValues, mask, rows=None):
         """x [B, T, D], mask broadcastable to [B, H, T, S] -> [B, T, D]."""
         config = self.config
         keys, values = keys_values
@@ -126,7 +125,7 @@ class MultiHeadAttention(DropoutModule):
             weights = att.attention_weights(query, keys, mask, scale=scale)
         if not self.is_initializing():  # `init` would return them among the variables
             self.sow("attention", "weights", weights, reduce_fn=lambda _, new: new, init_fn=tuple)
-        weights = self.drop(weights, config.attention_dropout)
+        weights = self.drop(weights, config.attention_dropout, rows)
         return self.output(att.merge_heads(att.attend(weights, values)))
 
 
@@ -134,28 +133,33 @@ class FeedForward(DropoutModule):
     """Parameters around `functional.feed_forward`, section 3.3."""
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, rows=None):
         d_model, d_ff = self.config.d_model, self.config.d_ff
         zeros = nn.initializers.zeros
-        parameters = (
-            self.param("kernel_in", glorot_uniform(d_ff), (d_model, d_ff)),
-            self.param("bias_in", zeros, (d_ff,)),
-            self.param("kernel_out", glorot_uniform(d_model), (d_ff, d_model)),
-            self.param("bias_out", zeros, (d_model,)),
-        )
+        kernel_in = self.param("kernel_in", glorot_uniform(d_ff), (d_model, d_ff))
+        bias_in = self.param("bias_in", zeros, (d_ff,))
+        kernel_out = self.param("kernel_out", glorot_uniform(d_model), (d_ff, d_model))
+        bias_out = self.param("bias_out", zeros, (d_model,))
         rate = self.config.relu_dropout
-        cast = (parameter.astype(self.dtype) for parameter in parameters)
-        return feed_forward(x, *cast, dropout_rate=rate, rng=self.dropout_rng(rate))
+        return feed_forward(
+            x,
+            kernel_in.astype(self.dtype),
+            bias_in,
+            kernel_out.astype(self.dtype),
+            bias_out,
+            dropout_rate=rate,
+            rng=self.dropout_rng(rate, rows),
+        )
 
 
 class ResidualLayer(DropoutModule):
     """What encoder and decoder layers share: a sub-layer with dropout, residual and norm."""
 
-    def residual(self, x, norm, sublayer):
+    def residual(self, x, norm, sublayer, rows):
         """post: LayerNorm(x + Dropout(Sublayer(x))), section 5.4; pre: the norm comes first."""
         if self.config.norm == "pre":
-            return x + self.drop(sublayer(norm(x)), self.config.dropout)
-        return norm(x + self.drop(sublayer(x), self.config.dropout))
+            return x + self.drop(sublayer(norm(x)), self.config.dropout, rows)
+        return norm(x + self.drop(sublayer(x), self.config.dropout, rows))
 
 
 class EncoderLayer(ResidualLayer):
@@ -167,12 +171,17 @@ class EncoderLayer(ResidualLayer):
         self.feed_forward = FeedForward(self.config)
         self.feed_forward_norm = LayerNorm(self.config)
 
-    def __call__(self, x, mask):
-        def attend_to_self(y):
-            return self.self_attention(y, self.self_attention.keys_values(y), mask)
+    def __call__(self, x, mask, rows=None):
+        """x [B, S, D] -> [B, S, D]; `rows` [B] as in `DropoutModule`."""
 
-        x = self.residual(x, self.self_attention_norm, attend_to_self)
-        return self.residual(x, self.feed_forward_norm, self.feed_forward)
+        def attend_to_self(y):
+            return self.self_attention(y, self.self_attention.keys_values(y), mask, rows)
+
+        def feed_forward(y):
+            return self.feed_forward(y, rows)
+
+        x = self.residual(x, self.self_attention_norm, attend_to_self, rows)
+        return self.residual(x, self.feed_forward_norm, feed_forward, rows)
 
 
 class DecoderLayer(ResidualLayer):
@@ -186,22 +195,36 @@ class DecoderLayer(ResidualLayer):
         self.feed_forward = FeedForward(self.config)
         self.feed_forward_norm = LayerNorm(self.config)
 
-    def __call__(self, x, self_mask, memory: KeysValues, memory_mask, remember=lambda kv: kv):
+    def __call__(
+        self,
+        x,
+        self_mask,
+        memory: KeysValues,
+        memory_mask,
+        rows=None,
+        remember=lambda keys_values: keys_values,
+    ):
         """x [B, T, D] -> [B, T, D].
 
         `memory` holds this layer's keys and values of the source. `remember` turns the keys and
         values of x into those to attend to: all that came before, when decoding step by step.
+        `rows` [B] as in `DropoutModule`.
         """
 
         def attend_to_self(y):
-            return self.self_attention(y, remember(self.self_attention.keys_values(y)), self_mask)
+            seen = remember(self.self_attention.keys_values(y))
+            return self.self_attention(y, seen, self_mask, rows)
 
         def attend_to_memory(y):
             # While decoding, rows of x are the beams of fewer sentences; they share the memory
             # by standing where positions stand, so that it is never copied per beam.
             by_sentence = y.reshape(memory[0].shape[0], -1, y.shape[-1])
-            return self.cross_attention(by_sentence, memory, memory_mask).reshape(y.shape)
+            attended = self.cross_attention(by_sentence, memory, memory_mask, rows)
+            return attended.reshape(y.shape)
 
-        x = self.residual(x, self.self_attention_norm, attend_to_self)
-        x = self.residual(x, self.cross_attention_norm, attend_to_memory)
-        return self.residual(x, self.feed_forward_norm, self.feed_forward)
+        def feed_forward(y):
+            return self.feed_forward(y, rows)
+
+        x = self.residual(x, self.self_attention_norm, attend_to_self, rows)
+        x = self.residual(x, self.cross_attention_norm, attend_to_memory, rows)
+        return self.residual(x, self.feed_forward_norm, feed_forward, rows)

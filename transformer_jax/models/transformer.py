@@ -69,24 +69,28 @@ class Transformer(DropoutModule):
             self.encoder_norm = LayerNorm(config)
             self.decoder_norm = LayerNorm(config)
 
-    def __call__(self, source, target):
-        """source [B, S], target [B, T] -> logits [B, T, V], float32."""
-        return self.decode(self.encode(source), source, target)
+    def __call__(self, source, target, rows=None):
+        """source [B, S], target [B, T] -> logits [B, T, V], float32.
 
-    def encode(self, source):
-        """source [B, S] -> memory [B, S, D]."""
+        With `rows` [B], integers that number the sentences, a sentence draws its dropout by its
+        number, whatever the others of its batch are.
+        """
+        return self.decode(self.encode(source, rows), source, target, rows)
+
+    def encode(self, source, rows=None):
+        """source [B, S] -> memory [B, S, D]; `rows` as in a call."""
         mask = padding_mask(source)
-        x = self._embed(source, self.source_table)
-        x = x if (table := self._positions(source.shape[1])) is None else x + table[None]
-        x = self.drop(x, self.config.dropout)
+        x = self._embed(source, self.source_table, self._positions(source.shape[1]))
+        x = self.drop(x, self.config.dropout, rows)
         for layer in self.encoder:
-            x = layer(x, mask)
+            x = layer(x, mask, rows)
         return self.encoder_norm(x) if self.config.norm == "pre" else x
 
-    def decode(self, memory, source, target):
+    def decode(self, memory, source, target, rows=None):
         """memory [B, S, D], source [B, S], target [B, T] -> logits [B, T, V].
 
-        logits[:, t] predicts target[:, t] from target[:, :t]. ValueError if the batches differ.
+        logits[:, t] predicts target[:, t] from target[:, :t]; `rows` as in a call. ValueError if
+        the batches differ.
         """
         if not len(memory) == len(source) == len(target):
             raise ValueError(
@@ -96,13 +100,12 @@ class Transformer(DropoutModule):
         length = target.shape[1]
         start = jnp.full_like(target[:, :1], self.config.start_id)
         shifted = jnp.concatenate([start, target[:, :-1]], axis=1)
-        x = self._embed(shifted, self.target_table)
-        x = x if (table := self._positions(length)) is None else x + table[None]
-        x = self.drop(x, self.config.dropout)
+        x = self._embed(shifted, self.target_table, self._positions(length))
+        x = self.drop(x, self.config.dropout, rows)
         # Padding needs no mask here: it only follows the tokens that could see it.
         mask, memory_mask = causal_mask(length), padding_mask(source)
         for layer in self.decoder:
-            x = layer(x, mask, layer.cross_attention.keys_values(memory), memory_mask)
+            x = layer(x, mask, layer.cross_attention.keys_values(memory), memory_mask, rows)
         return self._logits(x)
 
     def start_cache(self, source, rows_per_sentence: int, max_length: int) -> DecoderCache:
@@ -131,11 +134,11 @@ class Transformer(DropoutModule):
         overwrite the last.
         """
         position, max_length = cache.position, cache.history[0][0].shape[1]
-        x = self._embed(tokens[:, None], self.target_table)
         learned = self.config.positions == "learned"
         table = self._positions(self.config.max_positions if learned else max_length)
         if table is not None:
-            x = x + jax.lax.dynamic_slice_in_dim(table, position, 1)[None]
+            table = jax.lax.dynamic_slice_in_dim(table, position, 1)
+        x = self._embed(tokens[:, None], self.target_table, table)
         mask = (jnp.arange(max_length) <= position)[None, None, None]
         history: list[KeysValues] = []
 
@@ -151,20 +154,22 @@ class Transformer(DropoutModule):
             return extended
 
         for layer, old, memory in zip(self.decoder, cache.history, cache.memory):
-            x = layer(x, mask, memory, cache.memory_mask, remember(old))
+            x = layer(x, mask, memory, cache.memory_mask, remember=remember(old))
         cache = cache._replace(position=position + 1, history=tuple(history))
         return cache, self._logits(x)[:, 0]
 
-    def _embed(self, tokens, table):
-        return embed(tokens, table.astype(self.dtype))
+    def _embed(self, tokens, table, positions):
+        """Embedding + position, rounded once: a sum over tokens is the gradient of both tables."""
+        x = embed(tokens, table)
+        return (x if positions is None else x + positions[None]).astype(self.dtype)
 
     def _positions(self, length):
         config = self.config
         if config.positions == "none":
             return None
         if config.positions == "learned":
-            return learned_positions(self.position_table, length).astype(self.dtype)
-        return sinusoids(length, config.d_model, config.positions).astype(self.dtype)
+            return learned_positions(self.position_table, length)
+        return sinusoids(length, config.d_model, config.positions)
 
     def _logits(self, x):
         x = self.decoder_norm(x) if self.config.norm == "pre" else x

@@ -11,9 +11,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tensorboardX.proto import event_pb2
-from tensorboardX.record_writer import RecordWriter
-from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from transformer_jax.errors import UserError
@@ -172,6 +169,15 @@ class _Board:
 
     def __init__(self, folder: Path, first_step: int):
         folder.mkdir(exist_ok=True)
+        self._ended = True
+        try:
+            from tensorboardX.proto import event_pb2
+            from tensorboardX.record_writer import RecordWriter
+            from tensorboardX.summary import scalar
+        except ImportError:
+            log.info("no TensorBoard events, tensorboardX is not installed: metrics.jsonl has all")
+            return
+        self._event, self._scalar = event_pb2.Event, scalar
         # TensorBoard reads files in the order of their names.
         self._records = RecordWriter(str(folder / f"events.out.tfevents.{time.time_ns()}"))
         self._ended = False
@@ -181,19 +187,24 @@ class _Board:
             self._write(step=first_step + 1, session_log=start)
 
     def scalars(self, step: int, record: dict[str, float]) -> None:
+        if self._ended:
+            return
         for name, value in record.items():
             if name != "step" and math.isfinite(value):
-                self._write(step=step, summary=scalar(name, value))
+                self._write(step=step, summary=self._scalar(name, value))
 
     def flush(self) -> None:
-        self._try(self._records.flush)
+        self._try(lambda: self._records.flush())
 
     def close(self) -> None:
-        self._try(self._records.close)
+        self._try(lambda: self._records.close())
 
     def _write(self, **fields):
-        event = event_pb2.Event(wall_time=time.time(), **fields)
-        self._try(lambda: self._records.write(event.SerializeToString()))
+        def write():
+            event = self._event(wall_time=time.time(), **fields)
+            self._records.write(event.SerializeToString())
+
+        self._try(write)
 
     def _try(self, write):
         if self._ended:

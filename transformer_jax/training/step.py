@@ -13,6 +13,7 @@ import optax
 
 from transformer_jax.config import OptimizerConfig
 from transformer_jax.data.batching import Batch
+from transformer_jax.functional.keys import seed_key
 from transformer_jax.functional.losses import label_smoothed_cross_entropy
 from transformer_jax.models.transformer import Transformer
 from transformer_jax.training.optimizer import make_optimizer
@@ -46,7 +47,7 @@ class StepFunctions(NamedTuple):
 
     def shapes(self) -> TrainState:
         """Shapes and dtypes of a state; nothing is computed."""
-        return jax.eval_shape(self.init, jax.random.key(0))
+        return jax.eval_shape(self.init, seed_key(0))
 
 
 def make_step(model: Transformer, config: OptimizerConfig, seed: int) -> StepFunctions:
@@ -67,13 +68,14 @@ def make_step(model: Transformer, config: OptimizerConfig, seed: int) -> StepFun
 
     def gradients(params, batch, rng):
         # By its sentence a row draws dropout, whatever device it lies on.
-        rows = {"rows": batch.indices.astype(jnp.uint32)}
+        rows = batch.indices.astype(jnp.uint32)
 
         def summed_loss(params):
             logits: Any = model.apply(
-                {"params": params, "batch": rows},
+                {"params": params},
                 batch.source,
                 batch.target,
+                rows,
                 rngs={"dropout": rng},
             )
             return label_smoothed_cross_entropy(logits, batch.target, config.label_smoothing)
@@ -117,6 +119,6 @@ def make_step(model: Transformer, config: OptimizerConfig, seed: int) -> StepFun
         return after, metrics
 
     def rng(state, micro):
-        return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state.step), micro)
+        return jax.random.fold_in(jax.random.fold_in(seed_key(seed), state.step), micro)
 
     return StepFunctions(init, gradients, update, rng)

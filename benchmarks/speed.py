@@ -1,0 +1,358 @@
+"""One measurement of speed, ours or a peer's, printed as a line of JSON.
+
+    python -m benchmarks.speed training base ours
+    python -m benchmarks.speed training big "torch compiled"
+    python -m benchmarks.speed decoding 32 transformers
+
+All in bfloat16 with float32 parameters, dropout 0.1 (0.3 for big), full rows. Each measurement is
+a process, so that none has memory or a warm compiler from the one before.
+"""
+
+import argparse
+import gzip
+import json
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transformer_jax import presets
+from transformer_jax.config import ModelConfig, OptimizerConfig
+
+__all__ = ["matmul_peak"]
+
+VOCABULARY = 37_000
+# About 25,000 target tokens an update, section 5.1; length of a sentence a side.
+ROWS, LENGTH = 784, 32
+BEAM = 4
+
+
+def model_of(name: str, tiny: bool) -> ModelConfig:
+    config = {"base": presets.base, "big": presets.big}[name](VOCABULARY)
+    config = replace(config, dtype="bfloat16")
+    if tiny:
+        small = {"vocab_size": 500, "d_model": 32, "d_ff": 64, "num_heads": 4, "num_layers": 1}
+        config = replace(config, **small)  # type: ignore[arg-type]
+    return config
+
+
+def step_flops(model: ModelConfig, rows: int, source: int, target: int) -> float:
+    """Operations of the matrix products of a training step, forward and twice that back.
+
+    A product of [n, k] and [k, m] is 2 n k m; attention and projections are counted whole.
+    """
+    width, inner = model.d_model, model.d_ff
+    heads = model.num_heads * (model.key_size + model.value_size)
+    # Parameters that each token of a side is multiplied with in a layer.
+    own, cross, network = 2 * width * heads, width * heads, 2 * width * inner
+    products = model.num_layers * (
+        source * (own + network + cross) + target * (own + cross + network)
+    )
+    scores = model.num_layers * heads * (source**2 + target**2 + source * target)
+    return 3.0 * rows * 2 * (products + scores + target * width * model.vocab_size)
+
+
+def timed(step: Callable[[], Any], wait: Callable[[], Any], tiny: bool) -> dict[str, Any]:
+    """Seconds a call: the median of five stretches, and the spread."""
+    count, stretches = (2, 2) if tiny else (10, 5)
+    for _ in range(3):
+        step()
+    wait()
+    found = []
+    for _ in range(stretches):
+        start = time.perf_counter()
+        for _ in range(count):
+            step()
+        wait()
+        found.append((time.perf_counter() - start) / count)
+    return {
+        "seconds_per_step": statistics.median(found),
+        "fastest": min(found),
+        "slowest": max(found),
+    }
+
+
+def matmul_peak(tiny: bool) -> float:
+    """Operations a second of a bfloat16 product of square matrices in JAX."""
+    import jax
+    import jax.numpy as jnp
+
+    size = 512 if tiny else 8192
+    x = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)
+    scaled, product = x / size**0.5, jax.jit(jnp.matmul)
+    last = [x]
+
+    def step():
+        last[0] = product(scaled, last[0])
+
+    found = timed(step, lambda: last[0].block_until_ready(), tiny)
+    return 2 * size**3 / found["seconds_per_step"]
+
+
+def rows_of(tiny: bool) -> tuple[int, int]:
+    return (16, 8) if tiny else (ROWS, LENGTH)
+
+
+def tokens(rows: int, length: int, vocabulary: int) -> np.ndarray:
+    """Random sentences without padding, EOS last."""
+    found = np.random.default_rng(0).integers(4, vocabulary, (rows, length), np.int32)
+    found[:, -1] = 1
+    return found
+
+
+def train_ours(model: ModelConfig, tiny: bool, profile: Path | None) -> dict[str, Any]:
+    import jax
+
+    from transformer_jax.data.batching import Batch, Shape
+    from transformer_jax.models.transformer import Transformer
+    from transformer_jax.training.runners import JitStep
+    from transformer_jax.training.step import make_step
+
+    rows, length = rows_of(tiny)
+    functions = make_step(Transformer(model), OptimizerConfig(), seed=0)
+    runner = JitStep(functions)
+    start = time.perf_counter()
+    memory = runner.memory(Shape(rows, length, length), 1)
+    compiled = time.perf_counter() - start
+    state = [jax.jit(functions.init)(jax.random.key(0))]
+    side = tokens(rows, length, model.vocab_size)
+    batch = jax.device_put(Batch(side, side[::-1].copy(), np.arange(rows, dtype=np.int32)))
+    metrics: list[Any] = [None]
+
+    def step():
+        state[0], metrics[0] = runner(state[0], [batch])
+
+    found = timed(step, lambda: jax.block_until_ready(metrics[0]), tiny)
+    if profile is not None:
+        with jax.profiler.trace(str(profile), create_perfetto_trace=True):
+            for _ in range(3):
+                step()
+            jax.block_until_ready(metrics[0])
+        found["profile"] = kernels(profile)
+    stats = jax.devices()[0].memory_stats() or {}
+    return found | {
+        "target_tokens_per_second": rows * length / found["seconds_per_step"],
+        "loss": float(metrics[0]["loss_sum"] / metrics[0]["tokens"]),
+        "compile_seconds": compiled,
+        "memory": {**memory._asdict(), "peak": stats.get("peak_bytes_in_use")},
+        "flops": step_flops(model, rows, length, length),
+    }
+
+
+def kernels(folder: Path) -> dict[str, Any]:
+    """Of a trace of three steps: milliseconds a step of the device, and of its longest kernels."""
+    [path] = sorted(folder.rglob("perfetto_trace.json.gz"))[-1:]
+    events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    processes = {e["pid"]: e["args"]["name"] for e in events if e.get("name") == "process_name"}
+    spent: Counter = Counter()
+    for event in events:
+        if event.get("ph") == "X" and "device" in processes.get(event["pid"], "").lower():
+            spent[event["name"]] += event["dur"] / 3000
+    return {"all": sum(spent.values()), "longest": dict(spent.most_common(30))}
+
+
+def train_torch(model: ModelConfig, tiny: bool, compiled: bool) -> dict[str, Any]:
+    import torch
+    from torch import nn
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows, length = rows_of(tiny)
+    # Its own final norms, and dropout on attention weights and inside the feed-forward layers,
+    # which the paper does not have, are taken out where the module allows it.
+    body = nn.Transformer(
+        model.d_model, model.num_heads, model.num_layers, model.num_layers, model.d_ff,
+        model.dropout, batch_first=True,
+    )  # fmt: skip
+    body.encoder.norm = body.decoder.norm = None
+    for module in body.modules():
+        if isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+        if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+            module.dropout = nn.Identity()
+
+    class Translation(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.table = body, nn.Embedding(model.vocab_size, model.d_model)
+            nn.init.normal_(self.table.weight, std=model.d_model**-0.5)
+            self.drop = nn.Dropout(model.dropout)
+            self.register_buffer("positions", torch.randn(length, model.d_model))
+            mask = nn.Transformer.generate_square_subsequent_mask(length)
+            self.register_buffer("causal", mask)
+
+        def read(self, side):
+            return self.drop(self.table(side) * model.d_model**0.5 + self.positions)
+
+        def forward(self, source, target):
+            shifted = nn.functional.pad(target, (1, -1))
+            x = self.body(
+                self.read(source), self.read(shifted), tgt_mask=self.causal, tgt_is_causal=True
+            )
+            logits = x @ self.table.weight.T
+            return nn.functional.cross_entropy(
+                logits.flatten(0, 1).float(), target.flatten(), label_smoothing=0.1
+            )
+
+    network = Translation().to(device)
+    optimizer = torch.optim.Adam(
+        network.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-9, fused=device == "cuda"
+    )
+    forward = torch.compile(network) if compiled else network
+    side = torch.as_tensor(tokens(rows, length, model.vocab_size), device=device).long()
+    source, target = side, side.flip(0)
+    last: list[Any] = [None]
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device, torch.bfloat16):
+            last[0] = forward(source, target)
+        last[0].backward()
+        optimizer.step()
+
+    start = time.perf_counter()
+    step()
+    last[0].item()
+    first = time.perf_counter() - start
+    found = timed(step, lambda: last[0].item(), tiny)
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else None
+    return found | {
+        "target_tokens_per_second": rows * length / found["seconds_per_step"],
+        "loss": last[0].item(),
+        "compile_seconds": first,
+        "memory": {"peak": peak},
+        "flops": step_flops(model, rows, length, length),
+        "version": torch.__version__,
+    }
+
+
+def newstest_lengths(count: int, tiny: bool) -> list[int]:
+    """Tokens of sentences as newstest has them: 28 in the middle, one in twenty beyond 60."""
+    drawn = np.random.default_rng(0).lognormal(np.log(26), 0.52, count)
+    return np.clip(drawn, 4, 16 if tiny else 120).astype(int).tolist()
+
+
+def decode_ours(model: ModelConfig, sources: Sequence[list[int]], tiny: bool) -> dict[str, Any]:
+    import jax
+    import jax.numpy as jnp
+
+    from transformer_jax.decoding.inference import Inference
+    from transformer_jax.models.transformer import Transformer
+    from transformer_jax.search import Search
+
+    network = Transformer(model)
+    one = jnp.ones((1, 1), jnp.int32)
+    params = jax.jit(network.init)(jax.random.key(0), one, one)["params"]
+    inference = Inference(network, params, batch_tokens=1024 if tiny else 65_536)
+    # Random parameters never end a sentence: all are as long as their source, with EOS.
+    search = Search(beam_size=BEAM, extra_length=1)
+    written = [0]
+
+    def step():
+        found = inference.translate(sources, search)
+        written[0] = sum(len(best[0].ids) + 1 for best in found)
+
+    return _decoded(step, written, tiny)
+
+
+def decode_transformers(
+    model: ModelConfig, sources: Sequence[list[int]], tiny: bool
+) -> dict[str, Any]:
+    import torch
+    import transformers
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    settings = transformers.MarianConfig(
+        vocab_size=model.vocab_size, d_model=model.d_model, encoder_layers=model.num_layers,
+        decoder_layers=model.num_layers, encoder_ffn_dim=model.d_ff,
+        decoder_ffn_dim=model.d_ff, encoder_attention_heads=model.num_heads,
+        decoder_attention_heads=model.num_heads, activation_function="relu",
+        scale_embedding=True, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
+        forced_eos_token_id=None, max_position_embeddings=512,
+        share_encoder_decoder_embeddings=True,
+    )  # fmt: skip
+    network = transformers.MarianMTModel(settings).to(device, torch.bfloat16).eval()
+    width = max(map(len, sources)) + 1
+    padded = torch.zeros(len(sources), width, dtype=torch.long)
+    for row, ids in zip(padded, sources):
+        row[: len(ids) + 1] = torch.tensor([*ids, 1])
+    padded = padded.to(device)
+    # The same work: each sentence ends at the length of its source, as ours do.
+    limits = torch.tensor([len(ids) + 2 for ids in sources], device=device).repeat_interleave(BEAM)
+    ends = torch.full((model.vocab_size,), -float("inf"), device=device)
+    ends[1] = 0.0
+
+    def end(read, scores):
+        return torch.where((read.shape[1] >= limits - 1)[:, None], ends.to(scores.dtype), scores)
+
+    written = [0]
+
+    def step():
+        with torch.inference_mode():
+            found = network.generate(
+                input_ids=padded,
+                attention_mask=(padded != 0).long(),
+                num_beams=BEAM,
+                do_sample=False,
+                max_new_tokens=width + 1,
+                logits_processor=transformers.LogitsProcessorList([end]),
+            )
+        written[0] = int((found[:, 1:] != 0).sum())
+
+    return _decoded(step, written, tiny) | {"version": transformers.__version__}
+
+
+def _decoded(step: Callable[[], None], written: list[int], tiny: bool) -> dict[str, Any]:
+    """Seconds of the first call and of the median of later ones; each ends with tokens read."""
+    start = time.perf_counter()
+    step()
+    first = time.perf_counter() - start
+    found = []
+    for _ in range(1 if tiny else 3):
+        start = time.perf_counter()
+        step()
+        found.append(time.perf_counter() - start)
+    seconds = statistics.median(found)
+    return {
+        "first_call_seconds": first,
+        "seconds": seconds,
+        "fastest": min(found),
+        "slowest": max(found),
+        "target_tokens": written[0],
+        "target_tokens_per_second": written[0] / seconds,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("work", choices=("training", "decoding"))
+    parser.add_argument("size", help="base or big; for decoding, the number of sentences")
+    parser.add_argument("who", choices=("ours", "torch", "torch compiled", "transformers"))
+    parser.add_argument("--profile", type=Path, help="folder for a trace of three steps")
+    parser.add_argument("--tiny", action="store_true")
+    arguments = parser.parse_args()
+    tiny, who = arguments.tiny, arguments.who
+    if arguments.work == "training":
+        model = model_of(arguments.size, tiny)
+        if who == "ours":
+            found = train_ours(model, tiny, arguments.profile)
+        else:
+            found = train_torch(model, tiny, compiled=who == "torch compiled")
+    else:
+        model = model_of("base", tiny)
+        rng = np.random.default_rng(1)
+        sources = [
+            rng.integers(4, model.vocab_size, length).tolist()
+            for length in newstest_lengths(int(arguments.size), tiny)
+        ]
+        decoded = decode_ours if who == "ours" else decode_transformers
+        found = decoded(model, sources, tiny)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""An affine map whose bias is added, and so has its gradient summed, in float32."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+__all__ = ["linear"]
+
+
+def linear(
+    x: Float[Array, "... D"], kernel: Float[Array, "D F"], bias: Float[Array, "F"]
+) -> Float[Array, "... F"]:
+    """x W + b in x's dtype.
+
+    The product has the dtype of x and W, which accelerators accumulate in float32. The bias is
+    added in float32 whatever its dtype: its gradient is a sum over all positions, which in
+    bfloat16 stands still at 256 times its addends.
+
+    >>> linear(jnp.ones((1, 2)), jnp.ones((2, 3)), jnp.array([0.0, 1.0, 2.0]))
+    Array([[2., 3., 4.]], dtype=float32)
+    """
+    product = x @ kernel
+    bias = jnp.expand_dims(bias.astype(jnp.float32), tuple(range(x.ndim - 1)))
+    return (product.astype(jnp.float32) + bias).astype(product.dtype)

@@ -1,0 +1,66 @@
+"""A program at a terminal: what it says on standard error, and the code that it exits with."""
+
+import contextlib
+import io
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+
+from transformer_jax.errors import UserError
+from transformer_jax.training.stopping import Stopped
+
+__all__ = ["at_a_terminal"]
+
+
+@contextlib.contextmanager
+def at_a_terminal() -> Iterator[None]:
+    """Messages go to standard error; what the user can mend ends the process with one of them."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("transformer_jax").setLevel(logging.INFO)
+    # Orbax logs failures that it raises too; those reach the user once, in our words.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # a process may be started without
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+        sys.stdout.flush()
+    except UserError as error:
+        _end_output()
+        sys.exit(f"transformer-jax: {error}")
+    except BrokenPipeError:
+        _end_output()
+        print("transformer-jax: the reader of the output has gone", file=sys.stderr)
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        _end_output()
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"transformer-jax: {where}{error.strerror or error}")
+    except Exception as error:
+        if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
+            raise
+        sys.exit(f"transformer-jax: out of memory: {str(error).splitlines()[0]:.200}")
+    except (KeyboardInterrupt, Stopped) as stop:
+        print(f"transformer-jax: {str(stop) or 'interrupted'}", file=sys.stderr)
+        _end_output()  # its reader may have been interrupted first
+        # XLA may still be compiling in threads of its own, and crashes if Python goes down first.
+        os._exit(128 + (stop.signal if isinstance(stop, Stopped) else signal.SIGINT))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end_output() -> None:
+    """Flush standard output if that is possible; else Python would try as it ends, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _end(number, frame):
+    raise Stopped(signal.Signals(number))
