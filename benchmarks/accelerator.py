@@ -226,6 +226,7 @@ def main() -> None:
     # Processes that share a device take its memory as they need it, and compile once.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(output / "compiled"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     if arguments.here:
         seconds = arguments.minutes * 60
         run_phase(arguments.phases[0], output, seconds, arguments.tiny, arguments.data)

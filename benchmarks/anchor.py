@@ -31,8 +31,6 @@ def seeds(
 
 def _run(folder: Path, data: Path, tiny: bool, seed: int) -> dict[str, Any]:
     config = configuration(data, "bpe", "anchor", 60 if tiny else None)
-    # A device compiles longer than it trains: few shapes, and only the last epochs are saved.
-    config = replace(config, data=replace(config.data, num_shapes=4))
     if tiny:
         config = replace(
             config, model=replace(config.model, d_model=16, d_ff=32, num_heads=2, num_layers=1)

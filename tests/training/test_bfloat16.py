@@ -1,4 +1,4 @@
-"""Training in bfloat16 beside float32: sums are float32, so that gradients are off by roundings alone."""
+"""Training in bfloat16 beside float32: sums are float32, gradients off by roundings alone."""
 
 from dataclasses import replace
 
