@@ -1,8 +1,8 @@
 """Run folders of released formats stay usable: they go on, translate, are averaged and evaluated.
 
 tests/witness/ holds one made at commit 22efe33, as it was after update 51 of 80 (saved there
-because it was told to stop), and what came of it then: 16 wide, one layer, moving average, two batches an
-update, dropout, text of the embedded corpus.
+because it was told to stop), and what came of it then: 16 wide, one layer, moving average, two
+batches an update, dropout, text of the embedded corpus.
 """
 
 import json

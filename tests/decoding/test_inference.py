@@ -45,10 +45,8 @@ def test_log_probs_are_those_of_the_full_forward(inference):
         target = jnp.array([[*best[0].ids, 1]])
         logits = teacher_forced(inference, source, best[0].ids)
         np.testing.assert_allclose(parts, token_log_probs(logits, target)[0], rtol=1e-4, atol=1e-5)
-        # A search chooses among the tokens that a target can hold.
-        allowed = logits.at[:, :, jnp.array([0, 3])].set(-1e9)
-        expected = float(token_log_probs(allowed, target).sum())
-        np.testing.assert_allclose(best[0].log_prob, expected, rtol=1e-5)
+        # What a search may not choose takes its share of the probability all the same.
+        np.testing.assert_allclose(best[0].log_prob, parts.sum(), rtol=1e-5)
 
 
 def test_one_long_sentence_does_not_split_the_short_ones(inference):

@@ -49,6 +49,28 @@ def test_embedding_scales_by_sqrt_d_model_and_zeroes_padding():
     assert gradient[6].any()
 
 
+@pytest.mark.parametrize("token", [7, -1, -7])
+def test_embedding_of_no_row_is_nan(token):
+    """JAX would clip 7 and count -1 from the end."""
+    found = F.embed(jnp.array([[3, token]]), jnp.ones((7, 16)))
+    assert jnp.isfinite(found[0, 0]).all()
+    assert jnp.isnan(found[0, 1]).all()
+    assert not F.embed(jnp.array([[-100]]), jnp.ones((7, 16)), pad_id=-100).any()
+
+
+def test_bias_is_added_and_its_gradient_summed_in_float32():
+    ones = jnp.ones((25_000, 1), jnp.bfloat16)
+    kernel = jnp.ones((1, 1), jnp.bfloat16)
+
+    def total(bias):
+        return F.linear(ones, kernel, bias).astype(jnp.float32).sum()
+
+    # In bfloat16 25,000 ones sum to 256, or to 8,192 pairwise.
+    assert jax.grad(total)(jnp.zeros(1))[0] == 25_000
+    small = F.linear(ones[:1], kernel, jnp.full(1, 2**-8))
+    assert small.dtype == jnp.bfloat16
+
+
 def test_tied_output_is_the_transposed_table():
     table = jnp.asarray(rng.normal(size=(7, 16)), jnp.bfloat16)
     x = jnp.asarray(rng.normal(size=(2, 3, 16)), jnp.bfloat16)

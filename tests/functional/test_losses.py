@@ -87,7 +87,29 @@ def test_shapes_that_do_not_belong_together():
         unchecked(F.label_smoothed_cross_entropy)(LOGITS, TARGETS[:1])
     with pytest.raises(ValueError, match="do not fit"):
         unchecked(F.token_log_probs)(LOGITS, TARGETS[:, :1])
-    assert jnp.isnan(F.token_log_probs(LOGITS, TARGETS.at[0, 0].set(7))[0, 0])
+
+
+@pytest.mark.parametrize("target", [7, -1, -7])
+def test_target_that_is_no_class_is_nan(target):
+    """In JAX -1 would be the last class, as in NumPy."""
+    targets = TARGETS.at[0, 0].set(target)
+    assert jnp.isnan(F.token_log_probs(LOGITS, targets)[0, 0])
+    assert jnp.isnan(F.label_smoothed_cross_entropy(LOGITS, targets)[0])
+
+
+def test_padding_may_be_any_id_and_its_logits_anything():
+    padded = jnp.where(TARGETS == 0, -100, TARGETS)
+    assert (padded == -100).any()
+    spoiled = jnp.where(
+        (padded == -100)[..., None], jnp.array([jnp.inf, -jnp.inf] + 5 * [jnp.nan]), LOGITS
+    )
+
+    def loss(logits, targets, pad_id):
+        return F.label_smoothed_cross_entropy(logits, targets, pad_id=pad_id)
+
+    expected = jax.value_and_grad(loss, has_aux=True)(LOGITS, TARGETS, 0)
+    found = jax.value_and_grad(loss, has_aux=True)(spoiled, padded, -100)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_no_second_copy_of_the_logits():

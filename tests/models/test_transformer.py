@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests import reference
 from transformer_jax import ModelConfig, Transformer, presets
 from transformer_jax import functional as F
-from transformer_jax.models import layers
+from transformer_jax.models import layers, transformer
 
 V, S, T = 11, 7, 5
 SMALL = ModelConfig(vocab_size=V, d_model=12, d_ff=20, num_heads=3, num_layers=2, dropout=0.0)
@@ -41,7 +41,7 @@ def build(config, seed=0):
 
     def draw(path, leaf):
         values = rng.normal(size=leaf.shape) * (leaf.shape[0] ** -0.5 if leaf.ndim > 1 else 0.1)
-        return jnp.asarray(values + (path[-1].key == "scale"), leaf.dtype)
+        return jnp.asarray(values + (path[-1].key == "gain"), leaf.dtype)
 
     shapes = jax.eval_shape(model.init, jax.random.key(0), SOURCE, TARGET)
     return model, jax.tree_util.tree_map_with_path(draw, shapes)
@@ -230,6 +230,66 @@ def test_what_dropout_is_applied_to(norm, monkeypatch):
             x = norm_of(x + 2 * sublayer(x)) if post else x + 2 * sublayer(norm_of(x))
     x = parts.encoder_norm(x) if norm == "pre" else x
     np.testing.assert_allclose(found, x, atol=1e-5)
+
+
+DROPPING = replace(SMALL, num_layers=1, dropout=0.5, attention_dropout=0.3, relu_dropout=0.3)
+
+
+def test_rows_draw_dropout_by_their_number_in_any_company():
+    model, variables = build(DROPPING)
+    rngs = {"dropout": jax.random.key(0)}
+    rows = jnp.array([7, 3, 11])
+    whole = model.apply(variables, SOURCE, TARGET, rows, rngs=rngs)
+    order = jnp.array([2, 0])
+    part = model.apply(variables, SOURCE[order], TARGET[order], rows[order], rngs=rngs)
+    np.testing.assert_allclose(part, whole[order], atol=1e-5)
+    others = model.apply(variables, SOURCE, TARGET, rows + 1, rngs=rngs)
+    without = model.apply(variables, SOURCE, TARGET, rngs=rngs)
+    for found in (others, without):
+        assert not np.allclose(found, whole, atol=1e-2)
+
+
+@pytest.mark.parametrize("generator", ["threefry2x32", "rbg"])
+def test_layers_under_remat_drop_what_they_drop_without(generator, monkeypatch):
+    model, variables = build(DROPPING)
+    rngs = {"dropout": jax.random.key(0, impl=generator)}
+    rows = jnp.array([7, 3, 11])
+
+    def loss(params):
+        return jnp.sum(model.apply({"params": params}, SOURCE, TARGET, rows, rngs=rngs) ** 2)
+
+    expected = jax.value_and_grad(loss)(variables["params"])
+    for name in ("EncoderLayer", "DecoderLayer"):
+        monkeypatch.setattr(transformer, name, nn.remat(getattr(layers, name)))
+    assert "remat" in str(jax.make_jaxpr(loss)(variables["params"]))
+    found = jax.value_and_grad(loss)(variables["params"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
+
+
+def test_positions_are_added_before_the_sum_is_rounded():
+    """In bfloat16 the sinusoids of positions far from the start are those of their neighbours."""
+    config = replace(SMALL, d_model=16, num_heads=2, dtype="bfloat16")
+    model = Transformer(config)
+    table = jnp.asarray(np.random.default_rng(0).normal(size=(V, 16)), jnp.float32)
+    positions = F.sinusoids(600, 16)
+    tokens = jnp.full((1, 600), 5)
+    variables = build(config)[1]
+    found = model.bind(variables)._embed(tokens, table, positions)
+    expected = (table[5] * 4 + positions).astype(jnp.bfloat16)
+    np.testing.assert_array_equal(found[0], expected)
+
+
+def test_old_keys_are_taken():
+    model, variables = build(DROPPING)
+    found = model.apply(variables, SOURCE, TARGET, rngs={"dropout": jax.random.PRNGKey(0)})
+    expected = model.apply(variables, SOURCE, TARGET, rngs={"dropout": jax.random.key(0)})
+    np.testing.assert_array_equal(found, expected)
+    init = jax.jit(model.init)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        init(jax.random.PRNGKey(0), SOURCE, TARGET),
+        init(jax.random.key(0), SOURCE, TARGET),
+    )
 
 
 def test_batches_that_do_not_belong_together():

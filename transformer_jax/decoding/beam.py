@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from transformer_jax.decoding.generate import Step
+from transformer_jax.decoding.generate import Allowed, Step, next_log_probs
 from transformer_jax.search import EosRule, LengthPenalty
 
 __all__ = ["BeamResult", "beam_search", "length_penalty"]
@@ -70,6 +70,7 @@ def beam_search(
     eos_rule: EosRule = "place",
     start_id: int = 0,
     eos_id: int = 1,
+    allowed: Allowed | None = None,
 ) -> BeamResult:
     """The `n_best` hypotheses of B sentences by log-probability / length_penalty.
 
@@ -100,8 +101,8 @@ def beam_search(
 
     def continuations(beam):
         """The best continuations: cache, log-probabilities, parent beams, tokens, each [B, C]."""
-        cache, logits = step(beam.cache, beam.last.reshape(-1), beam.parents.reshape(-1))
-        log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+        rows = (beam.last.reshape(-1), beam.parents.reshape(-1))
+        cache, log_probs = next_log_probs(step, beam.cache, *rows, allowed)
         vocabulary = log_probs.shape[-1]
         log_probs = log_probs.reshape(sentences, beam_size, vocabulary)
         must_end = (beam.position + 1 >= limits)[:, None, None]

@@ -5,10 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from transformer_jax.decoding.generate import Step
+from transformer_jax.decoding.generate import Allowed, Step
 from transformer_jax.models.transformer import DecoderCache, Transformer
 
-__all__ = ["forbid", "transformer_step"]
+__all__ = ["all_but", "transformer_step"]
 
 
 def transformer_step(
@@ -35,17 +35,11 @@ def transformer_step(
     return step, cache
 
 
-def forbid(step: Step, tokens: tuple[int, ...]) -> Step:
-    """A step that never offers `tokens`.
+def all_but(tokens: tuple[int, ...], vocab_size: int) -> Allowed:
+    """What a search may choose: everything but `tokens`.
 
-    >>> step = forbid(lambda cache, tokens, parents: (cache, jnp.zeros((1, 3))), (0, 2))
-    >>> step(None, jnp.array([0]), None)[1]
-    Array([[-inf,   0., -inf]], dtype=float32)
+    >>> all_but((0, 2), 4)(None)
+    Array([[False,  True, False,  True]], dtype=bool)
     """
-
-    def restricted(cache, last, parents):
-        cache, logits = step(cache, last, parents)
-        banned = jnp.isin(jnp.arange(logits.shape[-1]), jnp.array(tokens))
-        return cache, jnp.where(banned[None], -jnp.inf, logits)
-
-    return restricted
+    mask = ~jnp.isin(jnp.arange(vocab_size), jnp.array(tokens))[None]
+    return lambda cache: mask

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-__all__ = ["Generated", "Step", "generate"]
+__all__ = ["Allowed", "Generated", "Step", "generate", "next_log_probs"]
 
+Allowed = Callable[[Any], jax.Array]
 Step = Callable[[Any, jax.Array, jax.Array | None], tuple[Any, jax.Array]]
 
 
@@ -19,6 +20,29 @@ class Generated(NamedTuple):
     log_probs: jax.Array
 
 
+def next_log_probs(
+    step: Step,
+    cache: Any,
+    tokens: jax.Array,
+    parents: jax.Array | None,
+    allowed: Allowed | None,
+) -> tuple[Any, jax.Array]:
+    """(cache, log-probabilities [N, V] in float32), -inf where a token is not allowed.
+
+    They are normalised over all V before the rest is left out.
+
+    >>> step = lambda cache, tokens, parents: (cache, jnp.zeros((1, 4)))
+    >>> mask = jnp.array([[False, True, True, False]])
+    >>> next_log_probs(step, None, jnp.array([0]), None, lambda cache: mask)[1].round(3)
+    Array([[  -inf, -1.386, -1.386,   -inf]], dtype=float32)
+    """
+    cache, logits = step(cache, tokens, parents)
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    if allowed is not None:
+        log_probs = jnp.where(allowed(cache), log_probs, -jnp.inf)
+    return cache, log_probs
+
+
 def generate(
     step: Step,
     cache: Any,
@@ -28,13 +52,14 @@ def generate(
     max_length: int,
     start_id: int,
     eos_id: int,
+    allowed: Allowed | None = None,
 ) -> Generated:
     """Extend N rows until each has EOS; row i ends with EOS at length limits[i] at the latest.
 
-    `choose(logits [N, V], position)` names the next tokens [N]. No row exceeds `max_length` T.
+    `choose(log_probs [N, V], position)` names the next tokens [N]. No row exceeds `max_length` T.
 
     >>> step = lambda cache, tokens, parents: (cache, jnp.zeros((1, 3)))
-    >>> choose = lambda logits, position: jnp.array([2])
+    >>> choose = lambda log_probs, position: jnp.array([2])
     >>> options = {"limits": jnp.array([3]), "max_length": 4, "start_id": 0, "eos_id": 1}
     >>> generate(step, None, choose, **options).tokens
     Array([[2, 2, 1, 0]], dtype=int32)
@@ -48,10 +73,9 @@ def generate(
 
     def extend(carry):
         position, cache, last, open_rows, out = carry
-        cache, logits = step(cache, last, None)
-        logits = logits.astype(jnp.float32)
-        tokens = jnp.where(position + 1 == limits, eos_id, choose(logits, position))
-        chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[:, None], axis=1)[:, 0]
+        cache, log_probs = next_log_probs(step, cache, last, None, allowed)
+        tokens = jnp.where(position + 1 == limits, eos_id, choose(log_probs, position))
+        chosen = jnp.take_along_axis(log_probs, tokens[:, None], axis=1)[:, 0]
         tokens = jnp.where(open_rows, tokens, 0).astype(jnp.int32)
         out = Generated(
             out.tokens.at[:, position].set(tokens),

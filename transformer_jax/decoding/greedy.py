@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from transformer_jax.decoding.generate import Generated, Step, generate
+from transformer_jax.decoding.generate import Allowed, Generated, Step, generate
 
 __all__ = ["greedy_search"]
 
@@ -17,6 +17,7 @@ def greedy_search(
     max_length: int,
     start_id: int = 0,
     eos_id: int = 1,
+    allowed: Allowed | None = None,
 ) -> Generated:
     """Ties go to the smaller token id.
 
@@ -27,10 +28,17 @@ def greedy_search(
     Array([2, 1, 0], dtype=int32)
     """
 
-    def choose(logits, position):
+    def choose(log_probs, position):
         # top_k(1): XLA's argmax is three times slower on a CPU for large vocabularies.
-        return jax.lax.top_k(logits, 1)[1][:, 0]
+        return jax.lax.top_k(log_probs, 1)[1][:, 0]
 
     return generate(
-        step, cache, choose, limits=limits, max_length=max_length, start_id=start_id, eos_id=eos_id
+        step,
+        cache,
+        choose,
+        limits=limits,
+        max_length=max_length,
+        start_id=start_id,
+        eos_id=eos_id,
+        allowed=allowed,
     )

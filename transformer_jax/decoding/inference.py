@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from transformer_jax.data.vocabulary import BOS_ID, EOS_ID, PAD_ID
 from transformer_jax.decoding.beam import beam_search
-from transformer_jax.decoding.cache import forbid, transformer_step
+from transformer_jax.decoding.cache import all_but, transformer_step
 from transformer_jax.decoding.greedy import greedy_search
 from transformer_jax.decoding.sampling import sample
 from transformer_jax.decoding.scoring import force
@@ -30,8 +30,8 @@ __all__ = ["Hypothesis", "Inference"]
 class Hypothesis:
     """Token ids without EOS, log-probability (nats) and score = log-probability / penalty.
 
-    A search chooses among V - 2 tokens, PAD and BOS being none, and its log-probabilities are
-    those of that choice; `Inference.score` gives those of the model over all V.
+    A search chooses among V - 2 tokens, PAD and BOS being none; log-probabilities are the model's
+    over all V, as those of `Inference.score`.
     """
 
     ids: list[int]
@@ -102,7 +102,7 @@ class Inference:
             found = self._search(search)(self.params, source, limits, streams)
             tokens, lengths, log_probs, scores = jax.device_get(found)
             for row, i in enumerate(indices):
-                results[i] = [
+                hypotheses = [
                     Hypothesis(
                         tokens[row, k, : lengths[row, k] - 1].tolist(),
                         float(log_probs[row, k]),
@@ -111,6 +111,8 @@ class Inference:
                     for k in range(tokens.shape[1])
                     if np.isfinite(scores[row, k])
                 ]
+                # A beam is in this order already; samples come as they are drawn.
+                results[i] = sorted(hypotheses, key=lambda each: -each.score)
         return results
 
     def score(
@@ -222,9 +224,13 @@ def _search(model, params, source, limits, numbers, *, search: Search):
     """(tokens [B, n, T], lengths, log_probs, scores, each [B, n])."""
     max_length = source.shape[1] + search.extra_length
     step, cache = transformer_step(model, params, source, search.rows, max_length)
-    # Neither is ever a target, so their logits mean nothing.
-    step = forbid(step, (PAD_ID, BOS_ID))
-    common = {"max_length": max_length, "start_id": model.config.start_id, "eos_id": EOS_ID}
+    common = {
+        "max_length": max_length,
+        "start_id": model.config.start_id,
+        "eos_id": EOS_ID,
+        # Neither is ever a target.
+        "allowed": all_but((PAD_ID, BOS_ID), model.config.vocab_size),
+    }
     if search.method == "beam":
         return beam_search(
             step,

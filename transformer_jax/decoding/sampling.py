@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from transformer_jax.decoding.generate import Generated, Step, generate
+from transformer_jax.decoding.generate import Allowed, Generated, Step, generate
 
 __all__ = ["restrict", "sample"]
 
@@ -54,6 +54,7 @@ def sample(
     top_p: float = 1.0,
     start_id: int = 0,
     eos_id: int = 1,
+    allowed: Allowed | None = None,
 ) -> Generated:
     """Draw one sequence a row; `rngs` [N] has one for each, so rows do not depend on others.
 
@@ -65,10 +66,18 @@ def sample(
     Array([[2, 2, 1]], dtype=int32)
     """
 
-    def choose(logits, position):
+    def choose(log_probs, position):
         drawn = jax.vmap(lambda rng: jax.random.fold_in(rng, position))(rngs)
-        return jax.vmap(jax.random.categorical)(drawn, restrict(logits, temperature, top_k, top_p))
+        offered = restrict(log_probs, temperature, top_k, top_p)
+        return jax.vmap(jax.random.categorical)(drawn, offered)
 
     return generate(
-        step, cache, choose, limits=limits, max_length=max_length, start_id=start_id, eos_id=eos_id
+        step,
+        cache,
+        choose,
+        limits=limits,
+        max_length=max_length,
+        start_id=start_id,
+        eos_id=eos_id,
+        allowed=allowed,
     )

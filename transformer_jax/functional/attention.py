@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from transformer_jax.functional.arguments import check_floating, check_mask, check_shape
+
 __all__ = [
     "additive_attention_weights",
     "attend",
@@ -38,7 +40,7 @@ def split_heads(x: Float[Array, "B T HK"], num_heads: int) -> Float[Array, "B T 
     (2, 3, 4, 2)
     """
     batch, length, width = x.shape
-    if width % num_heads:
+    if num_heads < 1 or width % num_heads:
         raise ValueError(f"width {width} is not divisible by num_heads {num_heads}")
     return x.reshape(batch, length, num_heads, width // num_heads)
 
@@ -59,7 +61,8 @@ def masked_softmax(
     """Softmax over the keys S in float32; masked keys weigh exactly 0.
 
     A row in which no key is allowed becomes exact zeros with zero gradients, never NaN.
-    TypeError for a mask that is not boolean, ValueError for one without four axes.
+    TypeError for a mask that is not boolean, ValueError for one that does not broadcast to the
+    scores.
 
     >>> masked_softmax(jnp.zeros((1, 1, 1, 4)), jnp.array([[[[True, True, False, False]]]]))
     Array([[[[0.5, 0.5, 0. , 0. ]]]], dtype=float32)
@@ -69,13 +72,7 @@ def masked_softmax(
     scores = scores.astype(jnp.float32)
     if mask is None:
         return jax.nn.softmax(scores, axis=-1)
-    if mask.dtype != jnp.bool_:
-        raise TypeError(f"the mask is {mask.dtype}: masks are boolean, True = may attend")
-    if mask.ndim != 4:
-        raise ValueError(
-            f"the mask has shape {mask.shape}: it must broadcast against [B, H, T, S], as "
-            "keys[:, None, None, :] does"
-        )
+    check_mask(mask, scores.shape)
     weights = jax.nn.softmax(jnp.where(mask, scores, MASKED_SCORE), axis=-1)
     # Needed only by rows without an allowed key, whose softmax is uniform; also what cuts
     # the gradient of huge values behind the mask.
@@ -123,6 +120,7 @@ def additive_attention_weights(
     Array([[[[0.5, 0.5]]]], dtype=float32)
     """
     _check_pair(query, key)
+    check_shape("vector", vector, query.shape[2:])
     # Added in float32: the gradient of either is a sum over the positions of the other.
     summed = query.astype(jnp.float32)[:, :, None] + key.astype(jnp.float32)[:, None]
     hidden = jnp.tanh(summed).astype(query.dtype)  # [B, T, S, H, K]
@@ -135,9 +133,13 @@ def attend(
 ) -> Float[Array, "B T H Dv"]:
     """Weighted sum of the values, the product with V in equation 1, in their dtype.
 
+    ValueError if the values are not of the weights' batch, keys and heads.
+
     >>> attend(jnp.full((1, 1, 1, 2), 0.5), jnp.array([[[[2.0]], [[4.0]]]]))
     Array([[[[3.]]]], dtype=float32)
     """
+    batch, heads, _, keys = weights.shape
+    check_shape("value", value, (batch, keys, heads, value.shape[-1]))
     return jnp.einsum("bhts,bshd->bthd", weights, value)
 
 
@@ -167,5 +169,4 @@ def _check_pair(query, key):
     if rest != (key.shape[0], *key.shape[2:]):
         raise ValueError(f"query {query.shape} and key {key.shape} differ in batch, heads or size")
     for name, x in (("query", query), ("key", key)):
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise TypeError(f"the {name} is {x.dtype}: attention needs a floating dtype")
+        check_floating(name, x)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from transformer_jax.functional.arguments import check_floating
 from transformer_jax.functional.keys import AnyKey, typed_key
 
 __all__ = ["dropout"]
@@ -18,8 +19,8 @@ def dropout(x: Float[Array, "..."], rate: float, rng: AnyKey | None) -> Float[Ar
     `rng` is one key, or one for each row of x, which then draws alike in any company. Without it,
     or at rate 0, x itself. Decisions take 16 random bits each, two from every 32-bit draw, which
     halves the cost of the generator; the probability is the multiple of 2^-16 nearest to `rate`
-    and the scale is that of this same number; x keeps its dtype. ValueError for a rate outside
-    [0, 1), or keys that are not as many as rows.
+    and the scale is that of this same number; x keeps its dtype, which must be floating
+    (TypeError). ValueError for a rate outside [0, 1), or keys that are not as many as rows.
 
     >>> dropout(jnp.ones(4), 0.5, None)
     Array([1., 1., 1., 1.], dtype=float32)
@@ -30,6 +31,7 @@ def dropout(x: Float[Array, "..."], rate: float, rng: AnyKey | None) -> Float[Ar
         raise ValueError(f"dropout rate {rate} is outside [0, 1)")
     if rng is None or rate == 0.0:
         return x
+    check_floating("input of dropout", x)
     rng = typed_key(rng)
     if rng.ndim and rng.shape != x.shape[:1]:
         raise ValueError(f"{rng.shape[0]} keys do not fit {x.shape[:1]} rows")

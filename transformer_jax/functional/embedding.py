@@ -5,6 +5,8 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from transformer_jax.functional.arguments import check_axes, check_integer, check_shape
+
 __all__ = ["embed", "unembed"]
 
 
@@ -14,21 +16,28 @@ def embed(
     """table[tokens] * sqrt(d_model) (section 3.4), in the table's dtype; padding is zero.
 
     Whatever its row holds, `pad_id` is the zero vector and so usable as the decoder's start
-    symbol, as in the code of record. Ids must be rows of the table: as everywhere in JAX others
-    are clipped, not refused.
+    symbol, as in the code of record. An id that is no row of the table, negative ones too, gives
+    NaN, which a loss shows. TypeError for ids that are no integers, ValueError for other axes.
 
     >>> embed(jnp.array([[0, 1]]), jnp.ones((2, 4)))
     Array([[[0., 0., 0., 0.],
             [2., 2., 2., 2.]]], dtype=float32)
     """
-    scaled = table[tokens] * jnp.asarray(math.sqrt(table.shape[1]), table.dtype)
+    check_integer("tokens", tokens)
+    check_axes("tokens", tokens, "B T")
+    check_axes("table", table, "V D")
+    # JAX would count negative ids from the end and clip those beyond it.
+    rows = jnp.where(tokens < 0, table.shape[0], tokens)
+    found = table.at[rows].get(mode="fill", fill_value=jnp.nan)
+    scaled = found * jnp.asarray(math.sqrt(table.shape[1]), table.dtype)
     return jnp.where((tokens == pad_id)[:, :, None], jnp.zeros((), table.dtype), scaled)
 
 
 def unembed(x: Float[Array, "B T D"], table: Float[Array, "V D"]) -> Float[Array, "B T V"]:
-    """Logits x E^T without scale or bias, summed in float32.
+    """Logits x E^T without scale or bias, summed in float32. ValueError if the widths differ.
 
     >>> unembed(jnp.ones((1, 1, 4)), jnp.ones((2, 4)))
     Array([[[4., 4.]]], dtype=float32)
     """
+    check_shape("table", table, (table.shape[0], x.shape[-1]))
     return jnp.einsum("btd,vd->btv", x, table, preferred_element_type=jnp.float32)

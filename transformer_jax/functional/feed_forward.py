@@ -24,6 +24,7 @@ def feed_forward(
 
     The paper drops nothing inside; `dropout_rate` with an `rng` is T2T's later "ReLU dropout".
 
+    >>> import jax.numpy as jnp
     >>> one, zero = jnp.ones((1, 1)), jnp.zeros(1)
     >>> feed_forward(jnp.array([[-1.0], [2.0]]), one, zero, one, zero)
     Array([[0.],

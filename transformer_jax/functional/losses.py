@@ -4,13 +4,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from transformer_jax.functional.arguments import check_integer
+
 __all__ = ["label_smoothed_cross_entropy", "token_log_probs"]
 
 
 def token_log_probs(
     logits: Float[Array, "B T V"], targets: Int[Array, "B T"]
 ) -> Float[Array, "B T"]:
-    """log softmax(logits)[target] in float32. ValueError if the shapes do not belong together.
+    """log softmax(logits)[target] in float32; NaN for a target that is no class.
+
+    ValueError if the shapes do not belong together.
 
     >>> token_log_probs(jnp.zeros((1, 1, 4)), jnp.array([[2]])).round(4)
     Array([[-1.3863]], dtype=float32)
@@ -33,9 +37,11 @@ def label_smoothed_cross_entropy(
         loss = (1 - e) nll + e / (V - 1) * (V lse - sum(logits) - nll),  nll = lse - logits[target]
 
     with lse = logsumexp(logits), which needs neither a [B, T, V] one-hot nor log-probabilities.
-    `smoothing=0` is the plain negative log-likelihood. Logits are finite: one of -inf would cost
-    the smoothed loss infinity. A target that is no class makes the sum NaN. ValueError if
-    smoothing is outside [0, 1) or the shapes do not belong together.
+    `smoothing=0` is the plain negative log-likelihood. What the logits of padding hold reaches
+    neither the loss nor its gradient; others are finite: one of -inf would cost the smoothed loss
+    infinity. A target that is no class and no padding, as any other negative one, makes the sum
+    NaN. ValueError if smoothing is outside [0, 1), for smoothing over a single class, or if the
+    shapes do not belong together.
 
     >>> loss, count = label_smoothed_cross_entropy(jnp.zeros((1, 2, 4)), jnp.array([[2, 0]]))
     >>> print(loss.round(4), count)
@@ -45,22 +51,33 @@ def label_smoothed_cross_entropy(
         raise ValueError(f"label smoothing {smoothing} is outside [0, 1)")
     logits = _checked(logits, targets)
     classes = logits.shape[-1]
+    if smoothing and classes < 2:
+        raise ValueError(f"label smoothing {smoothing} has no other class to go to among {classes}")
+    counted = targets != pad_id
+    at_target = _at(logits, jnp.where(counted, targets, 0))
+    # Replaced, not multiplied by zero: behind padding infinities and NaN stay out of the gradient.
+    # Only for sums: a gather from what is replaced would need a copy of all logits.
+    logits = jnp.where(counted[..., None], logits, 0.0)
     normaliser = jax.nn.logsumexp(logits, axis=-1)
-    nll = normaliser - _at(logits, targets)
+    nll = normaliser - at_target
     loss = nll
     if smoothing:
         others = classes * normaliser - logits.sum(axis=-1) - nll
         loss = (1 - smoothing) * nll + smoothing / (classes - 1) * others
-    counted = (targets != pad_id).astype(jnp.float32)
-    return jnp.sum(loss * counted), jnp.sum(counted)
+    return jnp.sum(jnp.where(counted, loss, 0.0)), jnp.sum(counted, dtype=jnp.float32)
 
 
 def _checked(logits, targets):
     if targets.shape != logits.shape[:-1]:
         raise ValueError(f"targets {targets.shape} do not fit logits {logits.shape}")
+    check_integer("targets", targets)
     return logits.astype(jnp.float32)
 
 
 def _at(logits, targets):
-    """logits[..., target]; compared with a one-hot it needs a third less memory and time."""
-    return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    """logits[..., target], NaN for what is no class: JAX would count negative ones from the end.
+
+    Compared with a one-hot it needs a third less memory and time.
+    """
+    index = jnp.where(targets < 0, logits.shape[-1], targets)[..., None]
+    return jnp.take_along_axis(logits, index, axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]

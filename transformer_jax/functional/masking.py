@@ -8,6 +8,8 @@ import functools
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from transformer_jax.functional.arguments import check_axes, check_integer, check_mask
+
 __all__ = ["causal_mask", "combine_masks", "local_window_mask", "padding_mask", "segment_mask"]
 
 
@@ -19,6 +21,8 @@ def padding_mask(tokens: Int[Array, "B S"], pad_id: int = 0) -> Bool[Array, "B 1
     >>> padding_mask(jnp.array([[5, 6, 0]])).astype(int)
     Array([[[[1, 1, 0]]]], dtype=int32)
     """
+    check_integer("tokens", tokens)
+    check_axes("tokens", tokens, "B S")
     return (tokens != pad_id)[:, None, None, :]
 
 
@@ -34,6 +38,8 @@ def causal_mask(length: int) -> Bool[Array, "1 1 T T"]:
            [1, 1, 0],
            [1, 1, 1]], dtype=int32)
     """
+    if length < 0:
+        raise ValueError(f"length {length} is negative")
     positions = jnp.arange(length)
     return (positions[None, :] <= positions[:, None])[None, None]
 
@@ -55,8 +61,9 @@ def local_window_mask(length: int, radius: int) -> Bool[Array, "1 1 T T"]:
            [0, 1, 1, 1],
            [0, 0, 1, 1]], dtype=int32)
     """
-    if radius < 0:
-        raise ValueError(f"radius {radius} is negative")
+    for name, value in (("length", length), ("radius", radius)):
+        if value < 0:
+            raise ValueError(f"{name} {value} is negative")
     positions = jnp.arange(length)
     return (jnp.abs(positions[None, :] - positions[:, None]) <= radius)[None, None]
 
@@ -79,12 +86,20 @@ def segment_mask(
            [0, 0, 1, 0],
            [0, 0, 0, 0]], dtype=int32)
     """
+    for name, segments in (("query_segments", query_segments), ("key_segments", key_segments)):
+        check_integer(name, segments)
+        check_axes(name, segments, "B T")
+    if len(query_segments) != len(key_segments):
+        raise ValueError(
+            f"query_segments {query_segments.shape} and key_segments {key_segments.shape} are not "
+            "of one batch"
+        )
     same = query_segments[:, :, None] == key_segments[:, None, :]
     return (same & (key_segments != pad_id)[:, None, :])[:, None]
 
 
 def combine_masks(*masks: Bool[Array, "_ _ _ _"] | None) -> Bool[Array, "_ _ _ _"] | None:
-    """What every mask allows; None stands for "everything allowed".
+    """What every mask allows; None stands for "everything allowed". TypeError for one not boolean.
 
     causal and padding of 5 6 0:
         1 0 0
@@ -99,4 +114,7 @@ def combine_masks(*masks: Bool[Array, "_ _ _ _"] | None) -> Bool[Array, "_ _ _ _
     True
     """
     given = [mask for mask in masks if mask is not None]
+    shape = jnp.broadcast_shapes(*(mask.shape for mask in given))
+    for mask in given:
+        check_mask(mask, shape)
     return functools.reduce(jnp.logical_and, given) if given else None

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from transformer_jax.functional.arguments import check_mask, check_shape
+
 __all__ = ["batch_norm", "batch_statistics", "layer_norm", "running_statistics"]
 
 
@@ -38,12 +40,14 @@ def batch_statistics(
 
     `mask` leaves positions out (padding). `axis_name` takes the statistics over all devices of
     a `pmap` or `shard_map`: sums travel, so devices may hold different numbers of positions.
+    TypeError or ValueError for a mask that is not boolean or of another shape.
 
     >>> batch_statistics(jnp.array([[1.0], [3.0]]))
     (Array([2.], dtype=float32), Array([1.], dtype=float32))
     """
     wide = x.astype(jnp.float32)
     kept = jnp.ones(x.shape[:-1], bool) if mask is None else mask
+    check_mask(kept, x.shape[:-1])
     axes = tuple(range(x.ndim - 1))
 
     def total(values):
@@ -75,6 +79,8 @@ def batch_norm(
     Array([[-1.],
            [ 1.]], dtype=float32)
     """
+    for name, values in (("mean", mean), ("variance", variance)):
+        check_shape(name, values, x.shape[-1:])
     axes = tuple(range(x.ndim - 1))
     centred = x.astype(jnp.float32) - jnp.expand_dims(mean, axes)
     normed = centred * jnp.expand_dims(jax.lax.rsqrt(variance + epsilon), axes)
@@ -88,14 +94,20 @@ def running_statistics(
 ) -> tuple[Float[Array, "D"], Float[Array, "D"]]:
     """momentum * running + (1 - momentum) * batch, for mean and (biased) variance alike.
 
+    ValueError for a momentum outside [0, 1].
+
     >>> zero, one = jnp.zeros(1), jnp.ones(1)
     >>> running_statistics((zero, one), (one, one), momentum=0.75)
     (Array([0.25], dtype=float32), Array([1.], dtype=float32))
     """
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"momentum {momentum} is outside [0, 1]")
     mean, variance = (momentum * old + (1 - momentum) * new for old, new in zip(running, batch))
     return mean, variance
 
 
 def _affine(normed, gain, bias):
+    for name, values in (("gain", gain), ("bias", bias)):
+        check_shape(name, values, normed.shape[-1:])
     axes = tuple(range(normed.ndim - 1))
     return normed * jnp.expand_dims(gain, axes) + jnp.expand_dims(bias, axes)

@@ -31,6 +31,8 @@ def sinusoids(length: int, d_model: int, layout: SinusoidLayout = "paper") -> Fl
     """
     if layout not in get_args(SinusoidLayout):
         raise ValueError(f"layout {layout!r} is none of {', '.join(get_args(SinusoidLayout))}")
+    if length < 0:
+        raise ValueError(f"length {length} is negative")
     if d_model % 2:
         raise ValueError(f"d_model {d_model} is odd: sines and cosines come in pairs")
     pairs = d_model // 2
@@ -51,7 +53,7 @@ def learned_positions(table: Float[Array, "max_positions D"], length: int) -> Fl
     >>> learned_positions(jnp.zeros((8, 2)), 3).shape
     (3, 2)
     """
-    if length > table.shape[0]:
+    if not 0 <= length <= table.shape[0]:
         raise ValueError(
             f"{length} positions asked of a learned table of {table.shape[0]}: "
             "raise max_positions or shorten the sentence"

@@ -24,12 +24,30 @@ __all__ = ["DecoderLayer", "EncoderLayer", "FeedForward", "LayerNorm", "MultiHea
 KeysValues = tuple[jax.Array, jax.Array]
 
 
+# Parameters are float32 by name: what JAX takes by default is 64 bits wide under JAX_ENABLE_X64.
+def zeros(rng, shape):
+    return jnp.zeros(shape, jnp.float32)
+
+
+def ones(rng, shape):
+    return jnp.ones(shape, jnp.float32)
+
+
+def normal(deviation: float):
+    """Normal with mean 0."""
+
+    def initialise(rng, shape):
+        return jax.random.normal(rng, shape, jnp.float32) * deviation
+
+    return initialise
+
+
 def glorot_uniform(drawn_columns: int):
     """Glorot uniform for a [rows, columns] kernel cut out of a matrix of `drawn_columns`."""
 
-    def initialise(rng, shape, dtype=jnp.float32):
+    def initialise(rng, shape):
         limit = math.sqrt(6.0 / (shape[0] + drawn_columns))
-        return jax.random.uniform(rng, shape, dtype, -limit, limit)
+        return jax.random.uniform(rng, shape, jnp.float32, -limit, limit)
 
     return initialise
 
@@ -68,7 +86,7 @@ class Projection(nn.Module):
     def __call__(self, x):
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", glorot_uniform(self.drawn_columns), shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        bias = self.param("bias", zeros, (self.features,))
         return linear(x, kernel.astype(self.dtype), bias)
 
 
@@ -79,8 +97,8 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        gain = self.param("gain", nn.initializers.ones, (x.shape[-1],))
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        gain = self.param("gain", ones, (x.shape[-1],))
+        bias = self.param("bias", zeros, (x.shape[-1],))
         return layer_norm(x, gain, bias, self.config.norm_epsilon)
 
 
@@ -135,7 +153,6 @@ class FeedForward(DropoutModule):
     @nn.compact
     def __call__(self, x, rows=None):
         d_model, d_ff = self.config.d_model, self.config.d_ff
-        zeros = nn.initializers.zeros
         kernel_in = self.param("kernel_in", glorot_uniform(d_ff), (d_model, d_ff))
         bias_in = self.param("bias_in", zeros, (d_ff,))
         kernel_out = self.param("kernel_out", glorot_uniform(d_model), (d_ff, d_model))

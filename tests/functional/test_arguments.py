@@ -1,0 +1,50 @@
+"""What a function cannot mean it refuses, instead of broadcasting or rounding without a word."""
+
+import jax.numpy as jnp
+import pytest
+
+from tests.functional import unchecked
+from transformer_jax import functional as F
+
+X, WIDE = jnp.ones((2, 3, 4)), jnp.ones((3, 3, 4))
+HEADS = jnp.ones((2, 3, 2, 4))
+IDS = jnp.ones((2, 3), jnp.int32)
+MASK = jnp.ones((2, 1, 3, 3), bool)
+
+CASES = [
+    ("split_heads", (X, 0), ValueError, "not divisible by num_heads 0"),
+    ("masked_softmax", (jnp.ones((1, 2, 3, 3)), MASK), ValueError, "must broadcast to"),
+    ("attend", (jnp.ones((2, 2, 3, 3)), HEADS[:1]), ValueError, "value has shape"),
+    ("attend", (jnp.ones((2, 2, 3, 3)), HEADS[:, :1]), ValueError, "value has shape"),
+    ("additive_attention_weights", (HEADS, HEADS, jnp.ones((1, 4))), ValueError, "vector has"),
+    ("dropout", (IDS, 0.5, F.seed_key(0)), TypeError, "input of dropout is int32"),
+    ("dropout", (X, 0.5, F.fold_in_rows(F.seed_key(0), jnp.arange(3))), ValueError, "do not fit"),
+    ("dropout", (X, float("nan"), F.seed_key(0)), ValueError, "dropout rate nan"),
+    ("embed", (X[..., 0], jnp.ones((5, 4))), TypeError, "tokens are float32"),
+    ("embed", (IDS[0], jnp.ones((5, 4))), ValueError, r"tokens has shape \(3,\), not \[B, T\]"),
+    ("unembed", (X, jnp.ones((5, 1))), ValueError, "table has shape"),
+    ("linear", (X, jnp.ones((4, 5)), jnp.ones(1)), ValueError, r"bias has shape \(1,\)"),
+    ("linear", (X, jnp.ones((1, 5)), jnp.ones(5)), ValueError, "kernel has shape"),
+    ("label_smoothed_cross_entropy", (X, IDS.astype(float)), TypeError, "targets are float32"),
+    ("label_smoothed_cross_entropy", (X[..., :1], IDS), ValueError, "no other class"),
+    ("layer_norm", (X, jnp.ones(1), jnp.ones(4)), ValueError, "gain has shape"),
+    ("layer_norm", (X, jnp.ones(4), jnp.ones(1)), ValueError, "bias has shape"),
+    ("batch_norm", (X, *[jnp.ones(4)] * 3, jnp.ones(1)), ValueError, "bias has shape"),
+    ("batch_norm", (X, jnp.ones(1), *[jnp.ones(4)] * 3), ValueError, "mean has shape"),
+    ("batch_statistics", (X, jnp.ones((2, 3))), TypeError, "masks are boolean"),
+    ("batch_statistics", (X, jnp.ones((3, 2, 3), bool)), ValueError, "must broadcast to"),
+    ("running_statistics", ((X, X), (X, X), 1.5), ValueError, "momentum 1.5 is outside"),
+    ("padding_mask", (X[..., 0],), TypeError, "tokens are float32"),
+    ("causal_mask", (-1,), ValueError, "length -1 is negative"),
+    ("local_window_mask", (-1, 2), ValueError, "length -1 is negative"),
+    ("segment_mask", (IDS, IDS[:1]), ValueError, "not of one batch"),
+    ("combine_masks", (MASK, MASK.astype(jnp.int32)), TypeError, "masks are boolean"),
+    ("sinusoids", (-1, 4), ValueError, "length -1 is negative"),
+    ("learned_positions", (jnp.ones((5, 4)), -1), ValueError, "-1 positions asked"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "arguments", "kind", "message"), CASES)
+def test_refused(name, arguments, kind, message):
+    with pytest.raises(kind, match=message):
+        unchecked(getattr(F, name))(*arguments)

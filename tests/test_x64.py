@@ -1,0 +1,85 @@
+"""JAX_ENABLE_X64=1: what means float32 says so, and a run is what it is without."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.small_job import ENVIRONMENT, configuration
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from transformer_jax import RunConfig, Translator
+from transformer_jax.inspection import report
+from transformer_jax.job import average, train
+from transformer_jax.search import Search
+
+folder = Path(sys.argv[1])
+train(RunConfig.from_json((folder / "wanted.json").read_text()), folder / "run", progress=False)
+average(folder / "run", last=2)
+translator = Translator.load(folder / "run")
+sources, targets = ["w1 w2 w3", "w4 w5", "w11"], ["W3 W2 W1", "W5 W4", "W11"]
+searches = {
+    "beam": Search(extra_length=4),
+    "t2t": Search(eos_rule="t2t", penalty="power", extra_length=4),
+    "greedy": Search(method="greedy", extra_length=4),
+    "sample": Search(method="sample", n_best=2, top_k=9, top_p=0.9, seed=1, extra_length=4),
+}
+found = {}
+for name, search in searches.items():
+    translations = translator.translations(sources, search)
+    found[name] = [[(t.text, t.log_prob) for t in each] for each in translations]
+found["scores"] = translator.score(sources, targets)
+found["perplexity"] = translator.evaluate(sources, targets, language="de").perplexity
+found["attention"] = float(translator.attention("w1 w2", "W2").cross[0, 0, 0, 0])
+found["sound"] = report(folder / "run").count("sound")
+print(json.dumps(found))
+"""
+
+
+def outcome(folder, enabled):
+    """(what the program prints, its records) with 64-bit types or without."""
+    folder.mkdir()
+    config = configuration(folder, steps=12)
+    # A rate at which the last bit of an update stays the last bit.
+    optimizer = {**vars(config.optimizer), "lr_factor": 0.05, "accumulate": 2, "ema_decay": 0.9,
+                 "clip_norm": 1.0}  # fmt: skip
+    config = type(config)(
+        config.model, type(config.optimizer)(**optimizer), config.data, config.train
+    )
+    (folder / "wanted.json").write_text(config.to_json())
+    environment = {**ENVIRONMENT, "JAX_ENABLE_X64": str(enabled), "JAX_PLATFORMS": "cpu",
+                   "TRANSFORMER_JAX_CACHE": str(folder / "cache")}  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(folder)],
+        capture_output=True, text=True, env={**os.environ, **environment},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    records = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    return json.loads(done.stdout.splitlines()[-1]), list(map(json.loads, records))
+
+
+@pytest.mark.slow
+def test_run_with_64_bit_types_is_the_same(tmp_path):
+    """But for the last bits of Adam's bias correction, which optax computes in the default type."""
+    plain, records = outcome(tmp_path / "plain", 0)
+    wide, wide_records = outcome(tmp_path / "wide", 1)
+    assert wide_records[0]["learning_rate"] == records[0]["learning_rate"]
+    for old, new in zip(records, wide_records, strict=True):
+        assert new == pytest.approx(old, rel=1e-6)
+    for name in plain:
+        flat = [json.dumps(plain[name]), json.dumps(wide[name])]
+        texts, numbers = zip(*(_apart(json.loads(each)) for each in flat))
+        assert texts[0] == texts[1]
+        assert numbers[1] == pytest.approx(numbers[0], rel=1e-6)
+
+
+def _apart(tree):
+    """(texts, numbers) of nested lists."""
+    if isinstance(tree, list):
+        parts = [_apart(each) for each in tree]
+        return [t for p in parts for t in p[0]], [n for p in parts for n in p[1]]
+    return ([], [float(tree)]) if isinstance(tree, int | float) else ([tree], [])
