@@ -38,6 +38,14 @@ def test_a_sentence_translates_alike_in_any_company(inference):
         np.testing.assert_allclose([h.score for h in alone], [h.score for h in expected], rtol=1e-5)
 
 
+def test_samples_come_best_first(inference):
+    search = Search(method="sample", n_best=6, extra_length=6, seed=2)
+    for found in inference.translate(SOURCES[:3], search):
+        scores = [each.score for each in found]
+        assert scores == sorted(scores, reverse=True)
+        assert len(set(scores)) > 1
+
+
 def test_log_probs_are_those_of_the_full_forward(inference):
     found = inference.translate(SOURCES[:2], Search(beam_size=3, extra_length=6))
     forced = inference.score(SOURCES[:2], [best[0].ids for best in found])

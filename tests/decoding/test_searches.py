@@ -121,6 +121,53 @@ def test_stopping_is_sound():
     assert bool((jnp.diff(long.scores, axis=1) <= 0).all())
 
 
+def test_stopping_heeds_the_most_lenient_penalty_ahead():
+    """With alpha 2 a long hypothesis may win: -0.306 at length 30 beats -0.344 at length 2.
+
+    A bound that knows the penalty of the next length alone stops there.
+    """
+    second = jnp.log(jnp.array([1e-9, 0.626, 0.374]))
+    later = jnp.log(jnp.array([1e-9, 0.25, 0.75]))
+
+    def step(position, tokens, parents):
+        first = jnp.array([-20.0, -20.0, 0.0])
+        logits = jnp.where(position == 0, first, jnp.where(position == 1, second, later))
+        return position + 1, jnp.tile(logits, (2, 1))
+
+    found = beam_search(
+        step, jnp.zeros((), jnp.int32), limits=jnp.array([30]), max_length=30, beam_size=2,
+        alpha=2.0,
+    )  # fmt: skip
+    expected = (np.log(0.374) + 28 * np.log(0.75) + np.log(0.25)) / (35 / 6) ** 2
+    assert found.lengths[0, 0] == 30
+    np.testing.assert_allclose(found.scores[0, 0], expected, rtol=1e-5)
+    assert expected > np.log(0.626) / (7 / 6) ** 2
+
+
+def test_what_is_not_allowed_takes_its_probability_all_the_same():
+    """A mask over the vocabulary restricts what may be chosen, not what it costs."""
+    drawn, limits = tables(16, 7, seed=5), jnp.full(16, 6)
+    mask = jnp.array([[True, True, True, False, True, True, False]])
+
+    def allowed(cache):
+        return mask
+
+    found = beam_search(
+        *table_step(drawn, 3), limits=limits, max_length=6, beam_size=3, allowed=allowed
+    )
+    greedy = greedy_search(*table_step(drawn, 1), limits=limits, max_length=6, allowed=allowed)
+    rngs = jax.random.split(jax.random.key(0), 16)
+    drawn_tokens = sample(*table_step(drawn, 1), rngs, limits=limits, max_length=6, allowed=allowed)
+    for tokens, log_probs in (
+        (found.tokens[:, 0], found.log_probs[:, 0]),
+        (greedy.tokens, greedy.log_probs.sum(1)),
+        (drawn_tokens.tokens, drawn_tokens.log_probs.sum(1)),
+    ):
+        assert not np.isin(tokens, [3, 6]).any()
+        forced = force(*table_step(drawn, 1), tokens)
+        np.testing.assert_allclose(log_probs, forced.log_probs.sum(1), rtol=1e-5)
+
+
 @pytest.mark.parametrize("eos_rule", ["place", "t2t"])
 def test_the_same_in_any_batch_and_at_any_padding(eos_rule):
     drawn = tables(64, 6, seed=3)

@@ -1,3 +1,4 @@
+import importlib
 import re
 from dataclasses import replace
 
@@ -277,6 +278,46 @@ def test_positions_are_added_before_the_sum_is_rounded():
     found = model.bind(variables)._embed(tokens, table, positions)
     expected = (table[5] * 4 + positions).astype(jnp.bfloat16)
     np.testing.assert_array_equal(found[0], expected)
+
+
+def test_dropout_of_weights_and_of_the_hidden_layer(monkeypatch):
+    """Attention dropout falls on weights [B, H, T, S], ReLU dropout before the second matrix."""
+    dropped = []
+
+    def recorded(x, rate, rng):
+        if rng is not None and rate:
+            dropped.append((rate, x.shape))
+        return x if rng is None else 2 * x
+
+    monkeypatch.setattr(layers, "dropout", recorded)
+    network = importlib.import_module("transformer_jax.functional.feed_forward")
+    monkeypatch.setattr(network, "dropout", recorded)
+    config = replace(SMALL, num_layers=1, attention_dropout=0.1, relu_dropout=0.2)
+    model, variables = build(config)
+    rngs = {"dropout": jax.random.key(0)}
+    model.apply(variables, SOURCE, TARGET, rngs=rngs)
+    heads = SMALL.num_heads
+    assert dropped == [
+        (0.1, (3, heads, S, S)), (0.2, (3, S, SMALL.d_ff)),
+        (0.1, (3, heads, T, T)), (0.1, (3, heads, T, S)), (0.2, (3, T, SMALL.d_ff)),
+    ]  # fmt: skip
+    # Doubled before the product: the bias that follows it is added once.
+    feed_forward = model.bind(variables).encoder[0].feed_forward
+    given = feed_forward.variables["params"]
+    x = jnp.ones((3, S, SMALL.d_model))
+    hidden = 2 * jax.nn.relu(x @ given["kernel_in"] + given["bias_in"][None, None])
+    expected = hidden @ given["kernel_out"] + given["bias_out"][None, None]
+    found = layers.FeedForward(config).apply({"params": given}, x, rngs=rngs)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_norm_epsilon_is_the_configured_one():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 12)), jnp.float32)
+    norm = layers.LayerNorm(replace(SMALL, norm_epsilon=0.5))
+    found = norm.apply(norm.init(jax.random.key(0), x), x)
+    wide = np.asarray(x, np.float64)
+    expected = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 0.5)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_old_keys_are_taken():

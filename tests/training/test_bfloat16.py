@@ -55,6 +55,7 @@ def distances(params, batch):
             keys[name] = float(jnp.linalg.norm(new) / jnp.linalg.norm(value))
         else:
             found[name] = float(jnp.linalg.norm(new - old) / jnp.linalg.norm(old))
+        assert new.dtype == jnp.float32
     return found, keys
 
 
