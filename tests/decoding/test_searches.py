@@ -122,7 +122,7 @@ def test_stopping_is_sound():
 
 
 def test_stopping_heeds_the_most_lenient_penalty_ahead():
-    """With alpha 2 a long hypothesis may win: -0.306 at length 30 beats -0.344 at length 2.
+    """With alpha 2 a long hypothesis may win: -0.298 at length 30 beats -0.344 at length 2.
 
     A bound that knows the penalty of the next length alone stops there.
     """
@@ -138,7 +138,7 @@ def test_stopping_heeds_the_most_lenient_penalty_ahead():
         step, jnp.zeros((), jnp.int32), limits=jnp.array([30]), max_length=30, beam_size=2,
         alpha=2.0,
     )  # fmt: skip
-    expected = (np.log(0.374) + 28 * np.log(0.75) + np.log(0.25)) / (35 / 6) ** 2
+    expected = (np.log(0.374) + 27 * np.log(0.75) + np.log(0.25)) / (35 / 6) ** 2
     assert found.lengths[0, 0] == 30
     np.testing.assert_allclose(found.scores[0, 0], expected, rtol=1e-5)
     assert expected > np.log(0.626) / (7 / 6) ** 2
@@ -147,7 +147,7 @@ def test_stopping_heeds_the_most_lenient_penalty_ahead():
 def test_what_is_not_allowed_takes_its_probability_all_the_same():
     """A mask over the vocabulary restricts what may be chosen, not what it costs."""
     drawn, limits = tables(16, 7, seed=5), jnp.full(16, 6)
-    mask = jnp.array([[True, True, True, False, True, True, False]])
+    mask = jnp.array([[False, True, True, False, True, True, False]])
 
     def allowed(cache):
         return mask

@@ -276,7 +276,7 @@ def test_positions_are_added_before_the_sum_is_rounded():
     tokens = jnp.full((1, 600), 5)
     variables = build(config)[1]
     found = model.bind(variables)._embed(tokens, table, positions)
-    expected = (table[5] * 4 + positions).astype(jnp.bfloat16)
+    expected = (table[5][None] * 4 + positions).astype(jnp.bfloat16)
     np.testing.assert_array_equal(found[0], expected)
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from tests import reference
@@ -14,6 +15,7 @@ from transformer_jax.training.fingerprint import fingerprints
 from transformer_jax.training.optimizer import make_optimizer
 from transformer_jax.training.runners import JitStep
 from transformer_jax.training.schedule import warmup_schedule
+from transformer_jax.training.state import create_state
 from transformer_jax.training.step import make_step
 
 MODEL = ModelConfig(vocab_size=13, d_model=8, d_ff=12, num_heads=2, num_layers=1, dropout=0.0)
