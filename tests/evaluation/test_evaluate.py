@@ -29,7 +29,7 @@ def test_scores_are_those_of_the_targets_alone():
     batches = [batch(8, 9, 0), batch(16, 4, 1)]
     params = jax.jit(model.init)(jax.random.key(3), *batches[0][:2])["params"]
     # So that the likeliest token is padding here and there.
-    params["embedding"] = params["embedding"].at[0].multiply(5.0)
+    params["embedding"] = params["embedding"].at[0].multiply(-5.0)
     losses, right, padding_called_likeliest = [], [], 0
     for each in batches:
         logits = np.asarray(model.apply({"params": params}, *map(jnp.asarray, each[:2])), float)

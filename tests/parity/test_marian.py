@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from transformer_jax import ModelConfig, Transformer, functional
+from transformer_jax.models.dimensions import leaf_name
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")
@@ -27,6 +28,11 @@ transformers = pytest.importorskip("transformers")
     ids=["24x2", "16x3"],
 )  # fmt: skip
 def test_logits_and_gradients(config):
+    compare(config)
+
+
+def compare(config):
+    """Ours beside Marian's; (parameters, Marian's numbers by name)."""
     settings = transformers.MarianConfig(
         vocab_size=config.vocab_size, d_model=config.d_model, encoder_layers=config.num_layers,
         decoder_layers=config.num_layers, encoder_ffn_dim=config.d_ff,
@@ -82,6 +88,13 @@ def test_logits_and_gradients(config):
             continue
         scale = max(float(jnp.abs(expected).max()), 1e-3 * largest)
         np.testing.assert_allclose(found, expected, atol=1e-4 * scale, err_msg=str(path))
+    return params, {
+        "logits": logits.detach().numpy()[real],
+        **{
+            f"gradient {leaf_name(path)}": np.asarray(leaf)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(theirs)
+        },
+    }
 
 
 def from_marian(config, marian, gradient=False):

@@ -99,6 +99,11 @@ def torch_twin(config, params):
 
 @pytest.mark.parametrize("config", CONFIGS, ids=["24x2", "32x1", "16x3-pre"])
 def test_logits_and_gradients(config):
+    compare(config)
+
+
+def compare(config):
+    """Ours beside torch's; (parameters, torch's numbers by name)."""
     rng = np.random.default_rng(0)
     source = np.array([[4, 5, 6, 7, 1], [8, 9, 1, 0, 0]])
     target = np.array([[9, 8, 7, 1], [5, 1, 0, 0]])
@@ -148,3 +153,8 @@ def test_logits_and_gradients(config):
         np.testing.assert_allclose(
             found, expected, atol=1e-4 * max(np.abs(expected).max(), 1e-3 * largest)
         )
+    return params, {
+        "logits": logits.detach().numpy()[real],
+        "loss": torch_loss.detach().numpy(),
+        "gradient embedding": table.grad.numpy(),
+    }
