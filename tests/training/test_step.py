@@ -221,3 +221,16 @@ def test_evaluation_takes_the_moving_average_where_one_is_kept():
     np.testing.assert_array_equal(state.evaluation_params["w"], 1)
     without = create_state({"w": jnp.zeros(2)}, optax.sgd(0.1), ema=False)
     np.testing.assert_array_equal(without.evaluation_params["w"], 0)
+
+
+def test_another_default_generator_changes_no_number():
+    def found():
+        functions = make_step(Transformer(replace(MODEL, dropout=0.5)), OPTIMIZER, seed=3)
+        state = jax.jit(functions.init)(functional.seed_key(3))
+        rng = functions.rng(state, 0)
+        sums = jax.jit(functions.gradients)(state.params, batch(4, 6), rng)
+        return state.params, sums
+
+    expected = found()
+    with jax.default_prng_impl("rbg"):
+        jax.tree.map(np.testing.assert_array_equal, found(), expected)
