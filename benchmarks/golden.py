@@ -14,21 +14,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from transformer_jax import functional
 from transformer_jax.config import ModelConfig, OptimizerConfig
 from transformer_jax.data.batching import Batch
 from transformer_jax.decoding.inference import Inference
-from transformer_jax.models.dimensions import leaf_name
 from transformer_jax.models.transformer import Transformer
 from transformer_jax.search import Search
 from transformer_jax.training.step import make_step
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["PARAMETER", "Comparison", "compare", "named", "parameters"]
 
 FILE = Path(__file__).with_name("golden.npz")
 MODEL = ModelConfig(vocab_size=53, d_model=16, d_ff=32, num_heads=2, num_layers=2)
 ROWS = 24
+PARAMETER = "parameter"
 # float32 at full precision, of the largest entry of each array; bfloat16, of the largest of all
 # gradients, logits or log-probabilities: at the start attention is nearly even, and what is left of
 # the gradients of queries and keys, one in a hundred of the others, is off by 7% of itself.
@@ -60,6 +61,17 @@ def batch() -> Batch:
     return Batch(*sides, np.arange(ROWS, dtype=np.int32))
 
 
+def named(kind: str, tree: Any) -> dict[str, np.ndarray]:
+    """The arrays of a tree as a file keeps them, "KIND PATH" -> array."""
+    return {f"{kind} {n}": np.asarray(leaf) for n, leaf in flatten_dict(tree, sep="/").items()}
+
+
+def parameters(golden: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Path -> array of the parameters in a file."""
+    start = f"{PARAMETER} "
+    return {n.removeprefix(start): x for n, x in golden.items() if n.startswith(start)}
+
+
 def computed(params: Any, dtype: str) -> dict[str, np.ndarray]:
     """Logits, loss and gradients of `batch`, and what searches find, on this device."""
     model = Transformer(replace(MODEL, dtype=dtype, dropout=0.0))
@@ -67,8 +79,7 @@ def computed(params: Any, dtype: str) -> dict[str, np.ndarray]:
     sums = jax.jit(functions.gradients)(params, given, jax.random.key(0))
     logits: Any = jax.jit(model.apply)({"params": params}, given.source, given.target)
     found = {"logits": logits, "loss": sums.loss}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(sums.gradients):
-        found[f"gradient {leaf_name(path)}"] = leaf
+    found |= named("gradient", sums.gradients)
     sources = [row[row > 1].tolist() for row in given.source]
     inference = Inference(model, params)
     for name, search in SEARCHES.items():
@@ -93,17 +104,16 @@ def compare(dtype: str) -> Iterator[Comparison]:
     """
     with np.load(FILE, allow_pickle=False) as file:
         golden = dict(file)
-    flat = {name.removeprefix("parameter "): golden.pop(name) for name in list(golden)
-            if name.startswith("parameter ")}  # fmt: skip
-    params = _nested(flat)
+    flat = parameters(golden)
+    golden = {name: value for name, value in golden.items() if not name.startswith(PARAMETER)}
+    params = unflatten_dict({name: jnp.asarray(leaf) for name, leaf in flat.items()}, sep="/")
     kept = golden.pop("dropout")
     with jax.default_matmul_precision("highest" if dtype == "float32" else "default"):
         found = computed(params, dtype)
     if dtype == "float32":
         yield Comparison("dropout masks, bits that differ", float((dropped() != kept).sum()), 0)
         start = jax.jit(Transformer(MODEL).init)(functional.seed_key(0), *batch()[:2])["params"]
-        for path, leaf in jax.tree_util.tree_leaves_with_path(start):
-            name = leaf_name(path)
+        for name, leaf in flatten_dict(start, sep="/").items():
             yield Comparison(f"initial {name}", _distance(leaf, flat[name], flat[name]), 1e-6)
     for name, expected in golden.items():
         value = found[name]
@@ -129,26 +139,12 @@ def _distance(value, expected, beside) -> float:
     return float(difference / np.maximum(np.abs(beside).max(), 1e-30))
 
 
-def _nested(flat: dict[str, np.ndarray]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for name, leaf in flat.items():
-        *folders, last = name.split("/")
-        place = tree
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[last] = jnp.asarray(leaf)
-    return tree
-
-
 def main() -> None:
     if jax.default_backend() != "cpu":
         raise SystemExit(f"this is a {jax.default_backend()}: the numbers are those of a CPU")
     params = jax.jit(Transformer(MODEL).init)(functional.seed_key(0), *batch()[:2])["params"]
-    named = {
-        f"parameter {leaf_name(path)}": np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
-    np.savez_compressed(FILE, dropout=dropped(), **named, **computed(params, "float32"))
+    given = named(PARAMETER, params)
+    np.savez_compressed(FILE, dropout=dropped(), **given, **computed(params, "float32"))
     print(FILE)
 
 

@@ -4,24 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import unflatten_dict
 
+from benchmarks.golden import named, parameters
 from tests.parity.golden import CONFIGS, path_of
 from transformer_jax import Transformer, functional
-from transformer_jax.models.dimensions import leaf_name
 
 SOURCE = jnp.array([[4, 5, 6, 7, 1], [8, 9, 1, 0, 0]])
 TARGET = jnp.array([[9, 8, 7, 1], [5, 1, 0, 0]])
-
-
-def tree_of(flat):
-    tree = {}
-    for name, leaf in flat.items():
-        *folders, last = name.split("/")
-        place = tree
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[last] = jnp.asarray(leaf)
-    return tree
 
 
 @pytest.mark.gpu
@@ -29,8 +19,8 @@ def tree_of(flat):
 def test_numbers_are_those_of_the_other_toolkit(name):
     with np.load(path_of(name), allow_pickle=False) as file:
         golden = dict(file)
-    start = "parameter "
-    params = tree_of({n.removeprefix(start): x for n, x in golden.items() if n.startswith(start)})
+    flat = {name: jnp.asarray(leaf) for name, leaf in parameters(golden).items()}
+    params = unflatten_dict(flat, sep="/")
     model = Transformer(CONFIGS[name])
 
     def loss(params):
@@ -41,10 +31,7 @@ def test_numbers_are_those_of_the_other_toolkit(name):
     np.testing.assert_allclose(logits[TARGET != 0], golden["logits"], atol=1e-5)
     if "loss" in golden:
         np.testing.assert_allclose(total, golden["loss"], rtol=1e-5)
-    found = {
-        f"gradient {leaf_name(path)}": leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)
-    }
+    found = named("gradient", gradients)
     compared = [n for n in golden if n.startswith("gradient ")]
     assert compared
     largest = max(np.abs(golden[n]).max() for n in compared)

@@ -6,11 +6,10 @@ python -m tests.parity.golden        records them anew, beside this file, as the
 from dataclasses import replace
 from pathlib import Path
 
-import jax
 import numpy as np
 
+from benchmarks.golden import PARAMETER, named
 from transformer_jax import ModelConfig
-from transformer_jax.models.dimensions import leaf_name
 
 __all__ = ["CONFIGS", "path_of"]
 
@@ -30,11 +29,7 @@ def main() -> None:
 
     for name, module in (("torch", test_torch), ("marian", test_marian)):
         params, numbers = module.compare(CONFIGS[name])
-        flat = {
-            f"parameter {leaf_name(path)}": np.asarray(leaf)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-        }
-        np.savez_compressed(path_of(name), **flat, **numbers)
+        np.savez_compressed(path_of(name), **named(PARAMETER, params), **numbers)
         print(path_of(name))
 
 

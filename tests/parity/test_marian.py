@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.golden import named
 from transformer_jax import ModelConfig, Transformer, functional
-from transformer_jax.models.dimensions import leaf_name
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")
@@ -90,10 +90,7 @@ def compare(config):
         np.testing.assert_allclose(found, expected, atol=1e-4 * scale, err_msg=str(path))
     return params, {
         "logits": logits.detach().numpy()[real],
-        **{
-            f"gradient {leaf_name(path)}": np.asarray(leaf)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(theirs)
-        },
+        **named("gradient", theirs),
     }
 
 
