@@ -17,16 +17,21 @@ multi30k  experiments.multi30k at full length, seed by seed; only when it is nam
 
 import argparse
 import json
+import math
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from experiments.ledger import Where, write_json
+from transformer_jax.terminal import at_a_terminal
 
 __all__ = ["PHASES", "Report", "main"]
 
@@ -53,11 +58,9 @@ class Report:
     def __post_init__(self):
         self.found: dict[str, Any] = {"ended": False}
 
-    def add(self, **found: Any) -> None:
-        self.found.update(found)
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps(self.found, indent=1) + "\n", encoding="utf-8")
-        part.replace(self.path)
+    def add(self, found: dict[str, Any]) -> None:
+        self.found |= found
+        write_json(self.path, self.found)
 
     @property
     def seconds(self) -> float:
@@ -68,23 +71,18 @@ class Report:
 def check(report: Report) -> None:
     from benchmarks.golden import compare
 
-    report.add(**machine())
+    report.add(machine())
     failed = []
     for dtype in ("float32", "bfloat16"):
         compared = list(compare(dtype))
         failed += [f"{dtype} {each.name}" for each in compared if not each.holds]
         worst = sorted(compared, key=lambda each: each.distance, reverse=True)[:5]
-        report.add(
-            **{
-                dtype: {
-                    "compared": len(compared),
-                    "farthest": {each.name: each.distance for each in worst},
-                }
-            }
-        )
-    report.add(failed=failed)
+        # JSON has no infinity.
+        farthest = {e.name: e.distance if math.isfinite(e.distance) else None for e in worst}
+        report.add({dtype: {"compared": len(compared), "farthest": farthest}})
+    report.add({"failed": failed})
     if report.found["backend"] == "cpu":
-        report.add(tests="not run: on a CPU `make test` has them all")
+        report.add({"tests": "not run: on a CPU `make test` has them all"})
         return
     command = [
         *(sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"),
@@ -98,61 +96,52 @@ def check(report: Report) -> None:
             command, cwd=ROOT, env=environment, capture_output=True, text=True,
             timeout=max(report.seconds, 1),
         )  # fmt: skip
-        report.add(tests=done.stdout.strip().splitlines()[-12:], tests_code=done.returncode)
+        last = done.stdout.strip().splitlines()[-12:]
+        report.add({"tests": last, "tests_code": done.returncode})
         failed += ["pytest -m gpu"] if done.returncode else []
     except subprocess.TimeoutExpired as late:
-        report.add(tests=f"no time: {(late.stdout or b'')[-400:]!r}")
-    report.add(failed=failed)
+        report.add({"tests": f"no time: {(late.stdout or b'')[-400:]!r}"})
+    report.add({"failed": failed})
 
 
 def resume(report: Report) -> None:
     from benchmarks.determinism import FLAGS, repeated
 
-    report.add(**machine())
+    report.add(machine())
     if find_spec("tyro") is None:
-        report.add(skipped="tyro is not installed: jobs are started from the command line")
+        report.add({"skipped": "tyro is not installed: jobs are started from the command line"})
         return
     for name, flags in FLAGS.items():
         if report.seconds < LEAST:
             break
-        report.add(**{name: repeated(report.path.parent / f"resume-{name}", flags, report.tiny)})
+        report.add({name: repeated(report.path.parent / f"resume-{name}", flags, report.tiny)})
 
 
 def train(report: Report) -> None:
     from benchmarks import speed
 
-    report.add(**machine(), peak=speed.matmul_peak(report.tiny))
-    for name in ("base", "big"):
-        for who in ("ours", "torch", "torch compiled"):
-            if who != "ours" and find_spec("torch") is None:
-                continue
-            if report.seconds < LEAST:
-                return
-            found = measured(report, "training", name, who)
-            if "flops" in found:
-                share = found["flops"] / found["seconds_per_step"] / report.found["peak"]
-                found["share_of_peak"] = share
-            report.add(**{f"{name}, {who}": found})
+    peak = speed.matmul_peak(report.tiny)
+    report.add({**machine(), "peak": peak})
+    peers = {"torch": "torch", "torch compiled": "torch"}
+    for size, who, found in measurements(report, "training", ("base", "big"), peers):
+        if "flops" in found:
+            found["share_of_peak"] = found["flops"] / found["seconds_per_step"] / peak
+        report.add({f"{size}, {who}": found})
 
 
 def decode(report: Report) -> None:
-    report.add(**machine())
-    for sentences in (32, 256):
-        for who in ("ours", "transformers"):
-            if who != "ours" and find_spec("transformers") is None:
-                continue
-            if report.seconds < LEAST:
-                return
-            found = measured(report, "decoding", str(sentences), who)
-            report.add(**{f"{sentences} sentences, {who}": found})
+    report.add(machine())
+    peers = {"transformers": "transformers"}
+    for size, who, found in measurements(report, "decoding", ("32", "256"), peers):
+        report.add({f"{size} sentences, {who}": found})
 
 
 def multi30k(report: Report) -> None:
     from benchmarks.anchor import seeds
 
-    report.add(**machine())
+    report.add(machine())
     for seed, found in seeds(report.path.parent, report.data, report.tiny, lambda: report.seconds):
-        report.add(**{f"seed {seed}": found})
+        report.add({f"seed {seed}": found})
 
 
 PHASES: dict[str, Callable[[Report], None]] = {
@@ -165,24 +154,24 @@ PHASES: dict[str, Callable[[Report], None]] = {
 
 
 def machine() -> dict[str, Any]:
-    """Device and versions, for every phase's file."""
-    import platform
-    from importlib.metadata import version
-
+    """Device, versions and commit, for every phase's file."""
     import jax
 
-    from experiments.ledger import head
+    where = Where.here("python -m benchmarks.accelerator")
+    return {"backend": jax.default_backend(), **asdict(where)}
 
-    device = jax.devices()[0]
-    return {
-        "backend": jax.default_backend(),
-        "device": device.device_kind,
-        "devices": jax.device_count(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("jax", "flax", "optax", "numpy")},
-        "commit": head(),
-    }
+
+def measurements(
+    report: Report, work: str, sizes: Sequence[str], peers: dict[str, str]
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(size, who, what was measured) of ours and of each peer whose package is installed, while
+    time is left."""
+    installed = [who for who, package in peers.items() if find_spec(package)]
+    for size in sizes:
+        for who in ("ours", *installed):
+            if report.seconds < LEAST:
+                return
+            yield size, who, measured(report, work, size, who)
 
 
 def measured(report: Report, *words: str) -> dict[str, Any]:
@@ -207,7 +196,7 @@ def run_phase(name: str, output: Path, seconds: float, tiny: bool, data: Path | 
     report = Report(output / f"{name}.json", time.monotonic() + seconds, tiny, data)
     start = time.monotonic()
     PHASES[name](report)
-    report.add(ended=True, seconds=round(time.monotonic() - start, 1))
+    report.add({"ended": True, "seconds": round(time.monotonic() - start, 1)})
 
 
 def main() -> None:
@@ -218,7 +207,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/accelerator"))
     parser.add_argument("--data", type=Path, help="folder of Multi30k, for phase multi30k")
     parser.add_argument("--tiny", action="store_true", help="small sizes, to try it on a CPU")
-    parser.add_argument("--here", action="store_true", help="the first phase in this process")
     arguments = parser.parse_args()
     if "multi30k" in arguments.phases and not (arguments.data and arguments.data.is_dir()):
         parser.error(f"--data {arguments.data} is no folder: phase multi30k needs the text")
@@ -228,36 +216,35 @@ def main() -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(output / "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-    if arguments.here:
-        seconds = arguments.minutes * 60
-        run_phase(arguments.phases[0], output, seconds, arguments.tiny, arguments.data)
-        return
     end = time.monotonic() + arguments.minutes * 60
     for name in arguments.phases:
         left = end - time.monotonic()
         path = output / f"{name}.json"
         if left < LEAST:
-            path.write_text('{"ended": false, "skipped": "no time was left"}\n', encoding="utf-8")
+            write_json(path, {"ended": False, "skipped": "no time was left"})
         else:
-            _in_its_own_process(name, left, arguments)
+            _in_its_own_process(name, output, left, arguments.tiny, arguments.data)
         print(f"{name}: {path.read_text(encoding='utf-8') if path.exists() else 'nothing'}")
 
 
-def _in_its_own_process(name: str, seconds: float, arguments) -> None:
-    command = [
-        *(sys.executable, "-m", "benchmarks.accelerator", "--here", "--phases", name),
-        *("--minutes", str(seconds / 60), "--output", str(arguments.output)),
-        *(["--tiny"] if arguments.tiny else []),
-        *(["--data", str(arguments.data)] if arguments.data else []),
-    ]
-    process = subprocess.Popen(command, start_new_session=True)
-    try:
-        if code := process.wait(seconds):
-            print(f"{name} ended with exit code {code}", file=sys.stderr)
-    except subprocess.TimeoutExpired:
+def _in_its_own_process(name: str, output: Path, seconds: float, *options: Any) -> None:
+    words = (name, output, seconds, *options)
+    process = multiprocessing.get_context("spawn").Process(target=_leading, args=words)
+    process.start()
+    process.join(seconds)
+    if process.is_alive():
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.join()
         print(f"{name} ran out of time", file=sys.stderr)
+    elif process.exitcode:
+        print(f"{name} ended with exit code {process.exitcode}", file=sys.stderr)
+
+
+def _leading(*words: Any) -> None:
+    """A phase as the leader of a group, which ends with all that it has started."""
+    os.setsid()
+    with at_a_terminal():
+        run_phase(*words)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.speed import TINY
 from experiments.multi30k import ANCHOR, configuration, score
 from experiments.runs import recorded, trained
 
@@ -32,9 +33,7 @@ def seeds(
 def _run(folder: Path, data: Path, tiny: bool, seed: int) -> dict[str, Any]:
     config = configuration(data, "bpe", "anchor", 60 if tiny else None)
     if tiny:
-        config = replace(
-            config, model=replace(config.model, d_model=16, d_ff=32, num_heads=2, num_layers=1)
-        )
+        config = replace(config, model=replace(config.model, **TINY))
     steps = config.train.steps
     first = max(steps - EPOCHS * EPOCH, 1)
     train = replace(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from benchmarks.speed import TINY
 from transformer_jax import presets
 from transformer_jax.verification import finish, values, verify_resume
 
@@ -33,7 +34,7 @@ def repeated(folder: Path, environment: dict[str, str], tiny: bool) -> dict[str,
     config = presets.recipe("tiny")
     config = replace(config, data=replace(config.data, num_shapes=1))
     if tiny:
-        config = replace(config, model=replace(config.model, d_model=16, d_ff=32, num_layers=1))
+        config = replace(config, model=replace(config.model, **TINY))
     with mock.patch.dict(os.environ, environment):
         verdict = verify_resume(config, folder, updates=UPDATES, kills=1)
         finish(folder, "again")

@@ -1,4 +1,4 @@
-"""What benchmarks.accelerator holds other devices to holds on a CPU, the device that recorded it."""
+"""What benchmarks.accelerator holds other devices to holds on the CPU that recorded it."""
 
 import math
 

@@ -1,9 +1,9 @@
 """JAX_ENABLE_X64=1: what means float32 says so, and a run is what it is without."""
 
 import json
-import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -45,17 +45,16 @@ def outcome(folder, enabled):
     folder.mkdir()
     config = configuration(folder, steps=12)
     # A rate at which the last bit of an update stays the last bit.
-    optimizer = {**vars(config.optimizer), "lr_factor": 0.05, "accumulate": 2, "ema_decay": 0.9,
-                 "clip_norm": 1.0}  # fmt: skip
-    config = type(config)(
-        config.model, type(config.optimizer)(**optimizer), config.data, config.train
+    optimizer = replace(
+        config.optimizer, lr_factor=0.05, accumulate=2, ema_decay=0.9, clip_norm=1.0
     )
+    config = replace(config, optimizer=optimizer)
     (folder / "wanted.json").write_text(config.to_json())
     environment = {**ENVIRONMENT, "JAX_ENABLE_X64": str(enabled), "JAX_PLATFORMS": "cpu",
                    "TRANSFORMER_JAX_CACHE": str(folder / "cache")}  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(folder)],
-        capture_output=True, text=True, env={**os.environ, **environment},
+        capture_output=True, text=True, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     records = (folder / "run" / "metrics.jsonl").read_text().splitlines()
@@ -71,8 +70,7 @@ def test_run_with_64_bit_types_is_the_same(tmp_path):
     for old, new in zip(records, wide_records, strict=True):
         assert new == pytest.approx(old, rel=1e-6)
     for name in plain:
-        flat = [json.dumps(plain[name]), json.dumps(wide[name])]
-        texts, numbers = zip(*(_apart(json.loads(each)) for each in flat))
+        texts, numbers = zip(*(_apart(found[name]) for found in (plain, wide)))
         assert texts[0] == texts[1]
         assert numbers[1] == pytest.approx(numbers[0], rel=1e-6)
 

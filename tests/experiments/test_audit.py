@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import speed
 from experiments import audit, table3_variations
 from transformer_jax import functional, presets
 
@@ -54,6 +55,9 @@ def test_operations_against_the_formula():
     attentions = 3 * model.num_layers  # the decoder has two
     products = 2 * 2 * audit.SENTENCE * model.d_model  # with keys, and with values
     formula = 6 * audit.count(model) + 3 * attentions * products
+    # What benchmarks.speed divides by a device's peak.
+    rows = speed.step_flops(model, 1, audit.SENTENCE, audit.SENTENCE)
+    assert rows / audit.SENTENCE == pytest.approx(formula, rel=0.01)
     # Norms, softmax, dropout and the update are little beside them.
     assert 1.0 < audit.flops_per_token(model) / formula < 1.02
 

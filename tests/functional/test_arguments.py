@@ -6,7 +6,7 @@ import pytest
 from tests.functional import unchecked
 from transformer_jax import functional as F
 
-X, WIDE = jnp.ones((2, 3, 4)), jnp.ones((3, 3, 4))
+X = jnp.ones((2, 3, 4))
 HEADS = jnp.ones((2, 3, 2, 4))
 IDS = jnp.ones((2, 3), jnp.int32)
 MASK = jnp.ones((2, 1, 3, 3), bool)

@@ -1,5 +1,3 @@
-import importlib
-import re
 from dataclasses import replace
 
 import jax
@@ -13,7 +11,7 @@ from hypothesis import strategies as st
 from tests import reference
 from transformer_jax import ModelConfig, Transformer, presets
 from transformer_jax import functional as F
-from transformer_jax.models import layers, transformer
+from transformer_jax.models import layers
 
 V, S, T = 11, 7, 5
 SMALL = ModelConfig(vocab_size=V, d_model=12, d_ff=20, num_heads=3, num_layers=2, dropout=0.0)
@@ -180,93 +178,6 @@ def test_with_positions_it_is_not():
     assert not np.allclose(flipped, memory[:, ::-1], atol=1e-2)
 
 
-def test_dropout_is_on_exactly_when_a_key_is_given():
-    model, variables = build(replace(SMALL, dropout=0.5))
-    plain = forward(model)(variables, SOURCE, TARGET)
-    rngs = {"dropout": jax.random.key(0)}
-    np.testing.assert_array_equal(plain, forward(build(SMALL)[0])(variables, SOURCE, TARGET))
-    dropped = model.apply(variables, SOURCE, TARGET, rngs=rngs)
-    assert not np.allclose(dropped, plain)
-    np.testing.assert_array_equal(dropped, model.apply(variables, SOURCE, TARGET, rngs=rngs))
-
-
-@pytest.mark.parametrize(
-    "rates, places",
-    [
-        # On two embeddings and on each sub-layer: two in an encoder layer, three in a decoder's.
-        ({"dropout": 0.1}, 2 + 2 * 2 + 2 * 3),
-        # On the weights of each attention: one in an encoder layer, two in a decoder's.
-        ({"attention_dropout": 0.1}, 2 * 1 + 2 * 2),
-        ({"relu_dropout": 0.1}, 2 + 2),
-        ({}, 0),
-    ],
-)
-def test_places_of_dropout(rates, places):
-    model, variables = build(replace(SMALL, **rates))
-    trace = jax.make_jaxpr(
-        lambda rng: model.apply(variables, SOURCE, TARGET, rngs={"dropout": rng})
-    )(jax.random.key(0))
-    assert len(re.findall(r"\brandom_bits\b", str(trace))) == places
-
-
-@pytest.mark.parametrize("norm", ["post", "pre"])
-def test_what_dropout_is_applied_to(norm, monkeypatch):
-    """Section 5.4 with a dropout that doubles: embeddings plus positions, and each sub-layer's
-    output before it is added (and, in post-norm, normalised)."""
-    model, variables = build(replace(SMALL, norm=norm, dropout=0.5))
-    monkeypatch.setattr(layers, "dropout", lambda x, rate, rng: x if rng is None else 2 * x)
-    rngs = {"dropout": jax.random.key(0)}
-    found = model.apply(variables, SOURCE, rngs=rngs, method="encode")
-
-    parts = model.bind(variables)
-    mask = F.padding_mask(SOURCE)
-    x = 2 * (F.embed(SOURCE, variables["params"]["embedding"]) + F.sinusoids(S, 12)[None])
-    for layer in parts.encoder:
-        own = layer.self_attention
-        for norm_of, sublayer in (
-            (layer.self_attention_norm, lambda y, own=own: own(y, own.keys_values(y), mask)),
-            (layer.feed_forward_norm, layer.feed_forward),
-        ):
-            post = norm == "post"
-            x = norm_of(x + 2 * sublayer(x)) if post else x + 2 * sublayer(norm_of(x))
-    x = parts.encoder_norm(x) if norm == "pre" else x
-    np.testing.assert_allclose(found, x, atol=1e-5)
-
-
-DROPPING = replace(SMALL, num_layers=1, dropout=0.5, attention_dropout=0.3, relu_dropout=0.3)
-
-
-def test_rows_draw_dropout_by_their_number_in_any_company():
-    model, variables = build(DROPPING)
-    rngs = {"dropout": jax.random.key(0)}
-    rows = jnp.array([7, 3, 11])
-    whole = model.apply(variables, SOURCE, TARGET, rows, rngs=rngs)
-    order = jnp.array([2, 0])
-    part = model.apply(variables, SOURCE[order], TARGET[order], rows[order], rngs=rngs)
-    np.testing.assert_allclose(part, whole[order], atol=1e-5)
-    others = model.apply(variables, SOURCE, TARGET, rows + 1, rngs=rngs)
-    without = model.apply(variables, SOURCE, TARGET, rngs=rngs)
-    for found in (others, without):
-        assert not np.allclose(found, whole, atol=1e-2)
-
-
-@pytest.mark.parametrize("generator", ["threefry2x32", "rbg"])
-def test_layers_under_remat_drop_what_they_drop_without(generator, monkeypatch):
-    model, variables = build(DROPPING)
-    rngs = {"dropout": jax.random.key(0, impl=generator)}
-    rows = jnp.array([7, 3, 11])
-
-    def loss(params):
-        return jnp.sum(model.apply({"params": params}, SOURCE, TARGET, rows, rngs=rngs) ** 2)
-
-    expected = jax.value_and_grad(loss)(variables["params"])
-    for name in ("EncoderLayer", "DecoderLayer"):
-        monkeypatch.setattr(transformer, name, nn.remat(getattr(layers, name)))
-    assert "remat" in str(jax.make_jaxpr(loss)(variables["params"]))
-    found = jax.value_and_grad(loss)(variables["params"])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
-
-
 def test_positions_are_added_before_the_sum_is_rounded():
     """In bfloat16 the sinusoids of positions far from the start are those of their neighbours."""
     config = replace(SMALL, d_model=16, num_heads=2, dtype="bfloat16")
@@ -280,37 +191,6 @@ def test_positions_are_added_before_the_sum_is_rounded():
     np.testing.assert_array_equal(found[0], expected)
 
 
-def test_dropout_of_weights_and_of_the_hidden_layer(monkeypatch):
-    """Attention dropout falls on weights [B, H, T, S], ReLU dropout before the second matrix."""
-    dropped = []
-
-    def recorded(x, rate, rng):
-        if rng is not None and rate:
-            dropped.append((rate, x.shape))
-        return x if rng is None else 2 * x
-
-    monkeypatch.setattr(layers, "dropout", recorded)
-    network = importlib.import_module("transformer_jax.functional.feed_forward")
-    monkeypatch.setattr(network, "dropout", recorded)
-    config = replace(SMALL, num_layers=1, attention_dropout=0.1, relu_dropout=0.2)
-    model, variables = build(config)
-    rngs = {"dropout": jax.random.key(0)}
-    model.apply(variables, SOURCE, TARGET, rngs=rngs)
-    heads = SMALL.num_heads
-    assert dropped == [
-        (0.1, (3, heads, S, S)), (0.2, (3, S, SMALL.d_ff)),
-        (0.1, (3, heads, T, T)), (0.1, (3, heads, T, S)), (0.2, (3, T, SMALL.d_ff)),
-    ]  # fmt: skip
-    # Doubled before the product: the bias that follows it is added once.
-    feed_forward = model.bind(variables).encoder[0].feed_forward
-    given = feed_forward.variables["params"]
-    x = jnp.ones((3, S, SMALL.d_model))
-    hidden = 2 * jax.nn.relu(x @ given["kernel_in"] + given["bias_in"][None, None])
-    expected = hidden @ given["kernel_out"] + given["bias_out"][None, None]
-    found = layers.FeedForward(config).apply({"params": given}, x, rngs=rngs)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-
-
 def test_norm_epsilon_is_the_configured_one():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 12)), jnp.float32)
     norm = layers.LayerNorm(replace(SMALL, norm_epsilon=0.5))
@@ -318,19 +198,6 @@ def test_norm_epsilon_is_the_configured_one():
     wide = np.asarray(x, np.float64)
     expected = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 0.5)
     np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_old_keys_are_taken():
-    model, variables = build(DROPPING)
-    found = model.apply(variables, SOURCE, TARGET, rngs={"dropout": jax.random.PRNGKey(0)})
-    expected = model.apply(variables, SOURCE, TARGET, rngs={"dropout": jax.random.key(0)})
-    np.testing.assert_array_equal(found, expected)
-    init = jax.jit(model.init)
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        init(jax.random.PRNGKey(0), SOURCE, TARGET),
-        init(jax.random.key(0), SOURCE, TARGET),
-    )
 
 
 def test_batches_that_do_not_belong_together():

@@ -24,30 +24,16 @@ __all__ = ["DecoderLayer", "EncoderLayer", "FeedForward", "LayerNorm", "MultiHea
 KeysValues = tuple[jax.Array, jax.Array]
 
 
-# Parameters are float32 by name: what JAX takes by default is 64 bits wide under JAX_ENABLE_X64.
-def zeros(rng, shape):
-    return jnp.zeros(shape, jnp.float32)
-
-
-def ones(rng, shape):
-    return jnp.ones(shape, jnp.float32)
-
-
-def normal(deviation: float):
-    """Normal with mean 0."""
-
-    def initialise(rng, shape):
-        return jax.random.normal(rng, shape, jnp.float32) * deviation
-
-    return initialise
+# By name: what Flax's initialisers take by default is 64 bits wide under JAX_ENABLE_X64.
+FLOAT32 = jnp.float32
 
 
 def glorot_uniform(drawn_columns: int):
     """Glorot uniform for a [rows, columns] kernel cut out of a matrix of `drawn_columns`."""
 
-    def initialise(rng, shape):
+    def initialise(rng, shape, dtype):
         limit = math.sqrt(6.0 / (shape[0] + drawn_columns))
-        return jax.random.uniform(rng, shape, jnp.float32, -limit, limit)
+        return jax.random.uniform(rng, shape, dtype, -limit, limit)
 
     return initialise
 
@@ -85,8 +71,8 @@ class Projection(nn.Module):
     @nn.compact
     def __call__(self, x):
         shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", glorot_uniform(self.drawn_columns), shape)
-        bias = self.param("bias", zeros, (self.features,))
+        kernel = self.param("kernel", glorot_uniform(self.drawn_columns), shape, FLOAT32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), FLOAT32)
         return linear(x, kernel.astype(self.dtype), bias)
 
 
@@ -97,8 +83,8 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        gain = self.param("gain", ones, (x.shape[-1],))
-        bias = self.param("bias", zeros, (x.shape[-1],))
+        gain = self.param("gain", nn.initializers.ones, x.shape[-1:], FLOAT32)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], FLOAT32)
         return layer_norm(x, gain, bias, self.config.norm_epsilon)
 
 
@@ -123,7 +109,7 @@ class MultiHeadAttention(DropoutModule):
         if config.attention == "additive":
             # A head's vector is a matrix of key_size rows and one column.
             shape = (config.key_size, config.num_heads)
-            self.vector = self.param("vector", glorot_uniform(1), shape)
+            self.vector = self.param("vector", glorot_uniform(1), shape, FLOAT32)
 
     def keys_values(self, x) -> KeysValues:
         """[B, S, D] -> ([B, S, H, K], [B, S, H, Dv])."""
@@ -153,10 +139,11 @@ class FeedForward(DropoutModule):
     @nn.compact
     def __call__(self, x, rows=None):
         d_model, d_ff = self.config.d_model, self.config.d_ff
-        kernel_in = self.param("kernel_in", glorot_uniform(d_ff), (d_model, d_ff))
-        bias_in = self.param("bias_in", zeros, (d_ff,))
-        kernel_out = self.param("kernel_out", glorot_uniform(d_model), (d_ff, d_model))
-        bias_out = self.param("bias_out", zeros, (d_model,))
+        zeros = nn.initializers.zeros
+        kernel_in = self.param("kernel_in", glorot_uniform(d_ff), (d_model, d_ff), FLOAT32)
+        bias_in = self.param("bias_in", zeros, (d_ff,), FLOAT32)
+        kernel_out = self.param("kernel_out", glorot_uniform(d_model), (d_ff, d_model), FLOAT32)
+        bias_out = self.param("bias_out", zeros, (d_model,), FLOAT32)
         rate = self.config.relu_dropout
         return feed_forward(
             x,
