@@ -1,0 +1,69 @@
+"""A machine with an accelerator may lack what only datasets, options, boards and scores need."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from tests.small_job import ENVIRONMENT, configuration
+
+MISSING = ("tensorflow_datasets", "array_record", "tyro", "tensorboardX", "sacremoses", "beartype",
+           "torch", "transformers")  # fmt: skip
+# Python imports it as it starts, in processes that are started from the test, too.
+BLOCK = f"import sys; sys.modules.update(dict.fromkeys({MISSING}))\n"
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from benchmarks import accelerator
+from transformer_jax import RunConfig, Translator
+from transformer_jax.job import train
+
+folder = Path(sys.argv[1])
+for name in ("first", "second"):
+    train(RunConfig.from_json((folder / name).read_text()), folder / "run", progress=False)
+translator = Translator.load(folder / "run")
+evaluation = translator.evaluate(["w1 w2", "w3"], ["W2 W1", "W3"], language="de", extra_length=4)
+for phase in ("check", "train"):
+    accelerator.run_phase(phase, folder, 900, True, None)
+print(json.dumps([translator.checkpoint, [score.name for score in evaluation.scores]]))
+"""
+
+
+@pytest.mark.slow
+def test_training_translating_and_measuring_need_none_of_them(tmp_path):
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(BLOCK)
+    config = configuration(tmp_path, steps=12)
+    config = replace(
+        config,
+        model=replace(config.model, vocab_size=276),
+        data=replace(config.data, vocabulary="bpe", cache_dir=str(tmp_path / "cache")),
+    )
+    (tmp_path / "second").write_text(config.to_json())
+    short = replace(config, train=replace(config.train, steps=6))
+    (tmp_path / "first").write_text(short.to_json())
+    path = f"{site}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path)],
+        capture_output=True, text=True,
+        env={**ENVIRONMENT, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    checkpoint, scores = json.loads(done.stdout.splitlines()[-1])
+    assert checkpoint == "averaged at step 12"
+    assert scores == ["BLEU", "chrF", "TER"]
+    assert "no compound-split BLEU: sacremoses is not installed" in done.stderr
+    records = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(records[-1])["step"] == 12
+    check, train = (
+        json.loads((tmp_path / f"{phase}.json").read_text()) for phase in ("check", "train")
+    )
+    assert check["ended"]
+    assert check["failed"] == []
+    assert check["float32"]["compared"] > check["bfloat16"]["compared"] > 80
+    assert train["base, ours"]["target_tokens_per_second"] > 0
+    assert "base, torch" not in train
