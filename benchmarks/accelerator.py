@@ -13,6 +13,8 @@ resume    a job that is killed beside two that are not, with and without determi
 train     target tokens a second, memory and share of the peak, beside torch where it is installed
 decode    beam search, beside Hugging Face's generate where transformers is installed
 multi30k  experiments.multi30k at full length, seed by seed; only when it is named
+
+`benchmarks.account` makes an entry of the ledger of them.
 """
 
 import argparse
@@ -88,6 +90,8 @@ def check(report: Report) -> None:
         *(sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"),
         # The markers of pytest-xdist are unknown where it is not installed.
         *("--override-ini", "addopts=", "-W", "ignore::pytest.PytestUnknownMarkWarning", *TESTED),
+        # Most of their time goes to compiling: 200 s on an H200 in one process.
+        *(("-n", str(min(8, os.cpu_count() or 1))) if find_spec("xdist") else ()),
     ]
     # Tests ask for a CPU unless they are told otherwise.
     environment = {**os.environ, "JAX_PLATFORMS": "", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
@@ -112,9 +116,10 @@ def resume(report: Report) -> None:
         report.add({"skipped": "tyro is not installed: jobs are started from the command line"})
         return
     for name, flags in FLAGS.items():
-        if report.seconds < LEAST:
-            break
-        report.add({name: repeated(report.path.parent / f"resume-{name}", flags, report.tiny)})
+        left = report.seconds >= LEAST
+        folder = report.path.parent / f"resume-{name}"
+        found = repeated(folder, flags, report.tiny) if left else {"skipped": "no time was left"}
+        report.add({name: found})
 
 
 def train(report: Report) -> None:
@@ -164,14 +169,14 @@ def machine() -> dict[str, Any]:
 def measurements(
     report: Report, work: str, sizes: Sequence[str], peers: dict[str, str]
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(size, who, what was measured) of ours and of each peer whose package is installed, while
-    time is left."""
+    """(size, who, what was measured) of ours and of each peer whose package is installed."""
     installed = [who for who, package in peers.items() if find_spec(package)]
     for size in sizes:
         for who in ("ours", *installed):
             if report.seconds < LEAST:
-                return
-            yield size, who, measured(report, work, size, who)
+                yield size, who, {"skipped": "no time was left"}
+            else:
+                yield size, who, measured(report, work, size, who)
 
 
 def measured(report: Report, *words: str) -> dict[str, Any]:
@@ -187,7 +192,7 @@ def measured(report: Report, *words: str) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         return {"failed": "no time was left"}
     if done.returncode:
-        return {"failed": done.stderr.strip().splitlines()[-3:]}
+        return {"failed": " ".join(done.stderr.strip().splitlines()[-3:])}
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
@@ -203,7 +208,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     standard = [name for name in PHASES if name != "multi30k"]
     parser.add_argument("--phases", nargs="+", choices=PHASES, default=standard)
-    parser.add_argument("--minutes", type=float, default=8, help="for all phases together")
+    parser.add_argument("--minutes", type=_minutes, default=8, help="for all phases together")
     parser.add_argument("--output", type=Path, default=Path("runs/accelerator"))
     parser.add_argument("--data", type=Path, help="folder of Multi30k, for phase multi30k")
     parser.add_argument("--tiny", action="store_true", help="small sizes, to try it on a CPU")
@@ -227,6 +232,12 @@ def main() -> None:
         print(f"{name}: {path.read_text(encoding='utf-8') if path.exists() else 'nothing'}")
 
 
+def _minutes(text: str) -> float:
+    if not 0 < float(text) < math.inf:
+        raise ValueError
+    return float(text)
+
+
 def _in_its_own_process(name: str, output: Path, seconds: float, *options: Any) -> None:
     words = (name, output, seconds, *options)
     process = multiprocessing.get_context("spawn").Process(target=_leading, args=words)
@@ -248,4 +259,5 @@ def _leading(*words: Any) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with at_a_terminal():
+        main()

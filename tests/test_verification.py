@@ -21,6 +21,25 @@ from transformer_jax.verification import Moved, Topology, Verdict, _job, values
 PACKAGE = Path(__file__).parents[1] / "transformer_jax"
 
 
+# Lines of the package that verify-resume must see broken, and where it must see it.
+BROKEN = [
+    (
+        "training/step.py", "seed_key(seed), state.step)",
+        "seed_key(seed + __import__('os').getpid()), state.step)",
+        ["parameters", "optimizer", "metrics.jsonl"],
+    ),
+    (
+        "job.py", "Prefetch(micro_batches, first,",
+        "Prefetch(lambda step: micro_batches(step - first), first,",
+        ["parameters", "optimizer", "data", "metrics.jsonl"],
+    ),
+    (
+        "training/metrics.py", 'json.loads(line)["step"] <= step', "json.loads(line)",
+        ["metrics.jsonl"],
+    ),
+]  # fmt: skip
+
+
 def test_values_see_every_change(whole, tmp_path):
     one = whole[2].folder
     other = shutil.copytree(one, tmp_path / "run")
@@ -132,25 +151,7 @@ def test_a_sound_package_passes(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "file, line, broken, different",
-    [
-        (
-            "training/step.py", "jax.random.key(seed), state.step)",
-            "jax.random.key(seed + __import__('os').getpid()), state.step)",
-            ["parameters", "optimizer", "metrics.jsonl"],
-        ),
-        (
-            "job.py", "Prefetch(micro_batches, first,",
-            "Prefetch(lambda step: micro_batches(step - first), first,",
-            ["parameters", "optimizer", "data", "metrics.jsonl"],
-        ),
-        (
-            "training/metrics.py", 'json.loads(line)["step"] <= step', "json.loads(line)",
-            ["metrics.jsonl"],
-        ),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("file, line, broken, different", BROKEN)
 def test_a_broken_package_fails(tmp_path, file, line, broken, different):
     copy = shutil.copytree(PACKAGE, tmp_path / "broken" / "transformer_jax")
     source = (copy / file).read_text()

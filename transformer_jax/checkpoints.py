@@ -306,8 +306,6 @@ class Checkpoints:
             yield
         except Exception as error:
             self._failed = True
-            # Its other writes fail too, each with a traceback.
-            logging.getLogger("asyncio").setLevel(logging.CRITICAL)
             steps = ", ".join(map(str, self.steps())) or "none"
             raise UnsavedCheckpoint(
                 f"a checkpoint cannot be written to {self._folder}: {_reason(error)}; the "

@@ -19,8 +19,10 @@ def at_a_terminal() -> Iterator[None]:
     """Messages go to standard error; what the user can mend ends the process with one of them."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("transformer_jax").setLevel(logging.INFO)
-    # Orbax logs failures that it raises too; those reach the user once, in our words.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # Orbax logs failures that it raises too, and asyncio those of its other reads and writes; they
+    # reach the user once, in our words.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # a process may be started without
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115

@@ -1,0 +1,175 @@
+"""What `benchmarks.accelerator` left in a folder, as an entry of the ledger.
+
+    python -m benchmarks.account runs/accelerator --ledger experiments/results
+
+The folder may come from another machine, whose checkout may be a copy that git knows nothing of:
+--commit names what ran there.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from experiments.ledger import Entry, Table, Where, publish, together
+from transformer_jax.errors import UserError
+from transformer_jax.terminal import at_a_terminal
+
+__all__ = ["account"]
+
+PHASES = ("check", "resume", "train", "decode", "multi30k")
+Found = dict[str, Any]
+
+
+def account(folder: Path, commit: str = "", note: str = "") -> Entry:
+    """An entry of the phases that are there; UserError where there is none.
+
+    Args:
+        folder: what --output named.
+        commit: of the checkout that ran, instead of what git said there.
+        note: what is to be said of the runs beside what their files hold.
+
+    Returns:
+        A table for each phase that found something; `missing` names those that did not end.
+    """
+    paths = {name: folder / f"{name}.json" for name in PHASES}
+    found = {n: json.loads(p.read_text(encoding="utf-8")) for n, p in paths.items() if p.is_file()}
+    ran = {name: phase for name, phase in found.items() if "machine" in phase}
+    if not ran:
+        raise UserError(f"{folder} has no result of a phase: name the --output of an earlier run")
+    names = [each.name for each in fields(Where)]
+    where = [Where(**{name: phase[name] for name in names}) for phase in ran.values()]
+    where = [Where(w.command, commit or w.commit, w.machine, w.versions, w.seconds) for w in where]
+    at = together(where[0].command, where)
+    unended = [name for name in PHASES if not found.get(name, {}).get("ended")]
+    lacks = [f"phases without an end: {', '.join(unended)}"] if unended else []
+    lacks += [
+        f"{name}: {each.get('skipped') or each['failed']}"
+        for phase in ran.values()
+        for name, each in phase.items()
+        if isinstance(each, dict) and ("skipped" in each or "failed" in each)
+    ]
+    missing = "; ".join(lacks) or "nothing"
+    return Entry(
+        "accelerator",
+        f"Checked and measured on {at.machine.split(' x ')[-1]}",
+        at,
+        [table for name, phase in ran.items() if (table := TABLES[name](phase)).rows],
+        f"{missing}. {note}" if note else missing,
+        found,
+    )
+
+
+def _checked(phase: Found) -> Table:
+    from benchmarks.golden import LIMITS
+
+    rows: list[list] = []
+    for dtype, limit in LIMITS.items():
+        if dtype in phase:
+            distances = phase[dtype]["farthest"].values()
+            worst = "not finite" if None in distances else f"{max(distances):.1e}"
+            rows.append([dtype, phase[dtype]["compared"], worst, f"{limit:.0e}"])
+    if "tests_code" in phase:
+        rows.append(["pytest -m gpu", None, phase["tests"][-1].strip("= "), "none fails"])
+    return Table(
+        "Numbers beside a CPU's: distance from the largest of an array",
+        ["what", "compared", "farthest", "allowed"],
+        rows,
+    )
+
+
+def _resumed(phase: Found) -> Table:
+    rows = [
+        [
+            name,
+            " ".join(f"{key}={value}" for key, value in each["environment"].items()) or "none",
+            ", ".join(each["whole runs differ in"]) or "nothing",
+            ", ".join(each["killed run differs in"]) or "nothing",
+        ]
+        for name, each in phase.items()
+        if isinstance(each, dict) and "whole runs differ in" in each
+    ]
+    return Table(
+        "Three runs of one job: two whole, one killed",
+        ["setting", "environment", "the two whole runs differ in", "the killed one differs in"],
+        rows,
+    )
+
+
+def _trained(phase: Found) -> Table:
+    rows = [
+        [
+            name,
+            round(each["target_tokens_per_second"]),
+            each["seconds_per_step"] * 1e3,
+            each["share_of_peak"] * 100,
+            each["compile_seconds"],
+            each["memory"]["peak"] / 1e9 if each["memory"]["peak"] else None,
+        ]
+        for name, each in _measured(phase)
+    ]
+    return Table(
+        f"Training in bfloat16; share of {phase.get('peak', 0) / 1e12:,.0f} TFLOP/s, "
+        "the largest matrix product of the same run",
+        ["model", "target tokens/s", "ms a step", "share of the peak, %", "compiling, s", "GB"],
+        rows,
+        1,
+    )
+
+
+def _decoded(phase: Found) -> Table:
+    rows = [
+        [
+            name,
+            round(each["target_tokens_per_second"]),
+            each["target_tokens"],
+            each["seconds"],
+            each["first_call_seconds"],
+        ]
+        for name, each in _measured(phase)
+    ]
+    return Table(
+        "Beam 4, base, random parameters, bfloat16",
+        ["what", "target tokens/s", "target tokens", "s", "first call, s"],
+        rows,
+        3,
+    )
+
+
+def _scored(phase: Found) -> Table:
+    rows = [
+        [name, score, each["value"], each["signature"]]
+        for name, seed in phase.items()
+        if isinstance(seed, dict)
+        for score, each in seed.get("scores", {}).items()
+    ]
+    return Table("Multi30k (published: 41.02)", ["seed", "score", "ours", "signature"], rows)
+
+
+def _measured(phase: Found) -> Iterable[tuple[str, Found]]:
+    return (
+        (name, each)
+        for name, each in phase.items()
+        if isinstance(each, dict) and "target_tokens_per_second" in each
+    )
+
+
+TABLES = dict(zip(PHASES, (_checked, _resumed, _trained, _decoded, _scored), strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="what --output of benchmarks.accelerator named")
+    parser.add_argument("--name", default="accelerator", help="of the entry")
+    parser.add_argument("--ledger", type=Path, required=True, help="folder of entries")
+    parser.add_argument("--commit", default="", help="what ran there, if git did not know")
+    parser.add_argument("--note", default="", help="what else is to be said of the runs")
+    options = parser.parse_args()
+    publish(options.name, account(options.folder, options.commit, options.note), options.ledger)
+
+
+if __name__ == "__main__":
+    with at_a_terminal():
+        main()

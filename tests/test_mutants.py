@@ -1,0 +1,18 @@
+"""The lines that mutants break stand in the package, once each.
+
+`make mutants` and the slow tier say so too, but not before a change is made elsewhere.
+"""
+
+from tests.mutants import MUTANTS, PACKAGE, ROOT
+from tests.test_verification import BROKEN
+
+
+def test_every_line_to_break_is_there_once():
+    lines = {(file, line) for file, line, *_ in [*MUTANTS, *BROKEN]}
+    sources = {file: (ROOT / PACKAGE / file).read_text(encoding="utf-8") for file, _ in lines}
+    assert [(f, line) for f, line in lines if sources[f].count(line) != 1] == []
+
+
+def test_every_test_of_a_mutant_is_there():
+    named = {tests.split("::")[0] for *_, tests in MUTANTS}
+    assert [tests for tests in named if not (ROOT / tests).exists()] == []
