@@ -164,6 +164,22 @@ def test_scores_of_one_translation_each(command, run, tmp_path):
     assert [line.split(" ||| ")[0] for line in shown] == ["0", "2"]
 
 
+def test_scores_of_a_search_are_those_of_score(command, run, tmp_path):
+    """Without a length penalty: both are log-probabilities over the whole vocabulary."""
+    lines = ["w1 w2", "w3 w1 w4", "w2"]
+    (tmp_path / "in").write_text("\n".join(lines) + "\n")
+    options = ["--penalty", "none", "--n-best", 3]
+    shown = command("translate", "--run-dir", run, "--input", "in", *options).splitlines()
+    rows = [line.split(" ||| ") for line in shown]
+    assert len(rows) == 9
+    (tmp_path / "src").write_text("".join(lines[int(row[0])] + "\n" for row in rows))
+    (tmp_path / "tgt").write_text("".join(row[1] + "\n" for row in rows))
+    again = command("score", "--run-dir", run, "--test", "src", "tgt").split()
+    np.testing.assert_allclose(
+        [float(row[2]) for row in rows], [float(score) for score in again], rtol=0, atol=2e-4
+    )
+
+
 def test_a_line_without_a_finite_score_is_told(run, caplog):
     translator = Translator.load(run)
     params = jax.tree.map(lambda x: x * np.nan, translator.params)
