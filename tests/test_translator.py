@@ -1,5 +1,6 @@
 """What a translator gives of its model beside translations."""
 
+import functools
 from dataclasses import replace
 
 import jax
@@ -37,7 +38,8 @@ def test_attention_of_a_pair(translator):
     encode = translator.vocabulary.encode
     rows = [jnp.array([[*encode(line), EOS_ID]]) for line in ("a b c", "d d")]
     variables = {"params": translator.params}
-    _, state = translator.model.apply(variables, *rows, mutable=["attention"])
+    apply = jax.jit(functools.partial(translator.model.apply, mutable=["attention"]))
+    _, state = apply(variables, *rows)
     attention = state["attention"]
     for layer in range(layers):
         for weights, where in (

@@ -24,7 +24,7 @@ def inference():
 
 
 def teacher_forced(inference, source, target):
-    return inference._model.apply(
+    return jax.jit(inference._model.apply)(
         {"params": inference.params}, jnp.array([[*source, 1]]), jnp.array([[*target, 1]])
     )
 

@@ -27,7 +27,7 @@ def test_numbers_are_those_of_the_other_toolkit(name):
         logits = model.apply({"params": params}, SOURCE, TARGET)
         return functional.label_smoothed_cross_entropy(logits, TARGET, 0.1)[0], logits
 
-    (total, logits), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+    (total, logits), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     np.testing.assert_allclose(logits[TARGET != 0], golden["logits"], atol=1e-5)
     if "loss" in golden:
         np.testing.assert_allclose(total, golden["loss"], rtol=1e-5)

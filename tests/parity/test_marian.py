@@ -61,7 +61,7 @@ def compare(config):
         logits = model.apply({"params": params}, jnp.array(source), jnp.array(target))
         return functional.label_smoothed_cross_entropy(logits, jnp.array(target), 0.1)[0], logits
 
-    (_, jax_logits), grads = jax.value_and_grad(loss, has_aux=True)(params)
+    (_, jax_logits), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     shifted = np.concatenate([np.zeros((2, 1), int), target[:, :-1]], 1)
     logits = marian(
         input_ids=torch.tensor(source),

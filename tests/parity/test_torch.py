@@ -115,7 +115,7 @@ def compare(config):
         logits = model.apply({"params": params}, jnp.array(source), jnp.array(target))
         return functional.label_smoothed_cross_entropy(logits, jnp.array(target), 0.1)[0], logits
 
-    (jax_loss, jax_logits), jax_grads = jax.value_and_grad(loss, has_aux=True)(params)
+    (jax_loss, jax_logits), jax_grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
 
     encoder, decoder, pairs = torch_twin(config, params)
     table = tensor(params["embedding"])
