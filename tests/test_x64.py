@@ -75,6 +75,39 @@ def test_run_with_64_bit_types_is_the_same(tmp_path):
         assert numbers[1] == pytest.approx(numbers[0], rel=1e-6)
 
 
+@pytest.mark.slow
+def test_the_other_commands_say_the_same(whole, tmp_path):
+    """What is not asked of the package above: schedule, prepare, attention, verify-resume."""
+    run = str(whole[2].folder)
+    config = configuration(tmp_path)
+    (tmp_path / "given.json").write_text(config.to_json())
+
+    def outputs(enabled, *arguments):
+        folder = tmp_path / str(enabled)
+        folder.mkdir(exist_ok=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "transformer_jax.cli", *arguments],
+            capture_output=True, text=True, cwd=folder,
+            env={**ENVIRONMENT, "JAX_ENABLE_X64": str(enabled), "JAX_PLATFORMS": "cpu"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    for arguments in (
+        ["schedule", "--config", "../given.json"],
+        ["prepare", "--config", "../given.json", "--output", "corpus"],
+        ["attention", "--run-dir", run, "--source", "w1 w2", "--output", "a.png"],
+        ["attention", "--run-dir", run, "--source", "w1 w2", "--html", "a.html"],
+        ["verify-resume", "--config", "../given.json", "--updates", "12", "--kills", "1",
+         "--output", "verified"],
+    ):  # fmt: skip
+        narrow, wide = (outputs(enabled, *arguments) for enabled in (0, 1))
+        if arguments[0] != "verify-resume":  # its kills fall anywhere; it exits with 0
+            assert narrow == wide
+    for name in ("corpus/train/source.tokens.npy", "corpus/train/corpus.json"):
+        assert (tmp_path / "0" / name).read_bytes() == (tmp_path / "1" / name).read_bytes()
+
+
 def _apart(tree):
     """(texts, numbers) of nested lists."""
     if isinstance(tree, list):
