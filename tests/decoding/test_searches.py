@@ -201,6 +201,41 @@ def test_length_penalties():
         beam(tables(1, 4), jnp.array([3]), beam_size=2, max_length=3, eos_rule="first")
 
 
+SEARCHES = {
+    "greedy": greedy_search,
+    "beam": functools.partial(beam_search, beam_size=1),
+    "sample": lambda step, cache, **options: sample(
+        step, cache, jax.random.split(jax.random.key(0), 2), **options
+    ),
+}
+
+
+@pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
+@pytest.mark.parametrize(
+    "error, message, options",
+    [
+        (ValueError, r"the shape of the limits is \(\), not \[N\]", {"limits": jnp.array(3)}),
+        (TypeError, "the limits are float32: they must be", {"limits": jnp.array([3.0, 2.0])}),
+        (ValueError, "max_length 0 has no room", {"max_length": 0}),
+        (ValueError, "eos_id 5 is none of the step's 5 tokens", {"eos_id": 5}),
+        (ValueError, "eos_id -1 is none of", {"eos_id": -1}),
+        (ValueError, r"logits have shape \(3, 5\), not \(2, V\)", {"logits": (3, 5)}),
+        (ValueError, r"logits have shape \(2, 1, 5\)", {"logits": (2, 1, 5)}),
+        (TypeError, "the mask is float32: masks are boolean, True = may be chosen",
+         {"allowed": lambda cache: jnp.ones((2, 5))}),
+        (ValueError, r"the mask has shape \(5,\): it must broadcast to \(2, 5\)",
+         {"allowed": lambda cache: jnp.ones(5, bool)}),
+        (ValueError, r"the mask has shape \(2, 4\)",
+         {"allowed": lambda cache: jnp.ones((2, 4), bool)}),
+    ],
+)  # fmt: skip
+def test_searches_refuse_what_they_cannot_mean(search, error, message, options):
+    options = {"limits": jnp.array([3, 2]), "max_length": 4, "eos_id": 1, **options}
+    shape = options.pop("logits", (2, 5))
+    with pytest.raises(error, match=message):
+        search(lambda cache, tokens, parents: (cache, jnp.zeros(shape)), None, **options)
+
+
 def test_forced_scores_are_those_of_the_search():
     drawn = tables(16, 6, seed=5).at[:, :, 0].set(-30.0)  # 0 is padding in a given target
     found = beam(drawn, jnp.full(16, 8), beam_size=3, max_length=8, n_best=1)
@@ -222,7 +257,14 @@ def test_restrictions():
     assert kept() == [[1] * 4] * 2
     hot = jax.nn.softmax(restrict(logits, temperature=2.0))
     np.testing.assert_allclose(hot, jax.nn.softmax(logits / 2), rtol=1e-6)
-    for bad in ({"temperature": 0.0}, {"top_k": -1}, {"top_p": 0.0}):
+    assert kept(top_k=3)[0] == [0, 1, 1, 1]
+    deep = restrict(jnp.stack([logits, logits[::-1]]), top_k=2, top_p=0.65)  # any leading axes
+    np.testing.assert_array_equal(deep[1], restrict(logits[::-1], top_k=2, top_p=0.65))
+    nan, inf = float("nan"), float("inf")
+    for bad in (
+        {"temperature": 0.0}, {"temperature": nan}, {"temperature": inf}, {"top_k": -1},
+        {"top_p": 0.0}, {"top_p": nan},
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=next(iter(bad))):
             restrict(logits, **bad)
 

@@ -21,7 +21,7 @@ CASES = [
     ("dropout", (X, 0.5, F.fold_in_rows(F.seed_key(0), jnp.arange(3))), ValueError, "do not fit"),
     ("dropout", (X, float("nan"), F.seed_key(0)), ValueError, "dropout rate nan"),
     ("embed", (X[..., 0], jnp.ones((5, 4))), TypeError, "tokens are float32"),
-    ("embed", (IDS[0], jnp.ones((5, 4))), ValueError, r"tokens has shape \(3,\), not \[B, T\]"),
+    ("embed", (IDS[0], jnp.ones((5, 4))), ValueError, r"the tokens is \(3,\), not \[B, T\]"),
     ("unembed", (X, jnp.ones((5, 1))), ValueError, "table has shape"),
     ("linear", (X, jnp.ones((4, 5)), jnp.ones(1)), ValueError, r"bias has shape \(1,\)"),
     ("linear", (X, jnp.ones((1, 5)), jnp.ones(5)), ValueError, "kernel has shape"),

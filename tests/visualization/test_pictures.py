@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from transformer_jax.visualization.attention import attention_map, by_word, words
+from transformer_jax.visualization.attention import attention_lines, attention_map, by_word, words
 from transformer_jax.visualization.curves import learning_curve
 
 
@@ -35,6 +35,13 @@ def test_weights_by_word_by_hand():
     stacked = by_word(np.stack([weights, weights])[:, None, :2], pieces[:2], pieces)
     assert stacked.shape == (2, 1, 2, 3)
     np.testing.assert_allclose(stacked[1, 0], [[0.1, 0.5, 0.4], [0.5, 0.2, 0.3]])
+
+
+@pytest.mark.parametrize("draw", [by_word, attention_map, attention_lines])
+def test_weights_of_other_words_are_refused(draw):
+    for weights in (np.eye(3)[None], np.eye(3)[None, :2], np.eye(3)[None, :, :2]):
+        with pytest.raises(ValueError, match=r"the labels are for \(2, 2\)"):
+            draw(weights, ["a", "b"], ["a", "b"])
 
 
 def test_an_attention_map_shows_weights_labels_and_marks():

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from transformer_jax.decoding.generate import Allowed, Step, next_log_probs
+from transformer_jax.decoding.generate import Allowed, Step, check_limits, next_log_probs
 from transformer_jax.search import EosRule, LengthPenalty
 
 __all__ = ["BeamResult", "beam_search", "length_penalty"]
@@ -94,6 +94,7 @@ def beam_search(
         raise ValueError(f"n_best {n_best} must be between 1 and beam_size {beam_size}")
     if eos_rule not in get_args(EosRule):
         raise ValueError(f"eos_rule {eos_rule!r} is none of {', '.join(get_args(EosRule))}")
+    check_limits(limits, max_length)
     limits = jnp.minimum(limits, max_length)
     sentences = limits.shape[0]
     candidates = beam_size if eos_rule == "place" else 2 * beam_size
@@ -102,7 +103,7 @@ def beam_search(
     def continuations(beam):
         """The best continuations: cache, log-probabilities, parent beams, tokens, each [B, C]."""
         rows = (beam.last.reshape(-1), beam.parents.reshape(-1))
-        cache, log_probs = next_log_probs(step, beam.cache, *rows, allowed)
+        cache, log_probs = next_log_probs(step, beam.cache, *rows, allowed, eos_id)
         vocabulary = log_probs.shape[-1]
         log_probs = log_probs.reshape(sentences, beam_size, vocabulary)
         must_end = (beam.position + 1 >= limits)[:, None, None]

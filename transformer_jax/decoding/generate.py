@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-__all__ = ["Allowed", "Generated", "Step", "generate", "next_log_probs"]
+from transformer_jax.functional.arguments import check_axes, check_integer, check_mask
+
+__all__ = ["Allowed", "Generated", "Step", "check_limits", "generate", "next_log_probs"]
 
 Allowed = Callable[[Any], jax.Array]
 Step = Callable[[Any, jax.Array, jax.Array | None], tuple[Any, jax.Array]]
@@ -26,21 +28,39 @@ def next_log_probs(
     tokens: jax.Array,
     parents: jax.Array | None,
     allowed: Allowed | None,
+    eos_id: int,
 ) -> tuple[Any, jax.Array]:
     """(cache, log-probabilities [N, V] in float32), -inf where a token is not allowed.
 
-    They are normalised over all V before the rest is left out.
+    They are normalised over all V before the rest is left out. ValueError for logits of another
+    number of rows or without a token `eos_id`, and for a mask that is not for them; TypeError for
+    one that is not boolean.
 
     >>> step = lambda cache, tokens, parents: (cache, jnp.zeros((1, 4)))
     >>> mask = jnp.array([[False, True, True, False]])
-    >>> next_log_probs(step, None, jnp.array([0]), None, lambda cache: mask)[1].round(3)
+    >>> next_log_probs(step, None, jnp.array([0]), None, lambda cache: mask, 1)[1].round(3)
     Array([[  -inf, -1.386, -1.386,   -inf]], dtype=float32)
     """
     cache, logits = step(cache, tokens, parents)
+    if logits.ndim != 2 or logits.shape[0] != tokens.shape[0]:
+        raise ValueError(f"the step's logits have shape {logits.shape}, not ({len(tokens)}, V)")
+    if not 0 <= eos_id < logits.shape[1]:
+        raise ValueError(f"eos_id {eos_id} is none of the step's {logits.shape[1]} tokens")
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
     if allowed is not None:
-        log_probs = jnp.where(allowed(cache), log_probs, -jnp.inf)
+        mask = allowed(cache)
+        check_mask(mask, log_probs.shape, true="may be chosen")
+        log_probs = jnp.where(mask, log_probs, -jnp.inf)
     return cache, log_probs
+
+
+def check_limits(limits: jax.Array, max_length: int) -> None:
+    """ValueError unless there is one limit a row and room for a token; TypeError unless they are
+    integers."""
+    check_axes("limits", limits, "N")
+    check_integer("limits", limits)
+    if max_length < 1:
+        raise ValueError(f"max_length {max_length} has no room for a token: it must be positive")
 
 
 def generate(
@@ -64,6 +84,7 @@ def generate(
     >>> generate(step, None, choose, **options).tokens
     Array([[2, 2, 1, 0]], dtype=int32)
     """
+    check_limits(limits, max_length)
     limits = jnp.minimum(limits, max_length)
     rows = limits.shape[0]
 
@@ -73,7 +94,7 @@ def generate(
 
     def extend(carry):
         position, cache, last, open_rows, out = carry
-        cache, log_probs = next_log_probs(step, cache, last, None, allowed)
+        cache, log_probs = next_log_probs(step, cache, last, None, allowed, eos_id)
         tokens = jnp.where(position + 1 == limits, eos_id, choose(log_probs, position))
         chosen = jnp.take_along_axis(log_probs, tokens[:, None], axis=1)[:, 0]
         tokens = jnp.where(open_rows, tokens, 0).astype(jnp.int32)

@@ -1,5 +1,6 @@
 """Sampling with temperature, top-k and top-p."""
 
+import math
 from typing import Any
 
 import jax
@@ -12,8 +13,8 @@ __all__ = ["restrict", "sample"]
 
 
 def restrict(
-    logits: Float[Array, "N V"], temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
-) -> Float[Array, "N V"]:
+    logits: Float[Array, "*N V"], temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> Float[Array, "*N V"]:
     """Logits / temperature with -inf on what top-k (0 = off) and top-p leave out.
 
     Top-p keeps the fewest likeliest tokens whose probabilities, after temperature and top-k, sum
@@ -23,15 +24,17 @@ def restrict(
     >>> [f"{x:.2f}" for x in restrict(jnp.log(jnp.array([[0.5, 0.3, 0.2]])), top_p=0.6)[0]]
     ['-0.69', '-1.20', '-inf']
     """
-    if temperature <= 0:
-        raise ValueError(f"temperature {temperature} must be positive; 0 would be greedy search")
+    if not 0 < temperature < math.inf:
+        raise ValueError(
+            f"temperature {temperature} must be positive and finite; 0 would be greedy search"
+        )
     if top_k < 0:
         raise ValueError(f"top_k {top_k} is negative; 0 keeps every token")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p {top_p} is outside (0, 1]")
     logits = logits.astype(jnp.float32) / temperature
     if 0 < top_k < logits.shape[-1]:
-        smallest = jax.lax.top_k(logits, top_k)[0][:, -1:]
+        smallest = jax.lax.top_k(logits, top_k)[0][..., -1:]
         logits = jnp.where(logits < smallest, -jnp.inf, logits)
     if top_p < 1:
         order = jnp.argsort(-logits, axis=-1)

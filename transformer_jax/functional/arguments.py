@@ -15,7 +15,7 @@ def check_shape(name: str, x: jax.Array, shape: tuple[int, ...]) -> None:
 def check_axes(name: str, x: jax.Array, axes: str) -> None:
     """ValueError for another number of axes than `axes` has letters, separated by blanks."""
     if x.ndim != len(axes.split()):
-        raise ValueError(f"the {name} has shape {x.shape}, not [{', '.join(axes.split())}]")
+        raise ValueError(f"the shape of the {name} is {x.shape}, not [{', '.join(axes.split())}]")
 
 
 def check_floating(name: str, x: jax.Array) -> None:
@@ -27,13 +27,13 @@ def check_floating(name: str, x: jax.Array) -> None:
 def check_integer(name: str, x: jax.Array) -> None:
     """TypeError for a dtype that is no integer."""
     if not jnp.issubdtype(x.dtype, jnp.integer):
-        raise TypeError(f"the {name} are {x.dtype}: ids are integers")
+        raise TypeError(f"the {name} are {x.dtype}: they must be integers")
 
 
-def check_mask(mask: jax.Array, shape: tuple[int, ...]) -> None:
+def check_mask(mask: jax.Array, shape: tuple[int, ...], true: str = "may attend") -> None:
     """TypeError for a mask that is not boolean, ValueError for one that does not broadcast to
     `shape`."""
     if mask.dtype != jnp.bool_:
-        raise TypeError(f"the mask is {mask.dtype}: masks are boolean, True = may attend")
+        raise TypeError(f"the mask is {mask.dtype}: masks are boolean, True = {true}")
     if mask.ndim != len(shape) or any(m not in (1, n) for m, n in zip(mask.shape, shape)):
         raise ValueError(f"the mask has shape {mask.shape}: it must broadcast to {shape}")

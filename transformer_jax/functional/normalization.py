@@ -47,7 +47,7 @@ def batch_statistics(
     """
     wide = x.astype(jnp.float32)
     kept = jnp.ones(x.shape[:-1], bool) if mask is None else mask
-    check_mask(kept, x.shape[:-1])
+    check_mask(kept, x.shape[:-1], true="counts")
     axes = tuple(range(x.ndim - 1))
 
     def total(values):

@@ -54,6 +54,7 @@ def by_word(weights: np.ndarray, rows: Sequence[str], columns: Sequence[str]) ->
     >>> by_word(np.full((3, 3), 1 / 3), pieces, pieces).round(2).tolist()
     [[0.67, 0.33], [0.67, 0.33]]
     """
+    _check_shape(weights, rows, columns)
     gives = np.stack([weights[..., places, :].mean(-2) for _, places in words(rows)], -2)
     return np.stack([gives[..., places].sum(-1) for _, places in words(columns)], -1)
 
@@ -71,6 +72,7 @@ def attention_map(
     >>> attention_map(np.eye(2), ["a", "b"], ["a", "b"], marks=[(0, 1)]).axes[0].get_xlabel()
     'attends to'
     """
+    _check_shape(weights, rows, columns)
     size = (1.6 + 0.34 * len(columns), 1.6 + 0.34 * len(rows))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
@@ -105,6 +107,7 @@ def attention_lines(
     >>> [line.get_alpha() for line in figure.axes[0].lines]
     [1.0, 1.0]
     """
+    _check_shape(weights, rows, columns)
     figure = Figure(figsize=(1.2 + 0.34 * max(len(rows), len(columns)), 3.6), layout="constrained")
     axes = figure.add_subplot()
     for head, of_head in enumerate(weights):
@@ -126,6 +129,12 @@ def attention_lines(
         colours = [Line2D([], [], color=f"C{n}", lw=2, label=name) for n, name in enumerate(names)]
         figure.legend(handles=colours, loc="outside lower center", ncols=len(names), fontsize=8)
     return figure
+
+
+def _check_shape(weights: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> None:
+    wanted = (len(rows), len(columns))
+    if weights.shape[-2:] != wanted:
+        raise ValueError(f"the weights have shape {weights.shape}: the labels are for {wanted}")
 
 
 def _shortened(word: str) -> str:
