@@ -13,13 +13,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from benchmarks.accelerator import PHASES
 from experiments.ledger import Entry, Table, Where, publish, together
+from experiments.multi30k import ANCHOR
 from transformer_jax.errors import UserError
 from transformer_jax.terminal import at_a_terminal
 
 __all__ = ["account"]
 
-PHASES = ("check", "resume", "train", "decode", "multi30k")
 Found = dict[str, Any]
 
 
@@ -43,14 +44,14 @@ def account(folder: Path, commit: str = "", note: str = "") -> Entry:
     where = [Where(**{name: phase[name] for name in names}) for phase in ran.values()]
     where = [Where(w.command, commit or w.commit, w.machine, w.versions, w.seconds) for w in where]
     at = together(where[0].command, where)
-    unended = [name for name in PHASES if not found.get(name, {}).get("ended")]
+    unended = [name for name, phase in found.items() if not phase.get("ended")]
     lacks = [f"phases without an end: {', '.join(unended)}"] if unended else []
-    lacks += [
-        f"{name}: {each.get('skipped') or each['failed']}"
-        for phase in ran.values()
-        for name, each in phase.items()
-        if isinstance(each, dict) and ("skipped" in each or "failed" in each)
-    ]
+    for phase_name, phase in ran.items():
+        named = [(phase_name, phase)]
+        named += [(name, each) for name, each in phase.items() if isinstance(each, dict)]
+        for name, each in named:
+            why = each.get("skipped") or each.get("failed")
+            lacks += [f"{name}: {why if isinstance(why, str) else ', '.join(why)}"] if why else []
     missing = "; ".join(lacks) or "nothing"
     return Entry(
         "accelerator",
@@ -145,7 +146,7 @@ def _scored(phase: Found) -> Table:
         if isinstance(seed, dict)
         for score, each in seed.get("scores", {}).items()
     ]
-    return Table("Multi30k (published: 41.02)", ["seed", "score", "ours", "signature"], rows)
+    return Table(f"Multi30k (published: {ANCHOR})", ["seed", "score", "ours", "signature"], rows)
 
 
 def _measured(phase: Found) -> Iterable[tuple[str, Found]]:

@@ -245,6 +245,24 @@ def test_forced_scores_are_those_of_the_search():
     np.testing.assert_array_equal(forced.lengths, found.lengths[:, 0])
 
 
+def test_what_is_no_token_has_no_probability():
+    step = lambda cache, tokens, parents: (cache, jnp.zeros((3, 4)))  # noqa: E731
+    found = force(step, None, jnp.array([[-1, 1], [9, 1], [3, 1]])).log_probs
+    np.testing.assert_array_equal(jnp.isnan(found[:, 0]), [True, True, False])
+
+
+@pytest.mark.parametrize("generator", ["threefry2x32", "rbg"])
+def test_samples_of_any_generator_do_not_depend_on_other_rows(generator):
+    rngs = jax.random.split(jax.random.key(0, impl=generator), 4)
+
+    def drawn(rngs):
+        count = len(rngs)
+        step = lambda cache, tokens, parents: (cache, jnp.zeros((count, 50)))  # noqa: E731
+        return sample(step, None, rngs, limits=jnp.full(count, 6), max_length=6).tokens
+
+    np.testing.assert_array_equal(drawn(rngs)[2:], drawn(rngs[2:]))
+
+
 def test_restrictions():
     logits = jnp.log(jnp.array([[0.1, 0.4, 0.3, 0.2], [0.7, 0.1, 0.1, 0.1]]))
 

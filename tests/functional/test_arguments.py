@@ -34,6 +34,13 @@ CASES = [
     ("batch_statistics", (X, jnp.ones((2, 3))), TypeError, "masks are boolean"),
     ("batch_statistics", (X, jnp.ones((3, 2, 3), bool)), ValueError, "must broadcast to"),
     ("running_statistics", ((X, X), (X, X), 1.5), ValueError, "momentum 1.5 is outside"),
+    ("batch_statistics", (X, jnp.ones((2, 1), bool)), ValueError, "mask has shape"),
+    ("batch_norm", (X, jnp.ones(4), jnp.ones(1), *[jnp.ones(4)] * 2), ValueError, "variance has"),
+    ("batch_norm", (X.astype(int), *[jnp.ones(4)] * 4), TypeError, "input of batch_norm is int"),
+    ("running_statistics", ((X[0, 0, :1],) * 2, (X[0, 0],) * 2), ValueError, "batch's mean has"),
+    ("linear", (X.astype(int), jnp.ones((4, 5)), jnp.ones(5)), TypeError, "input of linear is"),
+    ("embed", (IDS, jnp.ones((5, 4), int)), TypeError, "the table is int"),
+    ("fold_in_rows", (F.seed_key(0), jnp.ones(3)), TypeError, "rows are float32"),
     ("padding_mask", (X[..., 0],), TypeError, "tokens are float32"),
     ("causal_mask", (-1,), ValueError, "length -1 is negative"),
     ("local_window_mask", (-1, 2), ValueError, "length -1 is negative"),
@@ -42,6 +49,14 @@ CASES = [
     ("sinusoids", (-1, 4), ValueError, "length -1 is negative"),
     ("learned_positions", (jnp.ones((5, 4)), -1), ValueError, "-1 positions asked"),
 ]  # fmt: skip
+
+
+def test_narrow_ids_are_compared_with_a_wide_vocabulary():
+    one = jnp.ones((1, 1), jnp.int8)
+    table = jnp.arange(400.0).reshape(200, 2)
+    assert F.embed(one, table)[0, 0, 1] == pytest.approx(3 * 2**0.5)
+    assert jnp.isnan(F.embed(-one * 60, table)).all()
+    assert jnp.isnan(F.token_log_probs(jnp.zeros((1, 1, 200)), -one * 60)).all()
 
 
 @pytest.mark.parametrize(("name", "arguments", "kind", "message"), CASES)

@@ -38,6 +38,14 @@ def test_seeds_and_rows_do_not_heed_the_default_generator(generator):
         assert (together[0] != together[1]).any()
 
 
+@pytest.mark.parametrize("generator", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_a_row_with_a_key_of_its_own_draws_alike_in_any_company(generator):
+    keys = jax.random.split(jax.random.key(0, impl=generator), 4)
+    whole = F.dropout(jnp.ones((4, 301)), 0.5, keys)
+    np.testing.assert_array_equal(whole[2:], F.dropout(jnp.ones((2, 301)), 0.5, keys[2:]))
+    assert (whole[0] != whole[1]).any()
+
+
 def test_old_keys_are_keys():
     x, old, new = jnp.ones((3, 301)), jax.random.PRNGKey(7), jax.random.key(7)
     np.testing.assert_array_equal(F.dropout(x, 0.5, old), F.dropout(x, 0.5, new))

@@ -30,7 +30,7 @@ def test_layer_norm_statistics_are_float32():
 
 
 def test_layer_norm_of_integers_is_refused():
-    with pytest.raises(TypeError, match="layer_norm of int32"):
+    with pytest.raises(TypeError, match="input of layer_norm is int32"):
         unchecked(F.layer_norm)(jnp.array([[1, 2, 4]]), jnp.ones(3), jnp.zeros(3))
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer_jax.functional.arguments import check_axes, check_integer, check_mask
+from transformer_jax.functional.losses import at_class
 
 __all__ = ["Allowed", "Generated", "Step", "check_limits", "generate", "next_log_probs"]
 
@@ -96,7 +97,7 @@ def generate(
         position, cache, last, open_rows, out = carry
         cache, log_probs = next_log_probs(step, cache, last, None, allowed, eos_id)
         tokens = jnp.where(position + 1 == limits, eos_id, choose(log_probs, position))
-        chosen = jnp.take_along_axis(log_probs, tokens[:, None], axis=1)[:, 0]
+        chosen = at_class(log_probs, tokens)
         tokens = jnp.where(open_rows, tokens, 0).astype(jnp.int32)
         out = Generated(
             out.tokens.at[:, position].set(tokens),

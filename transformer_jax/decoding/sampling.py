@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from transformer_jax.decoding.generate import Allowed, Generated, Step, generate
+from transformer_jax.functional.keys import row_keys
 
 __all__ = ["restrict", "sample"]
 
@@ -68,6 +69,8 @@ def sample(
     >>> sample(step, None, rngs, limits=jnp.array([3]), max_length=3).tokens
     Array([[2, 2, 1]], dtype=int32)
     """
+
+    rngs = row_keys(rngs)
 
     def choose(log_probs, position):
         drawn = jax.vmap(lambda rng: jax.random.fold_in(rng, position))(rngs)

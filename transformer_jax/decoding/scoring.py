@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer_jax.decoding.generate import Generated, Step, generate
+from transformer_jax.functional.arguments import check_axes, check_integer
 
 __all__ = ["force"]
 
@@ -15,17 +16,20 @@ def force(
 ) -> Generated:
     """Log-probabilities of `targets` [N, T], each ending in EOS and then padded with 0.
 
-    The last token of a target is scored as EOS, whatever it is.
+    The last token of a target is scored as EOS, whatever it is. What is no token, a negative id
+    too, gives NaN. TypeError for ids that are no integers, ValueError for other axes.
 
     >>> step = lambda cache, tokens, parents: (cache, jnp.zeros((1, 4)))
     >>> force(step, None, jnp.array([[3, 1, 0]])).log_probs.round(3)
     Array([[-1.386, -1.386,  0.   ]], dtype=float32)
     """
+    check_integer("targets", targets)
+    check_axes("targets", targets, "N T")
     lengths = jnp.sum(targets != 0, axis=1)
     return generate(
         step,
         cache,
-        lambda logits, position: targets[:, position],
+        lambda log_probs, position: targets[:, position],
         limits=lengths,
         max_length=targets.shape[1],
         start_id=start_id,

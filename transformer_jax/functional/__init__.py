@@ -12,7 +12,7 @@ from transformer_jax.functional.attention import (
 from transformer_jax.functional.dropout import dropout
 from transformer_jax.functional.embedding import embed, unembed
 from transformer_jax.functional.feed_forward import feed_forward
-from transformer_jax.functional.keys import fold_in_rows, seed_key, typed_key
+from transformer_jax.functional.keys import fold_in_rows, row_keys, seed_key, typed_key
 from transformer_jax.functional.linear import linear
 from transformer_jax.functional.losses import label_smoothed_cross_entropy, token_log_probs
 from transformer_jax.functional.masking import (
@@ -51,6 +51,7 @@ __all__ = [
     "masked_softmax",
     "merge_heads",
     "padding_mask",
+    "row_keys",
     "running_statistics",
     "seed_key",
     "segment_mask",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from transformer_jax.functional.arguments import check_floating
-from transformer_jax.functional.keys import AnyKey, typed_key
+from transformer_jax.functional.keys import AnyKey, row_keys, typed_key
 
 __all__ = ["dropout"]
 
@@ -33,6 +33,7 @@ def dropout(x: Float[Array, "..."], rate: float, rng: AnyKey | None) -> Float[Ar
         return x
     check_floating("input of dropout", x)
     rng = typed_key(rng)
+    rng = row_keys(rng) if rng.ndim else rng
     if rng.ndim and rng.shape != x.shape[:1]:
         raise ValueError(f"{rng.shape[0]} keys do not fit {x.shape[:1]} rows")
     threshold = min(round(rate * 2**16), 2**16 - 1)

@@ -5,7 +5,12 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from transformer_jax.functional.arguments import check_axes, check_integer, check_shape
+from transformer_jax.functional.arguments import (
+    check_axes,
+    check_floating,
+    check_integer,
+    check_shape,
+)
 
 __all__ = ["embed", "unembed"]
 
@@ -17,7 +22,8 @@ def embed(
 
     Whatever its row holds, `pad_id` is the zero vector and so usable as the decoder's start
     symbol, as in the code of record. An id that is no row of the table, negative ones too, gives
-    NaN, which a loss shows. TypeError for ids that are no integers, ValueError for other axes.
+    NaN, which a loss shows. TypeError for ids that are no integers and a table that is not
+    floating, ValueError for other axes.
 
     >>> embed(jnp.array([[0, 1]]), jnp.ones((2, 4)))
     Array([[[0., 0., 0., 0.],
@@ -26,7 +32,10 @@ def embed(
     check_integer("tokens", tokens)
     check_axes("tokens", tokens, "B T")
     check_axes("table", table, "V D")
+    check_floating("table", table)
     # JAX would count negative ids from the end and clip those beyond it.
+    # A narrower type may not hold V.
+    tokens = tokens.astype(jnp.int32) if tokens.dtype.itemsize < 4 else tokens
     rows = jnp.where(tokens < 0, table.shape[0], tokens)
     found = table.at[rows].get(mode="fill", fill_value=jnp.nan)
     scaled = found * jnp.asarray(math.sqrt(table.shape[1]), table.dtype)

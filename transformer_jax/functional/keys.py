@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key, UInt32
 
-__all__ = ["fold_in_rows", "seed_key", "typed_key"]
+from transformer_jax.functional.arguments import check_integer
+
+__all__ = ["fold_in_rows", "row_keys", "seed_key", "typed_key"]
 
 # Its bits for one key do not depend on the keys beside it under `jax.vmap`; those of "rbg" do.
 GENERATOR = "threefry2x32"
@@ -43,17 +45,28 @@ def typed_key(rng: AnyKey) -> Key[Array, "..."]:
     return jax.random.wrap_key_data(rng)
 
 
+def row_keys(rng: AnyKey) -> Key[Array, "..."]:
+    """Keys whose bits do not depend on the keys beside them: Threefry's, of any generator's.
+
+    A key of another generator becomes the Threefry key of its first two words.
+
+    >>> row_keys(jax.random.split(jax.random.key(0, impl="rbg"), 3)).dtype
+    key<fry>
+    """
+    rng = typed_key(rng)
+    if str(jax.random.key_impl(rng)) == GENERATOR:
+        return rng
+    return jax.random.wrap_key_data(jax.random.key_data(rng)[..., :2], impl=GENERATOR)
+
+
 def fold_in_rows(rng: AnyKey, rows: Int[Array, "B"] | UInt32[Array, "B"]) -> Key[Array, "B"]:
     """A key for each row, a function of `rng` and the row's number alone.
 
-    The keys are Threefry's: a key of another generator is made one first, because bits that "rbg"
-    draws for several keys at once depend on all of them.
+    The keys are Threefry's (`row_keys`). TypeError for rows that are no integers.
 
     >>> keys = fold_in_rows(jax.random.key(0), jnp.array([3, 5]))
     >>> keys[1] == jax.random.fold_in(jax.random.key(0), 5)
     Array(True, dtype=bool)
     """
-    rng = typed_key(rng)
-    if str(jax.random.key_impl(rng)) != GENERATOR:
-        rng = jax.random.wrap_key_data(jax.random.bits(rng, (2,), jnp.uint32), impl=GENERATOR)
-    return jax.vmap(jax.random.fold_in, (None, 0))(rng, rows)
+    check_integer("rows", rows)
+    return jax.vmap(jax.random.fold_in, (None, 0))(row_keys(rng), rows)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from transformer_jax.functional.arguments import check_shape
+from transformer_jax.functional.arguments import check_floating, check_shape
 
 __all__ = ["linear"]
 
@@ -15,11 +15,13 @@ def linear(
 
     The product has the dtype of x and W, which accelerators accumulate in float32. The bias is
     added in float32 whatever its dtype: its gradient is a sum over all positions, which in
-    bfloat16 stands still at 256 times its addends. ValueError if the shapes do not fit.
+    bfloat16 stands still at 256 times its addends. ValueError if the shapes do not fit,
+    TypeError for an x that is not floating.
 
     >>> linear(jnp.ones((1, 2)), jnp.ones((2, 3)), jnp.array([0.0, 1.0, 2.0]))
     Array([[2., 3., 4.]], dtype=float32)
     """
+    check_floating("input of linear", x)
     check_shape("kernel", kernel, (x.shape[-1], kernel.shape[-1]))
     check_shape("bias", bias, (kernel.shape[-1],))
     product = x @ kernel

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int
 
 from transformer_jax.functional.arguments import check_integer
 
-__all__ = ["label_smoothed_cross_entropy", "token_log_probs"]
+__all__ = ["at_class", "label_smoothed_cross_entropy", "token_log_probs"]
 
 
 def token_log_probs(
@@ -20,7 +20,7 @@ def token_log_probs(
     Array([[-1.3863]], dtype=float32)
     """
     logits = _checked(logits, targets)
-    return _at(logits, targets) - jax.nn.logsumexp(logits, axis=-1)
+    return at_class(logits, targets) - jax.nn.logsumexp(logits, axis=-1)
 
 
 def label_smoothed_cross_entropy(
@@ -54,7 +54,7 @@ def label_smoothed_cross_entropy(
     if smoothing and classes < 2:
         raise ValueError(f"label smoothing {smoothing} has no other class to go to among {classes}")
     counted = targets != pad_id
-    at_target = _at(logits, jnp.where(counted, targets, 0))
+    at_target = at_class(logits, jnp.where(counted, targets, 0))
     # Replaced, not multiplied by zero: behind padding infinities and NaN stay out of the gradient.
     # Only for sums: a gather from what is replaced would need a copy of all logits.
     logits = jnp.where(counted[..., None], logits, 0.0)
@@ -74,10 +74,16 @@ def _checked(logits, targets):
     return logits.astype(jnp.float32)
 
 
-def _at(logits, targets):
+def at_class(logits, targets):
     """logits[..., target], NaN for what is no class: JAX would count negative ones from the end.
 
-    Compared with a one-hot it needs a third less memory and time.
+    logits [..., V], targets [...] integers. Compared with a one-hot it needs a third less memory
+    and time.
+
+    >>> at_class(jnp.array([[0.5, 2.0], [0.5, 2.0]]), jnp.array([1, -1]))
+    Array([ 2., nan], dtype=float32)
     """
+    # A narrower type may not hold V.
+    targets = targets.astype(jnp.int32) if targets.dtype.itemsize < 4 else targets
     index = jnp.where(targets < 0, logits.shape[-1], targets)[..., None]
     return jnp.take_along_axis(logits, index, axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from transformer_jax.functional.arguments import check_mask, check_shape
+from transformer_jax.functional.arguments import check_floating, check_mask, check_shape
 
 __all__ = ["batch_norm", "batch_statistics", "layer_norm", "running_statistics"]
 
@@ -23,8 +23,7 @@ def layer_norm(
     >>> layer_norm(jnp.array([[1.0, 3.0]]), jnp.ones(2), jnp.zeros(2)).round(3)
     Array([[-1.,  1.]], dtype=float32)
     """
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"layer_norm of {x.dtype}: the result would be rounded")
+    check_floating("input of layer_norm", x)
     wide = x.astype(jnp.float32)
     mean = wide.mean(axis=-1, keepdims=True)
     variance = jnp.square(wide - mean).mean(axis=-1, keepdims=True)
@@ -48,6 +47,7 @@ def batch_statistics(
     wide = x.astype(jnp.float32)
     kept = jnp.ones(x.shape[:-1], bool) if mask is None else mask
     check_mask(kept, x.shape[:-1], true="counts")
+    check_shape("mask", kept, x.shape[:-1])  # what it leaves out is counted: no broadcasting
     axes = tuple(range(x.ndim - 1))
 
     def total(values):
@@ -79,6 +79,7 @@ def batch_norm(
     Array([[-1.],
            [ 1.]], dtype=float32)
     """
+    check_floating("input of batch_norm", x)
     for name, values in (("mean", mean), ("variance", variance)):
         check_shape(name, values, x.shape[-1:])
     axes = tuple(range(x.ndim - 1))
@@ -94,7 +95,7 @@ def running_statistics(
 ) -> tuple[Float[Array, "D"], Float[Array, "D"]]:
     """momentum * running + (1 - momentum) * batch, for mean and (biased) variance alike.
 
-    ValueError for a momentum outside [0, 1].
+    ValueError for a momentum outside [0, 1], and for statistics of other widths.
 
     >>> zero, one = jnp.zeros(1), jnp.ones(1)
     >>> running_statistics((zero, one), (one, one), momentum=0.75)
@@ -102,6 +103,8 @@ def running_statistics(
     """
     if not 0 <= momentum <= 1:
         raise ValueError(f"momentum {momentum} is outside [0, 1]")
+    for name, old, new in zip(("mean", "variance"), running, batch):
+        check_shape(f"batch's {name}", new, old.shape)
     mean, variance = (momentum * old + (1 - momentum) * new for old, new in zip(running, batch))
     return mean, variance
 
