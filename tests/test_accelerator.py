@@ -5,11 +5,12 @@ import math
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import pytest
 
 from benchmarks import golden
-from benchmarks.accelerator import PATIENCE, ROOT, Report, _in_its_own_process, measurements
+from benchmarks.accelerator import PATIENCE, ROOT, Report, _in_its_own_process, main, measurements
 from benchmarks.account import account
 from experiments.ledger import entries, record
 from transformer_jax.errors import UserError
@@ -119,6 +120,27 @@ def test_a_phase_out_of_time_is_ended_and_what_it_had_found_stays(tmp_path, caps
     assert time.monotonic() - start < 20
     assert capsys.readouterr().err == "check ran out of time\n"
     assert json.loads((tmp_path / "check.json").read_text())["found"] == 1
+
+
+@pytest.mark.parametrize(
+    "found, bad",
+    [
+        ({"ended": True, "failed": []}, False),
+        ({"ended": True, "failed": ["float32 loss"]}, True),
+        ({"ended": False}, True),  # killed, or it broke
+        (None, True),  # before it wrote anything: what an earlier run found does not count
+    ],
+)
+def test_the_exit_code_tells_of_failures(found, bad, tmp_path, monkeypatch):
+    def phase(name, output, *_):
+        if found is not None:
+            (output / f"{name}.json").write_text(json.dumps(found))
+
+    (tmp_path / "check.json").write_text('{"ended": true}')
+    monkeypatch.setattr("benchmarks.accelerator._in_its_own_process", phase)
+    monkeypatch.setattr(sys, "argv", ["", "--phases", "check", "--output", str(tmp_path)])
+    with pytest.raises(SystemExit, match="without an end: check") if bad else nullcontext():
+        main()
 
 
 def test_measurements_without_time_are_named(tmp_path):
