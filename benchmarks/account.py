@@ -9,7 +9,7 @@ The folder may come from another machine, whose checkout may be a copy that git 
 import argparse
 import json
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def account(folder: Path, commit: str = "", note: str = "") -> Entry:
         raise UserError(f"{folder} has no result of a phase: name the --output of an earlier run")
     names = [each.name for each in fields(Where)]
     where = [Where(**{name: phase[name] for name in names}) for phase in ran.values()]
-    where = [Where(w.command, commit or w.commit, w.machine, w.versions, w.seconds) for w in where]
+    where = [replace(each, commit=commit or each.commit) for each in where]
     at = together(where[0].command, where)
     unended = [name for name, phase in found.items() if not phase.get("ended")]
     lacks = [f"phases without an end: {', '.join(unended)}"] if unended else []
@@ -89,8 +89,7 @@ def _resumed(phase: Found) -> Table:
             ", ".join(each["whole runs differ in"]) or "nothing",
             ", ".join(each["killed run differs in"]) or "nothing",
         ]
-        for name, each in phase.items()
-        if isinstance(each, dict) and "whole runs differ in" in each
+        for name, each in _parts(phase, "whole runs differ in")
     ]
     return Table(
         "Three runs of one job: two whole, one killed",
@@ -109,7 +108,7 @@ def _trained(phase: Found) -> Table:
             each["compile_seconds"],
             each["memory"]["peak"] / 1e9 if each["memory"]["peak"] else None,
         ]
-        for name, each in _measured(phase)
+        for name, each in _parts(phase, "target_tokens_per_second")
     ]
     return Table(
         f"Training in bfloat16; share of {phase.get('peak', 0) / 1e12:,.0f} TFLOP/s, "
@@ -129,7 +128,7 @@ def _decoded(phase: Found) -> Table:
             each["seconds"],
             each["first_call_seconds"],
         ]
-        for name, each in _measured(phase)
+        for name, each in _parts(phase, "target_tokens_per_second")
     ]
     return Table(
         "Beam 4, base, random parameters, bfloat16",
@@ -142,19 +141,15 @@ def _decoded(phase: Found) -> Table:
 def _scored(phase: Found) -> Table:
     rows = [
         [name, score, each["value"], each["signature"]]
-        for name, seed in phase.items()
-        if isinstance(seed, dict)
-        for score, each in seed.get("scores", {}).items()
+        for name, seed in _parts(phase, "scores")
+        for score, each in seed["scores"].items()
     ]
     return Table(f"Multi30k (published: {ANCHOR})", ["seed", "score", "ours", "signature"], rows)
 
 
-def _measured(phase: Found) -> Iterable[tuple[str, Found]]:
-    return (
-        (name, each)
-        for name, each in phase.items()
-        if isinstance(each, dict) and "target_tokens_per_second" in each
-    )
+def _parts(phase: Found, key: str) -> Iterable[tuple[str, Found]]:
+    """Parts of a phase that have this key, by their names."""
+    return ((n, part) for n, part in phase.items() if isinstance(part, dict) and key in part)
 
 
 TABLES = dict(zip(PHASES, (_checked, _resumed, _trained, _decoded, _scored), strict=True))
