@@ -3,7 +3,14 @@
 import jax
 import jax.numpy as jnp
 
-__all__ = ["check_axes", "check_floating", "check_integer", "check_mask", "check_shape"]
+__all__ = [
+    "check_axes",
+    "check_floating",
+    "check_integer",
+    "check_mask",
+    "check_shape",
+    "rows_or_none",
+]
 
 
 def check_shape(name: str, x: jax.Array, shape: tuple[int, ...]) -> None:
@@ -37,3 +44,15 @@ def check_mask(mask: jax.Array, shape: tuple[int, ...], true: str = "may attend"
         raise TypeError(f"the mask is {mask.dtype}: masks are boolean, True = {true}")
     if mask.ndim != len(shape) or any(m not in (1, n) for m, n in zip(mask.shape, shape)):
         raise ValueError(f"the mask has shape {mask.shape}: it must broadcast to {shape}")
+
+
+def rows_or_none(ids: jax.Array, count: int) -> jax.Array:
+    """Ids of `count` rows, with `count` for negative ones, which JAX would count from the end.
+
+    A gather that fills what is beyond the last row then gives the same for both.
+
+    >>> rows_or_none(jnp.array([1, -1], jnp.int8), 200).tolist()
+    [1, 200]
+    """
+    ids = ids.astype(jnp.int32) if ids.dtype.itemsize < 4 else ids  # int8 cannot hold 200
+    return jnp.where(ids < 0, count, ids)

@@ -10,6 +10,7 @@ from transformer_jax.functional.arguments import (
     check_floating,
     check_integer,
     check_shape,
+    rows_or_none,
 )
 
 __all__ = ["embed", "unembed"]
@@ -33,10 +34,7 @@ def embed(
     check_axes("tokens", tokens, "B T")
     check_axes("table", table, "V D")
     check_floating("table", table)
-    # JAX would count negative ids from the end and clip those beyond it.
-    # A narrower type may not hold V.
-    tokens = tokens.astype(jnp.int32) if tokens.dtype.itemsize < 4 else tokens
-    rows = jnp.where(tokens < 0, table.shape[0], tokens)
+    rows = rows_or_none(tokens, table.shape[0])
     found = table.at[rows].get(mode="fill", fill_value=jnp.nan)
     scaled = found * jnp.asarray(math.sqrt(table.shape[1]), table.dtype)
     return jnp.where((tokens == pad_id)[:, :, None], jnp.zeros((), table.dtype), scaled)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from transformer_jax.functional.arguments import check_integer
+from transformer_jax.functional.arguments import check_integer, rows_or_none
 
 __all__ = ["at_class", "label_smoothed_cross_entropy", "token_log_probs"]
 
@@ -83,7 +83,5 @@ def at_class(logits, targets):
     >>> at_class(jnp.array([[0.5, 2.0], [0.5, 2.0]]), jnp.array([1, -1]))
     Array([ 2., nan], dtype=float32)
     """
-    # A narrower type may not hold V.
-    targets = targets.astype(jnp.int32) if targets.dtype.itemsize < 4 else targets
-    index = jnp.where(targets < 0, logits.shape[-1], targets)[..., None]
+    index = rows_or_none(targets, logits.shape[-1])[..., None]
     return jnp.take_along_axis(logits, index, axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]
