@@ -15,7 +15,7 @@ MISSING = ("tensorflow_datasets", "array_record", "tyro", "tensorboardX", "sacre
 # Python imports it as it starts, in processes that are started from the test, too.
 BLOCK = f"import sys; sys.modules.update(dict.fromkeys({MISSING}))\n"
 PROGRAM = """
-import json, sys
+import json, sys, time
 from pathlib import Path
 from benchmarks import accelerator
 from transformer_jax import RunConfig, Translator
@@ -27,7 +27,7 @@ for name in ("first", "second"):
 translator = Translator.load(folder / "run")
 evaluation = translator.evaluate(["w1 w2", "w3"], ["W2 W1", "W3"], language="de", extra_length=4)
 for phase in ("check", "train"):
-    accelerator.run_phase(phase, folder, 900, True, None)
+    accelerator.run_phase(phase, folder, time.monotonic() + 900, True, None)
 print(json.dumps([translator.checkpoint, [score.name for score in evaluation.scores]]))
 """
 
