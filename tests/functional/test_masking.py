@@ -32,6 +32,13 @@ def test_local_window():
         F.local_window_mask(3, -1)
 
 
+def test_no_position_has_an_empty_mask_and_a_negative_length_none():
+    assert F.causal_mask(0).shape == F.local_window_mask(0, 1).shape == (1, 1, 0, 0)
+    for mask in (F.causal_mask, lambda length: F.local_window_mask(length, 1)):
+        with pytest.raises(ValueError, match="length -1 is negative"):
+            mask(-1)
+
+
 def test_packed_segments():
     segments = jnp.array([[1, 1, 2, 2, 0]])
     np.testing.assert_array_equal(

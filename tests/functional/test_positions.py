@@ -47,12 +47,22 @@ def test_an_offset_is_one_linear_map(k):
 
 def test_learned_rows_and_their_limit():
     table = jnp.arange(12.0).reshape(6, 2)
-    np.testing.assert_array_equal(F.learned_positions(table, 4), table[:4])
+    for length in (0, 4, 6):
+        np.testing.assert_array_equal(F.learned_positions(table, length), table[:length])
+    with pytest.raises(ValueError, match="-1 positions asked"):
+        F.learned_positions(table, -1)
     with pytest.raises(ValueError, match="7 positions asked of a learned table of 6"):
         F.learned_positions(table, 7)
 
 
+@pytest.mark.parametrize("layout", ["paper", "concatenated", "t2t"])
+def test_no_positions_are_an_empty_table(layout):
+    assert F.sinusoids(0, 4, layout).shape == (0, 4)
+
+
 def test_bad_arguments():
+    with pytest.raises(ValueError, match="length -1 is negative"):
+        F.sinusoids(-1, 4)
     with pytest.raises(ValueError, match="d_model 5 is odd"):
         F.sinusoids(3, 5)
     with pytest.raises(ValueError, match="layout 'fourier' is none of paper, concatenated, t2t"):
