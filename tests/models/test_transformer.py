@@ -147,8 +147,9 @@ def test_a_cached_step_equals_the_full_forward(variant, dtype, tolerance):
     config = replace(SMALL, dtype=dtype, **VARIANTS[variant])
     model, variables = build(config)
     expected = jax.nn.log_softmax(forward(model)(variables, SOURCE, TARGET))
-    # Two rows a sentence: beams share the memory of their sentence.
-    cache = jax.jit(lambda v: model.apply(v, SOURCE, 2, T + 2, method="start_cache"))(variables)
+    # Two rows a sentence: beams share the memory of their sentence. No place is left over, so that
+    # reading or writing beyond the last would show.
+    cache = jax.jit(lambda v: model.apply(v, SOURCE, 2, T, method="start_cache"))(variables)
     tokens = jnp.full(6, config.start_id)
     step = jax.jit(lambda c, t: model.apply(variables, c, t, method="decode_step"))
     for t in range(T):

@@ -193,6 +193,31 @@ def test_fingerprints_see_every_bit_and_place():
     assert prints["['a']"] != fingerprints({"a": -base["a"]})["['a']"]
 
 
+def test_fingerprints_are_murmur_finalised_words_and_places():
+    """Checkpoints hold these numbers: another formula would call every old one damaged."""
+
+    def finalise(x):
+        x = (x ^ (x >> 16)) * 0x85EBCA6B % 2**32
+        x = (x ^ (x >> 13)) * 0xC2B2AE35 % 2**32
+        return x ^ (x >> 16)
+
+    def expected(words):
+        mixed = [finalise(w ^ finalise((n + 0x9E3779B9) % 2**32)) for n, w in enumerate(words)]
+        return f"{sum(mixed) % 2**32:08x}"
+
+    # IEEE 754: 1.0, -2.0 and 0.5 as float32 words, 1.0 and 2.0 as bfloat16 words.
+    tree = {
+        "a": jnp.array([[1.0], [-2.0], [0.5]]),
+        "b": jnp.array([1, 2], jnp.bfloat16),
+        "c": jnp.array([True, False]),
+    }
+    assert fingerprints(tree) == {
+        "['a']": expected([0x3F800000, 0xC0000000, 0x3F000000]),
+        "['b']": expected([0x3F80, 0x4000]),
+        "['c']": expected([1, 0]),
+    }
+
+
 def test_fingerprints_do_not_depend_on_the_devices():
     base = {"a": jnp.arange(6.0).reshape(2, 3), "b": jnp.array([1, 2], jnp.bfloat16)}
     mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
