@@ -116,7 +116,7 @@ MUTANTS = [
     ("data/preparation.py", "_is_sound(folder / p)", "True", "tests/data/test_preparation.py"),
     ("data/grammar/german.py", 'form[-1] not in "ns" else form', 'form[-1] not in "nser" else form',
      "tests/data/grammar/test_lexicon.py"),
-    ("data/grammar/corpus.py", "example.distance > MAX_DISTANCE", "example.distance > 99",
+    ("data/grammar/corpus.py", "example.distance > MAX_DISTANCE", "example.distance > MAX_DISTANCE + 1",
      "tests/data/grammar/test_corpus.py"),
     ("visualization/attention.py", ".sum(-1) for _, places in words(columns)",
      ".mean(-1) for _, places in words(columns)", "tests/visualization"),
