@@ -149,7 +149,7 @@ MUTANTS = [
      "tests/test_survival.py::test_a_stopped_run_may_end_where_it_was_stopped"),
     ("run.py", 'meta.get("newest", step) < steps[-1]', "step < steps[-1]",
      "tests/test_commands.py::test_average_of_chosen_checkpoints"),
-    ("checkpoints.py", "        self._check_notes()\n", "", "tests/test_hostile.py"),
+    ("checkpoints.py", "self._check_notes()\n", "pass\n", "tests/test_hostile.py"),
     ("checkpoints.py", "due = [s for s in steps if s not in self.out_of_turn]", "due = steps",
      "tests/test_survival.py::test_a_stopped_run_goes_on_as_if_nothing_had_been"),
     ("training/stopping.py", "class Stopped(BaseException)", "class Stopped(Exception)",

@@ -3,6 +3,8 @@
 `make mutants` and the slow tier say so too, but not before a change is made elsewhere.
 """
 
+import ast
+
 from tests.mutants import MUTANTS, PACKAGE, ROOT
 from tests.test_verification import BROKEN
 
@@ -11,6 +13,14 @@ def test_every_line_to_break_is_there_once():
     lines = {(file, line) for file, line, *_ in [*MUTANTS, *BROKEN]}
     sources = {file: (ROOT / PACKAGE / file).read_text(encoding="utf-8") for file, _ in lines}
     assert [(f, line) for f, line in lines if sources[f].count(line) != 1] == []
+
+
+def test_every_mutant_is_python():
+    """One that is not would fail without a test having noticed anything."""
+    for file, line, broken, _ in MUTANTS:
+        if file.endswith(".py"):
+            source = (ROOT / PACKAGE / file).read_text(encoding="utf-8")
+            ast.parse(source.replace(line, broken), file)
 
 
 def test_every_test_of_a_mutant_is_there():
