@@ -40,6 +40,11 @@ def account(folder: Path, commit: str = "", note: str = "") -> Entry:
     ran = {name: phase for name, phase in found.items() if "machine" in phase}
     if not ran:
         raise UserError(f"{folder} has no result of a phase: name the --output of an earlier run")
+    if small := [name for name, phase in ran.items() if "--tiny" in phase["command"]]:
+        raise UserError(
+            f"{folder}: {', '.join(small)} ran with --tiny, to be tried, and measured nothing: run "
+            "them without it"
+        )
     names = [each.name for each in fields(Where)]
     where = [Where(**{name: phase[name] for name in names}) for phase in ran.values()]
     where = [replace(each, commit=commit or each.commit) for each in where]

@@ -10,7 +10,15 @@ from contextlib import nullcontext
 import pytest
 
 from benchmarks import golden
-from benchmarks.accelerator import PATIENCE, ROOT, Report, _in_its_own_process, main, measurements
+from benchmarks.accelerator import (
+    PATIENCE,
+    ROOT,
+    Report,
+    _in_its_own_process,
+    machine,
+    main,
+    measurements,
+)
 from benchmarks.account import account
 from experiments.ledger import entries, record
 from transformer_jax.errors import UserError
@@ -94,6 +102,14 @@ def entries_of(folder, entry):
 def test_account_of_nothing_is_refused(tmp_path):
     with pytest.raises(UserError, match="has no result of a phase: name the --output"):
         account(tmp_path)
+
+
+def test_account_of_small_sizes_is_refused(tmp_path):
+    write_phases(tmp_path, train={**machine(tiny=True), "ended": True})
+    with pytest.raises(UserError, match=r"train ran with --tiny, to be tried, and measured noth"):
+        account(tmp_path)
+    write_phases(tmp_path, train={**machine(tiny=False), "ended": True})
+    assert account(tmp_path).where.command == "python -m benchmarks.accelerator"
 
 
 def accelerator(*arguments):
