@@ -77,7 +77,6 @@ class Report:
 def check(report: Report) -> None:
     from benchmarks.golden import compare
 
-    report.add(machine(report.tiny))
     failed = []
     for dtype in ("float32", "bfloat16"):
         compared = list(compare(dtype))
@@ -116,7 +115,6 @@ def check(report: Report) -> None:
 def resume(report: Report) -> None:
     from benchmarks.determinism import FLAGS, repeated
 
-    report.add(machine(report.tiny))
     if find_spec("tyro") is None:
         report.add({"skipped": "tyro is not installed: jobs are started from the command line"})
         return
@@ -132,7 +130,7 @@ def train(report: Report) -> None:
     from benchmarks import speed
 
     peak = speed.matmul_peak(report.tiny)
-    report.add({**machine(report.tiny), "peak": peak})
+    report.add({"peak": peak})
     peers = {"torch": "torch", "torch compiled": "torch"}
     for size, who, found in measurements(report, "training", ("base", "big"), peers):
         if "flops" in found:
@@ -141,7 +139,6 @@ def train(report: Report) -> None:
 
 
 def decode(report: Report) -> None:
-    report.add(machine(report.tiny))
     peers = {"transformers": "transformers"}
     for size, who, found in measurements(report, "decoding", ("32", "256"), peers):
         report.add({f"{size} sentences, {who}": found})
@@ -150,7 +147,6 @@ def decode(report: Report) -> None:
 def multi30k(report: Report) -> None:
     from benchmarks.anchor import seeds
 
-    report.add(machine(report.tiny))
     for seed, found in seeds(report.path.parent, report.data, report.tiny, lambda: report.seconds):
         report.add({f"seed {seed}": found})
 
@@ -206,6 +202,7 @@ def run_phase(name: str, output: Path, deadline: float, tiny: bool, data: Path |
     """A phase in this process."""
     report = Report(output / f"{name}.json", deadline, tiny, data)
     start = time.monotonic()
+    report.add(machine(tiny))
     PHASES[name](report)
     report.add({"ended": True, "seconds": round(time.monotonic() - start, 1)})
 
