@@ -59,7 +59,7 @@ def scores(
         for name, text in splits.items():
             pairs = list(itertools.islice(text, count))
             sources, references = zip(*pairs)
-            translations = translator.translate(sources, Search())
+            translations = translator.translate(sources, Search(), split_sentences="never")
             rows = list(zip(sources, references, translations))
             file.writelines("\t".join((name, *row)) + "\n" for row in rows)
             bleu = sacre_score("BLEU", translations, references)

@@ -334,9 +334,10 @@ def main() -> None:
     if arguments.sentences < 1:
         raise UserError(f"--sentences {arguments.sentences} must be positive")
     data = Run.open(arguments.run_dir).config.data
-    if (data.dataset or "").partition("/")[0] != "grammar" or data.direction != "en-de":
+    if (data.dataset or "").partition("/")[0] != "grammar" or data.known_direction != "en-de":
         raise UserError(
-            f"{arguments.run_dir} was trained on {data.dataset or 'files'} {data.direction}, which "
+            f"{arguments.run_dir} was trained on {data.dataset or 'files'} "
+            f"({data.known_direction or 'languages unknown'}), which "
             "knows no antecedents: give a run of the grammar, en-de, or --source, --layer, --head"
         )
     command = "python -m experiments.figures3_5_heads --run-dir RUN"

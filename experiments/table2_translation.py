@@ -174,7 +174,7 @@ def score(run_dir: Path, pairs: Sequence[tuple[str, str]], language: str, part: 
 
     for name, (checkpoint, search) in CHOICES.items():
         translator, perplexity = loaded(checkpoint)
-        translations = translator.translate(sources, search)
+        translations = translator.translate(sources, search, split_sentences="never")
         sets = {"": range(len(sources)), **({" on the reduced set": part} if part else {})}
         found[name] = {
             "checkpoint": translator.checkpoint,

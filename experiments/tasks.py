@@ -79,7 +79,7 @@ def run(task: Task) -> dict:
     text = TextFiles(*files) if files else dataset_splits(task.folder)["validation"]
     sources, references = zip(*list(text)[: task.scored])
     translator = Translator.load(task.folder, "last")
-    translations = translator.translate(sources, BEAM)
+    translations = translator.translate(sources, BEAM, split_sentences="never")
     scores = [*score_all(translations, references, "de"), exact_match(translations, references)]
     training = recorded(task.folder)["training_seconds"]
     # A run that went on has trained longer than this call took.

@@ -20,6 +20,7 @@ import numpy as np
 
 from transformer_jax import RunConfig, presets
 from transformer_jax.checkpoints import Checkpoints, on_device
+from transformer_jax.data.corpus import write_corpus
 from transformer_jax.data.grammar.corpus import examples
 from transformer_jax.data.vocabulary import load_vocabulary, train_vocabulary
 from transformer_jax.errors import UserError
@@ -57,7 +58,8 @@ def configuration(folder: Path):
     vocabulary = train_vocabulary("whitespace", ["a b c"], 100)
     config = presets.recipe("tiny")
     model = presets.tiny(vocab_size=len(vocabulary))
-    Run.create(folder, RunConfig(model, config.optimizer), "f" * 64, vocabulary)
+    corpus = write_corpus(folder / "corpus", [("a b", "c")], vocabulary, sentences=1)
+    Run.create(folder, RunConfig(model, config.optimizer), corpus)
     return [folder / "config.json"], lambda: Run.open(folder)
 
 

@@ -1,6 +1,8 @@
 """Whatever is wrong with what a user gives, the real command says it in one line and ends."""
 
+import gzip
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -101,6 +103,17 @@ TEXT = {
         nothing, ["train", "--run-dir", "new", "--dataset", "multi30k", "--data-dir", "here"],
         "here lacks train.en (or train.en.gz)",
     ),
+    "a pipe": (
+        lambda: (os.mkfifo("src"), write("tgt", "a\n")), TRAIN,
+        "src is a pipe or a device, and this text is read several times: write it to a file first",
+    ),
+    "packed and damaged": (
+        text(gzip.compress(b"a\n" * 99)[:-5], "a\n" * 99), TRAIN, "src cannot be unpacked (",
+    ),
+    "lines that show nothing": (
+        text(" \n\u3000\n\u200b\n", "a\nb\nc\n"), TRAIN,
+        "hold no pair of lines with text on both sides",
+    ),
     "archives that are not there": (
         nothing,
         ["prepare", "--output", "new", "--dataset", "wmt14_translate", "--data-dir", "here"],
@@ -118,6 +131,35 @@ OPTIONS = {
     "unknown language pair": (
         nothing, ["prepare", "--output", "new", "--dataset", "grammar", "--direction", "en-ed"],
         "grammar has no direction 'en-ed'; did you mean 'en-de'?",
+    ),
+    "a language by its name": (
+        text("a\n", "b\n"), [*TRAIN, "--direction", "english-german"],
+        "direction 'english-german' is not two different languages, as in en-de or de-en",
+    ),
+    "a language that is none": (
+        text("a\n", "b\n"), [*TRAIN, "--direction", "en-xx"],
+        "'xx' is no language code: give two letters of ISO 639-1, as de, or three of",
+    ),
+    "a language of scores that is none": (
+        text("w1\n", "W1\n"),
+        ["evaluate", "--run-dir", "run", "--test", "src", "tgt", "--language", "german"],
+        "'german' is no language code",
+    ),
+    "a text without a direction": (
+        nothing, ["prepare", "--output", "new", "--dataset", "text", "--data-dir", "here"],
+        "dataset text needs --direction SOURCE-TARGET, as en-de",
+    ),
+    "a cache that cannot be": (
+        lambda: (text("a\n", "b\n")(), write("file", "")), [*TRAIN, "--cache-dir", "file/cache"],
+        "Not a directory: prepared data cannot be kept there; name another "
+        "folder with --cache-dir or $TRANSFORMER_JAX_CACHE",
+    ),
+    "a folder that no checkpoint comes back from": (
+        text("a\n", "b\n"), [*TRAIN, "--run-dir", "a[1]"],
+        "a[1] holds '[1]', and no checkpoint can be read back from such a path: choose another",
+    ),
+    "a home that the shell leaves": (
+        nothing, ["translate", "--run-dir=~/none"], f"{Path.home()}/none is not a run folder",
     ),
     "dataset and files": (
         nothing, [*TRAIN, "--dataset", "grammar"], "dataset grammar brings its own text",
@@ -236,6 +278,11 @@ RUNS = {
         config(lambda tree: tree["config"]["model"].update(d_ff="32")), GO_ON,
         "run/config.json cannot be read: model.d_ff must be of type int, not '32'",
     ),
+    "lines of a text that cannot be": (
+        config(lambda tree: tree.update(lines={"sentences": 1, "tokens": -3})),
+        ["translate", "--run-dir", "run"],
+        "run/config.json cannot be read: no text has lines of 1 sentences, -3 tokens",
+    ),
     "a vocabulary that is gone": (
         lambda: Path("run/vocabulary.json").unlink(), ["translate", "--run-dir", "run"],
         "run holds no vocabulary",
@@ -313,10 +360,24 @@ RUNS = {
         ["translate", "--run-dir", "run", "--input", "in", "--output", "/dev/full"],
         "/dev/full cannot be written: No space left on device",
     ),
-    "a line longer than can be read": (
-        text("w1\n" * 3 + "w1 " * 5000 + "\n", "W1\n" * 4),
-        ["score", "--run-dir", "run", "--test", "src", "tgt"],
-        "sentence 4 has 5001 tokens with EOS, more than the 4096 that can be read at once: split",
+    "packed output onto a full disk": (
+        lambda: (write("in", "w1\n"), Path("out.xz").symlink_to("/dev/full")),
+        ["translate", "--run-dir", "run", "--input", "in", "--output", "out.xz"],
+        "out.xz cannot be written: No space left on device",
+    ),
+    "average where it cannot be read back": (
+        lambda: Path("run").rename("a[1]"),
+        ["average", "--run-dir", "a[1]", "--last", "1"],
+        "a[1] holds '[1]', and no checkpoint can be read back from such a path: choose another",
+    ),
+    "a store that cannot be reached": (
+        text("a\n", "b\n"),
+        [*TRAIN, "--run-dir", "new", "--checkpoint-dir", "nowhere://bucket/run"],
+        "nowhere://bucket/run cannot be reached (",
+    ),
+    "another validation text": (
+        text("w1\n", "W1\n"), [*GO_ON, "--validation", "tgt", "src"],
+        "was prepared from another text than {here}/tgt holds now: bring the old text back",
     ),
     "output onto a folder": (
         text("w1\n", "W1\n"),

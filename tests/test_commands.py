@@ -1,6 +1,12 @@
 """Commands on the run of a small job, in this process; tests/test_cli.py has the real one."""
 
+import codecs
+import gzip
+import io
 import json
+import lzma
+import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -17,7 +23,12 @@ from tests.test_survival import damage
 from transformer_jax import RunConfig, Translator, presets
 from transformer_jax.checkpoints import Checkpoints
 from transformer_jax.cli import main
+from transformer_jax.commands.options import check_writable
+from transformer_jax.data.corpus import Lines
+from transformer_jax.errors import UserError
 from transformer_jax.inspection import report
+from transformer_jax.run import Run
+from transformer_jax.search import Search
 
 
 @pytest.fixture
@@ -89,7 +100,7 @@ def test_inspect_shows_what_differs(command, run, tmp_path):
 
 def test_schedule_shows_the_peak_and_draws_it(command, tmp_path):
     picture = tmp_path / "rate.png"
-    shown = command("schedule", "--preset", "base", "--output", picture).splitlines()[1:]
+    shown = command("schedule", "--preset", "base", "--output", picture).splitlines()[1:-1]
     rates = {int(step): float(rate) for step, rate in map(str.split, shown)}
     assert rates[1] == pytest.approx(512**-0.5 * 4000**-1.5, rel=1e-5)
     assert max(rates, key=rates.get) == 4000
@@ -161,7 +172,10 @@ def test_scores_of_one_translation_each(command, run, tmp_path):
     shown = command("translate", "--run-dir", run, "--input", "in", "--scores").splitlines()
     found = Translator.load(run).translations(["w1 w2", "w3"])
     assert shown[0] == f"0 ||| {found[0][0].text} ||| {found[0][0].score:.4f}"
-    assert [line.split(" ||| ")[0] for line in shown] == ["0", "2"]
+    assert [line.split(" ||| ")[0] for line in shown] == ["0", "1", "2"]
+    assert shown[1] == "1 |||  ||| 0.0000"  # an empty line has its row
+    shown = command("translate", "--run-dir", run, "--input", "in", "--n-best", 2).splitlines()
+    assert [line.split(" ||| ")[0] for line in shown] == ["0", "0", "1", "2", "2"]
 
 
 def test_scores_of_a_search_are_those_of_score(command, run, tmp_path):
@@ -189,15 +203,137 @@ def test_a_line_without_a_finite_score_is_told(run, caplog):
 
 
 def test_a_long_line_is_translated_in_pieces(run, caplog):
-    """Of at most 15 tokens and EOS, as this run was trained."""
+    """No line that this run was trained on has more than 5 tokens and EOS; it took up to 15."""
     translator = Translator.load(run)
     short, long = "w1 w2", " ".join(["w1 w2 w3"] * 7)
     one, whole, empty = translator.translate([short, long, ""], beam_size=1)
     assert (one, empty) == (translator.translate([short], beam_size=1)[0], "")
-    pieces = [" ".join(["w1 w2 w3"] * 5), "w1 w2 w3 w1 w2 w3"]
+    tokens = long.split()
+    pieces = [" ".join(tokens[first : first + 5]) for first in range(0, 21, 5)]
     assert whole == " ".join(translator.translate(pieces, beam_size=1))
-    assert "line 2 has 21 tokens, the model was trained on at most 15" in caplog.text
-    assert "translated in 2 pieces" in caplog.text
+    assert "line 2 has 21 tokens, the model was trained on at most 5" in caplog.text
+    assert "translated in 5 pieces" in caplog.text
+    caplog.clear()
+    [whole] = translator.translate([long], beam_size=1, split_sentences="never")
+    pieces = [" ".join(tokens[:15]), " ".join(tokens[15:])]
+    assert whole == " ".join(translator.translate(pieces, beam_size=1, split_sentences="never"))
+    assert "trained on at most 15: translated in 2 pieces" in caplog.text
+
+
+def test_evaluation_splits_no_line_that_fits(run, caplog):
+    """Test sets of longer sentences than those trained on are translated as they are."""
+    translator = Translator.load(run)
+    lines = [" ".join(["w1 w2 w3"] * 4), "w1 . w2 . w3 ."]
+    expected = translator.translate(lines, split_sentences="never")
+    caplog.clear()
+    assert translator.evaluate(lines, lines).translations == expected
+    assert "pieces" not in caplog.text
+
+
+def test_what_is_too_long_to_score_is_named_and_left_out(run, caplog):
+    translator = Translator.load(run)
+    sources, targets = ["w1 w2", "w1", "w3"], ["W2 W1", "W1 " * 4096, "W3"]
+    scores = translator.score(sources, targets, first=10)
+    assert scores[::2] == translator.score(sources[::2], targets[::2])
+    assert np.isnan(scores[1])
+    assert "line 12 has 4097 tokens with EOS, more than the 4096 that can be" in caplog.text
+    short = translator.perplexity(sources[::2], targets[::2])
+    assert translator.perplexity(sources, targets) == short
+    evaluation = translator.evaluate(sources, targets)
+    assert (len(evaluation.translations), evaluation.perplexity) == (3, short)
+
+
+def test_lines_of_several_sentences(run, caplog):
+    """This run's lines hold one sentence each; `.` ends one here as in any text."""
+    translator = Translator.load(run)
+    assert Run.open(run).lines == Lines(sentences=1, tokens=6)
+    line, parts = "w1 w2. w3! w4?", ["w1 w2.", "w3!", "w4?"]
+    apart = " ".join(translator.translate(parts, beam_size=1))
+    assert translator.translate([line], beam_size=1) == [apart]
+    assert "line 1 holds 3 sentences" in caplog.text
+    never = translator.translate([line], beam_size=1, split_sentences="never")
+    tree = json.loads((run / "config.json").read_text())
+    del tree["lines"]  # a run from before
+    (run / "config.json").write_text(json.dumps(tree))
+    translator = Translator.load(run)
+    assert translator.translate([line], beam_size=1) == never
+    assert translator.translate([line], beam_size=1, split_sentences="always") == [apart]
+    with pytest.raises(UserError, match="split_sentences 'no' is none of auto, always, never"):
+        translator.translate([line], split_sentences="no")
+
+
+def test_sentences_of_a_line_draw_samples_of_their_own(run):
+    translator = Translator.load(run)
+    options = {"method": "sample", "seed": 3, "extra_length": 3}
+    [one] = translator.translate(["w1 w2."], **options)
+    [three] = translator.translate(["w1 w2. w1 w2. w1 w2."], **options)
+    assert three.startswith(one)
+    assert three != " ".join([one] * 3)
+
+
+def test_what_has_no_translation_has_no_score_of_a_sure_one(run):
+    translator = Translator.load(run)
+    translator._inference.params = jax.tree.map(lambda p: p * np.nan, translator.params)
+    written = io.BytesIO()
+    translator.translate_stream(
+        io.BytesIO(b"w1\n\n"), written, Search(), name="in", line_by_line=False, scores=True
+    )
+    assert written.getvalue() == b"0 |||  ||| -inf\n1 |||  ||| 0.0000\n"
+
+
+def test_an_output_may_be_a_pipe(tmp_path):
+    read, written = os.pipe()
+    check_writable(Path(f"/dev/fd/{written}"))
+    check_writable(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    os.close(read)
+    os.close(written)
+
+
+def test_blank_lines_stay_empty_whatever_they_hold(run):
+    translator = Translator.load(run)
+    blanks = ["", " ", "\t", "\u00a0", "\u200b", "\u3000", "\r"]
+    assert translator.translate([*blanks, "w1"])[:-1] == [""] * len(blanks)
+
+
+def test_any_iterable_of_lines_is_translated(run):
+    translator = Translator.load(run)
+    expected = translator.translate(["w1 w2", "w3"])
+    assert translator.translate(line for line in ("w1 w2", "w3")) == expected
+    assert translator.translate(("w1 w2", "w3")) == expected
+    for wrong in ("w1 w2", b"w1"):
+        with pytest.raises(TypeError, match="give a list of lines"):
+            translator.translate(wrong)
+
+
+def test_packed_text_is_translated_and_written(command, run, tmp_path):
+    (tmp_path / "in").write_bytes(gzip.compress(codecs.BOM_UTF8 + b"w1 w2\nw3\n"))
+    command("translate", "--run-dir", run, "--input", "in", "--output", "out.xz")
+    expected = "".join(f"{t}\n" for t in Translator.load(run).translate(["w1 w2", "w3"]))
+    assert lzma.decompress((tmp_path / "out.xz").read_bytes()).decode() == expected
+    with open("in", "rb") as packed:
+        line = [sys.executable, "-m", "transformer_jax", "translate", "--run-dir", run]
+        done = subprocess.run(line, stdin=packed, capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.stdout == expected
+
+
+def test_a_program_is_answered_line_by_line(run):
+    line = [sys.executable, "-m", "transformer_jax", "translate", "--run-dir", run]
+    lines = ["w1 w2", "", "w3"]
+    with subprocess.Popen(
+        [*line, "--line-buffered"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True, bufsize=1, env=ENVIRONMENT,
+    ) as program:  # fmt: skip
+        for text, expected in zip(lines, Translator.load(run).translate(lines)):
+            program.stdin.write(f"{text}\n")
+            assert program.stdout.readline() == f"{expected}\n"
+        program.stdin.close()
+        assert program.wait(60) == 0
+
+
+def test_a_translator_says_why_it_is_not_pickled(run):
+    with pytest.raises(TypeError, match=r"call Translator\.load there"):
+        pickle.dumps(Translator.load(run))
 
 
 def test_a_configuration_is_printed_and_read_again(command, run):

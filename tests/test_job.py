@@ -105,9 +105,9 @@ def test_init_from_starts_with_the_other_parameters(whole):
     ],
 )
 def test_which_checkpoints_are_kept(tmp_path, options, kept, monkeypatch):
-    losses = iter([3.0, 1.0, 2.0, float("nan")])
+    losses = iter([9.0, 3.0, 1.0, 2.0, float("nan")])  # the first before the first step
     monkeypatch.setattr(
-        "transformer_jax.job.make_evaluation", lambda *_: lambda *_: {"loss": next(losses)}
+        "transformer_jax.validation.make_evaluation", lambda *_: lambda *_: {"loss": next(losses)}
     )
     run = train(configuration(tmp_path, **options), tmp_path / "run", progress=False)
     checkpoints = run.checkpoints()
@@ -135,6 +135,7 @@ def test_another_dataset_or_direction_is_refused(tmp_path):
     for language, path in zip(("en", "de"), config.data.train):
         (folder / f"train.{language}").write_bytes(Path(path).read_bytes())
     data = replace(config.data, train=None, validation=None, dataset="text", data_dir=str(folder))
+    data = replace(data, direction="en-de")
     run = train(replace(config, data=data), tmp_path / "run", progress=False)
     before = (run.folder / "config.json").read_bytes()
     for changed, field in (

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import tyro
 
-from transformer_jax import presets
+from transformer_jax import __version__, presets
 from transformer_jax.commands import jobs, texts, views
 from transformer_jax.config import RunConfig
 from transformer_jax.errors import UserError
@@ -20,7 +20,8 @@ from transformer_jax.terminal import at_a_terminal
 __all__ = ["main"]
 
 Flat = tyro.conf.OmitArgPrefixes
-
+# Options whose values are text, not paths.
+_TEXTS = ("--source", "--target")
 
 COMMANDS = {
     "train": jobs.Train,
@@ -40,6 +41,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of `transformer-jax`; exits non-zero with one line on bad input."""
     arguments = sys.argv[1:] if arguments is None else arguments
     with at_a_terminal():
+        if arguments == ["--version"]:
+            print(f"transformer-jax {__version__}")
+            return
+        arguments = [*map(_with_home, arguments)]
         command = tyro.cli(
             Flat[_union(arguments)],  # type: ignore[misc]
             prog="transformer-jax",
@@ -98,6 +103,17 @@ def _read_config(path: Path) -> RunConfig:
         return RunConfig.from_json(json.dumps(tree))
     except (UserError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no configuration: {error}") from None
+
+
+def _with_home(word: str) -> str:
+    """--run-dir=~/x as the shell gives --run-dir ~/x."""
+    option, equals, value = word.partition("=")
+    if not option.startswith("--") or option in _TEXTS or not value.startswith("~"):
+        return word
+    try:
+        return option + equals + str(Path(value).expanduser())
+    except RuntimeError as error:
+        raise UserError(f"{word}: {error}: give the whole path") from None
 
 
 def _value_of(option: str, arguments: list[str]) -> str | None:

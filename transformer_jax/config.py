@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from transformer_jax.errors import LARGEST, UserError, is_text, nearest
+from transformer_jax.languages import is_direction, languages_of
 
 __all__ = ["DataConfig", "ModelConfig", "OptimizerConfig", "RunConfig", "TrainConfig"]
 
@@ -164,8 +165,9 @@ class DataConfig:
     """Source and target file to evaluate on while training."""
     dataset: str | None = None
     """Instead of files: grammar, text, multi30k, wmt14_translate or wmt16_translate."""
-    direction: str = "en-de"
-    """Source and target language of the dataset."""
+    direction: str | None = None
+    """Source and target language of the text, as en-de; None is that of the dataset, and of own
+    files unknown."""
     data_dir: str | None = None
     """Files or archives that the dataset is read from; None writes or downloads them."""
     corpus: str | None = None
@@ -202,6 +204,19 @@ class DataConfig:
             f"{self.max_length}: raise the one or lower the other",
         )
 
+    @property
+    def known_direction(self) -> str | None:
+        """The direction of the text, where it is given or the dataset has one of its own."""
+        own = self.dataset is not None and self.dataset != "text"
+        return "en-de" if self.direction is None and own else self.direction
+
+    @property
+    def languages(self) -> tuple[str, str] | tuple[None, None]:
+        """Of source and target, where they are known; runs made before directions of own files were
+        checked may have anything there."""
+        known = self.known_direction
+        return (None, None) if known is None or not is_direction(known) else languages_of(known)
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -223,8 +238,9 @@ class TrainConfig:
     """Newest checkpoints to keep."""
     keep_every: int | None = None
     """Keep for good every checkpoint whose step is a multiple of this."""
-    best_metric: Literal["loss", "bleu"] = "loss"
-    """What decides the best checkpoint, which is kept; bleu decodes the validation files."""
+    best_metric: Literal["loss", "bleu", "chrf"] = "loss"
+    """What decides the best checkpoint, which is kept; bleu and chrf decode the validation text,
+    and chrf stands for bleu in languages that sacreBLEU cannot cut into words."""
     average_last: int = 5
     """Checkpoints averaged at the end (section 6.1: 5 for base, 20 for big)."""
     stop_after_skipped: int = 20
@@ -316,6 +332,9 @@ class RunConfig:
         }
         for place in _PLACES:
             del fields[f"data.{place}"]
+        if self.data.dataset is None:
+            # Of own files it decides no number, and may be told later; older versions wrote this.
+            fields["data.direction"] = "en-de"
         return fields | {"train.seed": self.train.seed}
 
 

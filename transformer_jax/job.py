@@ -1,33 +1,28 @@
 """A training job: from a RunConfig to a trained run folder, or on from where one stopped."""
 
 import contextlib
-import dataclasses
 import logging
 import re
 import shlex
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from transformer_jax.checkpoints import Checkpoints, DamagedCheckpoint
+from transformer_jax.checkpoints import Checkpoints, DamagedCheckpoint, check_store
 from transformer_jax.config import RunConfig
 from transformer_jax.data.batching import Batches, Prefetch, chained
-from transformer_jax.data.corpus import Corpus
-from transformer_jax.decoding.inference import Inference
-from transformer_jax.evaluation.bleu import suited_bleu
-from transformer_jax.evaluation.evaluate import make_evaluation
 from transformer_jax.functional.keys import seed_key
 from transformer_jax.locking import locked
-from transformer_jax.models.transformer import Transformer
 from transformer_jax.opening import open_run, opened_run
 from transformer_jax.parallel import Layout, layout_of
 from transformer_jax.processes import RESTART, first_does, is_first, several
+from transformer_jax.rehearsal import rehearse
 from transformer_jax.run import Run, RunError, state_items, state_of
-from transformer_jax.search import Search
+from transformer_jax.settings import usual_settings
 from transformer_jax.training.allocator import keep_freed_memory
 from transformer_jax.training.loop import train_loop
 from transformer_jax.training.memory import explained, told
@@ -35,13 +30,15 @@ from transformer_jax.training.metrics import Recorder, Silence
 from transformer_jax.training.profiling import profiled
 from transformer_jax.training.runners import make_runner
 from transformer_jax.training.state import TrainState
-from transformer_jax.training.stopping import Stopped, stop_signals
+from transformer_jax.training.stopping import Stopped, hang_up_as_terminate, stop_signals
+from transformer_jax.validation import Validation
 
 __all__ = ["average", "train"]
 
 log = logging.getLogger(__name__)
 
 
+@usual_settings()
 def train(
     config: RunConfig,
     folder: Path,
@@ -63,6 +60,7 @@ def train(
     this function. SIGINT and SIGTERM end the job after its step, saved, with
     `Stopped`.
     """
+    check_store(config.train.checkpoint_dir or folder)
     if re.match(r"\w+:/", str(folder)):
         raise RunError(
             f"{folder} is no folder of a file system: a run folder is one that all processes "
@@ -101,6 +99,7 @@ def _again(folder):
     return f"go on with: transformer-jax train --run-dir {shlex.quote(str(folder))}"
 
 
+@usual_settings()
 def average(folder: Path, *, last: int = 5, steps: Sequence[int] = ()) -> list[int]:
     """Write a run's averaged/ anew: from its newest `last` checkpoints, or from those of `steps`.
 
@@ -109,6 +108,7 @@ def average(folder: Path, *, last: int = 5, steps: Sequence[int] = ()) -> list[i
     if last < 1:
         raise RunError(f"last {last} must be positive")
     run = Run.open(folder)
+    check_store(run.store)
     with locked(folder, f"a job is training in {folder}: average when it has ended"):
         checkpoints = run.checkpoints(read_only=True)
         found = checkpoints.steps()
@@ -146,13 +146,14 @@ def _train(run, corpus, layout, init_from, profile, progress):
             pending=before.get("pending"),
             progress=progress,
         )
-    evaluate = _evaluation(config, layout, corpus.folder.with_name("validation"))
+    validation = Validation.open(config, layout, corpus.folder.with_name("validation"))
 
     order = before.get("order", "")
 
     def micro_batches(step):
         found = [batches.indices(step * accumulate + i) for i in range(accumulate)]
-        placed = [runner.place(batches.assemble(*each)) for each in found]
+        with usual_settings():  # which hold in the thread that asks for them
+            placed = [runner.place(batches.assemble(*each)) for each in found]
         return [indices for _, indices in found], placed
 
     def seen():
@@ -174,6 +175,13 @@ def _train(run, corpus, layout, init_from, profile, progress):
     try:
         with _told_to_stop(checkpoints) as received:
             recorder.say(_describe(corpus, batches, state, layout, config.train, memory))
+            if not before:
+                recorder.say(rehearse(run, state, validation))
+                if init_from is not None:
+                    # So that a run killed before its first checkpoint goes on from these.
+                    checkpoints.save(
+                        0, state_items(state), _metadata(run, None, ""), out_of_turn=True
+                    )
             batches_seen = seen()
             if profile and is_first():
                 batches_seen = profiled(batches_seen, run.folder / "profile", profile)
@@ -183,7 +191,7 @@ def _train(run, corpus, layout, init_from, profile, progress):
                 batches_seen,
                 config.train,
                 recorder,
-                evaluate=evaluate,
+                evaluate=(lambda state: {}) if validation is None else validation.scores,
                 save=save,
                 is_epoch_end=is_epoch_end,
                 accumulate=accumulate,
@@ -210,8 +218,9 @@ def _train(run, corpus, layout, init_from, profile, progress):
 @contextlib.contextmanager
 def _told_to_stop(checkpoints):
     """Step -> the signal after which to stop there, or None; the same in every process."""
-    if several():  # JAX takes the signal and agrees on a step
-        yield lambda step: signal.SIGTERM if checkpoints.told_to_stop(step) else None
+    if several():  # JAX takes SIGTERM and agrees on a step
+        with hang_up_as_terminate():
+            yield lambda step: signal.SIGTERM if checkpoints.told_to_stop(step) else None
     else:
         with stop_signals() as received:
             yield lambda step: received()
@@ -230,7 +239,7 @@ def _start(
         except DamagedCheckpoint as error:
             log.warning("%s; moved to damaged/, trying an older one", error)
             continue
-        if meta["run"] != run.identity:
+        if not run.is_own(meta["run"]):
             raise RunError(
                 f"checkpoint {step} of {run.folder} was saved with another configuration or text: "
                 "config.json is not the one that it was trained with"
@@ -246,50 +255,11 @@ def _start(
         # The state is donated to each step, so the average needs arrays of its own.
         ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
         state = state._replace(params=params, ema=ema)
-        # So that a run killed before its first checkpoint goes on from these.
-        checkpoints.save(0, state_items(state), _metadata(run, None, ""), out_of_turn=True)
     return state, {}
 
 
 def _metadata(run, pending, order):
     return {"pending": pending, "order": order, "run": run.identity}
-
-
-def _evaluation(config, layout, folder):
-    """state -> scores on the prepared validation text; nothing where there is none."""
-    if not folder.is_dir():
-        return lambda state: {}
-    corpus = Corpus.open(folder)
-    data = dataclasses.replace(config.data, num_shapes=min(8, config.data.num_shapes))
-    batches = Batches(corpus, data, seed=0, share=layout.share)
-    model = Transformer(config.model)
-    evaluate = make_evaluation(model, layout)
-    inference = Inference(model, None, layout=layout)
-
-    def greedy_bleu(params):
-        inference.params = params
-        decode = corpus.vocabulary.decode
-        sources, references = (list(_sentences(side)) for side in (corpus.source, corpus.target))
-        found = inference.translate(sources, Search(method="greedy"))
-        # Parameters that are not finite translate to nothing.
-        hypotheses = [decode(best[0].ids) if best else "" for best in found]
-        return suited_bleu(corpus.vocabulary, hypotheses, [decode(r) for r in references]).value
-
-    def scores(state):
-        params = state.evaluation_params
-        found = evaluate(params, batches.once())
-        if config.train.best_metric == "bleu":
-            found["bleu"] = greedy_bleu(params)
-        return {f"validation_{name}": value for name, value in found.items()}
-
-    return scores
-
-
-def _sentences(side) -> Iterator[list[int]]:
-    start = 0
-    for end in side.ends:
-        yield side.tokens[start : end - 1].tolist()
-        start = end
 
 
 def _describe(corpus, batches, state, layout, train, memory):

@@ -10,6 +10,8 @@ from typing import Any
 from transformer_jax.config import DataConfig, RunConfig
 from transformer_jax.data.corpus import Corpus, CorpusError
 from transformer_jax.data.preparation import Receipt, prepare_once
+from transformer_jax.evaluation.bleu import missing_tokenizer
+from transformer_jax.languages import SPACELESS, check_direction, short_code
 from transformer_jax.parallel import Layout
 from transformer_jax.run import Run, RunError
 from transformer_jax.training.memory import check_model, fit_memory
@@ -49,7 +51,14 @@ def open_run(
     if (store := config.train.checkpoint_dir) is not None and "://" not in store:
         train = replace(config.train, checkpoint_dir=str(Path(store).absolute()))
         config = replace(config, train=train)
-    if not Run.exists(folder) or _may_change(folder, config):
+    if config.data.direction is None:
+        direction = config.data.known_direction
+        if direction is None and Run.exists(folder):
+            direction = Run.open(folder).config.data.direction
+        config = replace(config, data=replace(config.data, direction=direction))
+    if not Run.exists(folder) or (
+        _differs(folder, config) and _never_saved(Run.open(folder), config)
+    ):
         return _begin(config, folder, init_from, fit, layout)
     if init_from is not None:
         log.info("%s exists and goes on from its own checkpoints, not %s", folder, init_from)
@@ -66,13 +75,31 @@ def _prepared(data: DataConfig, folder: Path) -> Path:
     return Path(data.corpus) if data.corpus else folder / "corpus"
 
 
-def _may_change(folder: Path, config: RunConfig) -> bool:
-    """A run that has never saved anything may still become another one."""
-    run = Run.open(folder)
-    saved = (run.store / name for name in ("checkpoints", "damaged"))
-    if any(path.is_dir() and any(p.name.isdecimal() for p in path.iterdir()) for path in saved):
+def _differs(folder: Path, config: RunConfig) -> bool:
+    """Whether the run in a folder is another one than that asked for."""
+    data, receipt = config.data, Receipt.read(_prepared(config.data, folder))
+    other_text = receipt is not None and (
+        receipt.changed_file(data) or (data.validation and receipt.validation is None)
+    )
+    return bool(other_text) or Run.open(folder).config.identity() != config.identity()
+
+
+def _never_saved(run: Run, config: RunConfig) -> bool:
+    """Whether a run has no checkpoint, here or where it would go on: it may still become another.
+
+    False where that cannot be seen.
+    """
+    stores = run.store, replace(run, config=config).store
+    try:
+        # It may only be out of sight, as on a disk that is not mounted.
+        if not run.store.is_dir():
+            return False
+        paths = [store / name for store in stores for name in ("checkpoints", "damaged")]
+        return not any(
+            p.name.isdecimal() for path in paths if path.is_dir() for p in path.iterdir()
+        )
+    except Exception:  # each kind of store has its own
         return False
-    return run.config.identity() != config.identity()
 
 
 def _begin(
@@ -89,6 +116,8 @@ def _begin(
             raise CorpusError(
                 f"{prepared} holds no prepared corpus: run `transformer-jax prepare` first"
             )
+        if data.direction is not None:
+            check_direction(data.direction)
         # The configuration tells how the corpus was made, whatever the preset says.
         kind: Any = receipt.vocabulary
         data = replace(data, vocabulary=kind, max_length=receipt.max_length)
@@ -98,13 +127,34 @@ def _begin(
         prepare_once(data, config.model.vocab_size, prepared, vocabulary)
     corpus = Corpus.open(prepared / "train")
     corpus.verify()
+    if data.corpus and data.direction is None:
+        data = replace(data, direction=corpus.direction)
     model = replace(config.model, vocab_size=len(corpus.vocabulary))
     config = replace(config, model=model, data=data)
+    config = _with_metric(config)
+    lines = corpus.lines
     if other is not None:
         _check_start(config, corpus, other)
+        lines = lines.joined(other.lines)
     if fit:
         config = fit_memory(config, corpus, layout)
-    return Run.create(folder, config, corpus.fingerprint, corpus.vocabulary), corpus
+    return Run.create(folder, config, corpus, lines), corpus
+
+
+def _with_metric(config: RunConfig) -> RunConfig:
+    """With a metric of the best checkpoint that can be counted in the target language.
+
+    RunError where only a tokenizer is missing.
+    """
+    language = config.data.languages[1]
+    if config.train.best_metric != "bleu" or config.data.vocabulary == "whitespace":
+        return config
+    if missing := missing_tokenizer(language):
+        raise RunError(f"--best-metric bleu: {missing}; or choose chrf")
+    if language is None or short_code(language) not in SPACELESS:
+        return config
+    log.info("sacreBLEU cannot cut %s into words, so chrF decides the best, not BLEU", language)
+    return replace(config, train=replace(config.train, best_metric="chrf"))
 
 
 def _check_start(config, corpus, other):
@@ -137,6 +187,11 @@ def _go_on(config: RunConfig, folder: Path, fit: bool) -> tuple[Run, Corpus]:
             f"{folder} was prepared from another text than {changed} holds now: bring the old "
             "text back, or take another run folder with --init-from"
         )
+    elif receipt is not None and data.validation and receipt.validation is None:
+        raise RunError(
+            f"{folder} was begun without a validation text and cannot take one now: leave "
+            "--validation out, or take another run folder with --init-from"
+        )
     if receipt is not None and config.model.vocab_size == receipt.vocab_size:
         # Asked for as when the run began; the text may have given fewer types.
         model = replace(config.model, vocab_size=run.config.model.vocab_size)
@@ -149,6 +204,7 @@ def _go_on(config: RunConfig, folder: Path, fit: bool) -> tuple[Run, Corpus]:
             optimizer=replace(config.optimizer, accumulate=old.optimizer.accumulate),
         )
     run.check_config(config)
+    config = _with_metric(config)
     corpus = Corpus.open(prepared / "train")
     corpus.verify()
     try:

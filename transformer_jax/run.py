@@ -1,6 +1,6 @@
 """A run folder: configuration, vocabulary, checkpoints and records; all that translating needs.
 
-config.json       configuration, format and the fingerprint of the training corpus
+config.json       configuration, format, the fingerprint of the training corpus and its lines
 vocabulary.*      written before training starts
 checkpoints/N/    the state after step N; these three elsewhere where train.checkpoint_dir says so
 averaged/N/       the mean of the last checkpoints up to step N
@@ -10,6 +10,7 @@ lock              held by the job that trains
 metrics.jsonl  timings.jsonl  tensorboard/
 """
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -23,7 +24,8 @@ from etils import epath
 
 from transformer_jax import __version__
 from transformer_jax.checkpoints import Checkpoints, DamagedCheckpoint, on_device
-from transformer_jax.config import RunConfig
+from transformer_jax.config import RunConfig, from_tree
+from transformer_jax.data.corpus import Corpus, Lines
 from transformer_jax.data.vocabulary import Vocabulary, load_vocabulary
 from transformer_jax.errors import UserError
 from transformer_jax.models.transformer import Transformer
@@ -49,6 +51,8 @@ class Run:
     config: RunConfig
     corpus_fingerprint: str
     vocabulary: Vocabulary
+    lines: Lines | None = None
+    """Of the training text; None where a run began before they were written down."""
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
@@ -56,12 +60,15 @@ class Run:
 
     @classmethod
     def create(
-        cls, folder: Path, config: RunConfig, corpus_fingerprint: str, vocabulary: Vocabulary
+        cls, folder: Path, config: RunConfig, corpus: Corpus, lines: Lines | None = None
     ) -> "Run":
-        """Write a new run; config.json comes last, so a folder without it is no run."""
+        """Write a new run; config.json comes last, so a folder without it is no run.
+
+        `lines` are those of the corpus unless its model has read others before.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        vocabulary.save(folder)
-        run = cls(folder, config, corpus_fingerprint, vocabulary)
+        corpus.vocabulary.save(folder)
+        run = cls(folder, config, corpus.fingerprint, corpus.vocabulary, lines or corpus.lines)
         run.write_config()
         return run
 
@@ -78,7 +85,8 @@ class Run:
                 raise ValueError(f"its format is {found!r}, this version reads {FORMAT}")
             config = RunConfig.from_json(json.dumps(tree["config"]))
             fingerprint = str(tree["corpus_fingerprint"])
-        except (UserError, ValueError, KeyError, RecursionError) as error:
+            lines = from_tree(Lines, tree["lines"], "lines") if tree.get("lines") else None
+        except (UserError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunError(f"{path} cannot be read: {error}") from None
         vocabulary = load_vocabulary(folder)
         if len(vocabulary) != config.model.vocab_size:
@@ -86,13 +94,14 @@ class Run:
                 f"{folder}: the vocabulary has {len(vocabulary)} types but {path} says "
                 f"{config.model.vocab_size}: one of the two files is not this run's"
             )
-        return cls(folder, config, fingerprint, vocabulary)
+        return cls(folder, config, fingerprint, vocabulary, lines)
 
     def write_config(self) -> None:
         tree = {
             "format": FORMAT,
             "version": __version__,
             "corpus_fingerprint": self.corpus_fingerprint,
+            "lines": None if self.lines is None else dataclasses.asdict(self.lines),
             "config": json.loads(self.config.to_json()),
         }
         partial = self.folder / "config.json.partial"
@@ -110,7 +119,16 @@ class Run:
     @property
     def identity(self) -> str:
         """One number for everything that decides the numbers of the run; checkpoints carry it."""
-        decides = json.dumps([self.config.identity(), self.corpus_fingerprint], sort_keys=True)
+        return self._number(self.config.identity())
+
+    def is_own(self, identity: str) -> bool:
+        """Whether a checkpoint with this identity is of this run."""
+        # Older versions took the direction of own files for something that decides.
+        old = self.config.identity() | {"data.direction": self.config.data.direction}
+        return identity in (self.identity, self._number(old))
+
+    def _number(self, fields: dict[str, object]) -> str:
+        decides = json.dumps([fields, self.corpus_fingerprint], sort_keys=True)
         return hashlib.sha256(decides.encode()).hexdigest()
 
     def step_functions(self) -> StepFunctions:
@@ -133,7 +151,8 @@ class Run:
         if fingerprint != self.corpus_fingerprint:
             raise RunError(
                 f"{self.folder} was trained on corpus {self.corpus_fingerprint[:12]} but {corpus} "
-                f"holds {fingerprint[:12]}: prepare the old text again, or take another run folder"
+                f"holds {fingerprint[:12]}: bring the old text back (an older version took blank "
+                "lines and byte order marks for text), or take another run folder"
             )
 
     def checkpoints(self, *, read_only: bool = False) -> Checkpoints:

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 
 from transformer_jax.errors import UserError
@@ -28,7 +29,10 @@ def at_a_terminal() -> Iterator[None]:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    before = signal.signal(signal.SIGTERM, _end)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # nohup asks that a terminal may go
+            signal.signal(number, _end)
     try:
         yield
         sys.stdout.flush()
@@ -44,16 +48,24 @@ def at_a_terminal() -> Iterator[None]:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"transformer-jax: {where}{error.strerror or error}")
     except Exception as error:
+        if traceback.extract_tb(error.__traceback__)[-1].filename.endswith("xla_bridge.py"):
+            sys.exit(
+                "transformer-jax: JAX finds no device: JAX_PLATFORMS is "
+                f"{os.environ.get('JAX_PLATFORMS', '')!r}; leave it out, or name what is there, "
+                "as cpu" + "".join(f" ({line:.200})" for line in str(error).splitlines()[:1])
+            )
         if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
             raise
         sys.exit(f"transformer-jax: out of memory: {str(error).splitlines()[0]:.200}")
     except (KeyboardInterrupt, Stopped) as stop:
-        print(f"transformer-jax: {str(stop) or 'interrupted'}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the terminal may be what has gone
+            print(f"transformer-jax: {str(stop) or 'interrupted'}", file=sys.stderr)
         _end_output()  # its reader may have been interrupted first
         # XLA may still be compiling in threads of its own, and crashes if Python goes down first.
         os._exit(128 + (stop.signal if isinstance(stop, Stopped) else signal.SIGINT))
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end_output() -> None:

@@ -24,7 +24,7 @@ def dataset_splits(run_dir: Path) -> "dict[str, DatasetText]":
     from transformer_jax.data.datasets import load_dataset
 
     cache = cache_folder(data.cache_dir)
-    splits = load_dataset(data.dataset, data.direction, data.data_dir, cache)
+    splits = load_dataset(data.dataset, data.known_direction, data.data_dir, cache)
     receipt = Receipt.read(run_dir / "corpus")
     if receipt and receipt.train != splits["train"].identity:
         raise UserError(

@@ -4,25 +4,29 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar, get_args
 
 import jax
 import numpy as np
 
 from transformer_jax.checkpoints import on_device
-from transformer_jax.data.segmentation import cut
-from transformer_jax.data.text import ParallelText, TextError, decode_lines
+from transformer_jax.data.corpus import Lines
+from transformer_jax.data.segmentation import is_spaceless
+from transformer_jax.data.splitting import LineSplitter, Splitting
+from transformer_jax.data.text import ParallelText, decode_lines, is_blank
 from transformer_jax.data.vocabulary import EOS_ID, Vocabulary, WhitespaceVocabulary
-from transformer_jax.decoding.inference import Inference
+from transformer_jax.decoding.inference import BATCH_TOKENS, Inference
 from transformer_jax.errors import UserError
-from transformer_jax.evaluation.bleu import Score, score_all, suited_bleu
+from transformer_jax.evaluation.bleu import Score, score_all, suited_score
+from transformer_jax.languages import check_language
 from transformer_jax.models.transformer import Transformer
 from transformer_jax.parallel import Layout
 from transformer_jax.run import Run
 from transformer_jax.search import Search
+from transformer_jax.settings import usual_settings
 
 __all__ = ["Attention", "Evaluation", "Translation", "Translator"]
 
@@ -80,7 +84,9 @@ class Evaluation:
 class Translator:
     """Text in, text out, from a run folder alone.
 
-    A line of more than `max_length` tokens, EOS included, is translated in pieces.
+    max_length  tokens of a sentence, EOS included, that training took; more of them are cut
+    lines       what the training text's lines are like, where that was written down
+    languages   of source and target, where they are known
     """
 
     def __init__(
@@ -91,12 +97,19 @@ class Translator:
         checkpoint: str = "",
         max_length: int = 256,
         layout: Layout | None = None,
+        *,
+        lines: Lines | None = None,
+        languages: tuple[str, str] | tuple[None, None] = (None, None),
     ):
         self.model, self.params, self.vocabulary = model, params, vocabulary
         self.checkpoint, self.max_length = checkpoint, max_length
-        self._inference = Inference(model, params, layout=layout)
+        self.languages = languages
+        self._splitter = LineSplitter(vocabulary, max_length, lines, languages)
+        batch_tokens = max(BATCH_TOKENS, max_length)
+        self._inference = Inference(model, params, batch_tokens, layout)
 
     @classmethod
+    @usual_settings()
     def load(cls, run_dir: str | Path, checkpoint: str = "averaged") -> "Translator":
         """From a run folder. `checkpoint`: "averaged", "best", "last" or a step.
 
@@ -107,36 +120,80 @@ class Translator:
         layout = Layout(devices, data=len(devices))
         place = functools.partial(on_device, sharding=layout.replicated)
         params, name = run.load_params(checkpoint, place)
-        model, longest = Transformer(run.config.model), run.config.data.max_length
-        return cls(model, params, run.vocabulary, name, longest, layout)
+        data = run.config.data
+        return cls(
+            Transformer(run.config.model),
+            params,
+            run.vocabulary,
+            name,
+            data.max_length,
+            layout,
+            lines=run.lines,
+            languages=data.languages,
+        )
 
-    def translate(self, lines: Sequence[str], search: Search | None = None, **options) -> list[str]:
+    def __reduce__(self):
+        raise TypeError(
+            "a Translator holds compiled functions and cannot be pickled: give the other process "
+            "its run folder, to call Translator.load there"
+        )
+
+    def translate(
+        self,
+        lines: Iterable[str],
+        search: Search | None = None,
+        *,
+        split_sentences: Splitting = "auto",
+        **options,
+    ) -> list[str]:
         """The best translation of each line; an empty line stays empty.
 
         Takes a `Search`, or its fields as keywords: translate(lines, beam_size=4, alpha=0.6).
+        `split_sentences` as in `translations`.
         """
-        found = self.translations(lines, search, **options)
+        found = self.translations(lines, search, split_sentences=split_sentences, **options)
         return [best[0].text if best else "" for best in found]
 
+    @usual_settings()
     def translations(
-        self, lines: Sequence[str], search: Search | None = None, first: int = 0, **options
+        self,
+        lines: Iterable[str],
+        search: Search | None = None,
+        first: int = 0,
+        *,
+        split_sentences: Splitting = "auto",
+        **options,
     ) -> list[list[Translation]]:
         """n_best translations of each line, best first; an empty line has none.
 
-        `first` is the number of the first line, by which samples are drawn. The translations of a
-        line too long for the model are those of its pieces, the best with the best.
+        `first` is the number of the first line, by which samples are drawn. A line is cut
+
+        auto    into its sentences where it holds more of them than the training text's lines, and
+                those into pieces that are no longer than the longest line of that text
+        always  into its sentences, wherever it holds more than one, and those as before
+        never   into pieces of `max_length`, where it is longer
+
+        and its translations are those of the parts, the best with the best.
         """
-        if isinstance(lines, str):
+        if isinstance(lines, str | bytes):
             raise TypeError("lines is one string: give a list of lines")
+        if split_sentences not in get_args(Splitting):
+            raise UserError(
+                f"split_sentences {split_sentences!r} is none of {', '.join(get_args(Splitting))}"
+            )
+        lines = list(lines)
         search = dataclasses.replace(search or Search(), **options)
         pieces: list[list[int]] = []
         numbers: list[int] = []
+        parts: list[int] = []
         for number, line in enumerate(lines, first):
-            for ids in self._encode(line, number):
+            for part, ids in enumerate(self._splitter.encode(line, number, split_sentences)):
                 pieces.append(ids)
                 numbers.append(number)
+                parts.append(part)
         results: list[list[list[Translation]]] = [[] for _ in lines]
-        for number, hypotheses in zip(numbers, self._inference.translate(pieces, search, numbers)):
+        searched = self._inference.translate(pieces, search, numbers, parts)
+        for number, hypotheses in zip(numbers, searched):
             if not hypotheses:
                 log.warning(
                     "line %d: nothing in it has a finite score, so it is left out: are the "
@@ -148,20 +205,15 @@ class Translator:
             results[number - first].append(
                 [Translation(t, h.log_prob, h.score) for t, h in zip(texts, hypotheses)]
             )
-        return [[_joined(parts) for parts in zip(*found)] for found in results]
+        return [[self._join(parts) for parts in zip(*found)] for found in results]
 
-    def _encode(self, line: str, number: int) -> list[list[int]]:
-        """Token ids of a line, or of its pieces where the model has never read one as long."""
-        encode = self.vocabulary.encode
-        ids = encode(line)
-        if len(ids) < self.max_length:
-            return [ids] if ids else []
-        pieces = cut(line, lambda text: len(encode(text)) < self.max_length)
-        log.warning(
-            "line %d has %d tokens, the model was trained on at most %d: translated in %d pieces",
-            number + 1, len(ids), self.max_length - 1, len(pieces),
-        )  # fmt: skip
-        return [found for piece in pieces if (found := encode(piece))]
+    def _join(self, parts: Sequence[Translation]) -> Translation:
+        """The translations of a line's parts as that of the line."""
+        return Translation(
+            self._splitter.join([part.text for part in parts]),
+            sum(part.log_prob for part in parts),
+            sum(part.score for part in parts),
+        )
 
     def translate_stream(
         self,
@@ -172,31 +224,36 @@ class Translator:
         name: str,
         line_by_line: bool,
         scores: bool = False,
+        split_sentences: Splitting = "auto",
     ) -> None:
         """Translate UTF-8 lines as they come, in order; `line_by_line` for a person typing.
 
         `name` is what errors call the source.
 
         One line out for one in; with `scores` or n_best > 1 one for each translation, as Moses
-        writes them: number of the line from 0 ||| text ||| score. Lines before a faulty one are
-        translated.
+        writes them: number of the line from 0 ||| text ||| score. A line without a translation has
+        an empty one. Lines before a faulty one are translated.
         """
         first = 0
         for lines in _chunks(decode_lines(source, name), 1 if line_by_line else CHUNK):
-            for number, found in enumerate(self.translations(lines, search, first), first):
+            results = self.translations(lines, search, first, split_sentences=split_sentences)
+            for number, found in enumerate(results, first):
+                texts = [t.text for t in found[: search.n_best]] or [""]
                 if scores or search.n_best > 1:
-                    texts = [f"{number} ||| {t.text} ||| {t.score:.4f}" for t in found]
-                else:
-                    texts = [found[0].text if found else ""]
+                    # Nothing is the sure translation of nothing, and no translation of a text.
+                    blank = is_blank(lines[number - first])
+                    numbers = [t.score for t in found] or [0.0 if blank else -math.inf]
+                    texts = [f"{number} ||| {t} ||| {s:.4f}" for t, s in zip(texts, numbers)]
                 output.write("".join(f"{text}\n" for text in texts).encode())
             output.flush()
             first += len(lines)
 
+    @usual_settings()
     def attention(self, source: str, target: str | None = None) -> Attention:
         """What the model attends to when it writes `target` (default: its own translation)."""
         read = self._encode_whole(source, "source")
         if target is None:
-            [target] = self.translate([source])
+            [target] = self.translate([source], split_sentences="never")
         written = self._encode_whole(target, "target")
         tokens = self.vocabulary.tokens
         return Attention(
@@ -207,6 +264,8 @@ class Translator:
         )
 
     def _encode_whole(self, line: str, side: str) -> list[int]:
+        if side == "source" and is_blank(line):
+            raise UserError("the source is empty: give a sentence")
         ids = self.vocabulary.encode(line)
         if len(ids) >= self.max_length:
             raise UserError(
@@ -226,9 +285,11 @@ class Translator:
     def score(self, sources: Sequence[str], targets: Sequence[str], first: int = 0) -> list[float]:
         """Log-probability in nats, EOS included, of each target given its source (no penalty).
 
-        `first` is the number of the first pair, for messages.
+        NaN for a pair that is too long to be read at once; `first` is the number of the first
+        pair, for messages.
         """
-        return [float(part.sum()) for part in self._token_log_probs(sources, targets, first)]
+        parts = self._token_log_probs(sources, targets, first)
+        return [float(part.sum()) if len(part) else math.nan for part in parts]
 
     def evaluate(
         self,
@@ -236,40 +297,61 @@ class Translator:
         references: Sequence[str],
         search: Search | None = None,
         *,
-        language: str,
+        language: str | None = None,
         **options,
     ) -> Evaluation:
         """Translations of the sources and every score of them that suits the text.
 
         Text of a whitespace vocabulary is tokenised already and gets the BLEU of tokens; other
-        text gets every score of raw text. `language` is that of the references.
+        text gets every score of raw text. `language` is that of the references, by default the
+        target language of the run. Lines are not split unless they are longer than `max_length`.
         """
-        translations = self.translate(sources, search, **options)
+        language = self.languages[1] if language is None else language
+        if language is not None:
+            check_language(language)
+        perplexity = self.perplexity(sources, references)  # first, for what it warns of
+        translations = self.translate(sources, search, split_sentences="never", **options)
         if isinstance(self.vocabulary, WhitespaceVocabulary):
-            scores = [suited_bleu(self.vocabulary, translations, references)]
+            scores = [suited_score("BLEU", self.vocabulary, translations, references, language)]
         else:
+            if language is None and any(map(is_spaceless, references)):
+                log.warning(
+                    "some references have scripts without spaces and their language is not known: "
+                    "give --language, as zh, ja or th, for scores that mean something"
+                )
             scores = score_all(translations, references, language)
-        perplexity = self.perplexity(sources, references)
         return Evaluation(self.checkpoint, perplexity, scores, translations)
 
     def perplexity(self, sources: Sequence[str], targets: Sequence[str]) -> float:
-        """Per target token, EOS included: exp of the mean negative log-likelihood."""
-        parts = self._token_log_probs(sources, targets)
-        return math.exp(-sum(part.sum() for part in parts) / sum(map(len, parts)))
+        """Per target token, EOS included: exp of the mean negative log-likelihood.
 
+        Pairs that are too long to be read at once are left out.
+        """
+        parts = self._token_log_probs(sources, targets)
+        count = sum(map(len, parts))
+        return math.exp(-sum(part.sum() for part in parts) / count) if count else math.nan
+
+    @usual_settings()
     def _token_log_probs(self, sources, targets, first=0):
+        """Of every target token, EOS last; none of a pair that cannot be read at once."""
         if len(sources) != len(targets):
             raise UserError(f"{len(sources)} sources but {len(targets)} targets")
         read, written = (self.vocabulary.encode_all(side) for side in (sources, targets))
-        return self._inference.score(read, written, range(first, first + len(sources)))
-
-
-def _joined(parts: Sequence[Translation]) -> Translation:
-    return Translation(
-        " ".join(part.text for part in parts),
-        sum(part.log_prob for part in parts),
-        sum(part.score for part in parts),
-    )
+        most = self._inference.longest
+        short = []
+        for number, pair in enumerate(zip(read, written)):
+            if (longest := 1 + max(map(len, pair))) <= most:
+                short.append(number)
+                continue
+            log.warning(
+                "line %d has %d tokens with EOS, more than the %d that can be read at once: it is "
+                "not scored", first + number + 1, longest, most,
+            )  # fmt: skip
+        found = [np.empty(0)] * len(sources)
+        read, written = ([side[number] for number in short] for side in (read, written))
+        for number, part in zip(short, self._inference.score(read, written)):
+            found[number] = part
+        return found
 
 
 def _chunks(lines: Iterator[T], size: int) -> Iterator[list[T]]:
@@ -281,7 +363,7 @@ def _chunks(lines: Iterator[T], size: int) -> Iterator[list[T]]:
             if len(chunk) == size:
                 yield chunk
                 chunk = []
-    except TextError:
+    except UserError:
         if chunk:
             yield chunk
         raise

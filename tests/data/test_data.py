@@ -1,17 +1,32 @@
+import bz2
+import codecs
 import errno
 import gzip
+import io
 import itertools
 import json
+import lzma
+import os
+from typing import ClassVar
 
 import numpy as np
 import pytest
+from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
 from transformer_jax import DataConfig
 from transformer_jax.data.batching import Batches, Prefetch, choose_shapes
 from transformer_jax.data.corpus import Corpus, CorpusError, write_corpus
-from transformer_jax.data.text import TextError, decode_lines, read_lines, read_pairs
+from transformer_jax.data.packing import PackingError, open_packed
+from transformer_jax.data.text import (
+    TextError,
+    decode_lines,
+    digest,
+    is_blank,
+    read_lines,
+    read_pairs,
+)
 from transformer_jax.data.vocabulary import (
     SentencePieceVocabulary,
     VocabularyError,
@@ -36,8 +51,11 @@ def test_sentencepiece_round_trips_any_text(pieces, text):
     assert pieces.decode(pieces.encode(text)) == text.replace("\u2581", " ")
 
 
+ZERO_WIDTH = "\u0645\u06cc\u200c\u062e\u0648 \u0d28\u0d4d\u200d \U0001f468\u200d\U0001f467"
+
+
 @pytest.mark.parametrize(
-    "text", ["", " ", "  two  spaces ", "<s></s><pad><0x0A>", "a\0b\tc\r\u2028"]
+    "text", ["", " ", "  two  spaces ", "<s></s><pad><0x0A>", "a\0b\tc\r\u2028", ZERO_WIDTH]
 )
 def test_sentencepiece_round_trips_what_is_special(pieces, text):
     ids = pieces.encode(text)
@@ -99,28 +117,94 @@ def test_lines_end_at_newline_only(tmp_path):
 
 
 def test_a_file_that_fails_in_the_middle_is_named():
-    def lines():
-        yield b"one\n"
-        raise OSError(errno.EIO, "Input/output error")
+    class Disk(io.RawIOBase):
+        blocks: ClassVar = [b"one\n", b"tw"]
 
-    read = decode_lines(lines(), "disk.txt")
+        def readable(self):
+            return True
+
+        def readinto(self, buffer):
+            if not self.blocks:
+                raise OSError(errno.EIO, "Input/output error")
+            block = self.blocks.pop(0)
+            buffer[: len(block)] = block
+            return len(block)
+
+    read = decode_lines(Disk(), "disk.txt")
     assert next(read) == "one"
     with pytest.raises(TextError, match=r"disk.txt cannot be read: Input/output error"):
         next(read)
 
 
-def test_packed_text_is_unpacked(tmp_path):
-    file = tmp_path / "text.gz"
-    packed = gzip.compress("ä\nb\n".encode() * 900)
+PACKINGS = {"gz": gzip.compress, "xz": lzma.compress, "bz2": bz2.compress, "zst": zstd.compress}
+
+
+@pytest.mark.parametrize("ending", PACKINGS)
+def test_packed_text_is_known_by_its_content(tmp_path, ending):
+    pack = PACKINGS[ending]
+    file = tmp_path / "text"  # without the ending
+    packed = pack(np.random.default_rng(0).bytes(900).hex().encode() + b"\n" + "ä\n".encode() * 900)
     file.write_bytes(packed)
-    assert list(read_lines(file)) == ["ä", "b"] * 900
-    for damaged in (packed[:-9], b"plain\n", packed[:20] + b"x" + packed[21:]):
+    assert list(read_lines(file))[1:] == ["ä"] * 900
+    file.write_bytes(packed + pack(b"b\n"))  # two packed files one after the other
+    assert list(read_lines(file))[-1] == "b"
+    start = 4 if ending == "zst" else 10  # its data carry no checksum, its head is checked
+    for damaged in (packed[:-9], packed[:start] + b"\xff" * 9 + packed[start + 9 :]):
         file.write_bytes(damaged)
-        with pytest.raises(TextError, match=r"text.gz cannot be unpacked \(.*\): copy it again"):
+        with pytest.raises(PackingError, match=r"text cannot be unpacked \(.*\): copy it again"):
             list(read_lines(file))
-    file.write_bytes(gzip.compress(b"\xff\n"))
-    with pytest.raises(TextError, match=r"text.gz, line 1: byte 0 is not UTF-8"):
+    file.write_bytes(pack(b"\xff\n"))
+    with pytest.raises(TextError, match=r"text, line 1: byte 0 is not UTF-8"):
         list(read_lines(file))
+    with open_packed(tmp_path / f"out.{ending}") as out:
+        out.write("ä\n".encode())
+    assert (tmp_path / f"out.{ending}").read_bytes()[:2] == pack(b"x")[:2]
+    assert list(read_lines(tmp_path / f"out.{ending}")) == ["ä"]
+
+
+def test_a_file_that_was_given_stays_open():
+    for content in (b"one\n", gzip.compress(b"one\n")):
+        file = io.BytesIO(content)
+        assert list(decode_lines(file, "given")) == ["one"]
+        file.seek(0)
+        assert list(decode_lines(file, "given")) == ["one"]
+
+
+def test_text_that_is_not_packed_whatever_its_name(tmp_path):
+    for name, content in (("a.gz", b"plain\n"), ("a", b"BZh9 is a head of bzip2\n"), ("b", b"")):
+        (tmp_path / name).write_bytes(content)
+        assert list(read_lines(tmp_path / name)) == content.decode().splitlines()
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "text").write_bytes(codecs.BOM_UTF8 + "ä\n\ufeffb\n".encode())
+    assert list(read_lines(tmp_path / "text")) == ["ä", "\ufeffb"]
+    (tmp_path / "text").write_bytes(codecs.BOM_UTF8)
+    assert list(read_lines(tmp_path / "text")) == []
+    (tmp_path / "text").write_bytes(codecs.BOM_UTF8 + b"ab\xff")
+    with pytest.raises(TextError, match="line 1: byte 5 is not UTF-8"):
+        list(read_lines(tmp_path / "text"))
+
+
+BLANKS = ["", " ", "\t", "\r", "\u00a0", "\u200b", "\u3000", "\ufeff", "\u2060\u00ad \x0c"]
+
+
+def test_lines_that_show_nothing():
+    assert all(map(is_blank, BLANKS))
+    assert not any(map(is_blank, [".", " a ", "\u3000\u4f60", "\u0301"]))
+
+
+def test_pairs_with_a_blank_side_are_left_out(tmp_path):
+    vocabulary = SentencePieceVocabulary.train(LINES, SIZE, "bpe")
+    pairs = [("ba de", "fi"), *((blank, "fi") for blank in BLANKS), ("fi", " ")]
+    corpus = write_corpus(tmp_path / "corpus", pairs, vocabulary, 64)
+    assert (len(corpus), corpus.left_out["empty"]) == (1, len(BLANKS) + 1)
+
+
+def test_a_pipe_is_refused_at_once_where_text_is_read_again(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(TextError, match=r"pipe is a pipe or a device, .*write it to a file first"):
+        digest(tmp_path / "pipe")
 
 
 def test_half_a_character_is_no_text():
@@ -312,4 +396,4 @@ def test_prefetch_keeps_order_and_passes_errors_on():
 
 def test_corpus_json_is_plain(corpus, tmp_path):
     meta = json.loads((tmp_path / "corpus" / "corpus.json").read_text())
-    assert meta.keys() == {"format", "fingerprint", "left_out"}
+    assert meta.keys() == {"format", "fingerprint", "left_out", "sentences", "direction"}

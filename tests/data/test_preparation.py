@@ -52,6 +52,16 @@ def test_faults_of_the_validation_text_are_found_before_the_work(tmp_path, data)
     assert not (tmp_path / "out").exists()
 
 
+def test_languages_may_be_told_later(tmp_path, data):
+    out = prepare(data, 300, tmp_path / "out")
+    before = Corpus.open(out / "train")
+    assert before.direction is None
+    prepare(replace(data, direction="en-fi"), 300, out)
+    prepare(data, 300, out)
+    after = Corpus.open(out / "train")
+    assert (after.direction, after.fingerprint) == ("en-fi", before.fingerprint)
+
+
 def test_prepared_text_is_left_alone_until_something_changes(tmp_path, data):
     out = tmp_path / "out"
     prepare(data, 300, out)

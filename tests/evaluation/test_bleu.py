@@ -1,13 +1,18 @@
 import re
 
 import pytest
+import sacrebleu
 
+from transformer_jax.data.vocabulary import WhitespaceVocabulary
+from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bleu import (
     compound_split,
+    missing_tokenizer,
     paper_bleu,
     paper_tokens,
     sacre_score,
     score_all,
+    suited_score,
     tokenized_bleu,
 )
 
@@ -57,6 +62,60 @@ def test_every_score_carries_its_signature():
     assert len(set(signatures)) == 4
     assert all(re.search(r"version:\d", s) for s in signatures)
     assert "sacremoses" in signatures[3]
+
+
+ZH = ["我今天去学校上课。", "他昨天买了一本新书。"]
+REFERENCES = {
+    "zh": ["我今天去学校上学。", "他昨天买了一本旧书。"],
+    "ja": ["私は今日学校へ行きます。", "彼は昨日新しい本を買いました。"],
+    "ko": ["나는 오늘 학교에 갑니다.", "그는 어제 새 책을 샀습니다."],
+}
+HYPOTHESES = {
+    "zh": ZH,
+    "ja": ["私は今日学校へ行きました。", "彼は昨日古い本を買いました。"],
+    "ko": ["나는 오늘 학교에 갔습니다.", "그는 어제 헌 책을 샀습니다."],
+}
+
+
+@pytest.mark.parametrize("language", REFERENCES)
+def test_languages_are_cut_into_words_as_sacrebleu_cuts_them(language):
+    """Against sacreBLEU's own command, `sacrebleu -l en-zh`."""
+    if missing := missing_tokenizer(language):
+        pytest.skip(missing)
+    files = [HYPOTHESES[language], REFERENCES[language]]
+    score = sacre_score("BLEU", *files, language)
+    by_itself = sacrebleu.BLEU(trg_lang=language)
+    assert score.value == by_itself.corpus_score(files[0], [files[1]]).score > 10
+    assert score.signature == str(by_itself.get_signature())
+    if language != "ko":  # which has spaces
+        assert sacre_score("BLEU", *files).value < 5
+
+
+def test_scores_that_mean_nothing_in_a_language_are_left_out(monkeypatch, caplog):
+    def names(language):
+        return [s.name for s in score_all(["Das ist gut."], ["Das ist gut."], language)]
+
+    assert names("fr") == names(None) == ["BLEU", "chrF", "TER"]
+    assert names("th") == ["chrF"]
+    monkeypatch.setattr("transformer_jax.evaluation.bleu.find_spec", lambda name: None)
+    assert names("ja") == ["chrF", "TER"]
+    message = "BLEU of ja needs MeCab and ipadic, which is not installed here: pip install "
+    assert f"{message}'sacrebleu[ja]'" in caplog.text
+    with pytest.raises(UserError, match=re.escape(message)):
+        sacre_score("BLEU", ["x"], ["x"], "ja")
+
+
+def test_ter_of_chinese_counts_characters():
+    """One character of nine is wrong; as a whole each sentence would be one wrong word."""
+    assert sacre_score("TER", ZH[:1], REFERENCES["zh"][:1], "zh").value < 15
+    assert sacre_score("TER", ZH[:1], REFERENCES["zh"][:1]).value == 100
+
+
+def test_the_score_that_decides_suits_the_vocabulary():
+    words = WhitespaceVocabulary.train(["pul@@ ley sys@@ tem b c"], 50)
+    tokens = suited_score("BLEU", words, ["pul@@ ley a b c d"], ["pulley a b c d"], "en")
+    assert (tokens.name, tokens.value) == ("tokenized BLEU", pytest.approx(100))
+    assert suited_score("chrF", words, ["pul@@ ley"], ["pulley"], "th").name == "chrF"
 
 
 def test_splitting_compounds_changes_the_score():

@@ -4,12 +4,14 @@ import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO, Literal, TextIO
 
-from transformer_jax.commands.options import Checkpoint, RunDir
+from transformer_jax.commands.options import Checkpoint, RunDir, check_writable
 from transformer_jax.errors import UserError
+from transformer_jax.languages import check_language
 from transformer_jax.search import Search
 
 __all__ = ["Evaluate", "Score", "Translate"]
@@ -22,6 +24,7 @@ class Translate:
     """Translate lines, one out for each one in, in order.
 
     What is typed at a terminal is translated line by line, anything else 1,024 lines at a time.
+    Packed text is unpacked, and an output that ends in .gz, .xz, .bz2 or .zst is packed.
 
     With --n-best above 1 each line has several: NUMBER ||| TRANSLATION ||| SCORE.
     """
@@ -33,46 +36,39 @@ class Translate:
     """File to write; None is standard output."""
     scores: bool = False
     """Write NUMBER ||| TRANSLATION ||| SCORE where there is one translation too."""
+    split_sentences: Literal["auto", "always", "never"] = "auto"
+    """auto translates a line sentence by sentence where it holds more of them than the lines that
+    the model was trained on."""
+    line_buffered: bool = False
+    """Answer each line as it comes, for a program that waits for it."""
     checkpoint: Checkpoint = "averaged"
     search: Search = Search()
 
     def run(self) -> None:
         from transformer_jax.translator import Translator
 
-        if self.input is not None and self.output is not None:
-            _check_output(self.output, self.input)
+        if self.output is not None:
+            _check_output(self.output, *([] if self.input is None else [self.input]))
+            check_writable(self.output)
         translator = Translator.load(self.run_dir, self.checkpoint)
         log.info("translating with %s, %s", self.run_dir, translator.checkpoint)
         source: BinaryIO
-        output: BinaryIO
         with contextlib.ExitStack() as opened:
             if self.input is not None:
                 name, source = str(self.input), opened.enter_context(self.input.open("rb"))
             else:
                 name, source = "standard input", _standard(sys.stdin, "input").buffer
-            if self.output is not None:
-                # Opened last: what it holds is lost only when there is something to write.
-                output = opened.enter_context(self.output.open("wb"))
-            else:
-                output = _standard(sys.stdout, "output").buffer
-            try:
-                translator.translate_stream(
-                    source,
-                    output,
-                    self.search,
-                    name=name,
-                    line_by_line=source.isatty(),
-                    scores=self.scores,
-                )
-                output.flush()
-            except BrokenPipeError:
-                raise
-            except OSError as error:
-                if self.output is not None:
-                    with contextlib.suppress(OSError):
-                        output.close()  # or it would try once more
-                place = self.output or "standard output"
-                raise UserError(f"{place} cannot be written: {error.strerror}") from None
+            # Opened last: what it holds is lost only when there is something to write.
+            output = opened.enter_context(_opened_output(self.output))
+            translator.translate_stream(
+                source,
+                output,
+                self.search,
+                name=name,
+                line_by_line=self.line_buffered or source.isatty(),
+                scores=self.scores,
+                split_sentences=self.split_sentences,
+            )
 
 
 def _check_output(output: Path, *inputs: Path) -> None:
@@ -80,6 +76,31 @@ def _check_output(output: Path, *inputs: Path) -> None:
     for path in inputs:
         if output.exists() and path.exists() and output.samefile(path):
             raise UserError(f"{output} is to be read and written: name another --output")
+
+
+@contextlib.contextmanager
+def _opened_output(path: Path | None) -> Iterator[BinaryIO]:
+    """A file open for writing bytes, packed as its name says, or standard output.
+
+    UserError where it does not take all.
+    """
+    from transformer_jax.data.packing import open_packed
+
+    output = _standard(sys.stdout, "output").buffer if path is None else open_packed(path)
+    try:
+        yield output
+        output.flush()
+        if path is not None:
+            output.close()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        place = path or "standard output"
+        raise UserError(f"{place} cannot be written: {error.strerror}") from None
+    finally:
+        if path is not None:
+            with contextlib.suppress(OSError):
+                output.close()  # or it would try once more
 
 
 def _standard(stream: TextIO, name: str) -> TextIO:
@@ -118,14 +139,14 @@ class Evaluate:
     """Instead of files: a split of the dataset that the run was trained on, as test."""
     checkpoint: Checkpoint = "averaged"
     language: str | None = None
-    """Language of the references, for the Moses tokeniser; None is the run's target language."""
+    """Language of the references, which decides how scores cut words; None is the run's target
+    language."""
     output: Path | None = None
     """File to write the translations to."""
     search: Search = Search()
 
     def run(self) -> None:
         from transformer_jax.data.text import ParallelText, TextError, TextFiles
-        from transformer_jax.run import Run
         from transformer_jax.testset import dataset_splits
         from transformer_jax.translator import Translator
 
@@ -144,17 +165,18 @@ class Evaluate:
                     f"{', '.join(splits)}"
                 )
             text = splits[self.split]
-        language = self.language or Run.open(self.run_dir).config.data.direction.partition("-")[2]
+        if self.language is not None:
+            check_language(self.language)
         translator = Translator.load(self.run_dir, self.checkpoint)
         if self.output is not None:
             _check_output(self.output, *(self.test or ()))
-            self.output.open("ab").close()  # what cannot be written is known before the work
+            check_writable(self.output)
         pairs = list(text)
         if not pairs:
             raise TextError(f"{text} hold no lines to evaluate on")
         sources, references = zip(*pairs)
-        result = translator.evaluate(sources, references, self.search, language=language)
+        result = translator.evaluate(sources, references, self.search, language=self.language)
         print(result)
         if self.output is not None:
-            lines = "".join(f"{line}\n" for line in result.translations)
-            self.output.write_text(lines, encoding="utf-8", newline="\n")
+            with _opened_output(self.output) as file:
+                file.write("".join(f"{line}\n" for line in result.translations).encode())

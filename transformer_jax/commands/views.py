@@ -4,7 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from transformer_jax.commands.options import Checkpoint, ConfigFile, Preset, RunDir
+from transformer_jax.commands.options import (
+    Checkpoint,
+    ConfigFile,
+    Preset,
+    RunDir,
+    check_writable,
+)
 from transformer_jax.config import RunConfig
 from transformer_jax.errors import UserError
 
@@ -44,6 +50,7 @@ class Schedule:
             print(f"{step:8}  {rate:.6g}")
         if output is not None:
             schedule_curve(self.config).savefig(output)
+            print(output)
 
 
 @dataclass(frozen=True)
@@ -97,4 +104,5 @@ def _ends_in(path: Path, what: str, *known: str) -> Path:
         raise UserError(f"{path} is no {what} that can be written: end it in {', '.join(known)}")
     if not path.absolute().parent.is_dir():
         raise UserError(f"{path}: there is no folder {path.absolute().parent}: make it first")
+    check_writable(path)
     return path

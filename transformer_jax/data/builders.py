@@ -1,9 +1,7 @@
 """Our own tensorflow-datasets: the embedded corpus, parallel text files, and Multi30k."""
 
-import gzip
 import hashlib
 import itertools
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from importlib import resources
@@ -15,6 +13,7 @@ import requests
 import tensorflow_datasets as tfds
 
 from transformer_jax.data.grammar import corpus
+from transformer_jax.data.packing import ENDINGS, unpacked
 from transformer_jax.data.text import TextError, TextFiles, digest, read_table
 
 __all__ = ["Grammar", "Multi30k", "ParallelFiles", "check_connection", "shards"]
@@ -158,14 +157,14 @@ class ParallelFiles(_Builder):
         found = {}
         for split, names in self.NAMES.items():
             for name in names:
-                pair = tuple(path / f"{name}.{language}" for language in self._languages)
-                table = path / f"{name}.tsv"
+                pair = [_packed_or_not(path / f"{name}.{end}") for end in self._languages]
+                table = _packed_or_not(path / f"{name}.tsv")
                 there = [file for file in pair if file.is_file()]
                 if len(there) == 1:
                     other = pair[1 - pair.index(there[0])]
                     raise TextError(f"{there[0]} is there but not {other}: give both or neither")
                 if there or table.is_file():
-                    found[split] = pair if there else (table,)
+                    found[split] = tuple(pair) if there else (table,)
                     break
         if "train" not in found:
             source, target = self._languages
@@ -192,6 +191,13 @@ class ParallelFiles(_Builder):
             raise TextError(f"{' and '.join(map(str, files))} hold no lines: fill or remove them")
         for pair in itertools.chain([first], pairs):
             yield dict(zip(self._languages, pair))
+
+
+def _packed_or_not(path: Path) -> Path:
+    """The file of that name, or the packed one of that name and an ending; the former if none is
+    there."""
+    found = (path.with_name(path.name + ending) for ending in ENDINGS)
+    return next((file for file in found if file.is_file()), path)
 
 
 class Multi30k(_Builder):
@@ -245,22 +251,18 @@ class Multi30k(_Builder):
 
     def _local(self, folder: Path, name: str) -> Path:
         """A file of the user's folder; it must hold all of them."""
-        found = [file for file in (folder / name, folder / f"{name}.gz") if file.is_file()]
-        if not found:
+        file = _packed_or_not(folder / name)
+        if not file.is_file():
             raise TextError(
                 f"{folder} lacks {name} (or {name}.gz), which {self.URL} has: get it, or leave "
                 "--data-dir out to have the corpus downloaded"
             )
-        return found[0]
+        return file
 
     def _read(self, name: str, file: Path) -> list[str]:
         """The lines of a file that is what it should be."""
-        packed = file.read_bytes()[:2] == b"\x1f\x8b"
-        try:
-            with gzip.open(file) if packed else file.open("rb") as text:
-                content = text.read(self.LARGEST)
-        except (OSError, EOFError, zlib.error) as error:
-            raise TextError(f"{file} cannot be unpacked: {error}") from None
+        with file.open("rb") as opened, unpacked(opened, file) as text:
+            content = text.read(self.LARGEST)
         if hashlib.sha256(content).hexdigest() != self.SHA256[name]:
             if self._path is None:
                 # So that the next time it is downloaded again.

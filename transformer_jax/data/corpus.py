@@ -7,6 +7,7 @@ Sentence i of a side is tokens[ends[i - 1] : ends[i]], EOS included.
 import hashlib
 import itertools
 import json
+import os
 import shutil
 from array import array
 from collections.abc import Iterable, Iterator
@@ -15,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
+from transformer_jax.data.text import is_blank
 from transformer_jax.data.vocabulary import EOS_ID, Vocabulary, load_vocabulary
 from transformer_jax.errors import UserError
 
-__all__ = ["Corpus", "CorpusError", "Side", "write_corpus"]
+__all__ = ["Corpus", "CorpusError", "Lines", "Side", "note_direction", "write_corpus"]
 
 FORMAT = 2
 
@@ -41,9 +43,9 @@ class Side:
 
     def rows(self, indices: np.ndarray, length: int) -> np.ndarray:
         """Sentences as an int32 array [len(indices), length], PAD at the end; index -1 is empty."""
-        empty = indices < 0
-        ends = np.where(empty, 0, self.ends[indices])
-        starts = np.where(empty | (indices == 0), 0, self.ends[indices - 1])
+        there = np.maximum(indices, 0)
+        ends = np.where(indices < 0, 0, self.ends[there])
+        starts = np.where(indices <= 0, 0, self.ends[there - 1])
         positions = starts[:, None] + np.arange(length)
         inside = positions < ends[:, None]
         gathered = self.tokens[np.where(inside, positions, 0)]
@@ -51,8 +53,37 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Lines:
+    """What the source lines of a corpus are like, and with them those that a model can translate.
+
+    sentences  in a line, the 99th percentile; None where nobody counted
+    tokens     of the longest, EOS included
+    """
+
+    sentences: int | None
+    tokens: int
+
+    def __post_init__(self):
+        if self.tokens < 1 or (self.sentences is not None and self.sentences < 0):
+            raise ValueError(
+                f"no text has lines of {self.sentences} sentences, {self.tokens} tokens"
+            )
+
+    def joined(self, other: "Lines | None") -> "Lines":
+        """Of two texts: what a model trained on both can translate."""
+        if other is None:
+            return self
+        counted = [n for n in (self.sentences, other.sentences) if n is not None]
+        return Lines(max(counted, default=None), max(self.tokens, other.tokens))
+
+
+@dataclass(frozen=True)
 class Corpus:
-    """Token arrays of both sides, the vocabulary, and what was left out when preparing."""
+    """Token arrays of both sides, the vocabulary, and what was left out when preparing.
+
+    `sentences` and `direction` are None where the corpus was prepared before they were recorded, or
+    where nobody could tell.
+    """
 
     folder: Path
     source: Side
@@ -60,6 +91,13 @@ class Corpus:
     vocabulary: Vocabulary
     fingerprint: str
     left_out: dict[str, int]
+    sentences: int | None = None
+    direction: str | None = None
+
+    @property
+    def lines(self) -> Lines:
+        """Of the source."""
+        return Lines(self.sentences, int(self.source.lengths.max()))
 
     def __len__(self) -> int:
         return len(self.source.ends)
@@ -76,6 +114,9 @@ class Corpus:
                     "prepare it again"
                 )
             fingerprint, left_out = str(meta["fingerprint"]), dict(meta["left_out"])
+            sentences, direction = meta.get("sentences"), meta.get("direction")
+            if not (isinstance(sentences, int | None) and isinstance(direction, str | None)):
+                raise ValueError(f"sentences {sentences!r}, direction {direction!r}")
         except FileNotFoundError:
             raise CorpusError(
                 f"{folder} holds no prepared corpus: run `transformer-jax prepare` first"
@@ -90,7 +131,8 @@ class Corpus:
                 raise CorpusError(f"{folder} is damaged: {error}; prepare it again") from None
             sides.append(Side(*parts))
         source, target = sides
-        return cls(folder, source, target, load_vocabulary(folder), fingerprint, left_out)
+        vocabulary = load_vocabulary(folder)
+        return cls(folder, source, target, vocabulary, fingerprint, left_out, sentences, direction)
 
     def verify(self) -> None:
         """Read the arrays through once; raise CorpusError where they are not those written."""
@@ -112,12 +154,16 @@ def write_corpus(
     pairs: Iterable[tuple[str, str]],
     vocabulary: Vocabulary,
     max_length: int | None = None,
+    *,
+    sentences: int | None = None,
+    direction: str | None = None,
 ) -> Corpus:
     """Tokenise line pairs into `folder`, which appears whole or not at all.
 
     Pairs with an empty side, or with more than `max_length` tokens a side (EOS included), are
-    left out and counted. Without `max_length` every pair is kept, empty ones too. The fingerprint
-    is a SHA-256 of the arrays and the vocabulary.
+    left out and counted; a side that shows nothing is empty. Without `max_length` every pair is
+    kept, empty ones too. The fingerprint is a SHA-256 of the arrays and the vocabulary; `sentences`
+    and `direction` are written down beside it.
     """
     dtype = np.dtype(np.uint16 if len(vocabulary) <= 2**16 else np.uint32)
     partial = folder.with_name(folder.name + ".partial")
@@ -153,11 +199,28 @@ def write_corpus(
         sides.append(side)
     vocabulary.save(partial)
     fingerprint = _fingerprint(sides, vocabulary)
-    meta = {"format": FORMAT, "fingerprint": fingerprint, "left_out": left_out}
+    meta = {
+        "format": FORMAT,
+        "fingerprint": fingerprint,
+        "left_out": left_out,
+        "sentences": sentences,
+        "direction": direction,
+    }
     (partial / "corpus.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return Corpus.open(folder)
+
+
+def note_direction(folder: Path, direction: str) -> None:
+    """Write down the languages of a corpus that was prepared before they were told."""
+    meta = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+    if meta.get("direction") != direction:
+        # A new file: the old one may be linked to from elsewhere.
+        partial = folder / "corpus.json.partial"
+        meta["direction"] = direction
+        partial.write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, folder / "corpus.json")
 
 
 def _encoded(
@@ -166,7 +229,8 @@ def _encoded(
     """Token ids with EOS of each pair, many pairs at a time."""
     pairs = iter(pairs)
     while chunk := list(itertools.islice(pairs, CHUNK)):
-        for source, target in zip(*map(vocabulary.encode_all, zip(*chunk))):
+        sides = (["" if is_blank(line) else line for line in side] for side in zip(*chunk))
+        for source, target in zip(*map(vocabulary.encode_all, sides)):
             yield [*source, EOS_ID], [*target, EOS_ID]
 
 

@@ -9,9 +9,9 @@ wmt16_translate   en-de
 """
 
 import contextlib
+import errno
 import io
 import logging
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from transformer_jax.data import builders, wmt
 from transformer_jax.errors import UserError, nearest
+from transformer_jax.languages import is_direction, languages_of
 from transformer_jax.locking import locked
 
 __all__ = ["DatasetError", "DatasetText", "load_dataset"]
@@ -82,7 +83,7 @@ class DatasetText:
 
 
 def load_dataset(
-    name: str, direction: str, data_dir: str | None, cache: Path
+    name: str, direction: str | None, data_dir: str | None, cache: Path
 ) -> dict[str, DatasetText]:
     """Split -> its text, prepared under `cache` unless it is there already.
 
@@ -90,7 +91,13 @@ def load_dataset(
     direction  "en-de": source and target language
     data_dir   the user's own files or archives; None generates or downloads
     """
-    source, target = _languages(direction)
+    if direction is None:
+        raise DatasetError(f"dataset {name} needs --direction SOURCE-TARGET, as en-de")
+    if not is_direction(direction):
+        raise DatasetError(
+            f"direction {direction!r} is not two different languages, as in en-de or de-en"
+        )
+    source, target = languages_of(direction)
     root = cache / "tensorflow_datasets"
     with _reading(root / name.partition("/")[0]):
         builder = _builder(name, source, target, data_dir, root)
@@ -114,20 +121,13 @@ def _reading(folder: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # its readers and parsers raise whatever they meet
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.ENOSPC):
+            raise  # it cannot be written
         raise _damaged(folder) from error
 
 
 def _damaged(folder: Path) -> DatasetError:
     return DatasetError(f"{folder} cannot be read: remove it, and it is prepared again")
-
-
-def _languages(direction: str) -> tuple[str, str]:
-    found = re.fullmatch(r"([a-z]{2,3})-([a-z]{2,3})", direction)
-    if not found or found[1] == found[2]:
-        raise DatasetError(
-            f"direction {direction!r} is not two different languages, as in en-de or de-en"
-        )
-    return found[1], found[2]
 
 
 def _builder(

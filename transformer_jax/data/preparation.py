@@ -1,5 +1,6 @@
 """From text to a prepared corpus: vocabulary, token arrays, and what they were made from."""
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -7,13 +8,18 @@ import json
 import logging
 import os
 import shutil
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from transformer_jax.config import ConfigError, DataConfig, from_tree
-from transformer_jax.data.corpus import Corpus, CorpusError, write_corpus
-from transformer_jax.data.text import ParallelText, TextError, TextFiles, digest
+from transformer_jax.data.corpus import Corpus, CorpusError, note_direction, write_corpus
+from transformer_jax.data.segmentation import split_sentences
+from transformer_jax.data.text import ParallelText, TextError, TextFiles, digest, is_blank
 from transformer_jax.data.vocabulary import Vocabulary, train_vocabulary
+from transformer_jax.languages import check_direction
 from transformer_jax.locking import locked
 
 __all__ = ["Receipt", "cache_folder", "prepare", "prepare_once"]
@@ -71,10 +77,11 @@ class Receipt:
         return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
 
     def changed_file(self, data: DataConfig) -> str | None:
-        """A training file of `data` that is there but is not the one prepared."""
-        for path, prepared in zip(data.train or (), self.train.split()):
-            if Path(path).is_file() and digest(path) != prepared:
-                return path
+        """A text file of `data` that is there but is not the one prepared."""
+        for paths, prepared in ((data.train, self.train), (data.validation, self.validation)):
+            for path, old in zip(paths or (), (prepared or "").split()):
+                if Path(path).is_file() and digest(path) != old:
+                    return path
         return None
 
 
@@ -91,7 +98,8 @@ def prepare(
     """
     texts = _texts(data)
     with locked(folder):
-        _ensure(texts, Receipt.of(texts, data, vocab_size, vocabulary), folder, vocabulary)
+        receipt = Receipt.of(texts, data, vocab_size, vocabulary)
+        _ensure(texts, receipt, folder, vocabulary, data)
     return folder
 
 
@@ -108,10 +116,13 @@ def prepare_once(
         raise CorpusError(f"{folder} is there and no prepared text: give another folder")
     texts = _texts(data)
     receipt = Receipt.of(texts, data, vocab_size, vocabulary)
-    cached = cache_folder(data.cache_dir) / "corpora" / receipt.name
+    # Of runs that were prepared with a record of sentences and languages, or without.
+    record = f"{receipt.name} {data.known_direction} {find_spec('sentencex') is not None}"
+    name = hashlib.sha256(record.encode()).hexdigest()[:16]
+    cached = cache_folder(data.cache_dir) / "corpora" / name
     half = folder.with_name(f"{folder.name}.partial")
-    with locked(cached):
-        _ensure(texts, receipt, cached, vocabulary)
+    with _explained(data), locked(cached):
+        _ensure(texts, receipt, cached, vocabulary, data)
         for old in (half, folder):
             shutil.rmtree(old, ignore_errors=True)
         ignore = shutil.ignore_patterns("lock")
@@ -123,13 +134,37 @@ def cache_folder(given: str | None) -> Path:
     """Where prepared data is kept: as given, else $TRANSFORMER_JAX_CACHE, else under ~/.cache."""
     given = given or os.environ.get("TRANSFORMER_JAX_CACHE")
     if given is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        try:
+            home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        except RuntimeError:  # no $HOME, and no user of this number
+            raise CorpusError(
+                "there is no home folder to keep prepared data in: name a folder with --cache-dir "
+                "or $TRANSFORMER_JAX_CACHE"
+            ) from None
         return home / "transformer_jax"
     return Path(given).absolute()
 
 
+@contextlib.contextmanager
+def _explained(data: DataConfig) -> Iterator[None]:
+    """A cache that cannot be used is named, with the option for another one."""
+    try:
+        yield
+    except OSError as error:
+        folder = cache_folder(data.cache_dir)
+        path = Path(str(error.filename))
+        if folder not in (path, *path.parents) and path not in folder.parents:
+            raise
+        raise CorpusError(
+            f"{path}: {error.strerror}: prepared data cannot be kept there; name another folder "
+            "with --cache-dir or $TRANSFORMER_JAX_CACHE"
+        ) from None
+
+
 def _texts(data: DataConfig) -> _Texts:
     """(training text, validation text or None)."""
+    if data.direction is not None and data.dataset in (None, "text"):  # others name their own
+        check_direction(data.direction)
     if data.dataset is not None:
         # A machine without tensorflow-datasets can train from files, or from a prepared corpus.
         try:
@@ -140,21 +175,29 @@ def _texts(data: DataConfig) -> _Texts:
                 "it, or run `transformer-jax prepare` where it is and give --corpus"
             ) from None
 
-        splits = load_dataset(
-            data.dataset, data.direction, data.data_dir, cache_folder(data.cache_dir)
-        )
+        cache = cache_folder(data.cache_dir)
+        with _explained(data):
+            splits = load_dataset(data.dataset, data.known_direction, data.data_dir, cache)
         return splits["train"], splits.get("validation")
     if data.train is None:
         raise CorpusError("no training text: give --train SOURCE TARGET or --dataset NAME")
     return TextFiles(*data.train), data.validation and TextFiles(*data.validation)
 
 
-def _ensure(texts: _Texts, receipt: Receipt, folder: Path, vocabulary: Vocabulary | None) -> None:
+def _ensure(
+    texts: _Texts,
+    receipt: Receipt,
+    folder: Path,
+    vocabulary: Vocabulary | None,
+    data: DataConfig,
+) -> None:
     """Prepare into `folder` unless it is there; the receipt comes last: without one it is not."""
     found = Receipt.read(folder)
     parts = {"train": texts[0], "validation": texts[1]}
     if found == receipt and all(_is_sound(folder / p) for p, text in parts.items() if text):
         log.info("prepared already, in %s", folder)
+        if data.known_direction is not None:
+            note_direction(folder / "train", data.known_direction)
         return
     if found not in (None, receipt):
         raise CorpusError(
@@ -164,15 +207,25 @@ def _ensure(texts: _Texts, receipt: Receipt, folder: Path, vocabulary: Vocabular
     for part in parts:
         if (folder / part).exists() and not (folder / part / "corpus.json").is_file():
             raise CorpusError(f"{folder / part} is there and no prepared text: give another folder")
-    counts = [_count(text) for text in texts if text is not None]
     train, validation = texts
+    language = data.languages[0]
+    count, sentences = _survey(train, language)
+    if validation is not None:
+        _survey(validation, language)  # for its faults
     if vocabulary is None:
         # Evenly spaced pairs, because a vocabulary's trainer holds its lines in memory.
-        some = itertools.islice(train, 0, None, -(-counts[0] // VOCABULARY_PAIRS))
+        some = itertools.islice(train, 0, None, -(-count // VOCABULARY_PAIRS))
         lines = (line for pair in some for line in pair)
         vocabulary = train_vocabulary(receipt.vocabulary, lines, receipt.vocab_size)
     (folder / Receipt.FILE).unlink(missing_ok=True)
-    corpus = write_corpus(folder / "train", train, vocabulary, receipt.max_length)
+    corpus = write_corpus(
+        folder / "train",
+        train,
+        vocabulary,
+        receipt.max_length,
+        sentences=sentences,
+        direction=data.known_direction,
+    )
     left_out = corpus.left_out
     log.info(
         "%s: %d pairs, vocabulary of %d; left out: %d with an empty side, %d beyond max_length %d",
@@ -192,12 +245,34 @@ def _ensure(texts: _Texts, receipt: Receipt, folder: Path, vocabulary: Vocabular
     receipt.write(folder)
 
 
-def _count(text: ParallelText) -> int:
-    """Pairs with text on both sides; reading it all finds its faults before hours of work."""
-    count = sum(1 for left, right in text if left and right)
-    if not count:
+def _survey(text: ParallelText, language: str | None) -> tuple[int, int | None]:
+    """Pairs with text on both sides, and sentences in a source line of them (99th percentile).
+
+    Reading it all finds its faults before hours of work.
+    """
+    counts: Counter[int] = Counter()
+    counting = find_spec("sentencex") is not None
+    for left, right in text:
+        if not (is_blank(left) or is_blank(right)):
+            counts[len(split_sentences(left, language)) if counting else 0] += 1
+    if not counts:
         raise TextError(f"{text} hold no pair of lines with text on both sides")
-    return count
+    total = counts.total()
+    return total, percentile(counts, 0.99) if counting else None
+
+
+def percentile(counts: Counter[int], share: float) -> int:
+    """The smallest number that at least this share of what was counted does not exceed.
+
+    >>> percentile(Counter({1: 98, 2: 1, 7: 1}), 0.99)
+    2
+    """
+    below = 0
+    for number in sorted(counts):
+        below += counts[number]
+        if below >= share * counts.total():
+            break
+    return number
 
 
 def _is_sound(folder: Path) -> bool:

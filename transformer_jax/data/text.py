@@ -1,14 +1,16 @@
 r"""Plain text files: UTF-8, one sentence a line, lines end at "\n" and nowhere else."""
 
-import gzip
 import hashlib
 import itertools
 import os
-import zlib
-from collections.abc import Iterable, Iterator
+import stat
+import unicodedata
+from codecs import BOM_UTF8
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
+from transformer_jax.data.packing import unpacked
 from transformer_jax.errors import UserError
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "TextFiles",
     "decode_lines",
     "digest",
+    "is_blank",
     "read_lines",
     "read_pairs",
     "read_table",
@@ -52,8 +55,13 @@ class TextFiles:
 
 
 def digest(path: str | os.PathLike) -> str:
-    """SHA-256 of a file's bytes."""
+    """SHA-256 of a file's bytes; TextError for what can be read only once, as a pipe."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
+            raise TextError(
+                f"{path} is a pipe or a device, and this text is read several times: write it to "
+                "a file first"
+            )
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
@@ -64,35 +72,48 @@ class TextError(UserError):
     """Text that cannot be used; the message names the file, the line and the remedy."""
 
 
+def is_blank(line: str) -> bool:
+    r"""Whether a line shows nothing: it has only spaces of any kind, controls and format signs.
+
+    >>> is_blank(" \t\u3000\u200b\ufeff\r"), is_blank(" .")
+    (True, False)
+    """
+    return all(
+        character.isspace() or unicodedata.category(character) in ("Cc", "Cf") for character in line
+    )
+
+
 def read_lines(path: str | os.PathLike) -> Iterator[str]:
     r"""Lines of a UTF-8 file without their "\n" (and "\r\n" counts as one end of line).
 
     Unicode line separators and form feeds stay inside a line: `str.splitlines` would shift
-    every later pair of newstest2009 by eight lines. A file named *.gz is unpacked.
+    every later pair of newstest2009 by eight lines. A packed file is unpacked; a byte order mark
+    is no text.
     """
-    opened = gzip.open if str(path).endswith(".gz") else open
     try:
-        file = opened(path, "rb")
+        file = open(path, "rb")  # noqa: SIM115
     except OSError as error:
         raise TextError(f"{path}: {error.strerror}") from None
     with file:
         yield from decode_lines(file, path)
 
 
-def decode_lines(file: Iterable[bytes], name: str | os.PathLike) -> Iterator[str]:
+def decode_lines(file: BinaryIO, name: str | os.PathLike) -> Iterator[str]:
     """Lines of an open binary file, as `read_lines` gives them; `name` is for its errors."""
     try:
-        for number, raw in enumerate(file, 1):
-            try:
-                line = raw.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise TextError(
-                    f"{name}, line {number}: byte {error.start} is not UTF-8; "
-                    "convert the text, for example with iconv -t utf-8"
-                ) from None
-            yield line.removesuffix("\n").removesuffix("\r")
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise TextError(f"{name} cannot be unpacked ({error}): copy it again") from None
+        with unpacked(file, name) as text:
+            for number, raw in enumerate(text, 1):
+                start = len(BOM_UTF8) if number == 1 and raw.startswith(BOM_UTF8) else 0
+                if start == len(raw):
+                    return
+                try:
+                    line = raw[start:].decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise TextError(
+                        f"{name}, line {number}: byte {start + error.start} is not UTF-8; "
+                        "convert the text, for example with iconv -t utf-8"
+                    ) from None
+                yield line.removesuffix("\n").removesuffix("\r")
     except OSError as error:
         raise TextError(f"{name} cannot be read: {error.strerror}") from None
 

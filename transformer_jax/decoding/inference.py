@@ -23,7 +23,10 @@ from transformer_jax.models.transformer import Transformer
 from transformer_jax.parallel import Layout
 from transformer_jax.search import Search
 
-__all__ = ["Hypothesis", "Inference"]
+__all__ = ["BATCH_TOKENS", "Hypothesis", "Inference"]
+
+# Of a batch on one device, padding included, unless the caller has others.
+BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -43,14 +46,15 @@ class Inference:
     """A model with its parameters, ready to translate lists of token ids (without EOS).
 
     `params` may be replaced; what is compiled stays. `batch_tokens` are those of one device: with a
-    `layout` its devices share the sentences, each translating its own.
+    `layout` its devices share the sentences, each translating its own. `longest` is the most tokens
+    of a sentence, EOS included, that are read or written at once.
     """
 
     def __init__(
         self,
         model: Transformer,
         params: Any,
-        batch_tokens: int = 4096,
+        batch_tokens: int = BATCH_TOKENS,
         layout: Layout | None = None,
     ):
         self._model = model
@@ -60,6 +64,7 @@ class Inference:
         self._batch_tokens = batch_tokens
         learned = model.config.positions == "learned"
         self._positions = model.config.max_positions if learned else np.iinfo(np.int32).max
+        self.longest = min(self._positions, batch_tokens)
         self._search = functools.cache(
             lambda search: self._compiled(functools.partial(_search, model, search=search), 4)
         )
@@ -86,20 +91,22 @@ class Inference:
         sources: Sequence[Sequence[int]],
         search: Search = Search(),
         numbers: Sequence[int] | None = None,
+        parts: Sequence[int] | None = None,
     ) -> list[list[Hypothesis]]:
         """At most n_best hypotheses for each source, best first, in the order of the sources.
 
-        Samples of a sentence are drawn by its number (default: its place), whatever its company;
-        errors name it.
+        Samples of a sentence are drawn by its number (default: its place) and, where several are
+        parts of one, by that of its part (default: 0), whatever its company; errors name the first.
         """
         numbers = range(len(sources)) if numbers is None else numbers
+        parts = [0] * len(sources) if parts is None else parts
         self._check_lengths(sources, numbers)
         results: list[list[Hypothesis]] = [[] for _ in sources]
         for indices, source in self._groups(sources, search.rows):
             longest = [len(sources[i]) + search.extra_length for i in indices]
             limits = _pad_to(np.minimum(longest, self._positions), len(source))
-            streams = _pad_to([numbers[i] for i in indices], len(source))
-            found = self._search(search)(self.params, source, limits, streams)
+            streams = [_pad_to([of[i] for i in indices], len(source)) for of in (numbers, parts)]
+            found = self._search(search)(self.params, source, limits, np.stack(streams, axis=1))
             tokens, lengths, log_probs, scores = jax.device_get(found)
             for row, i in enumerate(indices):
                 hypotheses = [
@@ -159,12 +166,11 @@ class Inference:
         )
 
     def _check_lengths(self, sentences: Sequence[Sequence[int]], numbers: Sequence[int]) -> None:
-        limit = min(self._positions, self._batch_tokens)
         for ids, number in zip(sentences, numbers):
-            if len(ids) >= limit:
+            if len(ids) >= self.longest:
                 raise UserError(
                     f"sentence {number + 1} has {len(ids) + 1} tokens with EOS, more than the "
-                    f"{limit} that can be read at once: split it"
+                    f"{self.longest} that can be read at once: split it"
                 )
 
     def _width(self, length: int) -> int:
@@ -220,8 +226,11 @@ def _rows(sentences, size, width) -> np.ndarray:
     return rows
 
 
-def _search(model, params, source, limits, numbers, *, search: Search):
-    """(tokens [B, n, T], lengths, log_probs, scores, each [B, n])."""
+def _search(model, params, source, limits, streams, *, search: Search):
+    """(tokens [B, n, T], lengths, log_probs, scores, each [B, n]).
+
+    `streams` [B, 2] are the numbers by which samples are drawn: of a sentence and of its part.
+    """
     max_length = source.shape[1] + search.extra_length
     step, cache = transformer_step(model, params, source, search.rows, max_length)
     common = {
@@ -247,8 +256,8 @@ def _search(model, params, source, limits, numbers, *, search: Search):
         found = greedy_search(step, cache, limits=limits, **common)
     else:
         rng = seed_key(search.seed)
-        copies = jnp.tile(jnp.arange(search.rows), len(limits))
-        numbers = jnp.repeat(numbers, search.rows)
+        copies = streams[:, 1:] * search.rows + jnp.arange(search.rows)[None]
+        copies, numbers = copies.reshape(-1), jnp.repeat(streams[:, 0], search.rows)
         fold = jax.vmap(lambda n, c: jax.random.fold_in(jax.random.fold_in(rng, n), c))
         found = sample(
             step,

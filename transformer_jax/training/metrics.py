@@ -123,7 +123,8 @@ class Recorder:
     def say(self, line: str) -> None:
         """Print a line above the progress bar."""
         if not self._bar.disable:
-            self._bar.write(line, file=sys.stderr)
+            with contextlib.suppress(OSError):  # a terminal that has gone away
+                self._bar.write(line, file=sys.stderr)
 
     def flush(self) -> None:
         """Bring every record to the disk."""

@@ -1,13 +1,14 @@
 """Signals that ask a job to stop, noted until it has finished and saved its step."""
 
 import contextlib
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["Stopped", "stop_signals"]
+__all__ = ["Stopped", "hang_up_as_terminate", "stop_signals"]
 
 # Seconds in which a second Ctrl-C counts as the first.
 PATIENCE = 1.0
@@ -27,8 +28,9 @@ class Stopped(BaseException):
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], signal.Signals | None]]:
-    """Within, SIGINT and SIGTERM are noted; the function tells which one came, or None.
+    """Within, SIGINT, SIGTERM and SIGHUP are noted; the function tells which one came, or None.
 
+    SIGHUP, which a terminal sends that goes away, is left alone where it is ignored, as by nohup.
     Schedulers and shells may send one twice. Who presses Ctrl-C once more, a second or more after
     the first, does not want to wait: then it acts as it did before. Python lets only the main
     thread take signals; in another one nothing is noted.
@@ -54,9 +56,31 @@ def stop_signals() -> Iterator[Callable[[], signal.Signals | None]]:
             signal.raise_signal(number)
         noted.append(signal.Signals(number))
 
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    if _in_main_thread():
+        numbers = [signal.SIGINT, signal.SIGTERM, *_hang_up()]
+        before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield lambda: noted[0] if noted else None
     finally:
         restore()
+
+
+@contextlib.contextmanager
+def hang_up_as_terminate() -> Iterator[None]:
+    """Within, SIGHUP is passed on as SIGTERM, to what takes only that."""
+    numbers = _hang_up() if _in_main_thread() else []
+    before = {n: signal.signal(n, lambda *_: os.kill(os.getpid(), signal.SIGTERM)) for n in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _hang_up() -> list[signal.Signals]:
+    """SIGHUP, unless it is ignored, as by nohup."""
+    return [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]

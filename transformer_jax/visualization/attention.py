@@ -1,6 +1,7 @@
 """Attention weights as pictures, over words rather than the pieces that a model reads."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,8 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from transformer_jax.data.segmentation import is_spaceless
 from transformer_jax.errors import UserError
 from transformer_jax.translator import Attention
+from transformer_jax.visualization.fonts import choose_fonts
 
 __all__ = ["attention_lines", "attention_map", "by_word", "check_head", "draw", "words"]
 
@@ -23,7 +26,8 @@ _BYTES = re.compile("(?:<0x[0-9A-F]{2}>)+")
 def words(pieces: Sequence[str]) -> list[tuple[str, list[int]]]:
     """(word, places of its pieces); a piece that begins with SentencePiece's space begins a word.
 
-    Special tokens such as </s> stand alone, and so do all tokens of a whitespace vocabulary.
+    Special tokens such as </s> stand alone, and so do all tokens of a whitespace vocabulary and
+    pieces of scripts without spaces.
     Pieces that are bytes, as <0xC3>, become the characters that they spell.
 
     >>> words(["\u2581A", "\u2581ba", "rn", ".", "</s>"])
@@ -33,12 +37,22 @@ def words(pieces: Sequence[str]) -> list[tuple[str, list[int]]]:
     found: list[tuple[str, list[int]]] = []
     for place, piece in enumerate(pieces):
         special = piece in ("<s>", "</s>")
-        if not spaced or special or piece.startswith(SPACE) or not found:
+        if not spaced or special or piece.startswith(SPACE) or not found or _meet(found, piece):
             found.append((piece.removeprefix(SPACE), [place]))
         else:
             word, places = found[-1]
             found[-1] = (word + piece, [*places, place])
     return [(_BYTES.sub(_characters, word), places) for word, places in found] if spaced else found
+
+
+def _meet(found: Sequence[tuple[str, list[int]]], piece: str) -> bool:
+    """Whether a piece begins where a script without spaces may part words: not before an accent."""
+    last = found[-1][0][-1:]
+    return (
+        last != ""
+        and is_spaceless(last + piece[0])
+        and not unicodedata.category(piece[0]).startswith("M")
+    )
 
 
 def _characters(spelled: re.Match) -> str:
@@ -73,14 +87,16 @@ def attention_map(
     'attends to'
     """
     _check_shape(weights, rows, columns)
-    size = (1.6 + 0.34 * len(columns), 1.6 + 0.34 * len(rows))
+    # Room for a title beside the bar of colours, however few the words are.
+    size = (max(1.6 + 0.34 * len(columns), 1.6 + 0.07 * len(title)), 1.6 + 0.34 * len(rows))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(weights, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="attends to", ylabel="word")
+    # A dollar sign is a word like any other.
+    style: dict[str, Any] = {"parse_math": False, "fontfamily": choose_fonts([*rows, *columns])}
     for axis, labels in ((axes.xaxis, columns), (axes.yaxis, rows)):
-        # A dollar sign is a word like any other.
-        axis.set_ticks(range(len(labels)), map(_shortened, labels), parse_math=False)
+        axis.set_ticks(range(len(labels)), map(_shortened, labels), **style)
     axes.tick_params(axis="x", labelrotation=90)
     for row, column in marks:
         cell = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="tab:red", lw=2)
@@ -119,6 +135,7 @@ def attention_lines(
                         lw=2, solid_capstyle="butt",
                     )  # fmt: skip
     style: dict[str, Any] = {"rotation": 90, "ha": "center", "fontsize": 9, "parse_math": False}
+    style["fontfamily"] = choose_fonts([*rows, *columns])
     for y, labels, side in ((1.03, rows, "bottom"), (-0.03, columns, "top")):
         for x, label in enumerate(labels):
             axes.text(x, y, _shortened(label), va=side, **style)

@@ -1,0 +1,142 @@
+"""Machines and programs around a job that are not as one would expect."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from tests.small_job import ENVIRONMENT, configuration, read_jsonl
+from transformer_jax import Translator, __version__
+from transformer_jax.cli import main
+from transformer_jax.data.corpus import CorpusError
+from transformer_jax.data.preparation import cache_folder
+from transformer_jax.job import train
+from transformer_jax.training.metrics import Recorder
+from transformer_jax.training.stopping import stop_signals
+
+# What importing every module leaves behind, but for what NumPy and requests set up for themselves.
+IMPORTS = """
+import importlib, logging, pkgutil, signal, sys, warnings
+import numpy, requests, numpy.random, numpy.polynomial
+
+def state():
+    signals = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    return [*map(str, warnings.filters)], logging.root.handlers[:], logging.root.level, \\
+        sys.excepthook, sys.unraisablehook, signals
+
+before = state()
+import transformer_jax
+for module in pkgutil.walk_packages(transformer_jax.__path__, "transformer_jax."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+after = state()
+for old, new in zip(before, after):
+    assert old == new, (old, new)
+"""
+
+
+def run(program, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, *program, *arguments],
+        capture_output=True, text=True, env={**ENVIRONMENT, **environment},
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def test_importing_leaves_nothing_behind():
+    done = run(["-c", IMPORTS])
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_version_is_told(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"transformer-jax {__version__}\n"
+    assert run(["-m", "transformer_jax"], "--version").stdout == f"transformer-jax {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "platform",
+    [pytest.param("cuda", marks=pytest.mark.skipif("jax.default_backend() != 'cpu'")), "abacus"],
+)
+def test_a_device_that_is_not_there(whole, platform):
+    arguments = ["translate", "--run-dir", str(whole[2].folder)]
+    done = run(["-m", "transformer_jax"], *arguments, JAX_PLATFORMS=platform)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert f"transformer-jax: JAX finds no device: JAX_PLATFORMS is '{platform}'; leave" in last
+    assert "Traceback" not in done.stderr
+
+
+def test_no_home(monkeypatch):
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nobody)
+    monkeypatch.delenv("TRANSFORMER_JAX_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(CorpusError, match=r"no home folder .* --cache-dir or \$TRANSFORMER_JAX"):
+        cache_folder(None)
+    assert cache_folder("/given") == Path("/given")
+
+
+def test_a_terminal_that_goes_away_stops_a_job_as_sigterm_does():
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the suite itself may run under nohup
+    try:
+        with stop_signals() as received:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert received() == signal.SIGHUP
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+HUNG_UP = """
+import os, pty, signal, sys
+from transformer_jax.terminal import at_a_terminal
+main, terminal = pty.openpty()
+os.dup2(terminal, 2)
+os.close(main)
+with at_a_terminal():
+    signal.raise_signal(signal.SIGHUP)
+"""
+
+
+def test_a_command_ends_in_order_where_its_terminal_has_gone(tmp_path, monkeypatch):
+    assert run(["-c", HUNG_UP]).returncode == 128 + signal.SIGHUP
+
+    def gone(*arguments, **options):
+        raise OSError(errno.EIO, "Input/output error")
+
+    recorder = Recorder(tmp_path, log_every=1, total_steps=2)
+    monkeypatch.setattr(recorder._bar, "write", gone)
+    recorder.evaluation(1, {"validation_loss": 2.0}, 0.1)
+    recorder.close()
+    assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 1, "validation_loss": 2.0}]
+
+
+def test_nohup_is_heeded(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_signals() as received:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert received() is None
+        main(["--version"])
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_strict_settings_of_jax_end_no_job(whole, tmp_path):
+    config = configuration(tmp_path, steps=2, best_metric="bleu", parallel="auto")
+    expected = Translator.load(whole[2].folder).translate(["w1 w2"])
+    with jax.numpy_dtype_promotion("strict"), jax.transfer_guard("disallow"):
+        train(config, tmp_path / "run", progress=False)
+        translator = Translator.load(whole[2].folder)
+        assert translator.translate(["w1 w2"]) == expected
+        assert translator.score(["w1"], ["W1"])[0] < 0
+        assert translator.attention("w1", "W1").cross.ndim == 4

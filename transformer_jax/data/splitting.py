@@ -1,0 +1,96 @@
+"""Lines as a model can translate them: whole, sentence by sentence, or in pieces."""
+
+import logging
+from collections.abc import Sequence
+from typing import Literal
+
+from transformer_jax.data.corpus import Lines
+from transformer_jax.data.segmentation import cut, join_pieces, split_sentences
+from transformer_jax.data.text import is_blank
+from transformer_jax.data.vocabulary import Vocabulary, WhitespaceVocabulary
+from transformer_jax.errors import UserError
+
+__all__ = ["LineSplitter", "Splitting"]
+
+Splitting = Literal["auto", "always", "never"]
+log = logging.getLogger(__name__)
+
+
+class LineSplitter:
+    """Cuts lines as `Translator.translations` says, and joins what their parts became.
+
+    max_length  tokens of a sentence, EOS included, that training took
+    lines       what the training text's lines are like, where that was written down
+    languages   of source and target, where they are known
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        max_length: int,
+        lines: Lines | None,
+        languages: tuple[str, str] | tuple[None, None],
+    ):
+        self._vocabulary, self._max_length = vocabulary, max_length
+        self._lines, self._languages = lines, languages
+        self._told = False
+
+    def encode(self, line: str, number: int, how: Splitting) -> list[list[int]]:
+        """Token ids of a line, or of its parts; `number`, from 0, is for messages."""
+        if is_blank(line):
+            return []
+        encode = self._vocabulary.encode
+        longest = self._max_length
+        if self._lines is not None and how != "never":
+            longest = min(self._lines.tokens, longest)
+        whole = encode(line)
+        parts = self._split(line, number, how)
+        found: list[list[int]] = []
+        for part in parts:
+            ids = encode(part) if len(parts) > 1 else whole
+            if len(ids) < longest:
+                found.append(ids)
+                continue
+            pieces = cut(part, lambda text: len(encode(text)) < longest)
+            log.warning(
+                "line %d has %d tokens%s, the model was trained on at most %d: translated in %d "
+                "pieces", number + 1, len(ids), " in a sentence" if len(parts) > 1 else "",
+                longest - 1, len(pieces),
+            )  # fmt: skip
+            found += [ids for piece in pieces if (ids := encode(piece))]
+        return found
+
+    def _split(self, line: str, number: int, how: Splitting) -> list[str]:
+        """The sentences of a line where it is to be cut into them, else the line."""
+        usual = self._lines.sentences if self._lines is not None else None
+        if how == "never" or (how == "auto" and usual is None):
+            return [line]
+        try:
+            found = split_sentences(line, self._languages[0])
+        except ImportError:
+            if how == "always":
+                raise UserError(
+                    "lines are split by sentencex, which is not installed here: install it, or "
+                    "leave --split-sentences always out"
+                ) from None
+            self._tell("sentencex is not installed: lines of several sentences are not split")
+            return [line]
+        if len(found) <= (usual if usual is not None and how == "auto" else 1):
+            return [line]
+        self._tell(
+            f"line {number + 1} holds {len(found)} sentences; such lines are translated "
+            "sentence by sentence (--split-sentences never translates them whole)"
+        )
+        return found
+
+    def _tell(self, message: str) -> None:
+        """Once for all lines."""
+        if not self._told:
+            log.warning("%s", message)
+        self._told = True
+
+    def join(self, parts: Sequence[str]) -> str:
+        """The translations of a line's parts as that of the line."""
+        if isinstance(self._vocabulary, WhitespaceVocabulary):
+            return " ".join(parts)
+        return join_pieces(parts, self._languages[1])
