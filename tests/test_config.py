@@ -155,12 +155,12 @@ def test_any_edit_of_a_config_is_read_or_refused(place, change):
         assert RunConfig.from_json(read.to_json()) == read
 
 
-def test_identity_leaves_paths_and_schedule_of_the_run_out():
+def test_paths_and_the_schedule_of_a_run_decide_no_numbers():
     base = RunConfig()
     moved = replace(
         base, data=replace(base.data, train=("a", "b")), train=replace(base.train, steps=7)
     )
-    assert base.identity() == moved.identity()
-    assert base.identity() != replace(base, model=presets.tiny()).identity()
-    assert "train.seed" in base.identity()
-    assert json.dumps(base.identity())
+    assert base.deciding() == moved.deciding()
+    assert base.deciding() != replace(base, model=presets.tiny()).deciding()
+    assert "train.seed" in base.deciding()
+    assert json.dumps(base.deciding())

@@ -320,10 +320,11 @@ class RunConfig:
             raise ConfigError(f"not JSON: {error}") from None
         return typing.cast(RunConfig, from_tree(cls, tree, ""))
 
-    def identity(self) -> dict[str, object]:
+    def deciding(self) -> dict[str, object]:
         """Field name -> value of every field that decides the numbers of the run.
 
-        Paths are left out: the corpus fingerprint stands for what they hold.
+        Paths are left out: the corpus fingerprint stands for what they hold. So is the direction of
+        own files, which may be told later.
         """
         fields = {
             f"{part}.{name}": value
@@ -332,9 +333,8 @@ class RunConfig:
         }
         for place in _PLACES:
             del fields[f"data.{place}"]
-        if self.data.dataset is None:
-            # Of own files it decides no number, and may be told later; older versions wrote this.
-            fields["data.direction"] = "en-de"
+        own = self.data.dataset is None
+        fields["data.direction"] = None if own else self.data.known_direction
         return fields | {"train.seed": self.train.seed}
 
 

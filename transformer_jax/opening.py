@@ -81,7 +81,7 @@ def _differs(folder: Path, config: RunConfig) -> bool:
     other_text = receipt is not None and (
         receipt.changed_file(data) or (data.validation and receipt.validation is None)
     )
-    return bool(other_text) or Run.open(folder).config.identity() != config.identity()
+    return bool(other_text) or Run.open(folder).config.deciding() != config.deciding()
 
 
 def _never_saved(run: Run, config: RunConfig) -> bool:

@@ -11,7 +11,6 @@ metrics.jsonl  timings.jsonl  tensorboard/
 """
 
 import dataclasses
-import hashlib
 import json
 import logging
 import os
@@ -28,6 +27,7 @@ from transformer_jax.config import RunConfig, from_tree
 from transformer_jax.data.corpus import Corpus, Lines
 from transformer_jax.data.vocabulary import Vocabulary, load_vocabulary
 from transformer_jax.errors import UserError
+from transformer_jax.identity import identity, old_identities
 from transformer_jax.models.transformer import Transformer
 from transformer_jax.training.averaging import average
 from transformer_jax.training.state import TrainState
@@ -119,17 +119,11 @@ class Run:
     @property
     def identity(self) -> str:
         """One number for everything that decides the numbers of the run; checkpoints carry it."""
-        return self._number(self.config.identity())
+        return identity(self.config, self.corpus_fingerprint)
 
-    def is_own(self, identity: str) -> bool:
+    def is_own(self, found: str) -> bool:
         """Whether a checkpoint with this identity is of this run."""
-        # Older versions took the direction of own files for something that decides.
-        old = self.config.identity() | {"data.direction": self.config.data.direction}
-        return identity in (self.identity, self._number(old))
-
-    def _number(self, fields: dict[str, object]) -> str:
-        decides = json.dumps([fields, self.corpus_fingerprint], sort_keys=True)
-        return hashlib.sha256(decides.encode()).hexdigest()
+        return found in (self.identity, *old_identities(self.config, self.corpus_fingerprint))
 
     def step_functions(self) -> StepFunctions:
         """What trains the run's model, and knows the shapes of its state."""
@@ -138,7 +132,7 @@ class Run:
 
     def check_config(self, config: RunConfig) -> None:
         """Refuse to go on with other values of fields that decide the numbers."""
-        old, new = self.config.identity(), config.identity()
+        old, new = self.config.deciding(), config.deciding()
         for name in old:
             if old[name] != new[name]:
                 raise RunError(
