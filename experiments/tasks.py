@@ -18,6 +18,7 @@ from experiments.ledger import Where, write_json
 from experiments.runs import recorded, trained
 from transformer_jax.config import RunConfig
 from transformer_jax.errors import UserError
+from transformer_jax.identity import identity
 from transformer_jax.search import Search
 from transformer_jax.terminal import at_a_terminal
 
@@ -47,7 +48,7 @@ class Task:
     @property
     def identity(self) -> str:
         """Equal for tasks that find the same."""
-        parts = (self.config.identity(), self.config.train.steps, self.scored, self.text, BEAM)
+        parts = (identity(self.config, self.text), self.config.train.steps, self.scored, BEAM)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def done(self) -> dict | None:
