@@ -7,7 +7,10 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import linen as nn
+from jax.sharding import PartitionSpec as P
 
 from tests.small_job import configuration, read_jsonl
 from transformer_jax import ModelConfig, OptimizerConfig, TrainConfig, Transformer, job, presets
@@ -17,7 +20,7 @@ from transformer_jax.decoding.inference import Inference
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.evaluate import make_evaluation
 from transformer_jax.inspection import report
-from transformer_jax.models.dimensions import dimensions, leaf_name
+from transformer_jax.models.dimensions import axes_of, state_axes
 from transformer_jax.parallel import Layout, layout_of
 from transformer_jax.run import state_items, state_of
 from transformer_jax.search import Search
@@ -72,7 +75,7 @@ def runner(way, model=MODEL):
 
 
 def start(step):
-    shardings = step.layout.shardings(step._functions.shapes())
+    shardings = step.layout.shardings(step._functions.shapes(), step._functions.axes())
     return jax.jit(step._functions.init, out_shardings=shardings)(jax.random.key(0))
 
 
@@ -125,7 +128,7 @@ def gradients(way, model, params):
     """The sums of one batch, added up as the runner does."""
     step = runner(way, model)
     state = start(step)._replace(params=jax.device_put(params))
-    state = jax.device_put(state, step.layout.shardings(state))
+    state = jax.device_put(state, step.layout.shardings(state, step._functions.axes()))
     added = step._first(state, step.place(batch(0)))
     total = step._compiled(lambda sums: step._total(sums), ("sums",), "metrics", donate=False)
     return Sums(*jax.device_get(total(added)))
@@ -143,11 +146,12 @@ def test_a_shape_is_compiled_once_and_the_state_is_donated(way):
     before = start(step)
     state, _ = step(before, [step.place(batch(0))])
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
-    placed = jax.device_put(jax.device_get(state), step.layout.shardings(state))
+    axes = step._functions.axes()
+    placed = jax.device_put(jax.device_get(state), step.layout.shardings(state, axes))
     for again in (state, placed):
         after, _ = step(again, [step.place(batch(1))])
         specs = jax.tree.map(lambda leaf: leaf.sharding.spec, after)
-        assert way == "jit" or specs == step.layout.specs(after)
+        assert way == "jit" or specs == step.layout.specs(after, axes)
     assert step._whole._cache_size() == 1
 
 
@@ -178,10 +182,10 @@ def test_a_mean_of_means_is_seen(monkeypatch):
 
 
 def test_every_parameter_has_its_place():
-    """Base: each leaf is cut as the table says; what the table lacks is an error."""
+    """Base: each leaf is cut as the letters beside it say."""
     functions = make_step(Transformer(presets.base(vocab_size=64)), OPTIMIZER, 0)
     layout = Layout(jax.devices(), 2, 2, 2)
-    specs = layout.specs(functions.shapes())
+    specs = layout.specs(functions.shapes(), functions.axes())
     found = {
         name: tuple(specs.params[part] if part == name else specs.params["decoder_0"][part][name])
         for part, name in [
@@ -202,12 +206,44 @@ def test_every_parameter_has_its_place():
     assert specs.opt_state[0].mu == specs.params
     assert tuple(specs.step) == ()
     # A vocabulary that does not divide stays whole.
-    odd = Layout(jax.devices(), 1, 1, 8).specs({"embedding": jnp.zeros((13, 16))})
-    assert tuple(odd["embedding"]) == (None, None)
-    with pytest.raises(ValueError, match="no dimensions are known of 'encoder_0/gate'"):
-        dimensions("encoder_0/gate", 2)
-    with pytest.raises(ValueError, match="embedding has 3 dimensions"):
-        dimensions("embedding", 3)
+    odd = Layout(jax.devices(), 1, 1, 8).specs({"e": jnp.zeros((13, 16))}, {"e": P("V", "D")})
+    assert tuple(odd["e"]) == (None, None)
+
+
+class Stranger(nn.Module):
+    """A model of somebody else, one parameter without names."""
+
+    letters: tuple[str, ...] = ("D", "F")
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = nn.with_logical_partitioning(nn.initializers.ones, self.letters)
+        kernel = self.param("kernel", kernel, (16, 8))
+        return x @ kernel + self.param("bias", nn.initializers.zeros, (8,))[None]
+
+
+def test_axes_stand_beside_parameters_and_follow_them_into_any_state():
+    x = jnp.zeros((1, 16))
+    axes = axes_of(Stranger(), x)
+    assert axes == {"kernel": P("D", "F"), "bias": P()}
+    with pytest.raises(ValueError, match=r"kernel has 2 dimensions, not \('D',\)"):
+        axes_of(Stranger(("D",)), x)
+    params = nn.unbox(Stranger().init(jax.random.key(0), x))["params"]
+    for optimizer in (optax.adam(0.1), optax.adafactor(0.1, min_dim_size_to_factor=4)):
+        state = optimizer.init(params)
+        letters = state_axes(state, params, axes)
+        for leaf, spec in zip(jax.tree.leaves(state), jax.tree.leaves(letters), strict=True):
+            # Moments lie as their parameter; what adafactor sums along a dimension is whole.
+            assert spec == (P("D", "F") if leaf.shape == (16, 8) else P())
+    assert P("D", "F") in jax.tree.leaves(state_axes(optax.adam(0.1).init(params), params, axes))
+
+
+def test_a_parameter_without_names_is_refused_only_where_it_would_be_cut():
+    x = jnp.zeros((1, 16))
+    params, axes = nn.unbox(Stranger().init(jax.random.key(0), x))["params"], axes_of(Stranger(), x)
+    Layout(jax.devices(), 8).check_axes(params, axes)
+    with pytest.raises(UserError, match=r"mesh fsdp=8 cannot cut parameter \['bias'\], whose"):
+        Layout(jax.devices(), 1, 8).check_axes(params, axes)
 
 
 @pytest.mark.parametrize(
@@ -289,9 +325,10 @@ def test_data_parallel_traffic_is_the_gradient_once():
 def test_fsdp_traffic_is_the_parameters_twice():
     """Gathered once, their gradients scattered once; only what has no D is reduced whole."""
     step = runner("mesh 1x8x1")
-    leaves = jax.tree_util.tree_leaves_with_path(step._functions.shapes().params)
-    cut = sum(x.size * 4 for p, x in leaves if "D" in dimensions(leaf_name(p), x.ndim))
-    rest = sum(x.size * 4 for _, x in leaves) - cut
+    leaves = jax.tree.leaves(step._functions.shapes().params)
+    letters = jax.tree.leaves(step._functions.axes().params)
+    cut = sum(x.size * 4 for x, spec in zip(leaves, letters) if "D" in spec)
+    rest = sum(x.size * 4 for x in leaves) - cut
     found = traffic(step.lower(SHAPE).compile(), step.layout)
     assert found["all-gather", ("fsdp",)].bytes == cut
     assert found["reduce-scatter", ("fsdp",)].bytes == cut
@@ -312,7 +349,8 @@ def test_evaluation_counts_every_sentence_once():
         for each in batches
     ]
     wanted = one(params, batches)
-    found = many(jax.device_put(params, layout.shardings(params)), filled)
+    axes = functions().axes().params
+    found = many(jax.device_put(params, layout.shardings(params, axes)), filled)
     for name, value in wanted.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-6)
 
@@ -323,7 +361,7 @@ def test_evaluation_counts_every_sentence_once():
 def test_translation_is_that_of_one_device(search):
     params = jax.tree.map(lambda leaf: 3 * leaf, start(runner("jit")).params)
     layout = Layout(jax.devices(), 2, 2, 2)
-    placed = jax.device_put(params, layout.shardings(params))
+    placed = jax.device_put(params, layout.shardings(params, functions().axes().params))
     rng = np.random.default_rng(0)
     sources = [rng.integers(4, MODEL.vocab_size, rng.integers(1, 9)).tolist() for _ in range(21)]
     one = Inference(Transformer(MODEL), params)
@@ -346,7 +384,7 @@ def test_restored_on_another_layout(tmp_path):
     following = []
     for way in ("jit", "pmap 8", "mesh 8x1x1", "mesh 1x8x1", "mesh 1x1x4"):
         step = runner(way)
-        template = step.layout.template(step._functions.shapes())
+        template = step.layout.template(step._functions.shapes(), step._functions.axes())
         items, _ = checkpoints.restore(3, state_items(template))
         assert fingerprints(items) == saved
         _, metrics = step(state_of(items), [step.place(batch(9))])

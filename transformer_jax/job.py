@@ -1,6 +1,7 @@
 """A training job: from a RunConfig to a trained run folder, or on from where one stopped."""
 
 import contextlib
+import functools
 import logging
 import re
 import shlex
@@ -208,7 +209,9 @@ def _train(run, corpus, layout, init_from, profile, progress):
             )
         # The newest ends the run, even where it was saved out of turn when it was stopped there.
         steps = sorted({*checkpoints.due_steps(), checkpoints.steps()[-1]})
-        run.average(checkpoints, steps[-config.train.average_last :], layout.template)
+        axes = run.step_functions().axes().params
+        place = functools.partial(layout.template, axes=axes)
+        run.average(checkpoints, steps[-config.train.average_last :], place)
     finally:
         prefetch.close()
         checkpoints.close()
@@ -232,7 +235,8 @@ def _start(
     """The newest sound checkpoint with its metadata, or a new state without."""
     functions = run.step_functions()
     rng = seed_key(run.config.train.seed)
-    template = layout.template(functions.shapes())
+    shapes, axes = functions.shapes(), functions.axes()
+    template = layout.template(shapes, axes)
     for step in reversed(checkpoints.steps()):
         try:
             items, meta = checkpoints.restore(step, state_items(template))
@@ -248,9 +252,10 @@ def _start(
         return state_of(items), meta
     if checkpoints.steps():
         raise RunError(f"{run.folder} has no sound checkpoint to go on from")
-    state = jax.jit(functions.init, out_shardings=layout.shardings(template))(rng)
+    state = jax.jit(functions.init, out_shardings=layout.shardings(shapes, axes))(rng)
     if init_from is not None:
-        params, name = Run.open(init_from).load_params(place=layout.template)
+        place = functools.partial(layout.template, axes=axes.params)
+        params, name = Run.open(init_from).load_params(place=place)
         log.info("starting from %s, %s", init_from, name)
         # The state is donated to each step, so the average needs arrays of its own.
         ema = None if state.ema is None else jax.tree.map(jnp.copy, params)

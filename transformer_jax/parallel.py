@@ -16,7 +16,6 @@ from jax.sharding import PartitionSpec as P
 from transformer_jax.config import ModelConfig, TrainConfig, mesh_sizes
 from transformer_jax.data.batching import Batch
 from transformer_jax.errors import UserError
-from transformer_jax.models.dimensions import dimensions, leaf_name
 
 __all__ = ["BATCH", "Layout", "layout_of"]
 
@@ -44,32 +43,46 @@ class Layout:
         used = [f"{name}={size}" for name, size in self.sizes.items() if size > 1]
         return ",".join(used) or "one device"
 
-    def specs(self, tree) -> Any:
+    def specs(self, tree, axes) -> Any:
         """PartitionSpec of every leaf of parameters, gradients or a training state.
 
-        A dimension whose size its mesh axis does not divide stays whole: only a vocabulary is
-        ever such a one (`layout_of` refuses others).
+        `axes` are the letters of its dimensions; one without any lies whole on every device. So
+        does a dimension whose size its mesh axis does not divide: only a vocabulary is ever such a
+        one (`layout_of` refuses others).
         """
 
-        def spec(path, leaf):
-            axes = [_CUT.get(letter) for letter in dimensions(leaf_name(path), leaf.ndim)]
-            return P(*(a if self._cuts(a, size) else None for a, size in zip(axes, leaf.shape)))
+        def spec(leaf, letters):
+            cut = [_CUT.get(letter) for letter in letters]
+            return P(*(a if self._cuts(a, size) else None for a, size in zip(cut, leaf.shape)))
 
-        return jax.tree_util.tree_map_with_path(spec, tree)
+        return jax.tree.map(spec, tree, axes)
+
+    def check_axes(self, params, axes) -> None:
+        """UserError for a parameter without letters where the mesh is to cut parameters."""
+        if self.sizes["fsdp"] == self.sizes["tensor"] == 1:
+            return
+        leaves = jax.tree_util.tree_leaves_with_path(params)
+        for (path, leaf), letters in zip(leaves, jax.tree.leaves(axes), strict=True):
+            if leaf.ndim and not len(letters):
+                raise UserError(
+                    f"mesh {self} cannot cut parameter {jax.tree_util.keystr(path)}, whose "
+                    "dimensions have no names: make it with nn.with_logical_partitioning, or take "
+                    "a mesh of data alone"
+                )
 
     def _cuts(self, axis: str | None, size: int) -> bool:
         return axis is not None and self.sizes[axis] > 1 and size % self.sizes[axis] == 0
 
-    def shardings(self, tree) -> Any:
+    def shardings(self, tree, axes) -> Any:
         """`specs` on the mesh."""
-        return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), self.specs(tree))
+        return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), self.specs(tree, axes))
 
-    def template(self, tree) -> Any:
+    def template(self, tree, axes) -> Any:
         """Shapes of a tree with the place of each leaf, as checkpoints are restored to."""
         return jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             tree,
-            self.shardings(tree),
+            self.shardings(tree, axes),
         )
 
     def share(self, indices: np.ndarray) -> np.ndarray:

@@ -1,56 +1,74 @@
-"""What the dimensions of each parameter are, by its name: one table, in glossary letters."""
+"""What the dimensions of a parameter are: letters that stand beside it where it is made.
 
-import fnmatch
+D, F, H, K, V as in the glossary; HK and HDv are the heads side by side, P positions.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
+from flax import linen as nn
+from jax.sharding import PartitionSpec as P
 
-__all__ = ["DIMENSIONS", "dimensions", "leaf_name"]
-
-# Letters of the glossary; HK and HDv are the heads side by side, P positions. First match counts.
-DIMENSIONS = {
-    "*attention/query/kernel": ("D", "HK"),
-    "*attention/key/kernel": ("D", "HK"),
-    "*attention/value/kernel": ("D", "HDv"),
-    "*attention/output/kernel": ("HDv", "D"),
-    "*attention/query/bias": ("HK",),
-    "*attention/key/bias": ("HK",),
-    "*attention/value/bias": ("HDv",),
-    "*attention/output/bias": ("D",),
-    "*attention/vector": ("K", "H"),
-    "*feed_forward/kernel_in": ("D", "F"),
-    "*feed_forward/bias_in": ("F",),
-    "*feed_forward/kernel_out": ("F", "D"),
-    "*feed_forward/bias_out": ("D",),
-    "*_norm/gain": ("D",),
-    "*_norm/bias": ("D",),
-    "*embedding": ("V", "D"),
-    "position_table": ("P", "D"),
-}
+__all__ = ["Module", "axes_of", "named", "state_axes"]
 
 
-def leaf_name(path) -> str:
-    """The names along the path of a leaf: those of its parameter, wherever in a state it is.
+class Module(nn.Module):
+    """A Flax module whose `init` gives plain arrays; the letters are for `axes_of`."""
 
-    >>> tree = (3, {"embedding": 1.0})
-    >>> [leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-    ['', 'embedding']
+    def init(self, *arguments, **options):
+        return nn.unbox(super().init(*arguments, **options))
+
+
+def named(initialise: Callable, *letters: str) -> Callable:
+    """An initialiser of a parameter with the letters of its dimensions."""
+    return nn.with_logical_partitioning(initialise, letters)
+
+
+def axes_of(model: nn.Module, *inputs: Any) -> Any:
+    """PartitionSpec of letters for every parameter of a model; P() where none are named.
+
+    ValueError for a parameter that has not as many dimensions as letters.
+
+    >>> from transformer_jax import presets
+    >>> from transformer_jax.models.transformer import Transformer
+    >>> tokens = jax.ShapeDtypeStruct((1, 1), "int32")
+    >>> axes_of(Transformer(presets.tiny(vocab_size=50)), tokens, tokens)["embedding"]
+    PartitionSpec('V', 'D')
     """
-    return "/".join(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
+    boxed = jax.eval_shape(functools.partial(nn.Module.init, model), jax.random.key(0), *inputs)
+    specs = nn.get_partition_spec(boxed["params"])
+
+    def checked(path, leaf, spec):
+        if spec != P() and len(spec) != leaf.ndim:
+            raise ValueError(f"{_names(path)} has {leaf.ndim} dimensions, not {tuple(spec)}")
+        return spec
+
+    return jax.tree_util.tree_map_with_path(checked, nn.unbox(boxed["params"]), specs)
 
 
-def dimensions(name: str, rank: int) -> tuple[str, ...]:
-    """Letters of a parameter's dimensions. ValueError for a name or a rank that the table lacks.
+def state_axes(state: Any, shapes: Any, axes: Any) -> Any:
+    """Letters of every leaf of a state that holds trees like the parameters' inside it.
 
-    >>> dimensions("decoder_0/cross_attention/key/kernel", 2)
-    ('D', 'HK')
-    >>> dimensions("", 0)
-    ()
+    A leaf has those of the parameter whose name ends its path, where it has that one's shape, too;
+    others have none, as counters and the rows and columns of adafactor.
+
+    shapes, axes  trees of the parameters
     """
-    if not name and rank == 0:
-        return ()  # a counter of the training state
-    for pattern, letters in DIMENSIONS.items():
-        if fnmatch.fnmatchcase(name, pattern):
-            if len(letters) != rank:
-                raise ValueError(f"{name} has {rank} dimensions, not {letters} as {pattern} says")
-            return letters
-    raise ValueError(f"no dimensions are known of {name!r}: name them in DIMENSIONS")
+    leaves = jax.tree_util.tree_leaves_with_path(shapes)
+    known = {
+        _names(path): (leaf.shape, spec)
+        for (path, leaf), spec in zip(leaves, jax.tree.leaves(axes), strict=True)
+    }
+
+    def spec(path, leaf):
+        shape, found = known.get(_names(path), (None, P()))
+        return found if leaf.shape == shape else P()
+
+    return jax.tree_util.tree_map_with_path(spec, state)
+
+
+def _names(path) -> str:
+    """The names along the path of a leaf: those of its parameter, wherever in a state it is."""
+    return "/".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))

@@ -18,6 +18,7 @@ from transformer_jax.functional.feed_forward import feed_forward
 from transformer_jax.functional.keys import fold_in_rows
 from transformer_jax.functional.linear import linear
 from transformer_jax.functional.normalization import layer_norm
+from transformer_jax.models.dimensions import Module, named
 
 __all__ = ["DecoderLayer", "EncoderLayer", "FeedForward", "LayerNorm", "MultiHeadAttention"]
 
@@ -38,7 +39,7 @@ def glorot_uniform(drawn_columns: int):
     return initialise
 
 
-class DropoutModule(nn.Module):
+class DropoutModule(Module):
     """A module that drops entries exactly when `apply` was given a 'dropout' rng.
 
     With `rows` [B], the number of each row of the batch, a row draws by its number, and so alike in
@@ -61,30 +62,32 @@ class DropoutModule(nn.Module):
         return jnp.dtype(self.config.dtype)
 
 
-class Projection(nn.Module):
-    """x W + b with a 2-D kernel."""
+class Projection(Module):
+    """x W + b with a 2-D kernel, whose dimensions `letters` name."""
 
     features: int
     drawn_columns: int
+    letters: tuple[str, str]
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x):
         shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", glorot_uniform(self.drawn_columns), shape, FLOAT32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), FLOAT32)
+        glorot, zeros = glorot_uniform(self.drawn_columns), nn.initializers.zeros
+        kernel = self.param("kernel", named(glorot, *self.letters), shape, FLOAT32)
+        bias = self.param("bias", named(zeros, self.letters[1]), (self.features,), FLOAT32)
         return linear(x, kernel.astype(self.dtype), bias)
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(Module):
     """Gain and bias around `functional.layer_norm`."""
 
     config: ModelConfig
 
     @nn.compact
     def __call__(self, x):
-        gain = self.param("gain", nn.initializers.ones, x.shape[-1:], FLOAT32)
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], FLOAT32)
+        gain = self.param("gain", named(nn.initializers.ones, "D"), x.shape[-1:], FLOAT32)
+        bias = self.param("bias", named(nn.initializers.zeros, "D"), x.shape[-1:], FLOAT32)
         return layer_norm(x, gain, bias, self.config.norm_epsilon)
 
 
@@ -102,14 +105,15 @@ class MultiHeadAttention(DropoutModule):
         keys = config.num_heads * config.key_size
         values = config.num_heads * config.value_size
         drawn = keys + values if self.cross else 2 * keys + values
-        self.query = Projection(keys, keys if self.cross else drawn, self.dtype)
-        self.key = Projection(keys, drawn, self.dtype)
-        self.value = Projection(values, drawn, self.dtype)
-        self.output = Projection(config.d_model, config.d_model, self.dtype)
+        self.query = Projection(keys, keys if self.cross else drawn, ("D", "HK"), self.dtype)
+        self.key = Projection(keys, drawn, ("D", "HK"), self.dtype)
+        self.value = Projection(values, drawn, ("D", "HDv"), self.dtype)
+        self.output = Projection(config.d_model, config.d_model, ("HDv", "D"), self.dtype)
         if config.attention == "additive":
             # A head's vector is a matrix of key_size rows and one column.
             shape = (config.key_size, config.num_heads)
-            self.vector = self.param("vector", glorot_uniform(1), shape, FLOAT32)
+            initialise = named(glorot_uniform(1), "K", "H")
+            self.vector = self.param("vector", initialise, shape, FLOAT32)
 
     def keys_values(self, x) -> KeysValues:
         """[B, S, D] -> ([B, S, H, K], [B, S, H, Dv])."""
@@ -140,10 +144,11 @@ class FeedForward(DropoutModule):
     def __call__(self, x, rows=None):
         d_model, d_ff = self.config.d_model, self.config.d_ff
         zeros = nn.initializers.zeros
-        kernel_in = self.param("kernel_in", glorot_uniform(d_ff), (d_model, d_ff), FLOAT32)
-        bias_in = self.param("bias_in", zeros, (d_ff,), FLOAT32)
-        kernel_out = self.param("kernel_out", glorot_uniform(d_model), (d_ff, d_model), FLOAT32)
-        bias_out = self.param("bias_out", zeros, (d_model,), FLOAT32)
+        glorot_in, glorot_out = glorot_uniform(d_ff), glorot_uniform(d_model)
+        kernel_in = self.param("kernel_in", named(glorot_in, "D", "F"), (d_model, d_ff), FLOAT32)
+        bias_in = self.param("bias_in", named(zeros, "F"), (d_ff,), FLOAT32)
+        kernel_out = self.param("kernel_out", named(glorot_out, "F", "D"), (d_ff, d_model), FLOAT32)
+        bias_out = self.param("bias_out", named(zeros, "D"), (d_model,), FLOAT32)
         rate = self.config.relu_dropout
         return feed_forward(
             x,

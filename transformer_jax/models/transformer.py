@@ -12,6 +12,7 @@ from flax import linen as nn
 from transformer_jax.functional.embedding import embed, unembed
 from transformer_jax.functional.masking import causal_mask, padding_mask
 from transformer_jax.functional.positions import learned_positions, sinusoids
+from transformer_jax.models.dimensions import named
 from transformer_jax.models.layers import (
     FLOAT32,
     DecoderLayer,
@@ -59,11 +60,13 @@ class Transformer(DropoutModule):
         }[config.tied]
         normal = nn.initializers.normal(config.d_model**-0.5)
         shape = (config.vocab_size, config.d_model)
-        made = {name: self.param(name, normal, shape, FLOAT32) for name in dict.fromkeys(tables)}
+        table = named(normal, "V", "D")
+        made = {name: self.param(name, table, shape, FLOAT32) for name in dict.fromkeys(tables)}
         self.source_table, self.target_table, self.output_table = (made[name] for name in tables)
         if config.positions == "learned":
             shape = (config.max_positions, config.d_model)
-            self.position_table = self.param("position_table", normal, shape, FLOAT32)
+            table = named(normal, "P", "D")
+            self.position_table = self.param("position_table", table, shape, FLOAT32)
         self.encoder = [EncoderLayer(config) for _ in range(config.num_layers)]
         self.decoder = [DecoderLayer(config) for _ in range(config.num_layers)]
         if config.norm == "pre":

@@ -40,7 +40,10 @@ class JitStep:
         """The default layout is the first device."""
         self.layout = layout = layout or Layout(jax.devices()[:1])
         self._functions = functions
-        self._state = layout.template(functions.shapes())
+        shapes, axes = functions.shapes(), functions.axes()
+        layout.check_axes(shapes.params, axes.params)
+        self._state = layout.template(shapes, axes)
+        self._specs = layout.specs(shapes.params, axes.params)
         gradients, total, update = self._gradients, self._total, functions.update
 
         def whole(state, batch):
@@ -72,7 +75,7 @@ class JitStep:
     def _sums(self) -> Sums:
         """How the sums of `_gradients` lie."""
         whole: Any = P()
-        return Sums(self.layout.specs(self._state.params), whole, whole)
+        return Sums(self._specs, whole, whole)
 
     def _compiled(self, function: Callable, takes, gives, *, donate: bool) -> Any:
         mesh = self.layout.mesh
@@ -181,7 +184,7 @@ class MeshStep(JitStep):
     """
 
     def _gradients(self, state, batch, micro):
-        specs = self.layout.specs(state.params)
+        specs = self._specs
 
         def gather(params):
             return jax.tree.map(_gather, params, specs)
@@ -196,7 +199,7 @@ class MeshStep(JitStep):
         return parts(gathered(state.params), batch, self._functions.rng(state, micro))
 
     def _total(self, sums):
-        specs = self.layout.specs(self._state.params)
+        specs = self._specs
 
         def add_up(sums):
             rest = (jax.lax.psum(leaf[0], self.layout.cut) for leaf in sums[1:])
@@ -216,9 +219,9 @@ class MeshStep(JitStep):
 
     def _sums(self):
         """How parts of sums lie, each a whole gradient but for what tensor cuts."""
-        specs = self.layout.specs(self._state.params)
         parts: Any = P(BATCH)
-        return Sums(jax.tree.map(lambda s: P(BATCH, *_without_fsdp(s)), specs), parts, parts)
+        whole = jax.tree.map(lambda spec: P(BATCH, *_without_fsdp(spec)), self._specs)
+        return Sums(whole, parts, parts)
 
     def place(self, batch):
         return self.layout.place(batch)

@@ -15,6 +15,7 @@ from transformer_jax.config import OptimizerConfig
 from transformer_jax.data.batching import Batch
 from transformer_jax.functional.keys import seed_key
 from transformer_jax.functional.losses import label_smoothed_cross_entropy
+from transformer_jax.models.dimensions import axes_of, state_axes
 from transformer_jax.models.transformer import Transformer
 from transformer_jax.training.optimizer import make_optimizer
 from transformer_jax.training.schedule import warmup_schedule
@@ -35,12 +36,14 @@ class StepFunctions(NamedTuple):
     """The pure functions of training one model.
 
     init       rng -> TrainState
+    axes       () -> TrainState of the letters of each leaf's dimensions
     gradients  (params, batch, rng) -> Sums
     update     (state, Sums) -> (state, metrics)
     rng        (state, micro) -> key for the dropout of one micro-batch of this step
     """
 
     init: Callable[[jax.Array], TrainState]
+    axes: Callable[[], TrainState]
     gradients: Callable[[Any, Batch, jax.Array], Sums]
     update: Callable[[TrainState, Sums], tuple[TrainState, dict[str, jax.Array]]]
     rng: Callable[[TrainState, int], jax.Array]
@@ -61,10 +64,15 @@ def make_step(model: Transformer, config: OptimizerConfig, seed: int) -> StepFun
     optimizer = make_optimizer(config, model.config.d_model)
     schedule = warmup_schedule(model.config.d_model, config.warmup_steps, config.lr_factor)
 
+    tokens = jnp.zeros((1, 1), jnp.int32)
+
     def init(rng):
-        tokens = jnp.zeros((1, 1), jnp.int32)
         params = model.init(rng, tokens, tokens)["params"]
         return create_state(params, optimizer, ema=config.ema_decay is not None)
+
+    def axes():
+        state = jax.eval_shape(init, seed_key(0))
+        return state_axes(state, state.params, axes_of(model, tokens, tokens))
 
     def gradients(params, batch, rng):
         # By its sentence a row draws dropout, whatever device it lies on.
@@ -121,4 +129,4 @@ def make_step(model: Transformer, config: OptimizerConfig, seed: int) -> StepFun
     def rng(state, micro):
         return jax.random.fold_in(jax.random.fold_in(seed_key(seed), state.step), micro)
 
-    return StepFunctions(init, gradients, update, rng)
+    return StepFunctions(init, axes, gradients, update, rng)
