@@ -7,7 +7,6 @@ import contextlib
 import functools
 import logging
 import math
-import re
 import shutil
 import sys
 import warnings
@@ -29,7 +28,7 @@ import orbax.checkpoint as ocp  # noqa: E402
 # Orbax gives every program that imports it a handler of its own at the root of all logs.
 _root.handlers[:] = _before
 
-__all__ = ["Checkpoints", "DamagedCheckpoint", "UnsavedCheckpoint", "check_store"]
+__all__ = ["Checkpoints", "DamagedCheckpoint", "UnsavedCheckpoint"]
 
 DELETED = "deleted"
 log = logging.getLogger(__name__)
@@ -41,24 +40,6 @@ class DamagedCheckpoint(UserError):
 
 class UnsavedCheckpoint(UserError):
     """A checkpoint that could not be written; those before it are as they were."""
-
-
-def check_store(store: str | Path) -> None:
-    """UserError for a folder or an address from which no checkpoint could be read back."""
-    if "://" in str(store):
-        try:
-            epath.Path(store).exists()
-        except Exception as error:  # each kind of store has its own
-            line = (str(error).splitlines() or [""])[0]
-            raise UserError(
-                f"{store} cannot be reached ({type(error).__name__}: {line:.200}): install what "
-                "reads such addresses, or take another --checkpoint-dir"
-            ) from None
-    elif sign := re.search(r"\\|\[.*\]", str(Path(store).absolute())):
-        raise UserError(
-            f"{Path(store).absolute()} holds {sign[0]!r}, and no checkpoint can be read back from "
-            "such a path: choose another"
-        )
 
 
 class _Keep:

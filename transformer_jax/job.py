@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from transformer_jax.checkpoints import Checkpoints, DamagedCheckpoint, check_store
+from transformer_jax.checkpoints import Checkpoints, DamagedCheckpoint
 from transformer_jax.config import RunConfig
 from transformer_jax.data.batching import Batches, Prefetch, chained
 from transformer_jax.functional.keys import seed_key
@@ -22,7 +22,7 @@ from transformer_jax.opening import open_run, opened_run
 from transformer_jax.parallel import Layout, layout_of
 from transformer_jax.processes import RESTART, first_does, is_first, several
 from transformer_jax.rehearsal import rehearse
-from transformer_jax.run import Run, RunError, state_items, state_of
+from transformer_jax.run import Run, RunError, check_store, state_items, state_of
 from transformer_jax.settings import usual_settings
 from transformer_jax.training.allocator import keep_freed_memory
 from transformer_jax.training.loop import train_loop

@@ -14,6 +14,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ from transformer_jax.training.averaging import average
 from transformer_jax.training.state import TrainState
 from transformer_jax.training.step import StepFunctions, make_step
 
-__all__ = ["Run", "RunError", "state_items", "state_of"]
+__all__ = ["Run", "RunError", "check_store", "state_items", "state_of"]
 
 FORMAT = 2
 log = logging.getLogger(__name__)
@@ -41,6 +42,24 @@ log = logging.getLogger(__name__)
 
 class RunError(UserError):
     """A run folder that cannot be used as asked; the message says why and what to do."""
+
+
+def check_store(store: str | Path) -> None:
+    """RunError for a folder or an address from which no checkpoint could be read back."""
+    if "://" in str(store):
+        try:
+            epath.Path(store).exists()
+        except Exception as error:  # each kind of store has its own
+            line = (str(error).splitlines() or [""])[0]
+            raise RunError(
+                f"{store} cannot be reached ({type(error).__name__}: {line:.200}): install what "
+                "reads such addresses, or take another --checkpoint-dir"
+            ) from None
+    elif sign := re.search(r"\\|\[.*\]", str(Path(store).absolute())):
+        raise RunError(
+            f"{Path(store).absolute()} holds {sign[0]!r}, and no checkpoint can be read back from "
+            "such a path: choose another"
+        )
 
 
 @dataclass
