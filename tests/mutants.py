@@ -113,7 +113,7 @@ MUTANTS = [
      "tests/data/test_data.py::test_a_byte_order_mark_is_no_text"),
     ("data/text.py", 'in ("Cc", "Cf")', 'in ("Cc",)', "tests/data/test_data.py"),
     ("data/text.py", "not stat.S_ISREG(os.stat(path).st_mode) and", "False and",
-     "tests/test_bad_input.py"),
+     "tests/data/test_data.py::test_a_pipe_is_refused_at_once_where_text_is_read_again"),
     ("data/packing.py", "(1AY&SY|", "(|", "tests/data/test_data.py"),
     ("data/segmentation.py", "(is_spaceless(ends) and not spaces)", "not spaces",
      "tests/data/test_segmentation.py"),
