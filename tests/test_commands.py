@@ -251,6 +251,8 @@ def test_lines_of_several_sentences(run, caplog):
     apart = " ".join(translator.translate(parts, beam_size=1))
     assert translator.translate([line], beam_size=1) == [apart]
     assert "line 1 holds 3 sentences" in caplog.text
+    two = translator.translate(["w1 w2. w3!"], beam_size=1)  # one more than its lines hold
+    assert two == [" ".join(translator.translate(parts[:2], beam_size=1))]
     never = translator.translate([line], beam_size=1, split_sentences="never")
     tree = json.loads((run / "config.json").read_text())
     del tree["lines"]  # a run from before

@@ -46,6 +46,19 @@ def test_where_lines_are_cut(line, limit, pieces):
     assert cut(line, lambda text: len(text) <= limit) == pieces
 
 
+def test_the_splitter_is_given_no_more_than_it_takes_at_once(monkeypatch):
+    given = []
+
+    def segment(language, text):
+        given.append(text)
+        return [text]
+
+    monkeypatch.setattr("sentencex.segment", segment)
+    split_sentences("one two " * 5000, "en")
+    assert max(map(len, given)) <= 10_000
+    assert " ".join(given).split() == ["one", "two"] * 5000
+
+
 def test_a_megabyte_is_measured_a_few_times_over():
     measured = 0
 
