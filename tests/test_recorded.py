@@ -61,7 +61,10 @@ def measured(name, folder):
     return {"parameters": parameters, "losses": [r["loss"] for r in records if "loss" in r]}
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize(
+    "name",
+    [n if n == "pre" else pytest.param(n, marks=pytest.mark.slow) for n in CONFIGURATIONS],
+)
 def test_numbers_are_those_recorded(tmp_path, name):
     expected, found = json.loads(FILE.read_text(encoding="utf-8"))[name], measured(name, tmp_path)
     assert found["parameters"].keys() == expected["parameters"].keys()
