@@ -8,15 +8,16 @@ import optax
 import pytest
 
 from tests import reference
-from transformer_jax import ModelConfig, OptimizerConfig, Transformer, functional
+from transformer_jax import ModelConfig, OptimizerConfig, RunConfig, Transformer, functional
 from transformer_jax.data.batching import Batch
 from transformer_jax.training.averaging import average
 from transformer_jax.training.fingerprint import fingerprints
 from transformer_jax.training.optimizer import make_optimizer
 from transformer_jax.training.runners import JitStep
-from transformer_jax.training.schedule import warmup_schedule
+from transformer_jax.training.schedule import make_schedule, warmup_schedule
 from transformer_jax.training.state import create_state
-from transformer_jax.training.step import make_step
+from transformer_jax.training.step import Sums, make_step
+from transformer_jax.visualization.schedule import rates
 
 MODEL = ModelConfig(vocab_size=13, d_model=8, d_ff=12, num_heads=2, num_layers=1, dropout=0.0)
 OPTIMIZER = OptimizerConfig(warmup_steps=10)
@@ -137,9 +138,29 @@ def test_clipping_and_moving_average():
     np.testing.assert_allclose(norm, 1e-3, rtol=1e-3)
 
 
+def test_one_schedule_moves_the_parameters_and_is_logged(monkeypatch):
+    """Were it replaced, the update, the log and the picture would follow it."""
+
+    def flat(*arguments):
+        return lambda count: 0.25 + 0 * count
+
+    monkeypatch.setattr("transformer_jax.training.schedule.warmup_schedule", flat)
+    functions = make_step(Transformer(MODEL), OPTIMIZER, seed=0)
+    state = functions.init(jax.random.key(0))
+    ones = jax.tree.map(jnp.ones_like, state.params)
+    after, metrics = functions.update(state, Sums(ones, jnp.float32(1), jnp.float32(1)))
+    assert metrics["learning_rate"] == 0.25
+    moved = jax.tree.map(lambda new, old: old - new, after.params, state.params)
+    # Adam's first step is the learning rate long in every entry.
+    for leaf in jax.tree.leaves(moved):
+        np.testing.assert_allclose(leaf, 0.25, rtol=1e-3)
+    assert {rate for _, rate in rates(RunConfig())} == {0.25}
+
+
 def test_epsilon_is_that_of_section_5_3():
     """A gradient of 1e-8 moves by rate * 1e-8 / (1e-8 + 1e-9), not by half the rate."""
-    optimizer = make_optimizer(OptimizerConfig(warmup_steps=1), d_model=1)
+    config = OptimizerConfig(warmup_steps=1)
+    optimizer = make_optimizer(config, make_schedule(config, d_model=1))
     params = jnp.zeros(1)
     updates, _ = optimizer.update(jnp.full(1, 1e-8), optimizer.init(params), params)
     np.testing.assert_allclose(updates, [-1 / 1.1], rtol=1e-4)

@@ -3,23 +3,24 @@
 import optax
 
 from transformer_jax.config import OptimizerConfig
-from transformer_jax.training.schedule import warmup_schedule
 
 __all__ = ["make_optimizer"]
 
 
-def make_optimizer(config: OptimizerConfig, d_model: int) -> optax.GradientTransformation:
-    """Optional clipping, then Adam under the warm-up schedule; moments are float32.
+def make_optimizer(
+    config: OptimizerConfig, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    """Optional clipping, then Adam under a schedule; moments are float32.
 
     The first update of Adam moves every entry by the learning rate, here 512^-0.5 * 4000^-1.5:
 
     >>> import jax.numpy as jnp
-    >>> optimizer = make_optimizer(OptimizerConfig(), d_model=512)
+    >>> from transformer_jax.training.schedule import make_schedule
+    >>> optimizer = make_optimizer(OptimizerConfig(), make_schedule(OptimizerConfig(), d_model=512))
     >>> updates, _ = optimizer.update(jnp.ones(1), optimizer.init(jnp.ones(1)))
     >>> f"{updates[0]:.3e}"
     '-1.747e-07'
     """
-    schedule = warmup_schedule(d_model, config.warmup_steps, config.lr_factor)
     adam = optax.adam(schedule, b1=config.beta1, b2=config.beta2, eps=config.epsilon)
     if config.clip_norm is None:
         return adam

@@ -3,7 +3,14 @@
 import jax.numpy as jnp
 import optax
 
-__all__ = ["warmup_schedule"]
+from transformer_jax.config import OptimizerConfig
+
+__all__ = ["make_schedule", "warmup_schedule"]
+
+
+def make_schedule(config: OptimizerConfig, d_model: int) -> optax.Schedule:
+    """The learning rate of a run; the optimizer, the log and pictures take it from here."""
+    return warmup_schedule(d_model, config.warmup_steps, config.lr_factor)
 
 
 def warmup_schedule(d_model: int, warmup_steps: int, lr_factor: float = 1.0) -> optax.Schedule:

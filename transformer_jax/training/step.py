@@ -18,7 +18,7 @@ from transformer_jax.functional.losses import label_smoothed_cross_entropy
 from transformer_jax.models.dimensions import axes_of, state_axes
 from transformer_jax.models.transformer import Transformer
 from transformer_jax.training.optimizer import make_optimizer
-from transformer_jax.training.schedule import warmup_schedule
+from transformer_jax.training.schedule import make_schedule
 from transformer_jax.training.state import TrainState, create_state
 
 __all__ = ["StepFunctions", "Sums", "make_step"]
@@ -61,8 +61,8 @@ def make_step(model: Transformer, config: OptimizerConfig, seed: int) -> StepFun
     >>> functions.shapes().params["embedding"].shape
     (50, 128)
     """
-    optimizer = make_optimizer(config, model.config.d_model)
-    schedule = warmup_schedule(model.config.d_model, config.warmup_steps, config.lr_factor)
+    schedule = make_schedule(config, model.config.d_model)
+    optimizer = make_optimizer(config, schedule)
 
     tokens = jnp.zeros((1, 1), jnp.int32)
 

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from transformer_jax.config import RunConfig
-from transformer_jax.training.schedule import warmup_schedule
+from transformer_jax.training.schedule import make_schedule
 
 __all__ = ["rates", "schedule_curve"]
 
@@ -31,5 +31,5 @@ def schedule_curve(config: RunConfig) -> Figure:
 
 def _rates(config: RunConfig, steps: np.ndarray) -> list[float]:
     optimizer = config.optimizer
-    schedule = warmup_schedule(config.model.d_model, optimizer.warmup_steps, optimizer.lr_factor)
+    schedule = make_schedule(optimizer, config.model.d_model)
     return np.asarray(schedule(steps - 1)).tolist()
