@@ -85,12 +85,15 @@ def test_no_home(monkeypatch):
 
 
 def test_a_terminal_that_goes_away_stops_a_job_as_sigterm_does():
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the suite itself may run under nohup
+    def own(number, frame):
+        raise AssertionError("it was not noted")
+
+    before = signal.signal(signal.SIGHUP, own)  # the suite itself may run under nohup
     try:
         with stop_signals() as received:
             os.kill(os.getpid(), signal.SIGHUP)
             assert received() == signal.SIGHUP
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+        assert signal.getsignal(signal.SIGHUP) == own
     finally:
         signal.signal(signal.SIGHUP, before)
 
