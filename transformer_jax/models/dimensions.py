@@ -34,8 +34,8 @@ def axes_of(model: nn.Module, *inputs: Any) -> Any:
     >>> from transformer_jax import presets
     >>> from transformer_jax.models.transformer import Transformer
     >>> tokens = jax.ShapeDtypeStruct((1, 1), "int32")
-    >>> axes_of(Transformer(presets.tiny(vocab_size=50)), tokens, tokens)["embedding"]
-    PartitionSpec('V', 'D')
+    >>> tuple(axes_of(Transformer(presets.tiny(vocab_size=50)), tokens, tokens)["embedding"])
+    ('V', 'D')
     """
     boxed = jax.eval_shape(functools.partial(nn.Module.init, model), jax.random.key(0), *inputs)
     specs = nn.get_partition_spec(boxed["params"])
