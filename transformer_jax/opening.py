@@ -51,18 +51,18 @@ def open_run(
     if (store := config.train.checkpoint_dir) is not None and "://" not in store:
         train = replace(config.train, checkpoint_dir=str(Path(store).absolute()))
         config = replace(config, train=train)
+    run = Run.open(folder) if Run.exists(folder) else None
     if config.data.direction is None:
         direction = config.data.known_direction
-        if direction is None and Run.exists(folder):
-            direction = Run.open(folder).config.data.direction
+        if direction is None and run is not None:
+            direction = run.config.data.direction
         config = replace(config, data=replace(config.data, direction=direction))
-    if not Run.exists(folder) or (
-        _differs(folder, config) and _never_saved(Run.open(folder), config)
-    ):
+    # In this order: whether the text differs is known when all of it has been read.
+    if run is None or (_never_saved(run, config) and _differs(run, config)):
         return _begin(config, folder, init_from, fit, layout)
     if init_from is not None:
         log.info("%s exists and goes on from its own checkpoints, not %s", folder, init_from)
-    return _go_on(config, folder, fit)
+    return _go_on(config, run, fit)
 
 
 def opened_run(folder: Path) -> tuple[Run, Corpus]:
@@ -75,13 +75,13 @@ def _prepared(data: DataConfig, folder: Path) -> Path:
     return Path(data.corpus) if data.corpus else folder / "corpus"
 
 
-def _differs(folder: Path, config: RunConfig) -> bool:
-    """Whether the run in a folder is another one than that asked for."""
-    data, receipt = config.data, Receipt.read(_prepared(config.data, folder))
+def _differs(run: Run, config: RunConfig) -> bool:
+    """Whether a run is another one than that asked for."""
+    data, receipt = config.data, Receipt.read(_prepared(config.data, run.folder))
     other_text = receipt is not None and (
         receipt.changed_file(data) or (data.validation and receipt.validation is None)
     )
-    return bool(other_text) or Run.open(folder).config.deciding() != config.deciding()
+    return bool(other_text) or run.config.deciding() != config.deciding()
 
 
 def _never_saved(run: Run, config: RunConfig) -> bool:
@@ -172,10 +172,9 @@ def _check_start(config, corpus, other):
             )
 
 
-def _go_on(config: RunConfig, folder: Path, fit: bool) -> tuple[Run, Corpus]:
-    """The run in `folder`, with the run fields of `config`; nothing is written if refused."""
-    run = Run.open(folder)
-    data = config.data
+def _go_on(config: RunConfig, run: Run, fit: bool) -> tuple[Run, Corpus]:
+    """A run with the run fields of `config`; nothing is written if refused."""
+    data, folder = config.data, run.folder
     prepared = _prepared(data, folder)
     receipt = Receipt.read(prepared)
     cleared = not (prepared / "train").exists() and (data.train or data.dataset)
