@@ -70,10 +70,6 @@ def short_code(code: str) -> str:
 
 def check_direction(direction: str) -> None:
     """UserError for what is not the codes of two different languages."""
-    if not is_direction(direction):
-        raise UserError(
-            f"direction {direction!r} is not two different languages, as in en-de or de-en"
-        )
     for code in languages_of(direction):
         check_language(code)
 
@@ -88,10 +84,14 @@ def is_direction(direction: str) -> bool:
 
 
 def languages_of(direction: str) -> tuple[str, str]:
-    """Source and target language of a direction.
+    """Source and target language of a direction; UserError for what is none.
 
     >>> languages_of("en-de")
     ('en', 'de')
     """
+    if not is_direction(direction):
+        raise UserError(
+            f"direction {direction!r} is not two different languages, as in en-de or de-en"
+        )
     source, _, target = direction.partition("-")
     return source, target

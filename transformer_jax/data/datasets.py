@@ -22,7 +22,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from transformer_jax.data import builders, wmt
 from transformer_jax.errors import UserError, nearest
-from transformer_jax.languages import is_direction, languages_of
+from transformer_jax.languages import languages_of
 from transformer_jax.locking import locked
 
 __all__ = ["DatasetError", "DatasetText", "load_dataset"]
@@ -93,10 +93,6 @@ def load_dataset(
     """
     if direction is None:
         raise DatasetError(f"dataset {name} needs --direction SOURCE-TARGET, as en-de")
-    if not is_direction(direction):
-        raise DatasetError(
-            f"direction {direction!r} is not two different languages, as in en-de or de-en"
-        )
     source, target = languages_of(direction)
     root = cache / "tensorflow_datasets"
     with _reading(root / name.partition("/")[0]):
