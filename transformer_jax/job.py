@@ -1,7 +1,6 @@
 """A training job: from a RunConfig to a trained run folder, or on from where one stopped."""
 
 import contextlib
-import functools
 import logging
 import re
 import shlex
@@ -19,7 +18,7 @@ from transformer_jax.data.batching import Batches, Prefetch, chained
 from transformer_jax.functional.keys import seed_key
 from transformer_jax.locking import locked
 from transformer_jax.opening import open_run, opened_run
-from transformer_jax.parallel import Layout, layout_of
+from transformer_jax.parallel import layout_of
 from transformer_jax.processes import RESTART, first_does, is_first, several
 from transformer_jax.rehearsal import rehearse
 from transformer_jax.run import Run, RunError, check_store, state_items, state_of
@@ -134,7 +133,7 @@ def _train(run, corpus, layout, init_from, profile, progress):
     memory = ""
     if max(checkpoints.steps(), default=0) < config.train.steps:
         memory = told(runner, config, batches.shapes)
-    state, before = _start(run, checkpoints, layout, init_from)
+    state, before = _start(run, checkpoints, runner.template, init_from)
     first = int(state.step)
     accumulate = config.optimizer.accumulate
     recorder: Any = Silence()
@@ -209,9 +208,8 @@ def _train(run, corpus, layout, init_from, profile, progress):
             )
         # The newest ends the run, even where it was saved out of turn when it was stopped there.
         steps = sorted({*checkpoints.due_steps(), checkpoints.steps()[-1]})
-        axes = run.step_functions().axes().params
-        place = functools.partial(layout.template, axes=axes)
-        run.average(checkpoints, steps[-config.train.average_last :], place)
+        chosen = steps[-config.train.average_last :]
+        run.average(checkpoints, chosen, lambda shapes: runner.template.params)
     finally:
         prefetch.close()
         checkpoints.close()
@@ -230,13 +228,9 @@ def _told_to_stop(checkpoints):
 
 
 def _start(
-    run: Run, checkpoints: Checkpoints, layout: Layout, init_from: Path | None
+    run: Run, checkpoints: Checkpoints, template: TrainState, init_from: Path | None
 ) -> tuple[TrainState, dict[str, Any]]:
-    """The newest sound checkpoint with its metadata, or a new state without."""
-    functions = run.step_functions()
-    rng = seed_key(run.config.train.seed)
-    shapes, axes = functions.shapes(), functions.axes()
-    template = layout.template(shapes, axes)
+    """The newest sound checkpoint with its metadata, or a new state without, as `template`."""
     for step in reversed(checkpoints.steps()):
         try:
             items, meta = checkpoints.restore(step, state_items(template))
@@ -252,10 +246,11 @@ def _start(
         return state_of(items), meta
     if checkpoints.steps():
         raise RunError(f"{run.folder} has no sound checkpoint to go on from")
-    state = jax.jit(functions.init, out_shardings=layout.shardings(shapes, axes))(rng)
+    places = jax.tree.map(lambda leaf: leaf.sharding, template)
+    init = jax.jit(run.step_functions().init, out_shardings=places)
+    state = init(seed_key(run.config.train.seed))
     if init_from is not None:
-        place = functools.partial(layout.template, axes=axes.params)
-        params, name = Run.open(init_from).load_params(place=place)
+        params, name = Run.open(init_from).load_params(place=lambda shapes: template.params)
         log.info("starting from %s, %s", init_from, name)
         # The state is donated to each step, so the average needs arrays of its own.
         ema = None if state.ema is None else jax.tree.map(jnp.copy, params)

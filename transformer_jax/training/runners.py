@@ -37,12 +37,12 @@ class JitStep:
     """
 
     def __init__(self, functions: StepFunctions, layout: Layout | None = None):
-        """The default layout is the first device."""
+        """The default layout is the first device; `template` is a state's shapes and places."""
         self.layout = layout = layout or Layout(jax.devices()[:1])
         self._functions = functions
         shapes, axes = functions.shapes(), functions.axes()
         layout.check_axes(shapes.params, axes.params)
-        self._state = layout.template(shapes, axes)
+        self.template = layout.template(shapes, axes)
         self._specs = layout.specs(shapes.params, axes.params)
         gradients, total, update = self._gradients, self._total, functions.update
 
@@ -80,7 +80,7 @@ class JitStep:
     def _compiled(self, function: Callable, takes, gives, *, donate: bool) -> Any:
         mesh = self.layout.mesh
         places = {
-            "state": jax.tree.map(lambda leaf: leaf.sharding, self._state),
+            "state": jax.tree.map(lambda leaf: leaf.sharding, self.template),
             "batch": self.layout.rows,
             "sums": jax.tree.map(lambda spec: NamedSharding(mesh, spec), self._sums()),
             "micro": self.layout.replicated,
@@ -109,7 +109,7 @@ class JitStep:
     @property
     def kept(self) -> int:
         """Bytes of the state on one device."""
-        return sum(_device_bytes(leaf) for leaf in jax.tree.leaves(self._state))
+        return sum(_device_bytes(leaf) for leaf in jax.tree.leaves(self.template))
 
     def memory(self, shape: Shape, accumulate: int) -> Memory:
         """What a step on batches of a shape needs; compiles it, computes nothing."""
@@ -117,15 +117,15 @@ class JitStep:
         if accumulate == 1:
             return Memory(kept, _analysis(self.lower(shape)).temp_size_in_bytes)
         batch = self._batch(shape)
-        first = self._first.lower(self._state, batch)
-        sums = jax.eval_shape(self._first, self._state, batch)
-        found = [_analysis(first), _analysis(self._add.lower(sums, self._state, batch, 1))]
+        first = self._first.lower(self.template, batch)
+        sums = jax.eval_shape(self._first, self.template, batch)
+        found = [_analysis(first), _analysis(self._add.lower(sums, self.template, batch, 1))]
         kept += found[0].output_size_in_bytes
         return Memory(kept, max(each.temp_size_in_bytes for each in found))
 
     def lower(self, shape: Shape) -> Any:
         """A step on one batch of a shape, not compiled yet."""
-        return self._whole.lower(self._state, self._batch(shape))
+        return self._whole.lower(self.template, self._batch(shape))
 
     def _batch(self, shape: Shape) -> Any:
         """What `place` makes of a batch of a shape: sizes alone."""
