@@ -1,24 +1,19 @@
-import bz2
 import codecs
 import errno
-import gzip
 import io
 import itertools
 import json
-import lzma
 import os
 from typing import ClassVar
 
 import numpy as np
 import pytest
-from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
 from transformer_jax import DataConfig
 from transformer_jax.data.batching import Batches, Prefetch, choose_shapes
 from transformer_jax.data.corpus import Corpus, CorpusError, write_corpus
-from transformer_jax.data.packing import PackingError, open_packed
 from transformer_jax.data.text import (
     TextError,
     decode_lines,
@@ -134,46 +129,6 @@ def test_a_file_that_fails_in_the_middle_is_named():
     assert next(read) == "one"
     with pytest.raises(TextError, match=r"disk.txt cannot be read: Input/output error"):
         next(read)
-
-
-PACKINGS = {"gz": gzip.compress, "xz": lzma.compress, "bz2": bz2.compress, "zst": zstd.compress}
-
-
-@pytest.mark.parametrize("ending", PACKINGS)
-def test_packed_text_is_known_by_its_content(tmp_path, ending):
-    pack = PACKINGS[ending]
-    file = tmp_path / "text"  # without the ending
-    packed = pack(np.random.default_rng(0).bytes(900).hex().encode() + b"\n" + "ä\n".encode() * 900)
-    file.write_bytes(packed)
-    assert list(read_lines(file))[1:] == ["ä"] * 900
-    file.write_bytes(packed + pack(b"b\n"))  # two packed files one after the other
-    assert list(read_lines(file))[-1] == "b"
-    start = 4 if ending == "zst" else 10  # its data carry no checksum, its head is checked
-    for damaged in (packed[:-9], packed[:start] + b"\xff" * 9 + packed[start + 9 :]):
-        file.write_bytes(damaged)
-        with pytest.raises(PackingError, match=r"text cannot be unpacked \(.*\): copy it again"):
-            list(read_lines(file))
-    file.write_bytes(pack(b"\xff\n"))
-    with pytest.raises(TextError, match=r"text, line 1: byte 0 is not UTF-8"):
-        list(read_lines(file))
-    with open_packed(tmp_path / f"out.{ending}") as out:
-        out.write("ä\n".encode())
-    assert (tmp_path / f"out.{ending}").read_bytes()[:2] == pack(b"x")[:2]
-    assert list(read_lines(tmp_path / f"out.{ending}")) == ["ä"]
-
-
-def test_a_file_that_was_given_stays_open():
-    for content in (b"one\n", gzip.compress(b"one\n")):
-        file = io.BytesIO(content)
-        assert list(decode_lines(file, "given")) == ["one"]
-        file.seek(0)
-        assert list(decode_lines(file, "given")) == ["one"]
-
-
-def test_text_that_is_not_packed_whatever_its_name(tmp_path):
-    for name, content in (("a.gz", b"plain\n"), ("a", b"BZh9 is a head of bzip2\n"), ("b", b"")):
-        (tmp_path / name).write_bytes(content)
-        assert list(read_lines(tmp_path / name)) == content.decode().splitlines()
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path):
