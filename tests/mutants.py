@@ -184,6 +184,7 @@ MUTANTS = [
      "tests/test_job.py::test_going_on_is_bit_for_bit_the_uninterrupted_run"),
     ("job.py", "if not run.is_own(meta[\"run\"]):", "if False:",
      "tests/test_survival.py::test_a_checkpoint_of_another_configuration_is_refused"),
+    ("checkpoints.py", "meta = copy.deepcopy(meta)", "pass", "tests/test_checkpoints.py"),
     ("checkpoints.py", "if saved[path] != found[path]", "if False", "tests/test_checkpoints.py"),
     ("job.py", "{*checkpoints.due_steps(), checkpoints.steps()[-1]}", "{*checkpoints.due_steps()}",
      "tests/test_survival.py::test_a_stopped_run_may_end_where_it_was_stopped"),

@@ -1,10 +1,12 @@
 import json
 import sys
+import threading
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from orbax.checkpoint._src.handlers.json_checkpoint_handler import JsonCheckpointHandler
 
 from transformer_jax.checkpoints import (
     Checkpoints,
@@ -33,6 +35,28 @@ def test_what_was_saved_comes_back(saved):
         np.testing.assert_array_equal(items["params"][name], tree[name])
     assert meta["run"] == "x"
     assert meta["scores"] == {"loss": None}
+
+
+def test_what_changes_while_it_is_saved_comes_back_as_it_was(tmp_path, monkeypatch):
+    """Orbax writes in a thread, here only after training has gone on."""
+    went_on, write = threading.Event(), JsonCheckpointHandler._save_fn
+
+    async def write_late(self, *arguments):
+        assert went_on.wait(60)
+        return await write(self, *arguments)
+
+    monkeypatch.setattr(JsonCheckpointHandler, "_save_fn", write_late)
+    pending, values = {"loss": 1.0}, np.zeros(2)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"params": {"w": values}}, {"pending": pending})
+    pending["loss"] += 1.0
+    values += 1.0
+    went_on.set()
+    checkpoints.wait()
+    items, meta = checkpoints.restore(1, {"params": on_device({"w": jax.numpy.zeros(2)})})
+    assert meta["pending"] == {"loss": 1.0}
+    np.testing.assert_array_equal(items["params"]["w"], 0.0)
+    checkpoints.close()
 
 
 @pytest.mark.gpu

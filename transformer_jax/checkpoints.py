@@ -4,6 +4,7 @@ Orbax restores a flipped byte without a word; `restore` recomputes the fingerpri
 """
 
 import contextlib
+import copy
 import functools
 import logging
 import math
@@ -173,7 +174,7 @@ class Checkpoints:
         *,
         out_of_turn: bool = False,
     ) -> None:
-        """Start to save; returns once the arrays are copied and may be overwritten.
+        """Start to save; returns once all that was given is copied and may be overwritten.
 
         One `out_of_turn`, which not every run would have, is replaced by the next.
         """
@@ -196,6 +197,8 @@ class Checkpoints:
         written = {name: v if math.isfinite(v) else None for name, v in scores.items()}
         meta = {**metadata, "step": step, "scores": written, "fingerprints": prints}
         meta |= {"out_of_turn": True} if out_of_turn else {}
+        # Orbax copies arrays, but makes JSON of what it was handed later, in a thread.
+        meta = copy.deepcopy(meta)
         saved = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         arguments = ocp.args.Composite(**saved, meta=ocp.args.JsonSave(meta))
         with self._writing():
