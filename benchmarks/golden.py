@@ -22,7 +22,7 @@ from transformer_jax.data.batching import Batch
 from transformer_jax.decoding.inference import Inference
 from transformer_jax.models.transformer import Transformer
 from transformer_jax.search import Search
-from transformer_jax.training.step import make_step
+from transformer_jax.tasks import Task
 
 __all__ = ["PARAMETER", "Comparison", "compare", "named", "parameters"]
 
@@ -75,13 +75,13 @@ def parameters(golden: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def computed(params: Any, dtype: str) -> dict[str, np.ndarray]:
     """Logits, loss and gradients of `batch`, and what searches find, on this device."""
     model = Transformer(replace(MODEL, dtype=dtype, dropout=0.0))
-    functions, given = make_step(model, OptimizerConfig(), seed=0), batch()
-    sums = jax.jit(functions.gradients)(params, given, jax.random.key(0))
+    functions, given = Task().step_functions(model, OptimizerConfig(), seed=0), batch()
+    sums = jax.jit(functions.gradients)(params, {}, given, jax.random.key(0))
     logits: Any = jax.jit(model.apply)({"params": params}, given.source, given.target)
     found = {"logits": logits, "loss": sums.loss}
     found |= named("gradient", sums.gradients)
     sources = [row[row > 1].tolist() for row in given.source]
-    inference = Inference(model, params)
+    inference = Inference(model, {"params": params})
     for name, search in SEARCHES.items():
         best = [found[0] for found in inference.translate(sources, search)]
         found[f"{name} tokens"] = np.concatenate([[len(b.ids), *b.ids] for b in best])

@@ -51,13 +51,13 @@ def compile_all() -> None:
     from transformer_jax import OptimizerConfig, Transformer, presets
     from transformer_jax.data.batching import Shape
     from transformer_jax.parallel import Layout
+    from transformer_jax.tasks import Task
     from transformer_jax.training.runners import JitStep, MeshStep
-    from transformer_jax.training.step import make_step
     from transformer_jax.training.traffic import traffic
 
     cases = []
     for name, preset in (("base", presets.base()), ("big", presets.big())):
-        functions = make_step(Transformer(preset), OptimizerConfig(), seed=0)
+        functions = Task().step_functions(Transformer(preset), OptimizerConfig(), seed=0)
         params = sum(leaf.size for leaf in jax.tree.leaves(functions.shapes().params))
         for count, meshes in MESHES.items():
             for sizes in meshes:

@@ -111,11 +111,11 @@ def train_ours(model: ModelConfig, tiny: bool, profile: Path | None) -> dict[str
 
     from transformer_jax.data.batching import Batch, Shape
     from transformer_jax.models.transformer import Transformer
+    from transformer_jax.tasks import Task
     from transformer_jax.training.runners import JitStep
-    from transformer_jax.training.step import make_step
 
     rows, length = rows_of(tiny)
-    functions = make_step(Transformer(model), OptimizerConfig(), seed=0)
+    functions = Task().step_functions(Transformer(model), OptimizerConfig(), seed=0)
     runner = JitStep(functions)
     start = time.perf_counter()
     memory = runner.memory(Shape(rows, length, length), 1)
@@ -247,8 +247,8 @@ def decode_ours(model: ModelConfig, sources: Sequence[list[int]], tiny: bool) ->
 
     network = Transformer(model)
     one = jnp.ones((1, 1), jnp.int32)
-    params = jax.jit(network.init)(jax.random.key(0), one, one)["params"]
-    inference = Inference(network, params, batch_tokens=1024 if tiny else 65_536)
+    variables = jax.jit(network.init)(jax.random.key(0), one, one)
+    inference = Inference(network, variables, batch_tokens=1024 if tiny else 65_536)
     # Random parameters never end a sentence: all are as long as their source, with EOS.
     search = Search(beam_size=BEAM, extra_length=1)
     written = [0]

@@ -27,10 +27,10 @@ from transformer_jax import OptimizerConfig, Transformer, functional, presets
 from transformer_jax.config import ModelConfig
 from transformer_jax.data.batching import Shape
 from transformer_jax.parallel import Layout
+from transformer_jax.tasks import Task
 from transformer_jax.terminal import at_a_terminal
 from transformer_jax.training.runners import JitStep
 from transformer_jax.training.schedule import warmup_schedule
-from transformer_jax.training.step import make_step
 
 # Rows of the table in the code of record: its 32,000 merges end up as 37,000 pieces, padded.
 ROWS_OF_RECORD, ROWS_OF_TEXT, ROWS_FOR_BIG = 40_960, 37_000, 36_000
@@ -101,7 +101,7 @@ def flops_per_token(model: ModelConfig, rows: int = 32) -> float:
 
     Of the step as it is given to the compiler, which takes seconds; a multiply-add is two.
     """
-    functions = make_step(Transformer(model), OptimizerConfig(), seed=0)
+    functions = Task().step_functions(Transformer(model), OptimizerConfig(), seed=0)
     step = JitStep(functions, Layout(jax.devices()[:1]))
     lowered = step.lower(Shape(rows, SENTENCE, SENTENCE))
     return lowered.cost_analysis()["flops"] / (rows * SENTENCE)

@@ -21,7 +21,7 @@ from jax.extend.core import Literal
 from transformer_jax import Transformer
 from transformer_jax.config import ModelConfig
 from transformer_jax.functional import attention
-from transformer_jax.models import layers, transformer
+from transformer_jax.models import embedding, layers, transformer
 
 __all__ = ["BATCH", "SOURCE", "TARGET", "Call", "calls", "wires"]
 
@@ -29,18 +29,17 @@ __all__ = ["BATCH", "SOURCE", "TARGET", "Call", "calls", "wires"]
 BATCH, SOURCE, TARGET = 2, 5, 7
 # Functions to see besides the modules: where they are looked up, and their names there.
 WATCHED = (
-    (
-        transformer,
-        ("embed", "sinusoids", "learned_positions", "causal_mask", "padding_mask", "unembed"),
-    ),
+    (embedding, ("embed", "sinusoids", "learned_positions", "unembed")),
+    (transformer, ("causal_mask", "padding_mask")),
     (layers, ("feed_forward", "layer_norm")),
     (
         attention,
         ("split_heads", "attention_weights", "additive_attention_weights", "attend", "merge_heads"),
     ),
 )
-# Methods that are no step of the flow: setup, and what only calls one function that is watched.
-HIDDEN = ("setup", "dropout_rng", "_embed", "_positions", "_logits")
+# What is no step of the flow: two methods, and modules that only call what is watched.
+HIDDEN = ("setup", "dropout_rng")
+PASSING = (transformer.Encoder, transformer.Decoder, embedding.Embedding)
 Origin = int | str
 
 
@@ -110,7 +109,8 @@ def calls(model: ModelConfig) -> Call:
     def method(following, arguments, options, context):
         name = context.method_name
         idle = name == "drop" and arguments[1] == 0
-        if name in HIDDEN or idle:
+        passing = isinstance(context.module, PASSING) and name != "drop"
+        if name in HIDDEN or idle or passing:
             return following(*arguments, **options)
         kind = type(context.module).__name__ if name == "__call__" else name
         return seen(kind, context.module.name or "", following, arguments, options)

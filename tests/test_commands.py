@@ -275,7 +275,9 @@ def test_sentences_of_a_line_draw_samples_of_their_own(run):
 
 def test_what_has_no_translation_has_no_score_of_a_sure_one(run):
     translator = Translator.load(run)
-    translator._inference.params = jax.tree.map(lambda p: p * np.nan, translator.params)
+    translator._inference.variables = {
+        "params": jax.tree.map(lambda p: p * np.nan, translator.params)
+    }
     written = io.BytesIO()
     translator.translate_stream(
         io.BytesIO(b"w1\n\n"), written, Search(), name="in", line_by_line=False, scores=True

@@ -166,7 +166,7 @@ def test_init_from_brings_vocabulary_and_average_and_survives_a_kill(whole, tmp_
         train(config, tmp_path / "run", init_from=run.folder, progress=False)
     monkeypatch.undo()
     new = Run.open(tmp_path / "run")
-    assert new.vocabulary.to_bytes() == run.vocabulary.to_bytes()
+    assert new.vocabularies.source.to_bytes() == run.vocabularies.source.to_bytes()
     assert new.checkpoints(read_only=True).steps() == [0]
     started = Translator.load(new.folder, "0").params
     expected = Translator.load(run.folder).params

@@ -21,6 +21,7 @@ from transformer_jax.inspection import report
 from transformer_jax.parallel import Layout, layout_of
 from transformer_jax.run import state_items, state_of
 from transformer_jax.search import Search
+from transformer_jax.tasks import Task
 from transformer_jax.training.fingerprint import fingerprints
 from transformer_jax.training.runners import (
     JitStep,
@@ -28,7 +29,7 @@ from transformer_jax.training.runners import (
     PmapStep,
     make_runner,
 )
-from transformer_jax.training.step import Sums, make_step
+from transformer_jax.training.step import Sums
 from transformer_jax.training.traffic import traffic
 
 # V, D, F, H and the lengths are sizes that cannot be taken for one another.
@@ -62,7 +63,7 @@ def batch(number):
 
 @functools.cache
 def functions(model=MODEL):
-    return make_step(Transformer(model), OPTIMIZER, seed=0)
+    return Task().step_functions(Transformer(model), OPTIMIZER, seed=0)
 
 
 @functools.cache
@@ -112,7 +113,7 @@ def check_agreement(way, model=MODEL, accumulate=1):
     for params in (before, end.params):
         sums = gradients("jit", model, params)
         parts = gradients(way, model, params)
-        assert parts.tokens == sums.tokens
+        assert parts.counted == sums.counted
         np.testing.assert_allclose(parts.loss, sums.loss, rtol=1e-5)
         largest = max(np.abs(leaf).max() for leaf in leaves(sums.gradients).values())
         for name, leaf in leaves(parts.gradients).items():
@@ -168,7 +169,7 @@ class MeanOfMeans(PmapStep):
     """What Flax's WMT example does: right only where all devices have as many tokens."""
 
     def _total(self, sums):
-        mean = jax.tree.map(lambda leaf: leaf / jnp.maximum(sums.tokens, 1.0), sums)
+        mean = jax.tree.map(lambda leaf: leaf / jnp.maximum(sums.counted, 1.0), sums)
         return jax.lax.pmean(mean, "devices")
 
 
@@ -180,7 +181,7 @@ def test_a_mean_of_means_is_seen(monkeypatch):
 
 def test_every_parameter_has_its_place():
     """Base: each leaf is cut as the letters beside it say."""
-    functions = make_step(Transformer(presets.base(vocab_size=64)), OPTIMIZER, 0)
+    functions = Task().step_functions(Transformer(presets.base(vocab_size=64)), OPTIMIZER, 0)
     layout = Layout(jax.devices(), 2, 2, 2)
     specs = layout.specs(functions.shapes(), functions.axes())
     found = {
@@ -256,7 +257,7 @@ def test_rows_that_do_not_divide_are_filled_up():
 def test_every_device_keeps_its_share():
     """A state cut along fsdp: an eighth on each device, and 2 per cent at most beside."""
     model = Transformer(replace(MODEL, d_model=64, vocab_size=8000))
-    functions = make_step(model, OPTIMIZER, 0)
+    functions = Task().step_functions(model, OPTIMIZER, 0)
     for sizes, share in (((1, 8, 1), 1 / 8), ((2, 2, 2), 1 / 4), ((8, 1, 1), 1)):
         step = MeshStep(functions, Layout(jax.devices(), *sizes))
         state = start(step)
@@ -268,7 +269,7 @@ def test_every_device_keeps_its_share():
         assert share * whole <= kept[0] <= 1.02 * share * whole
         assert set(kept) == {step.kept}
     # Base, whose arrays need not be made: what has no D is a thousandth.
-    functions = make_step(Transformer(presets.base()), OPTIMIZER, 0)
+    functions = Task().step_functions(Transformer(presets.base()), OPTIMIZER, 0)
     whole, cut = (MeshStep(functions, Layout(jax.devices(), 1, n)).kept for n in (1, 8))
     assert whole / 8 <= cut <= 1.02 * whole / 8
 

@@ -48,7 +48,7 @@ def test_a_new_run_says_what_was_tried(tmp_path, said, metric):
     run = train(config, tmp_path / "run", progress=False)
     [line] = [line for line in said if line.startswith("tried before the first step, in ")]
     assert "a checkpoint is saved and read back; 6 checkpoints need 0." in line
-    decoded = "" if metric == "loss" else " and a decoded sentence"
+    decoded = "" if metric == "loss" else " and a predicted sentence"
     assert line.endswith(f"a batch of the validation text is scored{decoded}")
     [scored] = [r for r in read_jsonl(run.folder / "metrics.jsonl") if "validation_loss" in r]
     assert scored["step"] == 2  # what was tried is no record

@@ -336,10 +336,10 @@ def _check_metadata(meta) -> None:
     if not isinstance(meta, dict) or not {"fingerprints", "scores"} <= set(meta):
         raise ValueError("its metadata are incomplete")
     numbers = (int, float, type(None))
-    kinds = {"fingerprints": (dict,), "scores": numbers, "pending": numbers}
+    kinds = {"fingerprints": (dict,), "scores": numbers, "pending": numbers, "patience": numbers}
     for name, kind in kinds.items():
         values = meta.get(name)
-        if values is None and name == "pending":
+        if values is None and name in ("pending", "patience"):
             continue  # none yet, or not a checkpoint of training
         if not isinstance(values, dict) or not all(isinstance(v, kind) for v in values.values()):
             raise ValueError(f"its {name} are {values!r:.80}")

@@ -57,10 +57,18 @@ def _check_types(config) -> None:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The Transformer; the defaults are the paper's base model to the letter (section 3)."""
+    """A model; the defaults are the paper's base model to the letter (section 3).
 
+    What is said of a field holds for the Transformer; another architecture says which it reads.
+    """
+
+    architecture: str = "transformer"
+    """Family of models; transformer, or one registered with `models.families`."""
     vocab_size: int = 37_000
     """Rows of the shared table; a whitespace vocabulary with fewer types lowers it."""
+    target_vocab_size: int | None = None
+    """Rows of the target's tables where the task has a vocabulary a side; None as many as
+    vocab_size asks for."""
     d_model: int = 512
     """D, width of the residual stream."""
     d_ff: int = 2048
@@ -81,8 +89,10 @@ class ModelConfig:
     """Inside the feed-forward network; the paper has none, later T2T has 0.1."""
     norm: Literal["post", "pre"] = "post"
     """post: LayerNorm(x + Sublayer(x)); pre: x + Sublayer(LayerNorm(x)) and a final norm."""
+    normalization: Literal["layer", "batch"] = "layer"
+    """Over the features of a position, or, with running statistics, over the batch."""
     norm_epsilon: float = 1e-6
-    """Added to the variance in every layer norm."""
+    """Added to the variance in every norm."""
     positions: Literal["paper", "concatenated", "t2t", "learned", "none"] = "paper"
     """Sinusoid layout, or a learned table (Table 3, row E)."""
     max_positions: int = 1024
@@ -99,7 +109,7 @@ class ModelConfig:
     def __post_init__(self):
         _check_types(self)
         _positive(self, "vocab_size", "d_model", "d_ff", "num_heads", "num_layers", "d_k", "d_v")
-        _positive(self, "norm_epsilon", "max_positions")
+        _positive(self, "norm_epsilon", "max_positions", "target_vocab_size")
         if self.d_k is None or self.d_v is None:
             _require(
                 self.d_model % self.num_heads == 0,
@@ -114,9 +124,14 @@ class ModelConfig:
             f"d_model {self.d_model} is odd: sinusoidal positions come in pairs",
         )
         _require(
-            0 <= self.start_id < self.vocab_size,
-            f"start_id {self.start_id} is outside the vocabulary of {self.vocab_size}",
+            0 <= self.start_id < self.target_size,
+            f"start_id {self.start_id} is outside the vocabulary of {self.target_size}",
         )
+
+    @property
+    def target_size(self) -> int:
+        """Types of the target's vocabulary, and so classes of the output."""
+        return self.vocab_size if self.target_vocab_size is None else self.target_vocab_size
 
     @property
     def key_size(self) -> int:
@@ -146,10 +161,14 @@ class OptimizerConfig:
     """Largest global norm of the gradient; None clips nothing, as in the paper."""
     ema_decay: float | None = None
     """Keep an exponential moving average of the parameters and use it to evaluate."""
+    logits_block: int | None = None
+    """Target tokens whose logits are there at once, made again for the gradient; None is all of a
+    batch. Less memory for a large vocabulary, equal numbers up to rounding."""
 
     def __post_init__(self):
         _check_types(self)
         _positive(self, "lr_factor", "warmup_steps", "epsilon", "accumulate", "clip_norm")
+        _positive(self, "logits_block")
         for name in ("beta1", "beta2", "label_smoothing", "ema_decay"):
             value = getattr(self, name)
             _require(value is None or 0 <= value < 1, f"{name} {value} is outside [0, 1)")
@@ -159,6 +178,8 @@ class OptimizerConfig:
 class DataConfig:
     """Which text, cut into which tokens, grouped into which batches (section 5.1)."""
 
+    task: str = "translation"
+    """What the text is for; translation, or one registered with `tasks`."""
     train: PathPair | None = None
     """Source and target file, one sentence a line, UTF-8."""
     validation: PathPair | None = None
@@ -238,9 +259,14 @@ class TrainConfig:
     """Newest checkpoints to keep."""
     keep_every: int | None = None
     """Keep for good every checkpoint whose step is a multiple of this."""
-    best_metric: Literal["loss", "bleu", "chrf"] = "loss"
-    """What decides the best checkpoint, which is kept; bleu and chrf decode the validation text,
-    and chrf stands for bleu in languages that sacreBLEU cannot cut into words."""
+    best_metric: str = "loss"
+    """What decides the best checkpoint, which is kept: loss, perplexity or accuracy of the
+    validation text, or bleu or chrf of its translation (chrf stands for bleu in languages that
+    sacreBLEU cannot cut into words); another task says what it has."""
+    patience: int | None = None
+    """Stop after so many evaluations of evaluate_every in a row without a gain in best_metric."""
+    min_delta: float = 0.0
+    """A gain is more than this, in the metric's own units."""
     average_last: int = 5
     """Checkpoints averaged at the end (section 6.1: 5 for base, 20 for big)."""
     stop_after_skipped: int = 20
@@ -258,7 +284,8 @@ class TrainConfig:
     def __post_init__(self):
         _check_types(self)
         _positive(self, "steps", "log_every", "evaluate_every", "checkpoint_every", "keep_last")
-        _positive(self, "keep_every", "average_last", "stop_after_skipped")
+        _positive(self, "keep_every", "average_last", "stop_after_skipped", "patience")
+        _require(self.min_delta >= 0, f"min_delta {self.min_delta} must not be negative")
         _require(
             self.average_last <= self.keep_last,
             f"average_last {self.average_last} is more than keep_last {self.keep_last} checkpoints",

@@ -29,7 +29,8 @@ def difference(folder: Path, other: Path) -> str:
     sides = []
     for run in runs:
         parameters = {f"parameter {name}": shape for name, shape in _parameters(run)}
-        vocabulary = hashlib.sha256(run.vocabulary.to_bytes()).hexdigest()[:12]
+        written = b"".join(each.to_bytes() for each in dict.fromkeys(run.vocabularies))
+        vocabulary = hashlib.sha256(written).hexdigest()[:12]
         texts = {"corpus fingerprint": run.corpus_fingerprint, "vocabulary": vocabulary}
         sides.append(_fields(run.config) | texts | parameters)
     left, right = sides
@@ -68,8 +69,9 @@ def _table(parameters: list[tuple[str, tuple[int, ...]]]) -> list[str]:
 def _soundness(run: Run) -> list[str]:
     """A line for each checkpoint."""
     items = state_items(on_device(run.step_functions().shapes()))
+    averaged = {name: tree for name, tree in items.items() if name in ("params", "collections")}
     lines = []
-    for name, wanted in (("checkpoints", items), ("averaged", {"params": items["params"]})):
+    for name, wanted in (("checkpoints", items), ("averaged", averaged)):
         if not (run.store / name).is_dir():
             continue
         try:

@@ -1,11 +1,12 @@
 """A training job: from a RunConfig to a trained run folder, or on from where one stopped."""
 
 import contextlib
+import functools
 import logging
 import re
 import shlex
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,17 @@ from transformer_jax.functional.keys import seed_key
 from transformer_jax.locking import locked
 from transformer_jax.opening import open_run, opened_run
 from transformer_jax.parallel import layout_of
-from transformer_jax.processes import RESTART, first_does, is_first, several
+from transformer_jax.processes import RESTART, first_decides, first_does, is_first, several
 from transformer_jax.rehearsal import rehearse
 from transformer_jax.run import Run, RunError, check_store, state_items, state_of
 from transformer_jax.settings import usual_settings
+from transformer_jax.tasks.task import MakeOptimizer
 from transformer_jax.training.allocator import keep_freed_memory
 from transformer_jax.training.loop import train_loop
 from transformer_jax.training.memory import explained, told
-from transformer_jax.training.metrics import Recorder, Silence
+from transformer_jax.training.metrics import OnRecord, Recorder, Silence
+from transformer_jax.training.optimizer import make_optimizer
+from transformer_jax.training.patience import Patience
 from transformer_jax.training.profiling import profiled
 from transformer_jax.training.runners import make_runner
 from transformer_jax.training.state import TrainState
@@ -47,12 +51,16 @@ def train(
     fit: bool = False,
     profile: int = 0,
     progress: bool = True,
+    on_record: OnRecord | None = None,
+    optimizer: MakeOptimizer = make_optimizer,
 ) -> Run:
     """Train in `folder`, or go on there from the newest sound checkpoint.
 
     `init_from` names another run whose vocabulary and parameters a new run starts with; a run
     that goes on has them already. `fit` cuts each update of a new run into batches that the
-    device's memory holds. `profile` writes a trace of so many steps to profile/.
+    device's memory holds. `profile` writes a trace of so many steps to profile/. `on_record` is
+    called with every record of metrics.jsonl, in the first process. `optimizer` makes another one
+    than Adam, of (OptimizerConfig, schedule); a run that goes on needs the same.
 
     Runs on the devices that `config.train.parallel` and `.mesh` name.
     Evaluates, saves and at the end averages checkpoints as `config.train` says. One job at a time
@@ -77,13 +85,13 @@ def train(
 
             def begin():
                 held.enter_context(locked(folder, f"another job is training in {folder}"))
-                return open_run(config, folder, init_from, fit, layout)
+                return open_run(config, folder, init_from, fit, layout, optimizer)
 
             # The first process holds the folder for all, and they do what its configuration says.
             run, corpus = first_does(begin) or opened_run(folder)
             layout = layout_of(run.config.model, run.config.train)
             with explained(run.config.data.batch_tokens):
-                _train(run, corpus, layout, init_from, profile, progress)
+                _train(run, corpus, layout, init_from, profile, progress, on_record, optimizer)
     except (KeyboardInterrupt, Stopped) as stop:
         if isinstance(stop, Stopped) and stop.says_how_to_go_on:
             raise
@@ -123,17 +131,32 @@ def average(folder: Path, *, last: int = 5, steps: Sequence[int] = ()) -> list[i
         return run.average(checkpoints, chosen)
 
 
-def _train(run, corpus, layout, init_from, profile, progress):
-    config = run.config
+def _train(run, corpus, layout, init_from, profile, progress, on_record, optimizer):
+    config, task = run.config, run.task
     if jax.default_backend() == "cpu":
         keep_freed_memory()
     checkpoints = run.checkpoints()
-    runner = make_runner(config.train.parallel, run.step_functions(), layout)
-    batches = Batches(corpus, config.data, config.train.seed, layout.share)
+    functions = run.step_functions(optimizer)
+    runner = make_runner(config.train.parallel, functions, layout)
+    batches = Batches(
+        corpus,
+        config.data,
+        config.train.seed,
+        layout.share,
+        ignored=task.pairing.ignored,
+        corrupt=task.corrupt,
+    )
     memory = ""
     if max(checkpoints.steps(), default=0) < config.train.steps:
         memory = told(runner, config, batches.shapes)
-    state, before = _start(run, checkpoints, runner.template, init_from)
+    validation = Validation.open(config, layout, corpus.folder.with_name("validation"))
+    if config.train.patience is not None and validation is None:
+        raise RunError(
+            f"patience {config.train.patience} counts evaluations, and there is no validation "
+            "text: give one, or leave --patience out"
+        )
+    state, before = _start(run, checkpoints, runner.template, functions.init, init_from)
+    patience = _patience(run, before)
     first = int(state.step)
     accumulate = config.optimizer.accumulate
     recorder: Any = Silence()
@@ -145,8 +168,8 @@ def _train(run, corpus, layout, init_from, profile, progress):
             first_step=first,
             pending=before.get("pending"),
             progress=progress,
+            on_record=on_record,
         )
-    validation = Validation.open(config, layout, corpus.folder.with_name("validation"))
 
     order = before.get("order", "")
 
@@ -154,7 +177,7 @@ def _train(run, corpus, layout, init_from, profile, progress):
         found = [batches.indices(step * accumulate + i) for i in range(accumulate)]
         with usual_settings():  # which hold in the thread that asks for them
             placed = [runner.place(batches.assemble(*each)) for each in found]
-        return [indices for _, indices in found], placed
+        return [indices for _, indices, _ in found], placed
 
     def seen():
         nonlocal order
@@ -164,6 +187,7 @@ def _train(run, corpus, layout, init_from, profile, progress):
 
     def save(state, step, scores):
         meta = _metadata(run, recorder.pending, order)
+        meta |= {"patience": patience.record} if patience.limit is not None else {}
         checkpoints.save(step, state_items(state), meta, scores, out_of_turn=scores is None)
 
     def is_epoch_end(step):
@@ -171,9 +195,16 @@ def _train(run, corpus, layout, init_from, profile, progress):
         done = step * accumulate
         return batches.epoch_of(done) != batches.epoch_of(done - accumulate)
 
+    def ended(step, scores):
+        score = scores.get(f"validation_{config.train.best_metric}")
+        if not first_decides(patience.ends(score)):
+            return False
+        recorder.evaluation(step, {"evaluations_without_gain": patience.waited}, 0.0)
+        return True
+
     prefetch = Prefetch(micro_batches, first, config.train.steps)
     try:
-        with _told_to_stop(checkpoints) as received:
+        with _told_to_stop(checkpoints) as received, contextlib.ExitStack() as closing:
             recorder.say(_describe(corpus, batches, state, layout, config.train, memory))
             if not before:
                 recorder.say(rehearse(run, state, validation))
@@ -188,7 +219,7 @@ def _train(run, corpus, layout, init_from, profile, progress):
             state = train_loop(
                 state,
                 runner,
-                batches_seen,
+                closing.enter_context(contextlib.closing(batches_seen)),
                 config.train,
                 recorder,
                 evaluate=(lambda state: {}) if validation is None else validation.scores,
@@ -197,10 +228,11 @@ def _train(run, corpus, layout, init_from, profile, progress):
                 accumulate=accumulate,
                 waited=lambda: prefetch.waited,
                 stopped=lambda step: received(step) is not None,
+                ended=ended,
             )
         checkpoints.wait()
         stopped = received(int(state.step))
-        if stopped is not None and int(state.step) < config.train.steps:
+        if stopped is not None and int(state.step) < config.train.steps and not patience.ended:
             raise Stopped(
                 stopped,
                 f"stopped by {stopped.name} after step {int(state.step)}, which is saved; "
@@ -209,7 +241,7 @@ def _train(run, corpus, layout, init_from, profile, progress):
         # The newest ends the run, even where it was saved out of turn when it was stopped there.
         steps = sorted({*checkpoints.due_steps(), checkpoints.steps()[-1]})
         chosen = steps[-config.train.average_last :]
-        run.average(checkpoints, chosen, lambda shapes: runner.template.params)
+        run.average(checkpoints, chosen, functools.partial(_places, runner.template))
     finally:
         prefetch.close()
         checkpoints.close()
@@ -227,8 +259,34 @@ def _told_to_stop(checkpoints):
             yield lambda step: received()
 
 
+def _patience(run: Run, before: dict[str, Any]) -> Patience:
+    """The count that `before`, a checkpoint's metadata, goes on with; RunError if it had ended."""
+    train = run.config.train
+    patience = Patience(train.patience, train.min_delta, run.task.metrics[train.best_metric])
+    saved = before.get("patience")
+    if saved is None or saved["limit"] != train.patience:
+        return patience  # a new patience counts from its own first evaluation
+    patience.best, patience.waited = saved["best"], saved["waited"]
+    if patience.ended:
+        raise RunError(
+            f"{run.folder} ended at step {before['step']}: {patience.waited} evaluations in a row "
+            f"had no gain in {train.best_metric}; to go on give another --patience than "
+            f"{train.patience}, or None"
+        )
+    return patience
+
+
+def _places(template: TrainState, items: dict[str, Any]) -> dict[str, Any]:
+    """For the named trees of a state, their shapes and places."""
+    return {name: getattr(template, name) for name in items}
+
+
 def _start(
-    run: Run, checkpoints: Checkpoints, template: TrainState, init_from: Path | None
+    run: Run,
+    checkpoints: Checkpoints,
+    template: TrainState,
+    init: Callable[[jax.Array], TrainState],
+    init_from: Path | None,
 ) -> tuple[TrainState, dict[str, Any]]:
     """The newest sound checkpoint with its metadata, or a new state without, as `template`."""
     for step in reversed(checkpoints.steps()):
@@ -247,14 +305,15 @@ def _start(
     if checkpoints.steps():
         raise RunError(f"{run.folder} has no sound checkpoint to go on from")
     places = jax.tree.map(lambda leaf: leaf.sharding, template)
-    init = jax.jit(run.step_functions().init, out_shardings=places)
-    state = init(seed_key(run.config.train.seed))
+    state = jax.jit(init, out_shardings=places)(seed_key(run.config.train.seed))
     if init_from is not None:
-        params, name = Run.open(init_from).load_params(place=lambda shapes: template.params)
+        place = functools.partial(_places, template)
+        variables, name = Run.open(init_from).load_variables(place=place)
+        params = variables.pop("params")
         log.info("starting from %s, %s", init_from, name)
         # The state is donated to each step, so the average needs arrays of its own.
         ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
-        state = state._replace(params=params, ema=ema)
+        state = state._replace(params=params, ema=ema, collections=variables)
     return state, {}
 
 
@@ -266,7 +325,7 @@ def _describe(corpus, batches, state, layout, train, memory):
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     epoch = batches.batches_before(1000) / 1000
     return (
-        f"{len(corpus)} sentence pairs, vocabulary {len(corpus.vocabulary)}, "
+        f"{len(corpus)} sentence pairs, vocabulary {corpus.vocabularies}, "
         f"{parameters:,} parameters, {epoch:.1f} batches an epoch, "
         f"{batches.padding_share():.1%} padding, "
         f"{layout.mesh.size} {jax.devices()[0].device_kind} device(s), {layout}\n"

@@ -7,13 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformer_jax.config import DataConfig, RunConfig
+from transformer_jax.config import DataConfig, ModelConfig, RunConfig
 from transformer_jax.data.corpus import Corpus, CorpusError
 from transformer_jax.data.preparation import Receipt, prepare_once
-from transformer_jax.evaluation.bleu import missing_tokenizer
-from transformer_jax.languages import SPACELESS, check_direction, short_code
+from transformer_jax.data.vocabulary import Vocabularies
+from transformer_jax.languages import check_direction
+from transformer_jax.models.families import build_model, family_of
 from transformer_jax.parallel import Layout
 from transformer_jax.run import Run, RunError
+from transformer_jax.tasks import task_of
+from transformer_jax.tasks.task import MakeOptimizer
 from transformer_jax.training.memory import check_model, fit_memory
 
 __all__ = ["open_run", "opened_run"]
@@ -44,7 +47,12 @@ def _absolute(data: DataConfig) -> DataConfig:
 
 
 def open_run(
-    config: RunConfig, folder: Path, init_from: Path | None, fit: bool, layout: Layout
+    config: RunConfig,
+    folder: Path,
+    init_from: Path | None,
+    fit: bool,
+    layout: Layout,
+    optimizer: MakeOptimizer,
 ) -> tuple[Run, Corpus]:
     """The run in `folder`, or a new one, with its corpus; `train` says what the options mean."""
     config = replace(config, data=_absolute(config.data))
@@ -59,7 +67,7 @@ def open_run(
         config = replace(config, data=replace(config.data, direction=direction))
     # In this order: whether the text differs is known when all of it has been read.
     if run is None or (_never_saved(run, config) and _differs(run, config)):
-        return _begin(config, folder, init_from, fit, layout)
+        return _begin(config, folder, init_from, fit, layout, optimizer)
     if init_from is not None:
         log.info("%s exists and goes on from its own checkpoints, not %s", folder, init_from)
     return _go_on(config, run, fit)
@@ -103,9 +111,16 @@ def _never_saved(run: Run, config: RunConfig) -> bool:
 
 
 def _begin(
-    config: RunConfig, folder: Path, init_from: Path | None, fit: bool, layout: Layout
+    config: RunConfig,
+    folder: Path,
+    init_from: Path | None,
+    fit: bool,
+    layout: Layout,
+    optimizer: MakeOptimizer,
 ) -> tuple[Run, Corpus]:
     """A new run; its config.json is written last, so that a folder without one is no run."""
+    task = task_of(config.data)
+    family_of(config.model).check(config.model)
     check_model(config.model, layout)
     other = None if init_from is None else Run.open(init_from)
     data = config.data
@@ -119,47 +134,57 @@ def _begin(
         if data.direction is not None:
             check_direction(data.direction)
         # The configuration tells how the corpus was made, whatever the preset says.
+        if receipt.pairing != task.pairing:
+            raise CorpusError(
+                f"{prepared} was prepared for another task than {data.task}: prepare the text anew"
+            )
         kind: Any = receipt.vocabulary
         data = replace(data, vocabulary=kind, max_length=receipt.max_length)
     else:
         prepared = folder / "corpus"
-        vocabulary = None if other is None else other.vocabulary
-        prepare_once(data, config.model.vocab_size, prepared, vocabulary)
+        prepare_once(
+            data,
+            config.model.vocab_size,
+            prepared,
+            None if other is None else other.vocabularies,
+            target_vocab_size=config.model.target_vocab_size,
+            pairing=task.pairing,
+        )
     corpus = Corpus.open(prepared / "train")
     corpus.verify()
     if data.corpus and data.direction is None:
         data = replace(data, direction=corpus.direction)
-    model = replace(config.model, vocab_size=len(corpus.vocabulary))
-    config = replace(config, model=model, data=data)
-    config = _with_metric(config)
+    config = replace(config, model=_with_sizes(config.model, corpus.vocabularies), data=data)
+    config = task.with_metric(config)
     lines = corpus.lines
     if other is not None:
         _check_start(config, corpus, other)
         lines = lines.joined(other.lines)
     if fit:
-        config = fit_memory(config, corpus, layout)
+        functions = task.step_functions(
+            build_model(config.model), config.optimizer, config.train.seed, optimizer
+        )
+        config = fit_memory(config, corpus, layout, functions)
     return Run.create(folder, config, corpus, lines), corpus
 
 
-def _with_metric(config: RunConfig) -> RunConfig:
-    """With a metric of the best checkpoint that can be counted in the target language.
+def _with_sizes(model: ModelConfig, vocabularies: Vocabularies) -> ModelConfig:
+    """A model with the rows that its vocabularies have."""
+    source, target = map(len, vocabularies)
+    own = None if vocabularies.joint else target
+    return replace(model, vocab_size=source, target_vocab_size=own)
 
-    RunError where only a tokenizer is missing.
-    """
-    language = config.data.languages[1]
-    if config.train.best_metric != "bleu" or config.data.vocabulary == "whitespace":
-        return config
-    if missing := missing_tokenizer(language):
-        raise RunError(f"--best-metric bleu: {missing}; or choose chrf")
-    if language is None or short_code(language) not in SPACELESS:
-        return config
-    log.info("sacreBLEU cannot cut %s into words, so chrF decides the best, not BLEU", language)
-    return replace(config, train=replace(config.train, best_metric="chrf"))
+
+def _asks_for(model: ModelConfig, receipt: Receipt) -> bool:
+    """Whether a model asks for vocabularies as large as those asked for when text was prepared."""
+    target = None if receipt.pairing.joint else model.target_vocab_size or model.vocab_size
+    return (model.vocab_size, target) == (receipt.vocab_size, receipt.target_vocab_size)
 
 
 def _check_start(config, corpus, other):
     """Parameters of another run mean something only to the same architecture and vocabulary."""
-    if corpus.vocabulary.to_bytes() != other.vocabulary.to_bytes():
+    pairs = zip(corpus.vocabularies, other.vocabularies)
+    if any(ours.to_bytes() != theirs.to_bytes() for ours, theirs in pairs):
         raise RunError(
             f"{corpus.folder} was prepared with another vocabulary than that of --init-from "
             f"{other.folder}: start from the text, it takes that run's vocabulary"
@@ -180,7 +205,15 @@ def _go_on(config: RunConfig, run: Run, fit: bool) -> tuple[Run, Corpus]:
     cleared = not (prepared / "train").exists() and (data.train or data.dataset)
     if cleared:
         # Somebody cleared the prepared text away: the same text gives the same corpus.
-        prepare_once(data, len(run.vocabulary), prepared, run.vocabulary)
+        given = run.vocabularies
+        prepare_once(
+            data,
+            len(given.source),
+            prepared,
+            given,
+            target_vocab_size=len(given.target),
+            pairing=run.task.pairing,
+        )
     elif receipt is not None and (changed := receipt.changed_file(data)):
         raise RunError(
             f"{folder} was prepared from another text than {changed} holds now: bring the old "
@@ -191,10 +224,9 @@ def _go_on(config: RunConfig, run: Run, fit: bool) -> tuple[Run, Corpus]:
             f"{folder} was begun without a validation text and cannot take one now: leave "
             "--validation out, or take another run folder with --init-from"
         )
-    if receipt is not None and config.model.vocab_size == receipt.vocab_size:
+    if receipt is not None and _asks_for(config.model, receipt):
         # Asked for as when the run began; the text may have given fewer types.
-        model = replace(config.model, vocab_size=run.config.model.vocab_size)
-        config = replace(config, model=model)
+        config = replace(config, model=_with_sizes(config.model, run.vocabularies))
     if fit:  # as it was fitted when the run began
         old = run.config
         config = replace(
@@ -203,7 +235,7 @@ def _go_on(config: RunConfig, run: Run, fit: bool) -> tuple[Run, Corpus]:
             optimizer=replace(config.optimizer, accumulate=old.optimizer.accumulate),
         )
     run.check_config(config)
-    config = _with_metric(config)
+    config = run.task.with_metric(config)
     corpus = Corpus.open(prepared / "train")
     corpus.verify()
     try:

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from transformer_jax.config import ModelConfig, TrainConfig, mesh_sizes
 from transformer_jax.data.batching import Batch
 from transformer_jax.errors import UserError
+from transformer_jax.models.families import family_of
 
 __all__ = ["BATCH", "Layout", "layout_of"]
 
@@ -120,7 +121,7 @@ class Layout:
 
 
 def _check_fit(model: ModelConfig, sizes: dict[str, int]) -> None:
-    for axis, names in (("fsdp", ["d_model"]), ("tensor", ["num_heads", "d_ff"])):
+    for axis, names in family_of(model).divisible.items():
         size = sizes.get(axis, 1)
         for name in names:
             if getattr(model, name) % size:

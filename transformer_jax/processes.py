@@ -96,6 +96,13 @@ def agreed(value: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.array(value)))) if several() else value
 
 
+def first_decides(value: bool) -> bool:
+    """What the first process says, in every process."""
+    if not several():
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
+
+
 def together(name: str) -> None:
     """Wait until every process is here."""
     if several():

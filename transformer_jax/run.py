@@ -26,13 +26,16 @@ from transformer_jax import __version__
 from transformer_jax.checkpoints import Checkpoints, DamagedCheckpoint, on_device
 from transformer_jax.config import RunConfig, from_tree
 from transformer_jax.data.corpus import Corpus, Lines
-from transformer_jax.data.vocabulary import Vocabulary, load_vocabulary
+from transformer_jax.data.vocabulary import Vocabularies, load_vocabularies, save_vocabularies
 from transformer_jax.errors import UserError
 from transformer_jax.identity import identity, old_identities
-from transformer_jax.models.transformer import Transformer
+from transformer_jax.models.families import build_model
+from transformer_jax.tasks import Task, task_of
+from transformer_jax.tasks.task import MakeOptimizer
 from transformer_jax.training.averaging import average
+from transformer_jax.training.optimizer import make_optimizer
 from transformer_jax.training.state import TrainState
-from transformer_jax.training.step import StepFunctions, make_step
+from transformer_jax.training.step import StepFunctions
 
 __all__ = ["Run", "RunError", "check_store", "state_items", "state_of"]
 
@@ -69,7 +72,7 @@ class Run:
     folder: Path
     config: RunConfig
     corpus_fingerprint: str
-    vocabulary: Vocabulary
+    vocabularies: Vocabularies
     lines: Lines | None = None
     """Of the training text; None where a run began before they were written down."""
 
@@ -86,8 +89,8 @@ class Run:
         `lines` are those of the corpus unless its model has read others before.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        corpus.vocabulary.save(folder)
-        run = cls(folder, config, corpus.fingerprint, corpus.vocabulary, lines or corpus.lines)
+        save_vocabularies(corpus.vocabularies, folder)
+        run = cls(folder, config, corpus.fingerprint, corpus.vocabularies, lines or corpus.lines)
         run.write_config()
         return run
 
@@ -107,13 +110,15 @@ class Run:
             lines = from_tree(Lines, tree["lines"], "lines") if tree.get("lines") else None
         except (UserError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunError(f"{path} cannot be read: {error}") from None
-        vocabulary = load_vocabulary(folder)
-        if len(vocabulary) != config.model.vocab_size:
-            raise RunError(
-                f"{folder}: the vocabulary has {len(vocabulary)} types but {path} says "
-                f"{config.model.vocab_size}: one of the two files is not this run's"
-            )
-        return cls(folder, config, fingerprint, vocabulary, lines)
+        vocabularies = load_vocabularies(folder)
+        wanted = config.model.vocab_size, config.model.target_size
+        for vocabulary, size in zip(vocabularies, wanted):
+            if len(vocabulary) != size:
+                raise RunError(
+                    f"{folder}: the vocabulary has {len(vocabulary)} types but {path} says "
+                    f"{size}: one of the two files is not this run's"
+                )
+        return cls(folder, config, fingerprint, vocabularies, lines)
 
     def write_config(self) -> None:
         tree = {
@@ -144,10 +149,15 @@ class Run:
         """Whether a checkpoint with this identity is of this run."""
         return found in (self.identity, *old_identities(self.config, self.corpus_fingerprint))
 
-    def step_functions(self) -> StepFunctions:
+    @property
+    def task(self) -> Task:
+        return task_of(self.config.data)
+
+    def step_functions(self, optimizer: MakeOptimizer = make_optimizer) -> StepFunctions:
         """What trains the run's model, and knows the shapes of its state."""
         config = self.config
-        return make_step(Transformer(config.model), config.optimizer, config.train.seed)
+        model = build_model(config.model)
+        return self.task.step_functions(model, config.optimizer, config.train.seed, optimizer)
 
     def check_config(self, config: RunConfig) -> None:
         """Refuse to go on with other values of fields that decide the numbers."""
@@ -173,7 +183,8 @@ class Run:
 
         def best(scores):
             score = scores.get(f"validation_{train.best_metric}")
-            return -score if score is not None and train.best_metric == "loss" else score
+            more = self.task.metrics.get(train.best_metric, False)
+            return score if score is None or more else -score
 
         return Checkpoints(
             self.store / "checkpoints",
@@ -183,16 +194,17 @@ class Run:
             read_only=read_only,
         )
 
-    def load_params(
+    def load_variables(
         self, checkpoint: str = "averaged", place: Callable[[Any], Any] = on_device
-    ) -> tuple[Any, str]:
-        """(parameters, name of the checkpoint) to translate with.
+    ) -> tuple[dict[str, Any], str]:
+        """(parameters and collections, name of the checkpoint) to predict with.
 
-        `place` makes of the shapes of parameters those with shardings that they are restored to.
-        `checkpoint` is "averaged", "best", "last" or a step. "averaged" falls back to the newest
-        sound checkpoint while there is no sound average as new as it.
+        `place` makes of the shapes of {"params": ...}, and "collections" where the model has some,
+        those with shardings that they are restored to. `checkpoint` is "averaged", "best", "last"
+        or a step. "averaged" falls back to the newest sound checkpoint while there is no sound
+        average as new as it.
         """
-        template = place(self.step_functions().shapes().params)
+        template = place(_predicting_items(self.step_functions().shapes()))
         if not (self.store / "checkpoints").is_dir():
             raise RunError(f"{self.folder} has no checkpoint yet")
         checkpoints = self.checkpoints(read_only=True)
@@ -215,8 +227,8 @@ class Run:
                 f"{self.folder} has no checkpoint {checkpoint!r}; it has averaged, best, last, "
                 f"{', '.join(map(str, steps))}"
             )
-        step, params = self._newest_sound(checkpoints, wanted, template)
-        return params, f"step {step}"
+        step, items = self._newest_sound(checkpoints, wanted, template)
+        return _variables(items), f"step {step}"
 
     def _averaged(self, template, steps):
         if not (self.store / "averaged").is_dir():
@@ -224,11 +236,11 @@ class Run:
         averaged = Checkpoints(self.store / "averaged", read_only=True)
         for step in averaged.steps()[-1:]:
             try:
-                items, meta = averaged.restore(step, {"params": template})
+                items, meta = averaged.restore(step, template)
                 if steps and meta.get("newest", step) < steps[-1]:
                     log.warning("training went on after the average at step %d was taken", step)
                     return None
-                return items["params"], f"averaged at step {step}"
+                return _variables(items), f"averaged at step {step}"
             except DamagedCheckpoint as error:
                 log.warning("%s; using the newest checkpoint instead", error)
         return None
@@ -236,7 +248,7 @@ class Run:
     def _newest_sound(self, checkpoints, steps, template):
         for step in steps:
             try:
-                return step, _evaluation_params(checkpoints, step, template)
+                return step, _restore_evaluated(checkpoints, step, template)
             except DamagedCheckpoint as error:
                 log.warning("%s; trying an older one", error)
         raise RunError(f"{self.folder} has no sound checkpoint")
@@ -249,21 +261,25 @@ class Run:
     ) -> list[int]:
         """Write averaged/ from the checkpoints of these steps (section 6.1).
 
-        Damaged ones are left out. `place` as in `load_params`. Returns the steps averaged.
+        Damaged ones are left out. `place` as in `load_variables`. Collections are those of the
+        newest: means of running statistics would be those of no parameters. Returns the steps
+        averaged.
         """
-        template = place(self.step_functions().shapes().params)
+        template = place(_predicting_items(self.step_functions().shapes()))
         averaged = Checkpoints(self.store / "averaged")
         steps, taken = sorted(set(steps)), []
+        items: dict[str, Any] = {}
 
         def sound():
+            nonlocal items
             for step in steps:
                 try:
-                    params = _evaluation_params(checkpoints, step, template)
+                    items = _restore_evaluated(checkpoints, step, template)
                 except DamagedCheckpoint as error:
                     log.warning("%s; averaged without it", error)
                     continue
                 taken.append(step)
-                yield params
+                yield items["params"]
 
         newest = checkpoints.steps()[-1]
         if not _holds_average(averaged, template, steps, newest):
@@ -273,34 +289,54 @@ class Run:
                 raise RunError(f"{self.folder} has no sound checkpoint: {error}") from None
             # The old one goes when the new one is known.
             averaged.clear()
-            averaged.save(taken[-1], {"params": mean}, {"of": taken, "newest": newest})
+            items["params"] = mean
+            averaged.save(taken[-1], items, {"of": taken, "newest": newest})
         averaged.close()
         return taken or steps
 
 
 def _holds_average(averaged, template, steps, newest):
     try:
-        _, meta = averaged.restore(averaged.steps()[-1], {"params": template})
+        _, meta = averaged.restore(averaged.steps()[-1], template)
     except (IndexError, DamagedCheckpoint):
         return False
     return meta.get("of") == steps and meta.get("newest") == newest
 
 
-def _evaluation_params(checkpoints, step, template):
-    name = "ema" if "ema" in checkpoints.metadata(step)["fingerprints"] else "params"
-    return checkpoints.restore(step, {name: template})[0][name]
+def _restore_evaluated(checkpoints, step, template):
+    """Items of a checkpoint to predict with, the moving average for parameters if it has one."""
+    wanted = dict(template)
+    if has_ema := "ema" in checkpoints.metadata(step)["fingerprints"]:
+        wanted["ema"] = wanted.pop("params")
+    items, _ = checkpoints.restore(step, wanted)
+    if has_ema:
+        items["params"] = items.pop("ema")
+    return items
+
+
+def _predicting_items(state: TrainState) -> dict[str, Any]:
+    """Those of `state_items` that predicting needs."""
+    collections = {"collections": state.collections} if state.collections else {}
+    return {"params": state.params, **collections}
+
+
+def _variables(items: dict[str, Any]) -> dict[str, Any]:
+    return {"params": items["params"], **items.get("collections", {})}
 
 
 def state_items(state: TrainState) -> dict[str, Any]:
     """A state as the trees of a checkpoint; parameters stand alone so they load alone."""
     rest = {name: getattr(state, name) for name in ("step", "opt_state", *_COUNTERS)}
-    items = {"params": state.params, "rest": rest}
+    items = {**_predicting_items(state), "rest": rest}
     return items if state.ema is None else {**items, "ema": state.ema}
 
 
 def state_of(items: dict[str, Any]) -> TrainState:
     """The inverse of `state_items`."""
-    return TrainState(params=items["params"], ema=items.get("ema"), **items["rest"])
+    collections = items.get("collections", {})
+    return TrainState(
+        params=items["params"], ema=items.get("ema"), collections=collections, **items["rest"]
+    )
 
 
 _COUNTERS = ("skipped", "skipped_in_a_row")

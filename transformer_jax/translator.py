@@ -7,26 +7,27 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar, get_args
+from typing import Any, BinaryIO, TypeVar, get_args
 
 import jax
 import numpy as np
+from flax import linen as nn
 
 from transformer_jax.checkpoints import on_device
 from transformer_jax.data.corpus import Lines
-from transformer_jax.data.segmentation import is_spaceless
 from transformer_jax.data.splitting import LineSplitter, Splitting
 from transformer_jax.data.text import ParallelText, decode_lines, is_blank
-from transformer_jax.data.vocabulary import EOS_ID, Vocabulary, WhitespaceVocabulary
+from transformer_jax.data.vocabulary import EOS_ID, Vocabularies, Vocabulary
 from transformer_jax.decoding.inference import BATCH_TOKENS, Inference
 from transformer_jax.errors import UserError
-from transformer_jax.evaluation.bleu import Score, score_all, suited_score
+from transformer_jax.evaluation.bleu import Score
 from transformer_jax.languages import check_language
-from transformer_jax.models.transformer import Transformer
+from transformer_jax.models.families import build_model
 from transformer_jax.parallel import Layout
 from transformer_jax.run import Run
 from transformer_jax.search import Search
 from transformer_jax.settings import usual_settings
+from transformer_jax.tasks import TASKS, Task
 
 __all__ = ["Attention", "Evaluation", "Translation", "Translator"]
 
@@ -82,31 +83,44 @@ class Evaluation:
 
 
 class Translator:
-    """Text in, text out, from a run folder alone.
+    """Text in, text out, from a run folder alone; what comes out is what the run's task writes.
 
+    vocabulary  of both sides, or `Vocabularies`
     max_length  tokens of a sentence, EOS included, that training took; more of them are cut
     lines       what the training text's lines are like, where that was written down
     languages   of source and target, where they are known
+    task        what the model was trained for
+    collections what the model's variables hold beside its parameters
     """
 
     def __init__(
         self,
-        model: Transformer,
+        model: nn.Module,
         params,
-        vocabulary: Vocabulary,
+        vocabulary: Vocabulary | Vocabularies,
         checkpoint: str = "",
         max_length: int = 256,
         layout: Layout | None = None,
         *,
         lines: Lines | None = None,
         languages: tuple[str, str] | tuple[None, None] = (None, None),
+        task: Task = TASKS["translation"],
+        collections: dict[str, Any] | None = None,
     ):
-        self.model, self.params, self.vocabulary = model, params, vocabulary
+        if not isinstance(vocabulary, Vocabularies):
+            vocabulary = Vocabularies(vocabulary, vocabulary)
+        self.model, self.params, self.vocabularies = model, params, vocabulary
         self.checkpoint, self.max_length = checkpoint, max_length
-        self.languages = languages
-        self._splitter = LineSplitter(vocabulary, max_length, lines, languages)
+        self.languages, self.task = languages, task
+        self._splitter = LineSplitter(vocabulary.source, max_length, lines, languages)
         batch_tokens = max(BATCH_TOKENS, max_length)
-        self._inference = Inference(model, params, batch_tokens, layout)
+        variables = {"params": params, **(collections or {})}
+        self._inference = Inference(model, variables, batch_tokens, layout, task.pairing)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Of the source, and of the target where they share one."""
+        return self.vocabularies.source
 
     @classmethod
     @usual_settings()
@@ -119,17 +133,19 @@ class Translator:
         devices = jax.local_devices()
         layout = Layout(devices, data=len(devices))
         place = functools.partial(on_device, sharding=layout.replicated)
-        params, name = run.load_params(checkpoint, place)
+        variables, name = run.load_variables(checkpoint, place)
         data = run.config.data
         return cls(
-            Transformer(run.config.model),
-            params,
-            run.vocabulary,
+            build_model(run.config.model),
+            variables.pop("params"),
+            run.vocabularies,
             name,
             data.max_length,
             layout,
             lines=run.lines,
             languages=data.languages,
+            task=run.task,
+            collections=variables,
         )
 
     def __reduce__(self):
@@ -192,7 +208,7 @@ class Translator:
                 numbers.append(number)
                 parts.append(part)
         results: list[list[list[Translation]]] = [[] for _ in lines]
-        searched = self._inference.translate(pieces, search, numbers, parts)
+        searched = self.task.predict(self._inference, pieces, search, numbers, parts)
         for number, hypotheses in zip(numbers, searched):
             if not hypotheses:
                 log.warning(
@@ -200,8 +216,7 @@ class Translator:
                     "parameters finite?", number + 1,
                 )  # fmt: skip
                 continue
-            # Byte tokens can spell an end of line, and a line out is a line in.
-            texts = [self.vocabulary.decode(h.ids).replace("\n", " ") for h in hypotheses]
+            texts = [self.task.write(self.vocabularies.target, h.ids) for h in hypotheses]
             results[number - first].append(
                 [Translation(t, h.log_prob, h.score) for t, h in zip(texts, hypotheses)]
             )
@@ -251,22 +266,22 @@ class Translator:
     @usual_settings()
     def attention(self, source: str, target: str | None = None) -> Attention:
         """What the model attends to when it writes `target` (default: its own translation)."""
-        read = self._encode_whole(source, "source")
+        of_source, of_target = self.vocabularies
+        read = self._encode_whole(of_source, source, "source")
         if target is None:
             [target] = self.translate([source], split_sentences="never")
-        written = self._encode_whole(target, "target")
-        tokens = self.vocabulary.tokens
+        written = self._encode_whole(of_target, target, "target")
         return Attention(
-            tokens([*read, EOS_ID]),
-            ["<s>", *tokens(written)],
-            tokens([*written, EOS_ID]),
+            of_source.tokens([*read, EOS_ID]),
+            ["<s>", *of_target.tokens(written)],
+            of_target.tokens([*written, EOS_ID]),
             *self._inference.attention(read, written),
         )
 
-    def _encode_whole(self, line: str, side: str) -> list[int]:
+    def _encode_whole(self, vocabulary: Vocabulary, line: str, side: str) -> list[int]:
         if side == "source" and is_blank(line):
             raise UserError("the source is empty: give a sentence")
-        ids = self.vocabulary.encode(line)
+        ids = vocabulary.encode(line)
         if len(ids) >= self.max_length:
             raise UserError(
                 f"the {side} has {len(ids)} tokens, the model was trained on at most "
@@ -300,26 +315,17 @@ class Translator:
         language: str | None = None,
         **options,
     ) -> Evaluation:
-        """Translations of the sources and every score of them that suits the text.
+        """Translations of the sources and every score of them that the task has for such text.
 
-        Text of a whitespace vocabulary is tokenised already and gets the BLEU of tokens; other
-        text gets every score of raw text. `language` is that of the references, by default the
-        target language of the run. Lines are not split unless they are longer than `max_length`.
+        `language` is that of the references, by default the target language of the run. Lines are
+        not split unless they are longer than `max_length`.
         """
         language = self.languages[1] if language is None else language
         if language is not None:
             check_language(language)
         perplexity = self.perplexity(sources, references)  # first, for what it warns of
         translations = self.translate(sources, search, split_sentences="never", **options)
-        if isinstance(self.vocabulary, WhitespaceVocabulary):
-            scores = [suited_score("BLEU", self.vocabulary, translations, references, language)]
-        else:
-            if language is None and any(map(is_spaceless, references)):
-                log.warning(
-                    "some references have scripts without spaces and their language is not known: "
-                    "give --language, as zh, ja or th, for scores that mean something"
-                )
-            scores = score_all(translations, references, language)
+        scores = self.task.scores(translations, references, self.vocabularies.target, language)
         return Evaluation(self.checkpoint, perplexity, scores, translations)
 
     def perplexity(self, sources: Sequence[str], targets: Sequence[str]) -> float:
@@ -336,7 +342,8 @@ class Translator:
         """Of every target token, EOS last; none of a pair that cannot be read at once."""
         if len(sources) != len(targets):
             raise UserError(f"{len(sources)} sources but {len(targets)} targets")
-        read, written = (self.vocabulary.encode_all(side) for side in (sources, targets))
+        sides = zip(self.vocabularies, (sources, targets))
+        read, written = (vocabulary.encode_all(side) for vocabulary, side in sides)
         most = self._inference.longest
         short = []
         for number, pair in enumerate(zip(read, written)):

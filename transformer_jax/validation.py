@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,14 @@ from typing import Any
 from transformer_jax.config import RunConfig
 from transformer_jax.data.batching import Batches
 from transformer_jax.data.corpus import Corpus, Side
-from transformer_jax.data.segmentation import is_spaceless
 from transformer_jax.decoding.inference import BATCH_TOKENS, Inference
-from transformer_jax.evaluation.bleu import suited_score
-from transformer_jax.evaluation.evaluate import make_evaluation
-from transformer_jax.models.transformer import Transformer
+from transformer_jax.models.families import build_model
 from transformer_jax.parallel import Layout
 from transformer_jax.search import Search
+from transformer_jax.tasks import task_of
 from transformer_jax.training.state import TrainState
 
 __all__ = ["Validation"]
-
-log = logging.getLogger(__name__)
-
-# TrainConfig.best_metric -> what scores call it.
-_SCORES = {"bleu": "BLEU", "chrf": "chrF"}
 
 
 class Validation:
@@ -32,20 +24,18 @@ class Validation:
 
     def __init__(self, config: RunConfig, layout: Layout, corpus: Corpus):
         data = dataclasses.replace(config.data, num_shapes=min(8, config.data.num_shapes))
-        self._corpus = corpus
-        self._batches = Batches(corpus, data, seed=0, share=layout.share)
+        self._corpus, self._task = corpus, task_of(data)
+        pairing = self._task.pairing
+        self._batches = Batches(corpus, data, 0, layout.share, pairing.ignored)
         self._metric = config.train.best_metric
         self._language = data.languages[1]
-        texts = map(corpus.vocabulary.decode, itertools.islice(_sentences(corpus.target), 20))
-        unknown = self._language is None and data.vocabulary != "whitespace"
-        if self._metric == "bleu" and unknown and any(map(is_spaceless, texts)):
-            log.warning(
-                "the validation text has scripts without spaces and its language is not known: "
-                "give --direction, or --best-metric chrf, for a best checkpoint with a meaning"
-            )
-        model = Transformer(config.model)
-        self._evaluate = make_evaluation(model, layout)
-        self.inference = Inference(model, None, max(BATCH_TOKENS, data.max_length), layout)
+        some = itertools.islice(_sentences(corpus.target, pairing.target_ends), 20)
+        texts = [corpus.vocabularies.target.decode(ids) for ids in some]
+        self._task.check_references(config, texts)
+        model = build_model(config.model)
+        self._evaluate = self._task.evaluation(model, layout)
+        batch_tokens = max(BATCH_TOKENS, data.max_length)
+        self.inference = Inference(model, None, batch_tokens, layout, pairing)
 
     @classmethod
     def open(cls, config: RunConfig, layout: Layout, folder: Path) -> "Validation | None":
@@ -53,41 +43,44 @@ class Validation:
         return cls(config, layout, Corpus.open(folder)) if folder.is_dir() else None
 
     def scores(self, state: TrainState) -> dict[str, float]:
-        """validation_loss, _perplexity, _accuracy, and the metric that decides the best."""
-        return self._scored(state, None)
+        """What the task measures, as validation_loss, and the metric that decides the best."""
+        return self._scored(state, None)[0]
 
     def rehearse(self, state: TrainState) -> str:
         """The same of one batch and one sentence; what was done in words.
 
         What is compiled for them is used again.
         """
-        self._scored(state, 1)
-        decoded = "" if self._metric == "loss" else " and a decoded sentence"
-        return f"a batch of the validation text is scored{decoded}"
+        _, predicted = self._scored(state, 1)
+        also = " and a predicted sentence" if predicted else ""
+        return f"a batch of the validation text is scored{also}"
 
-    def _scored(self, state: TrainState, most: int | None) -> dict[str, float]:
-        params = state.evaluation_params
-        found = self._evaluate(params, itertools.islice(self._batches.once(), most))
-        if self._metric != "loss":
-            found[self._metric] = self._greedy_score(params, most)
-        return {f"validation_{name}": value for name, value in found.items()}
+    def _scored(self, state: TrainState, most: int | None) -> tuple[dict[str, float], bool]:
+        """Scores, of so many batches and sentences at most, and whether anything was predicted."""
+        variables = state.evaluation_variables
+        found = self._evaluate(variables, itertools.islice(self._batches.once(), most))
+        if predicted := self._metric not in found:
+            found[self._metric] = self._predicted_score(variables, most)
+        return {f"validation_{name}": value for name, value in found.items()}, predicted
 
-    def _greedy_score(self, params: Any, most: int | None) -> float:
-        self.inference.params = params
-        vocabulary = self._corpus.vocabulary
+    def _predicted_score(self, variables: Any, most: int | None) -> float:
+        self.inference.variables = variables
+        task, target = self._task, self._corpus.vocabularies.target
+        ends = task.pairing.source_ends, task.pairing.target_ends
+        sides = self._corpus.source, self._corpus.target
         sources, references = (
-            list(itertools.islice(_sentences(side), most))
-            for side in (self._corpus.source, self._corpus.target)
+            list(itertools.islice(_sentences(side, end), most)) for side, end in zip(sides, ends)
         )
-        found = self.inference.translate(sources, Search(method="greedy"))
-        # Parameters that are not finite translate to nothing.
-        hypotheses = [vocabulary.decode(best[0].ids) if best else "" for best in found]
-        texts = hypotheses, [vocabulary.decode(ids) for ids in references]
-        return suited_score(_SCORES[self._metric], vocabulary, *texts, self._language).value
+        found = task.predict(self.inference, sources, Search(method="greedy"))
+        # Parameters that are not finite predict nothing.
+        predictions = [task.write(target, best[0].ids) if best else "" for best in found]
+        texts = [task.write(target, ids) for ids in references]
+        return task.score(self._metric, predictions, texts, target, self._language)
 
 
-def _sentences(side: Side) -> Iterator[list[int]]:
+def _sentences(side: Side, ends: bool) -> Iterator[list[int]]:
+    """Token ids of each sentence, without the EOS that it `ends` with."""
     start = 0
     for end in side.ends:
-        yield side.tokens[start : end - 1].tolist()
+        yield side.tokens[start : end - 1 if ends else end].tolist()
         start = end

@@ -197,7 +197,7 @@ def test_a_corpus_holds_the_sentences_that_went_in(tmp_path):
     corpus, pairs = corpus_of(tmp_path / "c", [(3, 1), (5, 2), (0, 2), (9, 4)])
     for index, (source, target) in enumerate(pairs):
         for side, text in ((corpus.source, source), (corpus.target, target)):
-            expected = [*corpus.vocabulary.encode(text), 1]
+            expected = [*corpus.vocabularies.source.encode(text), 1]
             row = side.rows(np.array([index, -1]), 12)
             assert row[0].tolist() == expected + [0] * (12 - len(expected))
             assert not row[1].any()

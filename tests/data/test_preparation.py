@@ -90,8 +90,8 @@ def test_equal_text_is_prepared_once_for_all_runs(tmp_path, data):
     shutil.rmtree(tmp_path / "cache")
     Corpus.open(first / "train").verify()
     prepare_once(cache, 290, second)
-    assert len(Corpus.open(second / "train").vocabulary) == 290
-    assert len(Corpus.open(first / "train").vocabulary) == 300
+    assert len(Corpus.open(second / "train").vocabularies.source) == 290
+    assert len(Corpus.open(first / "train").vocabularies.source) == 300
 
 
 def test_a_damaged_cache_is_written_again(tmp_path, data):
@@ -166,10 +166,11 @@ def test_validation_of_other_settings_does_not_stay_behind(tmp_path, data):
 
 def test_a_given_vocabulary_is_used(tmp_path, data):
     prepare(data, 300, tmp_path / "one")
-    vocabulary = Corpus.open(tmp_path / "one" / "train").vocabulary
+    given = Corpus.open(tmp_path / "one" / "train").vocabularies
     other = replace(data, train=write(tmp_path / "other", b"quite another text\n" * 50))
-    prepare(other, 300, tmp_path / "two", vocabulary)
-    assert Corpus.open(tmp_path / "two" / "train").vocabulary.to_bytes() == vocabulary.to_bytes()
+    prepare(other, 300, tmp_path / "two", given)
+    found = Corpus.open(tmp_path / "two" / "train").vocabularies
+    assert found.source.to_bytes() == given.source.to_bytes()
 
 
 @pytest.mark.parametrize("text", ["[]", '{"format": 2}', "{", '{"format": 1}', '{"format": 2, "fi'])

@@ -19,13 +19,14 @@ def inference():
     model = Transformer(CONFIG)
     tokens = jnp.ones((1, 1), jnp.int32)
     params = jax.jit(model.init)(jax.random.key(3), tokens, tokens)["params"]
+    sharp = {**params, "embedding": params["embedding"] * 3}
     # Sharper than an untrained model, so that rounding does not decide between tokens.
-    return Inference(model, {**params, "embedding": params["embedding"] * 3}, batch_tokens=96)
+    return Inference(model, {"params": sharp}, batch_tokens=96)
 
 
 def teacher_forced(inference, source, target):
     return jax.jit(inference._model.apply)(
-        {"params": inference.params}, jnp.array([[*source, 1]]), jnp.array([[*target, 1]])
+        inference.variables, jnp.array([[*source, 1]]), jnp.array([[*target, 1]])
     )
 
 

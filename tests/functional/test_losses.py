@@ -105,7 +105,7 @@ def test_padding_may_be_any_id_and_its_logits_anything():
     )
 
     def loss(logits, targets, pad_id):
-        return F.label_smoothed_cross_entropy(logits, targets, pad_id=pad_id)
+        return F.label_smoothed_cross_entropy(logits, targets, ignored=pad_id)
 
     expected = jax.value_and_grad(loss, has_aux=True)(LOGITS, TARGETS, 0)
     found = jax.value_and_grad(loss, has_aux=True)(spoiled, padded, -100)

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 
 from transformer_jax.errors import UserError
-from transformer_jax.models.dimensions import axes_of, state_axes
+from transformer_jax.models.dimensions import axes_of, boxed_init, state_axes
 from transformer_jax.parallel import Layout
 
 
@@ -26,10 +26,10 @@ class Stranger(nn.Module):
 
 def test_axes_stand_beside_parameters_and_follow_them_into_any_state():
     x = jnp.zeros((1, 16))
-    axes = axes_of(Stranger(), x)
+    axes = axes_of(boxed_init(Stranger(), x))
     assert axes == {"kernel": P("D", "F"), "bias": P()}
     with pytest.raises(ValueError, match=r"kernel has 2 dimensions, not \('D',\)"):
-        axes_of(Stranger(("D",)), x)
+        axes_of(boxed_init(Stranger(("D",)), x))
     params = nn.unbox(Stranger().init(jax.random.key(0), x))["params"]
     for optimizer in (optax.adam(0.1), optax.adafactor(0.1, min_dim_size_to_factor=4)):
         state = optimizer.init(params)
@@ -42,7 +42,8 @@ def test_axes_stand_beside_parameters_and_follow_them_into_any_state():
 
 def test_a_parameter_without_names_is_refused_only_where_it_would_be_cut():
     x = jnp.zeros((1, 16))
-    params, axes = nn.unbox(Stranger().init(jax.random.key(0), x))["params"], axes_of(Stranger(), x)
+    params = nn.unbox(Stranger().init(jax.random.key(0), x))["params"]
+    axes = axes_of(boxed_init(Stranger(), x))
     Layout(jax.devices(), 8).check_axes(params, axes)
     with pytest.raises(UserError, match=r"mesh fsdp=8 cannot cut parameter \['bias'\], whose"):
         Layout(jax.devices(), 1, 8).check_axes(params, axes)

@@ -59,7 +59,7 @@ def test_what_dropout_is_applied_to(norm, monkeypatch):
     parts = model.bind(variables)
     mask = F.padding_mask(SOURCE)
     x = 2 * (F.embed(SOURCE, variables["params"]["embedding"]) + F.sinusoids(S, 12)[None])
-    for layer in parts.encoder:
+    for layer in parts.encoder.layers:
         own = layer.self_attention
         for norm_of, sublayer in (
             (layer.self_attention_norm, lambda y, own=own: own(y, own.keys_values(y), mask)),
@@ -67,7 +67,7 @@ def test_what_dropout_is_applied_to(norm, monkeypatch):
         ):
             post = norm == "post"
             x = norm_of(x + 2 * sublayer(x)) if post else x + 2 * sublayer(norm_of(x))
-    x = parts.encoder_norm(x) if norm == "pre" else x
+    x = parts.encoder.encoder_norm(x) if norm == "pre" else x
     np.testing.assert_allclose(found, x, atol=1e-5)
 
 
@@ -93,7 +93,7 @@ def test_dropout_of_weights_and_of_the_hidden_layer(monkeypatch):
         (0.1, (3, heads, T, T)), (0.1, (3, heads, T, S)), (0.2, (3, T, SMALL.d_ff)),
     ]  # fmt: skip
     # Doubled before the product: the bias that follows it is added once.
-    feed_forward = model.bind(variables).encoder[0].feed_forward
+    feed_forward = model.bind(variables).encoder.layers[0].feed_forward
     given = feed_forward.variables["params"]
     x = jnp.ones((3, S, SMALL.d_model))
     hidden = 2 * jax.nn.relu(x @ given["kernel_in"] + given["bias_in"][None, None])

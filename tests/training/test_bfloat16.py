@@ -13,8 +13,8 @@ from transformer_jax.data.batching import Batch
 from transformer_jax.evaluation import evaluate
 from transformer_jax.models.transformer import Transformer
 from transformer_jax.parallel import Layout
+from transformer_jax.tasks import Task
 from transformer_jax.training.runners import make_runner
-from transformer_jax.training.step import make_step
 
 ROWS, LENGTH = 128, 64  # 8,192 tokens a side
 MODEL = presets.tiny(vocab_size=503)
@@ -34,7 +34,7 @@ def zipf_batch():
 
 def functions(dtype, model=MODEL):
     optimizer = presets.recipe("tiny").optimizer
-    return make_step(Transformer(replace(model, dtype=dtype)), optimizer, seed=0)
+    return Task().step_functions(Transformer(replace(model, dtype=dtype)), optimizer, seed=0)
 
 
 def distances(params, batch):

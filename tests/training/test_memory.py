@@ -13,9 +13,9 @@ from transformer_jax.errors import UserError
 from transformer_jax.job import train
 from transformer_jax.models.transformer import Transformer
 from transformer_jax.parallel import Layout
+from transformer_jax.tasks import Task
 from transformer_jax.training import memory
 from transformer_jax.training.runners import JitStep
-from transformer_jax.training.step import make_step
 
 
 @pytest.fixture(scope="module")
@@ -25,19 +25,19 @@ def job(tmp_path_factory):
     config = configuration(folder)
     prepare(config.data, 100, folder / "corpus")
     corpus = Corpus.open(folder / "corpus" / "train")
-    model = replace(config.model, vocab_size=len(corpus.vocabulary))
+    model = replace(config.model, vocab_size=len(corpus.vocabularies.source))
     data = replace(config.data, batch_tokens=2048, num_shapes=1)
     return replace(config, model=model, data=data), corpus
 
 
 def needed(config, corpus):
-    step = JitStep(make_step(Transformer(config.model), config.optimizer, 0))
+    step = JitStep(Task().step_functions(Transformer(config.model), config.optimizer, 0))
     return memory.needed(step, config, Batches(corpus, config.data, 0).shapes)
 
 
 def test_the_state_is_counted_exactly_and_the_rest_grows_with_the_batch(job):
     config, corpus = job
-    state = make_step(Transformer(config.model), config.optimizer, 0).shapes()
+    state = Task().step_functions(Transformer(config.model), config.optimizer, 0).shapes()
     exact = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     shape, whole = needed(config, corpus)
     assert whole.kept == exact
@@ -51,7 +51,7 @@ def test_the_state_is_counted_exactly_and_the_rest_grows_with_the_batch(job):
 @pytest.mark.slow
 def test_the_largest_shape_is_the_one_that_needs_most(job):
     config, _ = job
-    step = JitStep(make_step(Transformer(config.model), config.optimizer, 0))
+    step = JitStep(Task().step_functions(Transformer(config.model), config.optimizer, 0))
     shapes = [Shape(8, 64, 64), Shape(128, 4, 4), Shape(16, 8, 32)]
     sizes = {shape: sum(memory.needed(step, config, [shape])[1]) for shape in shapes}
     assert memory.largest(shapes, config.model) == max(sizes, key=sizes.get)
@@ -92,7 +92,7 @@ def test_a_fitted_run_goes_on_with_the_command_that_began_it(job, monkeypatch, t
 
 def test_a_step_or_a_model_beyond_the_device_is_refused_before_the_first(job, monkeypatch):
     config, corpus = job
-    step = JitStep(make_step(Transformer(config.model), config.optimizer, 0))
+    step = JitStep(Task().step_functions(Transformer(config.model), config.optimizer, 0))
     shapes = Batches(corpus, config.data, 0).shapes
     whole = sum(needed(config, corpus)[1])
     monkeypatch.setattr(memory, "device_memory", lambda: whole)
@@ -100,7 +100,7 @@ def test_a_step_or_a_model_beyond_the_device_is_refused_before_the_first(job, mo
     monkeypatch.setattr(memory, "device_memory", lambda: whole - 1)
     with pytest.raises(UserError, match="lower batch_tokens 2048, as --fit-memory does"):
         memory.told(step, config, shapes)
-    matrices = make_step(Transformer(config.model), config.optimizer, 0).shapes().params
+    matrices = Task().step_functions(Transformer(config.model), config.optimizer, 0).shapes().params
     least = 12 * sum(leaf.size for leaf in jax.tree.leaves(matrices) if leaf.ndim > 1)
     monkeypatch.setattr(memory, "device_memory", lambda: least)
     memory.check_model(config.model, step.layout)

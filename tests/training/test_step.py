@@ -10,13 +10,14 @@ import pytest
 from tests import reference
 from transformer_jax import ModelConfig, OptimizerConfig, RunConfig, Transformer, functional
 from transformer_jax.data.batching import Batch
+from transformer_jax.tasks import Task
 from transformer_jax.training.averaging import average
 from transformer_jax.training.fingerprint import fingerprints
 from transformer_jax.training.optimizer import make_optimizer
 from transformer_jax.training.runners import JitStep
 from transformer_jax.training.schedule import make_schedule, warmup_schedule
 from transformer_jax.training.state import create_state
-from transformer_jax.training.step import Sums, make_step
+from transformer_jax.training.step import Sums
 from transformer_jax.visualization.schedule import rates
 
 MODEL = ModelConfig(vocab_size=13, d_model=8, d_ff=12, num_heads=2, num_layers=1, dropout=0.0)
@@ -33,7 +34,7 @@ def batch(rows, length, seed=0, padding=0):
 
 @functools.cache
 def made(model, optimizer, seed):
-    functions = make_step(Transformer(model), optimizer, seed)
+    functions = Task().step_functions(Transformer(model), optimizer, seed)
     return functions, jax.device_get(jax.jit(functions.init)(jax.random.key(seed)))
 
 
@@ -132,7 +133,7 @@ def test_clipping_and_moving_average():
     expected = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, state.params, after.params)
     for found, wanted in zip(jax.tree.leaves(after.ema), jax.tree.leaves(expected)):
         np.testing.assert_allclose(found, wanted, atol=1e-7)
-    assert after.evaluation_params is after.ema
+    assert after.evaluation_variables["params"] is after.ema
     mu = jax.tree.leaves(after.opt_state)
     norm = np.sqrt(sum(float(jnp.sum((m / 0.1) ** 2)) for m in mu[1 : 1 + len(mu) // 2]))
     np.testing.assert_allclose(norm, 1e-3, rtol=1e-3)
@@ -145,10 +146,10 @@ def test_one_schedule_moves_the_parameters_and_is_logged(monkeypatch):
         return lambda count: 0.25 + 0 * count
 
     monkeypatch.setattr("transformer_jax.training.schedule.warmup_schedule", flat)
-    functions = make_step(Transformer(MODEL), OPTIMIZER, seed=0)
+    functions = Task().step_functions(Transformer(MODEL), OPTIMIZER, seed=0)
     state = functions.init(jax.random.key(0))
     ones = jax.tree.map(jnp.ones_like, state.params)
-    after, metrics = functions.update(state, Sums(ones, jnp.float32(1), jnp.float32(1)))
+    after, metrics = functions.update(state, Sums(ones, jnp.float32(1), jnp.float32(1), {}, {}))
     assert metrics["learning_rate"] == 0.25
     moved = jax.tree.map(lambda new, old: old - new, after.params, state.params)
     # Adam's first step is the learning rate long in every entry.
@@ -266,17 +267,19 @@ def test_loss_reported_is_per_token_and_smoothed():
 def test_evaluation_takes_the_moving_average_where_one_is_kept():
     state = create_state({"w": jnp.zeros(2)}, optax.sgd(0.1), ema=True)
     state = state._replace(ema={"w": jnp.ones(2)})
-    np.testing.assert_array_equal(state.evaluation_params["w"], 1)
+    np.testing.assert_array_equal(state.evaluation_variables["params"]["w"], 1)
     without = create_state({"w": jnp.zeros(2)}, optax.sgd(0.1), ema=False)
-    np.testing.assert_array_equal(without.evaluation_params["w"], 0)
+    np.testing.assert_array_equal(without.evaluation_variables["params"]["w"], 0)
 
 
 def test_another_default_generator_changes_no_number():
     def found():
-        functions = make_step(Transformer(replace(MODEL, dropout=0.5)), OPTIMIZER, seed=3)
+        functions = Task().step_functions(
+            Transformer(replace(MODEL, dropout=0.5)), OPTIMIZER, seed=3
+        )
         state = jax.jit(functions.init)(functional.seed_key(3))
         rng = functions.rng(state, 0)
-        sums = jax.jit(functions.gradients)(state.params, batch(4, 6), rng)
+        sums = jax.jit(functions.gradients)(state.params, {}, batch(4, 6), rng)
         return state.params, sums
 
     expected = found()

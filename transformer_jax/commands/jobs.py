@@ -84,8 +84,17 @@ class Prepare:
 
     def run(self) -> None:
         from transformer_jax.data.preparation import prepare
+        from transformer_jax.tasks import task_of
 
-        print(prepare(self.config.data, self.config.model.vocab_size, self.output))
+        data, model = self.config.data, self.config.model
+        folder = prepare(
+            data,
+            model.vocab_size,
+            self.output,
+            target_vocab_size=model.target_vocab_size,
+            pairing=task_of(data).pairing,
+        )
+        print(folder)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ import numpy as np
 
 from transformer_jax.config import DataConfig
 from transformer_jax.data.corpus import Corpus
+from transformer_jax.data.vocabulary import PAD_ID
 
-__all__ = ["Batch", "Batches", "Prefetch", "Shape", "chained", "choose_shapes"]
+__all__ = ["Batch", "Batches", "Corrupt", "Prefetch", "Shape", "chained", "choose_shapes"]
 
 # Lengths are rounded up to this many quantiles a side before shapes are chosen among them.
 GRID = 64
@@ -38,6 +39,9 @@ class Batch(NamedTuple):
     source: np.ndarray
     target: np.ndarray
     indices: np.ndarray
+
+
+Corrupt = Callable[[Batch, Callable[[int], np.ndarray]], Batch]
 
 
 def chained(order: str, batches: Iterable[np.ndarray]) -> str:
@@ -132,9 +136,18 @@ class Batches:
         config: DataConfig,
         seed: int,
         share: Callable[[np.ndarray], np.ndarray] = lambda indices: indices,
+        ignored: int = PAD_ID,
+        corrupt: Corrupt | None = None,
     ):
-        """`share` makes of a batch's sentences those to assemble here, with -1 for empty rows."""
+        """`share` makes of a batch's sentences those to assemble here, with -1 for empty rows.
+
+        ignored  stands in the target after its end
+        corrupt  (batch, draw) -> the batch that training reads in place of that of the text, whose
+                 rows depend each on itself and its own numbers; draw(n) [B, n] are uint64 that
+                 depend on the seed, the sentence and how often it was seen before
+        """
         self._corpus, self._share = corpus, share
+        self._ignored, self._corrupt = ignored, corrupt
         self._key = f"{corpus.fingerprint} {seed}"
         source, target = corpus.source.lengths, corpus.target.lengths
         self.shapes = choose_shapes(source, target, config.batch_tokens, config.num_shapes)
@@ -148,9 +161,9 @@ class Batches:
         self._order = functools.lru_cache(maxsize=4)(self._shuffled_members)
         self._plan = functools.lru_cache(maxsize=2)(self._epoch_plan)
 
-    def _random(self, purpose: str, epoch: int, size: int) -> np.ndarray:
+    def _random(self, purpose: str, number: int | str, size: int) -> np.ndarray:
         """`size` 64-bit numbers. Philox's raw stream is the same in every version of NumPy."""
-        digest = hashlib.sha256(f"{self._key} {purpose} {epoch}".encode()).digest()
+        digest = hashlib.sha256(f"{self._key} {purpose} {number}".encode()).digest()
         key = np.frombuffer(digest[:16], np.uint64)
         return np.random.Philox(key=key).random_raw(size)
 
@@ -185,17 +198,18 @@ class Batches:
         order = np.argsort(self._random("batches", epoch, len(finished)), kind="stable")
         return [finished[i] for i in order]
 
-    def indices(self, n: int) -> tuple[int, np.ndarray]:
-        """(shape, sentence numbers) of training batch n."""
+    def indices(self, n: int) -> tuple[int, np.ndarray, np.ndarray]:
+        """(shape, sentence numbers, how often each was seen before) of training batch n."""
         epoch = self.epoch_of(n)
         k, j = self._plan(epoch)[n - self.batches_before(epoch)]
         members = len(self._members[k])
         wanted = np.arange(j * self.shapes[k].rows, (j + 1) * self.shapes[k].rows)
+        passes = wanted // members
         parts = [
-            self._order(e)[k][wanted[wanted // members == e] % members]
-            for e in range(wanted[0] // members, wanted[-1] // members + 1)
+            self._order(e)[k][wanted[passes == e] % members]
+            for e in range(passes[0], passes[-1] + 1)
         ]
-        return k, np.concatenate(parts)
+        return k, np.concatenate(parts), passes
 
     def batch(self, n: int) -> Batch:
         """Training batch n."""
@@ -210,13 +224,23 @@ class Batches:
                 padded = np.pad(indices, (0, rows - len(indices)), constant_values=-1)
                 yield self.assemble(k, padded)
 
-    def assemble(self, k: int, indices: np.ndarray) -> Batch:
-        """Sentences in rows of shape k; of those `share` leaves."""
+    def assemble(self, k: int, indices: np.ndarray, passes: np.ndarray | None = None) -> Batch:
+        """Sentences in rows of shape k, of those `share` leaves; corrupted if `passes` tell how
+        often each was seen before."""
         shape, indices = self.shapes[k], self._share(indices)
-        source = self._corpus.source.rows(indices, shape.source)
-        return Batch(
-            source, self._corpus.target.rows(indices, shape.target), indices.astype(np.int32)
+        batch = Batch(
+            self._corpus.source.rows(indices, shape.source),
+            self._corpus.target.rows(indices, shape.target, self._ignored),
+            indices.astype(np.int32),
         )
+        if passes is None or self._corrupt is None:
+            return batch
+        names = [f"{i} {seen}" for i, seen in zip(indices, self._share(passes))]
+
+        def draw(size: int) -> np.ndarray:
+            return np.stack([self._random("corruption", name, size) for name in names])
+
+        return self._corrupt(batch, draw)
 
     def padding_share(self) -> float:
         """1 - tokens (EOS included) / slots, both sides, per epoch."""

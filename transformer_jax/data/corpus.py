@@ -1,7 +1,7 @@
 """A parallel corpus tokenised once into memory-mapped arrays; training reads only these.
 
-Folder: source.tokens.npy, source.ends.npy, the same for target, corpus.json and the vocabulary.
-Sentence i of a side is tokens[ends[i - 1] : ends[i]], EOS included.
+Folder: source.tokens.npy, source.ends.npy, the same for target, corpus.json and the vocabularies.
+Sentence i of a side is tokens[ends[i - 1] : ends[i]], EOS included where its task has one.
 """
 
 import hashlib
@@ -16,8 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
+from transformer_jax.data.pairing import Pairing
 from transformer_jax.data.text import is_blank
-from transformer_jax.data.vocabulary import EOS_ID, Vocabulary, load_vocabulary
+from transformer_jax.data.vocabulary import (
+    PAD_ID,
+    Vocabularies,
+    Vocabulary,
+    load_vocabularies,
+    save_vocabularies,
+)
 from transformer_jax.errors import UserError
 
 __all__ = ["Corpus", "CorpusError", "Lines", "Side", "note_direction", "write_corpus"]
@@ -41,15 +48,17 @@ class Side:
         """Tokens of each sentence, EOS included, int64."""
         return np.diff(self.ends, prepend=0)
 
-    def rows(self, indices: np.ndarray, length: int) -> np.ndarray:
-        """Sentences as an int32 array [len(indices), length], PAD at the end; index -1 is empty."""
+    def rows(self, indices: np.ndarray, length: int, fill: int = PAD_ID) -> np.ndarray:
+        """Sentences as an int32 array [len(indices), length], `fill` after their end; index -1 is
+        empty."""
         there = np.maximum(indices, 0)
         ends = np.where(indices < 0, 0, self.ends[there])
         starts = np.where(indices <= 0, 0, self.ends[there - 1])
         positions = starts[:, None] + np.arange(length)
         inside = positions < ends[:, None]
-        gathered = self.tokens[np.where(inside, positions, 0)]
-        return np.where(inside, gathered, 0).astype(np.int32)
+        rows = np.full(inside.shape, fill, np.int32)
+        rows[inside] = self.tokens[positions[inside]]
+        return rows
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,7 @@ class Lines:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Token arrays of both sides, the vocabulary, and what was left out when preparing.
+    """Token arrays of both sides, their vocabularies, and what was left out when preparing.
 
     `sentences` and `direction` are None where the corpus was prepared before they were recorded, or
     where nobody could tell.
@@ -88,7 +97,7 @@ class Corpus:
     folder: Path
     source: Side
     target: Side
-    vocabulary: Vocabulary
+    vocabularies: Vocabularies
     fingerprint: str
     left_out: dict[str, int]
     sentences: int | None = None
@@ -131,14 +140,14 @@ class Corpus:
                 raise CorpusError(f"{folder} is damaged: {error}; prepare it again") from None
             sides.append(Side(*parts))
         source, target = sides
-        vocabulary = load_vocabulary(folder)
-        return cls(folder, source, target, vocabulary, fingerprint, left_out, sentences, direction)
+        both = load_vocabularies(folder)
+        return cls(folder, source, target, both, fingerprint, left_out, sentences, direction)
 
     def verify(self) -> None:
         """Read the arrays through once; raise CorpusError where they are not those written."""
-        if _fingerprint((self.source, self.target), self.vocabulary) != self.fingerprint:
+        if _fingerprint((self.source, self.target), self.vocabularies) != self.fingerprint:
             raise CorpusError(
-                f"{self.folder} is damaged: its arrays or its vocabulary are not those that were "
+                f"{self.folder} is damaged: its arrays or its vocabularies are not those that were "
                 "written; remove the folder and prepare it again"
             )
 
@@ -152,9 +161,10 @@ _PARTS = ("tokens", "ends")
 def write_corpus(
     folder: Path,
     pairs: Iterable[tuple[str, str]],
-    vocabulary: Vocabulary,
+    vocabularies: Vocabularies | Vocabulary,
     max_length: int | None = None,
     *,
+    pairing: Pairing = Pairing(),
     sentences: int | None = None,
     direction: str | None = None,
 ) -> Corpus:
@@ -162,10 +172,13 @@ def write_corpus(
 
     Pairs with an empty side, or with more than `max_length` tokens a side (EOS included), are
     left out and counted; a side that shows nothing is empty. Without `max_length` every pair is
-    kept, empty ones too. The fingerprint is a SHA-256 of the arrays and the vocabulary; `sentences`
-    and `direction` are written down beside it.
+    kept, empty ones too. A single vocabulary is that of both sides; `pairing` is the task's, and
+    CorpusError names a pair that is not aligned where it says so. The fingerprint is a SHA-256 of
+    the arrays and the vocabularies; `sentences` and `direction` are written down beside it.
     """
-    dtype = np.dtype(np.uint16 if len(vocabulary) <= 2**16 else np.uint32)
+    if not isinstance(vocabularies, Vocabularies):
+        vocabularies = Vocabularies(vocabularies, vocabularies)
+    dtype = np.dtype(np.uint16 if max(map(len, vocabularies)) <= 2**16 else np.uint32)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -173,14 +186,20 @@ def write_corpus(
     ends = (array("q"), array("q"))
     raw = [partial / f"{name}.raw" for name in _SIDES]
     with raw[0].open("wb") as source_file, raw[1].open("wb") as target_file:
-        for encoded in _encoded(pairs, vocabulary):
+        for number, (words, encoded) in enumerate(_encoded(pairs, vocabularies, pairing), 1):
             if max_length is not None:
-                if min(map(len, encoded)) == 1:
+                if not all(words):
                     left_out["empty"] += 1
                     continue
                 if max(map(len, encoded)) > max_length:
                     left_out["too_long"] += 1
                     continue
+            if pairing.aligned and len(words[0]) != len(words[1]):
+                raise CorpusError(
+                    f"{pairs}, pair {number}: {len(words[0])} source tokens but {len(words[1])} "
+                    "target tokens; the task needs a target token for each: mend that line, or "
+                    "choose the vocabulary whitespace"
+                )
             for ids, file, side_ends in zip(encoded, (source_file, target_file), ends):
                 file.write(np.asarray(ids, dtype).tobytes())
                 side_ends.append((side_ends[-1] if side_ends else 0) + len(ids))
@@ -192,13 +211,14 @@ def write_corpus(
         )
     sides = []
     for name, path, side_ends in zip(_SIDES, raw, ends):
-        side = Side(np.memmap(path, dtype, mode="r"), np.asarray(side_ends, np.int64))
+        tokens = np.memmap(path, dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
+        side = Side(tokens, np.asarray(side_ends, np.int64))
         for part in _PARTS:
             np.save(partial / f"{name}.{part}.npy", getattr(side, part))
         path.unlink()
         sides.append(side)
-    vocabulary.save(partial)
-    fingerprint = _fingerprint(sides, vocabulary)
+    save_vocabularies(vocabularies, partial)
+    fingerprint = _fingerprint(sides, vocabularies)
     meta = {
         "format": FORMAT,
         "fingerprint": fingerprint,
@@ -224,18 +244,21 @@ def note_direction(folder: Path, direction: str) -> None:
 
 
 def _encoded(
-    pairs: Iterable[tuple[str, str]], vocabulary: Vocabulary
-) -> Iterator[tuple[list[int], list[int]]]:
-    """Token ids with EOS of each pair, many pairs at a time."""
+    pairs: Iterable[tuple[str, str]], vocabularies: Vocabularies, pairing: Pairing
+) -> Iterator[tuple[tuple[list[int], list[int]], tuple[list[int], list[int]]]]:
+    """(token ids, rows) of each pair, many pairs at a time."""
     pairs = iter(pairs)
     while chunk := list(itertools.islice(pairs, CHUNK)):
         sides = (["" if is_blank(line) else line for line in side] for side in zip(*chunk))
-        for source, target in zip(*map(vocabulary.encode_all, sides)):
-            yield [*source, EOS_ID], [*target, EOS_ID]
+        encoded = (v.encode_all(side) for v, side in zip(vocabularies, sides))
+        for source, target in zip(*encoded):
+            yield (source, target), (pairing.source(source), pairing.target(target))
 
 
-def _fingerprint(sides: Iterable[Side], vocabulary: Vocabulary) -> str:
-    digest = hashlib.sha256(vocabulary.to_bytes())
+def _fingerprint(sides: Iterable[Side], vocabularies: Vocabularies) -> str:
+    digest = hashlib.sha256(vocabularies.source.to_bytes())
+    if not vocabularies.joint:
+        digest.update(vocabularies.target.to_bytes())
     for name, side in zip(_SIDES, sides):
         for part in _PARTS:
             values = getattr(side, part)

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from transformer_jax.config import ConfigError, DataConfig, from_tree
 from transformer_jax.data.corpus import Corpus, CorpusError, note_direction, write_corpus
+from transformer_jax.data.pairing import Pairing
 from transformer_jax.data.segmentation import split_sentences
 from transformer_jax.data.text import ParallelText, TextError, TextFiles, digest, is_blank
-from transformer_jax.data.vocabulary import Vocabulary, train_vocabulary
+from transformer_jax.data.vocabulary import Vocabularies, Vocabulary, train_vocabulary
 from transformer_jax.languages import check_direction
 from transformer_jax.locking import locked
 
@@ -42,21 +43,34 @@ class Receipt:
     max_length: int
     reused_vocabulary: str | None
     """SHA-256 of a vocabulary that was given, not trained."""
+    target_vocab_size: int | None = None
+    """Of a target with a vocabulary of its own, as asked for."""
+    pairing: Pairing = Pairing()
+    """As the task says."""
 
     FILE = "inputs.json"
 
     @classmethod
     def of(
-        cls, texts: "_Texts", data: DataConfig, vocab_size: int, vocabulary: Vocabulary | None
+        cls,
+        texts: "_Texts",
+        data: DataConfig,
+        vocab_size: int,
+        given: Vocabularies | None,
+        target_vocab_size: int | None,
+        pairing: Pairing,
     ) -> "Receipt":
         train, validation = texts
+        taken = b"".join(v.to_bytes() for v in (given or ())[: 1 if pairing.joint else 2])
         return cls(
             train.identity,
             None if validation is None else validation.identity,
             data.vocabulary,
             vocab_size,
             data.max_length,
-            hashlib.sha256(vocabulary.to_bytes()).hexdigest() if vocabulary else None,
+            hashlib.sha256(taken).hexdigest() if given else None,
+            None if pairing.joint else target_vocab_size or vocab_size,
+            pairing,
         )
 
     @classmethod
@@ -89,22 +103,39 @@ _Texts = tuple[ParallelText, ParallelText | None]
 
 
 def prepare(
-    data: DataConfig, vocab_size: int, folder: Path, vocabulary: Vocabulary | None = None
+    data: DataConfig,
+    vocab_size: int,
+    folder: Path,
+    given: Vocabularies | None = None,
+    *,
+    target_vocab_size: int | None = None,
+    pairing: Pairing = Pairing(),
 ) -> Path:
-    """Train the vocabulary and tokenise the text into folder/train and folder/validation.
+    """Train the vocabularies and tokenise the text into folder/train and folder/validation.
 
-    A `vocabulary` that is given is used as it is. What is there already from the same text with
-    the same settings is left alone; what is there from others is an error.
+    vocab_size         rows of the vocabulary, of the source's where the task has one a side
+    given              vocabularies that are used as they are
+    target_vocab_size  rows of the target's own, by default as many
+    pairing            the task's
+
+    What is there already from the same text with the same settings is left alone; what is there
+    from others is an error.
     """
     texts = _texts(data)
     with locked(folder):
-        receipt = Receipt.of(texts, data, vocab_size, vocabulary)
-        _ensure(texts, receipt, folder, vocabulary, data)
+        receipt = Receipt.of(texts, data, vocab_size, given, target_vocab_size, pairing)
+        _ensure(texts, receipt, folder, given, data)
     return folder
 
 
 def prepare_once(
-    data: DataConfig, vocab_size: int, folder: Path, vocabulary: Vocabulary | None = None
+    data: DataConfig,
+    vocab_size: int,
+    folder: Path,
+    given: Vocabularies | None = None,
+    *,
+    target_vocab_size: int | None = None,
+    pairing: Pairing = Pairing(),
 ) -> None:
     """As `prepare` into a new folder, through the cache: equal text is prepared once for all runs.
 
@@ -115,14 +146,14 @@ def prepare_once(
     if folder.exists() and any(folder.iterdir()) and not any(mark.is_file() for mark in marks):
         raise CorpusError(f"{folder} is there and no prepared text: give another folder")
     texts = _texts(data)
-    receipt = Receipt.of(texts, data, vocab_size, vocabulary)
+    receipt = Receipt.of(texts, data, vocab_size, given, target_vocab_size, pairing)
     # Of runs that were prepared with a record of sentences and languages, or without.
     record = f"{receipt.name} {data.known_direction} {find_spec('sentencex') is not None}"
     name = hashlib.sha256(record.encode()).hexdigest()[:16]
     cached = cache_folder(data.cache_dir) / "corpora" / name
     half = folder.with_name(f"{folder.name}.partial")
     with _explained(data), locked(cached):
-        _ensure(texts, receipt, cached, vocabulary, data)
+        _ensure(texts, receipt, cached, given, data)
         for old in (half, folder):
             shutil.rmtree(old, ignore_errors=True)
         ignore = shutil.ignore_patterns("lock")
@@ -188,7 +219,7 @@ def _ensure(
     texts: _Texts,
     receipt: Receipt,
     folder: Path,
-    vocabulary: Vocabulary | None,
+    given: Vocabularies | None,
     data: DataConfig,
 ) -> None:
     """Prepare into `folder` unless it is there; the receipt comes last: without one it is not."""
@@ -212,30 +243,31 @@ def _ensure(
     count, sentences = _survey(train, language)
     if validation is not None:
         _survey(validation, language)  # for its faults
-    if vocabulary is None:
-        # Evenly spaced pairs, because a vocabulary's trainer holds its lines in memory.
-        some = itertools.islice(train, 0, None, -(-count // VOCABULARY_PAIRS))
-        lines = (line for pair in some for line in pair)
-        vocabulary = train_vocabulary(receipt.vocabulary, lines, receipt.vocab_size)
+    vocabularies = given or _train_vocabularies(receipt, train, -(-count // VOCABULARY_PAIRS))
     (folder / Receipt.FILE).unlink(missing_ok=True)
     corpus = write_corpus(
         folder / "train",
         train,
-        vocabulary,
+        vocabularies,
         receipt.max_length,
+        pairing=receipt.pairing,
         sentences=sentences,
         direction=data.known_direction,
     )
     left_out = corpus.left_out
     log.info(
-        "%s: %d pairs, vocabulary of %d; left out: %d with an empty side, %d beyond max_length %d",
-        train, len(corpus), len(vocabulary), left_out["empty"], left_out["too_long"],
+        "%s: %d pairs, vocabulary of %s; left out: %d with an empty side, %d beyond max_length %d",
+        train, len(corpus), corpus.vocabularies, left_out["empty"], left_out["too_long"],
         receipt.max_length,
     )  # fmt: skip
     shutil.rmtree(folder / "validation", ignore_errors=True)
     if validation is not None:
         left_out = write_corpus(
-            folder / "validation", validation, vocabulary, receipt.max_length
+            folder / "validation",
+            validation,
+            vocabularies,
+            receipt.max_length,
+            pairing=receipt.pairing,
         ).left_out
         if any(left_out.values()):
             log.info(
@@ -243,6 +275,21 @@ def _ensure(
                 validation, left_out["empty"], left_out["too_long"], receipt.max_length,
             )  # fmt: skip
     receipt.write(folder)
+
+
+def _train_vocabularies(receipt: Receipt, text: ParallelText, apart: int) -> Vocabularies:
+    """Those of a receipt, learned from every so many pairs of a text."""
+
+    def trained(sides: tuple[int, ...], size: int) -> Vocabulary:
+        # Evenly spaced pairs, because a vocabulary's trainer holds its lines in memory.
+        some = itertools.islice(text, 0, None, apart)
+        lines = (pair[side] for pair in some for side in sides)
+        return train_vocabulary(receipt.vocabulary, lines, size)
+
+    if receipt.target_vocab_size is None:
+        joint = trained((0, 1), receipt.vocab_size)
+        return Vocabularies(joint, joint)
+    return Vocabularies(trained((0,), receipt.vocab_size), trained((1,), receipt.target_vocab_size))
 
 
 def _survey(text: ParallelText, language: str | None) -> tuple[int, int | None]:

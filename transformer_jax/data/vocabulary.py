@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from transformer_jax.errors import UserError, is_text
 
@@ -16,10 +16,13 @@ __all__ = [
     "PAD_ID",
     "UNK_ID",
     "SentencePieceVocabulary",
+    "Vocabularies",
     "Vocabulary",
     "VocabularyError",
     "WhitespaceVocabulary",
+    "load_vocabularies",
     "load_vocabulary",
+    "save_vocabularies",
     "train_vocabulary",
 ]
 
@@ -236,10 +239,44 @@ def _reason(message: str) -> str:
 
 
 def train_vocabulary(kind: str, lines: Iterable[str], vocab_size: int) -> Vocabulary:
-    """A joint vocabulary over all lines, of one of DataConfig.vocabulary's kinds."""
+    """A vocabulary over all lines, of one of DataConfig.vocabulary's kinds."""
     if kind == "whitespace":
         return WhitespaceVocabulary.train(lines, vocab_size)
     return SentencePieceVocabulary.train(lines, vocab_size, kind)
+
+
+class Vocabularies(NamedTuple):
+    """Of both sides; one that they share stands twice."""
+
+    source: Vocabulary
+    target: Vocabulary
+
+    @property
+    def joint(self) -> bool:
+        return self.source is self.target
+
+    def __str__(self) -> str:
+        """How many types there are, of both sides or of each."""
+        return f"{len(self.source)}" if self.joint else " + ".join(str(len(v)) for v in self)
+
+
+# Folder, beside the source's vocabulary, of one that the target has for itself.
+_TARGET = "target_vocabulary"
+
+
+def save_vocabularies(vocabularies: Vocabularies, folder: Path) -> None:
+    """The source's, or that of both, in the folder itself; the target's own one below it."""
+    vocabularies.source.save(folder)
+    if not vocabularies.joint:
+        (folder / _TARGET).mkdir(exist_ok=True)
+        vocabularies.target.save(folder / _TARGET)
+
+
+def load_vocabularies(folder: Path) -> Vocabularies:
+    """What `save_vocabularies` wrote to a folder."""
+    source = load_vocabulary(folder)
+    own = (folder / _TARGET).is_dir()
+    return Vocabularies(source, load_vocabulary(folder / _TARGET) if own else source)
 
 
 def load_vocabulary(folder: Path) -> Vocabulary:

@@ -1,29 +1,28 @@
-"""Search steps made from a Transformer: its key-value cache behind the step contract."""
+"""Search steps made from a model of any family: its cache behind the step contract."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
-from transformer_jax.decoding.generate import Allowed, Step
-from transformer_jax.models.transformer import DecoderCache, Transformer
+from transformer_jax.decoding.rows import Allowed, Step
 
-__all__ = ["all_but", "transformer_step"]
+__all__ = ["all_but", "make_search_step"]
 
 
-def transformer_step(
-    model: Transformer, params: Any, source: jax.Array, beams: int, max_length: int
-) -> tuple[Step, DecoderCache]:
+def make_search_step(
+    model: nn.Module, variables: Any, source: jax.Array, beams: int, max_length: int
+) -> tuple[Step, Any]:
     """(step, cache) for source [B, S]; the cache has B * beams rows and max_length positions.
 
-    >>> from transformer_jax import presets
+    >>> from transformer_jax import Transformer, presets
     >>> model, source = Transformer(presets.tiny(vocab_size=50)), jnp.ones((2, 5), jnp.int32)
-    >>> params = jax.jit(model.init)(jax.random.key(0), source, source)["params"]
-    >>> step, cache = transformer_step(model, params, source, beams=3, max_length=4)
+    >>> variables = jax.jit(model.init)(jax.random.key(0), source, source)
+    >>> step, cache = make_search_step(model, variables, source, beams=3, max_length=4)
     >>> step(cache, jnp.zeros(6, jnp.int32), None)[1].shape
     (6, 50)
     """
-    variables = {"params": params}
 
     def step(cache, tokens, parents):
         if parents is not None:

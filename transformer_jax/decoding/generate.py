@@ -1,116 +1,98 @@
-"""The loop that greedy search, sampling and forced scoring share: one token a row a step."""
+"""Any search with any model that decodes step by step."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
-from transformer_jax.functional.arguments import check_axes, check_integer, check_mask
-from transformer_jax.functional.losses import at_class
+from transformer_jax.data.vocabulary import BOS_ID, EOS_ID, PAD_ID
+from transformer_jax.decoding.beam import BeamResult, beam_search
+from transformer_jax.decoding.cache import all_but, make_search_step
+from transformer_jax.decoding.greedy import greedy_search
+from transformer_jax.decoding.sampling import sample
+from transformer_jax.functional.keys import seed_key
+from transformer_jax.search import Search
 
-__all__ = ["Allowed", "Generated", "Step", "check_limits", "generate", "next_log_probs"]
-
-Allowed = Callable[[Any], jax.Array]
-Step = Callable[[Any, jax.Array, jax.Array | None], tuple[Any, jax.Array]]
-
-
-class Generated(NamedTuple):
-    """tokens [N, T] int32, 0 after EOS; lengths [N] with EOS; log_probs [N, T]; N rows."""
-
-    tokens: jax.Array
-    lengths: jax.Array
-    log_probs: jax.Array
+__all__ = ["generate"]
 
 
-def next_log_probs(
-    step: Step,
-    cache: Any,
-    tokens: jax.Array,
-    parents: jax.Array | None,
-    allowed: Allowed | None,
-    eos_id: int,
-) -> tuple[Any, jax.Array]:
-    """(cache, log-probabilities [N, V] in float32), -inf where a token is not allowed.
-
-    They are normalised over all V before the rest is left out. ValueError for logits of another
-    number of rows or without a token `eos_id`, and for a mask that is not for them; TypeError for
-    one that is not boolean.
-
-    >>> step = lambda cache, tokens, parents: (cache, jnp.zeros((1, 4)))
-    >>> mask = jnp.array([[False, True, True, False]])
-    >>> next_log_probs(step, None, jnp.array([0]), None, lambda cache: mask, 1)[1].round(3)
-    Array([[  -inf, -1.386, -1.386,   -inf]], dtype=float32)
-    """
-    cache, logits = step(cache, tokens, parents)
-    if logits.ndim != 2 or logits.shape[0] != tokens.shape[0]:
-        raise ValueError(f"the step's logits have shape {logits.shape}, not ({len(tokens)}, V)")
-    if not 0 <= eos_id < logits.shape[1]:
-        raise ValueError(f"eos_id {eos_id} is none of the step's {logits.shape[1]} tokens")
-    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-    if allowed is not None:
-        mask = allowed(cache)
-        check_mask(mask, log_probs.shape, true="may be chosen")
-        log_probs = jnp.where(mask, log_probs, -jnp.inf)
-    return cache, log_probs
-
-
-def check_limits(limits: jax.Array, max_length: int) -> None:
-    """ValueError unless there is one limit a row and room for a token; TypeError unless they are
-    integers."""
-    check_axes("limits", limits, "N")
-    check_integer("limits", limits)
-    if max_length < 1:
-        raise ValueError(f"max_length {max_length} has no room for a token: it must be positive")
-
-
+@functools.partial(jax.jit, static_argnames=("model", "search", "start_id"))
 def generate(
-    step: Step,
-    cache: Any,
-    choose: Callable[[jax.Array, jax.Array], jax.Array],
+    model: nn.Module,
+    params: Any,
+    source: jax.Array,
+    search: Search = Search(),
     *,
-    limits: jax.Array,
-    max_length: int,
-    start_id: int,
-    eos_id: int,
-    allowed: Allowed | None = None,
-) -> Generated:
-    """Extend N rows until each has EOS; row i ends with EOS at length limits[i] at the latest.
+    collections: dict[str, Any] | None = None,
+    limits: jax.Array | None = None,
+    streams: jax.Array | None = None,
+    start_id: int = 0,
+) -> BeamResult:
+    """The n_best targets of each source [B, S] that `search` finds; compiled for each S and search.
 
-    `choose(log_probs [N, V], position)` names the next tokens [N]. No row exceeds `max_length` T.
+    model        a Flax module with `start_cache` and `decode_step`, as `models.families` says
+    params       its parameters; `collections` are what else its variables hold
+    limits [B]   most tokens of a target, EOS included; by default those of its source, EOS and all,
+                 and `search.extra_length` more. No more than S + extra_length are ever written
+    streams [B, 2]  numbers of each sentence by which its samples are drawn; by default its place, 0
+    start_id     what the target begins with
 
-    >>> step = lambda cache, tokens, parents: (cache, jnp.zeros((1, 3)))
-    >>> choose = lambda log_probs, position: jnp.array([2])
-    >>> options = {"limits": jnp.array([3]), "max_length": 4, "start_id": 0, "eos_id": 1}
-    >>> generate(step, None, choose, **options).tokens
-    Array([[2, 2, 1, 0]], dtype=int32)
+    PAD and BOS are never written. Greedy search and samples have their log-probability as score;
+    samples come as they are drawn, a beam best first.
+
+    >>> from transformer_jax import Transformer, presets
+    >>> model, source = Transformer(presets.tiny(vocab_size=50)), jnp.array([[7, 9, 1]])
+    >>> params = jax.jit(model.init)(jax.random.key(0), source, source)["params"]
+    >>> generate(model, params, source, Search(beam_size=2, extra_length=4)).tokens.shape
+    (1, 1, 7)
     """
-    check_limits(limits, max_length)
-    limits = jnp.minimum(limits, max_length)
-    rows = limits.shape[0]
-
-    def running(carry):
-        position, _, _, open_rows, _ = carry
-        return (position < max_length) & jnp.any(open_rows)
-
-    def extend(carry):
-        position, cache, last, open_rows, out = carry
-        cache, log_probs = next_log_probs(step, cache, last, None, allowed, eos_id)
-        tokens = jnp.where(position + 1 == limits, eos_id, choose(log_probs, position))
-        chosen = at_class(log_probs, tokens)
-        tokens = jnp.where(open_rows, tokens, 0).astype(jnp.int32)
-        out = Generated(
-            out.tokens.at[:, position].set(tokens),
-            out.lengths + open_rows.astype(jnp.int32),
-            out.log_probs.at[:, position].set(jnp.where(open_rows, chosen, 0.0)),
+    max_length = source.shape[1] + search.extra_length
+    if limits is None:
+        limits = jnp.sum(source != PAD_ID, axis=1) + search.extra_length
+    variables = {"params": params, **(collections or {})}
+    step, cache = make_search_step(model, variables, source, search.rows, max_length)
+    first = jax.ShapeDtypeStruct((len(source) * search.rows,), jnp.int32)
+    vocabulary = jax.eval_shape(lambda cache, tokens: step(cache, tokens, None)[1], cache, first)
+    common: dict[str, Any] = {
+        "max_length": max_length,
+        "start_id": start_id,
+        "eos_id": EOS_ID,
+        # Neither is ever a target.
+        "allowed": all_but((PAD_ID, BOS_ID), vocabulary.shape[1]),
+    }
+    if search.method == "beam":
+        return beam_search(
+            step,
+            cache,
+            limits=limits,
+            beam_size=search.beam_size,
+            n_best=search.n_best,
+            penalty=search.penalty,
+            alpha=search.alpha,
+            eos_rule=search.eos_rule,
+            **common,
         )
-        return position + 1, cache, tokens, open_rows & (tokens != eos_id), out
-
-    empty = Generated(
-        jnp.zeros((rows, max_length), jnp.int32),
-        jnp.zeros(rows, jnp.int32),
-        jnp.zeros((rows, max_length), jnp.float32),
-    )
-    start = jnp.full(rows, start_id, jnp.int32)
-    carry = (jnp.zeros((), jnp.int32), cache, start, limits > 0, empty)
-    return jax.lax.while_loop(running, extend, carry)[-1]
+    if search.method == "greedy":
+        found = greedy_search(step, cache, limits=limits, **common)
+    else:
+        if streams is None:
+            streams = jnp.stack([jnp.arange(len(source)), jnp.zeros_like(limits)], axis=1)
+        rng = seed_key(search.seed)
+        copies = streams[:, 1:] * search.rows + jnp.arange(search.rows)[None]
+        copies, numbers = copies.reshape(-1), jnp.repeat(streams[:, 0], search.rows)
+        fold = jax.vmap(lambda n, c: jax.random.fold_in(jax.random.fold_in(rng, n), c))
+        found = sample(
+            step,
+            cache,
+            fold(numbers, copies),
+            limits=jnp.repeat(limits, search.rows),
+            temperature=search.temperature,
+            top_k=search.top_k,
+            top_p=search.top_p,
+            **common,
+        )
+    shape = (len(limits), search.rows)
+    total = found.log_probs.sum(axis=1).reshape(shape)
+    return BeamResult(found.tokens.reshape(*shape, -1), found.lengths.reshape(shape), total, total)

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from transformer_jax.decoding.generate import Allowed, Generated, Step, generate
+from transformer_jax.decoding.rows import Allowed, Generated, Step, extend_rows
 
 __all__ = ["greedy_search"]
 
@@ -32,7 +32,7 @@ def greedy_search(
         # top_k(1): XLA's argmax is three times slower on a CPU for large vocabularies.
         return jax.lax.top_k(log_probs, 1)[1][:, 0]
 
-    return generate(
+    return extend_rows(
         step,
         cache,
         choose,

@@ -1,4 +1,4 @@
-"""Translate and score many sentences of token ids: grouped by length, padded, searched in jit."""
+"""Predict and score many sentences of token ids: grouped by length, padded, compiled by shape."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -6,20 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from transformer_jax.data.vocabulary import BOS_ID, EOS_ID, PAD_ID
-from transformer_jax.decoding.beam import beam_search
-from transformer_jax.decoding.cache import all_but, transformer_step
-from transformer_jax.decoding.greedy import greedy_search
-from transformer_jax.decoding.sampling import sample
-from transformer_jax.decoding.scoring import force
+from transformer_jax.data.pairing import Pairing
+from transformer_jax.data.vocabulary import PAD_ID
+from transformer_jax.decoding.generate import generate
 from transformer_jax.errors import UserError
-from transformer_jax.functional.keys import seed_key
-from transformer_jax.models.transformer import Transformer
+from transformer_jax.functional.losses import map_blocks, token_log_probs
+from transformer_jax.models.families import family_of
 from transformer_jax.parallel import Layout
 from transformer_jax.search import Search
 
@@ -27,6 +24,8 @@ __all__ = ["BATCH_TOKENS", "Hypothesis", "Inference"]
 
 # Of a batch on one device, padding included, unless the caller has others.
 BATCH_TOKENS = 4096
+# Positions whose logits are there at once while targets are scored.
+SCORED_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -43,36 +42,40 @@ class Hypothesis:
 
 
 class Inference:
-    """A model with its parameters, ready to translate lists of token ids (without EOS).
+    """A model with its variables, ready to predict from lists of token ids (without EOS).
 
-    `params` may be replaced; what is compiled stays. `batch_tokens` are those of one device: with a
-    `layout` its devices share the sentences, each translating its own. `longest` is the most tokens
-    of a sentence, EOS included, that are read or written at once.
+    `variables` may be replaced; what is compiled stays. `batch_tokens` are those of one device:
+    with a `layout` its devices share the sentences, each predicting its own. `pairing` is the
+    task's. `longest` is the most tokens of a sentence, EOS included, that are read or written at
+    once.
     """
 
     def __init__(
         self,
-        model: Transformer,
-        params: Any,
+        model: nn.Module,
+        variables: Any,
         batch_tokens: int = BATCH_TOKENS,
         layout: Layout | None = None,
+        pairing: Pairing = Pairing(),
     ):
-        self._model = model
+        self._model, self._config = model, model.config
+        self._family = family_of(model.config)
+        self._pairing = pairing
         self._mesh = None if layout is None or layout.mesh.size == 1 else layout.mesh
         self._devices = 1 if self._mesh is None else self._mesh.size
-        self.params = params
+        self.variables = variables
         self._batch_tokens = batch_tokens
-        learned = model.config.positions == "learned"
-        self._positions = model.config.max_positions if learned else np.iinfo(np.int32).max
+        self._positions = self._family.longest(model.config) or np.iinfo(np.int32).max
         self.longest = min(self._positions, batch_tokens)
         self._search = functools.cache(
             lambda search: self._compiled(functools.partial(_search, model, search=search), 4)
         )
-        self._force = self._compiled(functools.partial(_force, model), 3)
+        self._score = self._compiled(functools.partial(_score, model), 3)
+        self._label = self._compiled(functools.partial(_label, model), 2)
         self._attend = jax.jit(functools.partial(model.apply, mutable=["attention"]))
 
     def _compiled(self, function, arguments: int):
-        """`function` of parameters and of rows, in which no device needs another's."""
+        """`function` of variables and of rows, in which no device needs another's."""
         if self._mesh is None:
             return jax.jit(function)
         rows = P(self._mesh.axis_names)
@@ -100,13 +103,13 @@ class Inference:
         """
         numbers = range(len(sources)) if numbers is None else numbers
         parts = [0] * len(sources) if parts is None else parts
-        self._check_lengths(sources, numbers)
+        rows = self._read(sources, numbers)
         results: list[list[Hypothesis]] = [[] for _ in sources]
-        for indices, source in self._groups(sources, search.rows):
+        for indices, source in self._groups(rows, search.rows):
             longest = [len(sources[i]) + search.extra_length for i in indices]
             limits = _pad_to(np.minimum(longest, self._positions), len(source))
             streams = [_pad_to([of[i] for i in indices], len(source)) for of in (numbers, parts)]
-            found = self._search(search)(self.params, source, limits, np.stack(streams, axis=1))
+            found = self._search(search)(self.variables, source, limits, np.stack(streams, axis=1))
             tokens, lengths, log_probs, scores = jax.device_get(found)
             for row, i in enumerate(indices):
                 hypotheses = [
@@ -122,6 +125,24 @@ class Inference:
                 results[i] = sorted(hypotheses, key=lambda each: -each.score)
         return results
 
+    def label(
+        self, sources: Sequence[Sequence[int]], numbers: Sequence[int] | None = None
+    ) -> list[list[Hypothesis]]:
+        """The likeliest class of each token of each source, of a task that aligns both sides.
+
+        One hypothesis a source, its log-probability the sum of its classes'.
+        """
+        rows = self._read(sources, range(len(sources)) if numbers is None else numbers)
+        results: list[list[Hypothesis]] = [[] for _ in sources]
+        for indices, source in self._groups(rows, 1):
+            classes, log_probs = jax.device_get(self._label(self.variables, source))
+            for row, i in enumerate(indices):
+                total = float(log_probs[row, : len(sources[i])].sum())
+                if np.isfinite(total):
+                    ids = classes[row, : len(sources[i])].tolist()
+                    results[i] = [Hypothesis(ids, total, total)]
+        return results
+
     def score(
         self,
         sources: Sequence[Sequence[int]],
@@ -129,15 +150,15 @@ class Inference:
         numbers: Sequence[int] | None = None,
     ) -> list[np.ndarray]:
         """Log-probability of every target token, EOS last, for each pair."""
-        for side in (sources, targets):
-            self._check_lengths(side, range(len(side)) if numbers is None else numbers)
+        numbers = range(len(sources)) if numbers is None else numbers
+        read, written = self._read(sources, numbers), self._written(targets, numbers)
         results: list[np.ndarray] = [np.empty(0)] * len(sources)
-        for indices, source in self._groups(sources, 1, targets):
-            length = self._width(max(len(targets[i]) for i in indices) + 1)
-            rows = _rows([targets[i] for i in indices], len(source), length)
-            log_probs = jax.device_get(self._force(self.params, source, rows))
+        for indices, source in self._groups(read, 1, written):
+            length = self._width(max(len(written[i]) for i in indices))
+            rows = _padded_rows([written[i] for i in indices], len(source), length)
+            log_probs = jax.device_get(self._score(self.variables, source, rows))
             for row, i in enumerate(indices):
-                results[i] = log_probs[row, : len(targets[i]) + 1]
+                results[i] = log_probs[row, : len(written[i])]
         return results
 
     def attention(
@@ -147,31 +168,33 @@ class Inference:
 
         Encoder [L, H, S, S], decoder [L, H, T, T] and cross [L, H, T, S], float32.
         """
-        self._check_lengths([source, target], [0, 0])
-        rows, columns = len(target) + 1, len(source) + 1
+        [read], [written] = self._read([source], [0]), self._written([target], [0])
+        rows, columns = len(written), len(read)
         # One of few widths for both sides, so that few are compiled.
         width = min(_power_of_two(max(rows, columns, 16)), self._positions)
-        read, written = (_rows([ids], 1, width) for ids in (source, target))
-        _, state = self._attend({"params": self.params}, read, written)
+        padded = (_padded_rows([ids], 1, width) for ids in (read, written))
+        _, collected = self._attend(self.variables, *padded)
+        weights = self._family.attention(self._config, collected["attention"])
+        sizes = ((columns, columns), (rows, rows), (rows, columns))
+        encoder, decoder, cross = (w[..., :q, :k] for w, (q, k) in zip(weights, sizes))
+        return encoder, decoder, cross
 
-        def weights(stack: str, part: str, queries: int, keys: int) -> np.ndarray:
-            layers = range(self._model.config.num_layers)
-            found = [state["attention"][f"{stack}_{i}"][part]["weights"][0] for i in layers]
-            return np.stack([np.asarray(x, np.float32)[:, :queries, :keys] for x in found])
+    def _read(self, sources, numbers) -> list[list[int]]:
+        """Rows that the model reads."""
+        return self._checked([self._pairing.source(list(ids)) for ids in sources], numbers)
 
-        return (
-            weights("encoder", "self_attention", columns, columns),
-            weights("decoder", "self_attention", rows, rows),
-            weights("decoder", "cross_attention", rows, columns),
-        )
+    def _written(self, targets, numbers) -> list[list[int]]:
+        """Rows that it writes."""
+        return self._checked([self._pairing.target(list(ids)) for ids in targets], numbers)
 
-    def _check_lengths(self, sentences: Sequence[Sequence[int]], numbers: Sequence[int]) -> None:
-        for ids, number in zip(sentences, numbers):
-            if len(ids) >= self.longest:
+    def _checked(self, rows: list[list[int]], numbers: Sequence[int]) -> list[list[int]]:
+        for ids, number in zip(rows, numbers):
+            if len(ids) > self.longest:
                 raise UserError(
-                    f"sentence {number + 1} has {len(ids) + 1} tokens with EOS, more than the "
+                    f"sentence {number + 1} has {len(ids)} tokens with EOS, more than the "
                     f"{self.longest} that can be read at once: split it"
                 )
+        return rows
 
     def _width(self, length: int) -> int:
         """A length with EOS, padded so that few are compiled."""
@@ -183,10 +206,10 @@ class Inference:
         """(sentence numbers, source [B, S]) by rising length, B and S from few values."""
 
         def length(i):
-            return max(len(sources[i]), len(targets[i]) if targets is not None else 0)
+            return max(len(sources[i]), len(targets[i]) if targets is not None else 0, 1)
 
         def fits(rows, longest):
-            slots = self._padded(rows) * rows_per_sentence * _round_up(longest + 1)
+            slots = self._padded(rows) * rows_per_sentence * _round_up(longest)
             return slots <= self._batch_tokens * self._devices
 
         order = sorted(range(len(sources)), key=length)
@@ -196,8 +219,8 @@ class Inference:
             while end < len(order) and fits(end + 1 - start, length(order[end])):
                 end += 1
             group, start = order[start:end], end
-            width = self._width(max(len(sources[i]) for i in group) + 1)
-            yield group, _rows([sources[i] for i in group], self._padded(len(group)), width)
+            width = self._width(max(len(sources[i]) for i in group))
+            yield group, _padded_rows([sources[i] for i in group], self._padded(len(group)), width)
 
     def _padded(self, rows: int) -> int:
         """Rows of which every device has as many, one of few numbers."""
@@ -217,63 +240,39 @@ def _pad_to(values, size) -> np.ndarray:
     return np.pad(np.asarray(values, np.int32), (0, size - len(values)))
 
 
-def _rows(sentences, size, width) -> np.ndarray:
-    """int32 [size, width]: sentences with EOS; rows left over are all padding."""
+def _padded_rows(sentences, size, width) -> np.ndarray:
+    """int32 [size, width]; rows left over are all padding."""
     rows = np.full((size, width), PAD_ID, np.int32)
     for row, ids in zip(rows, sentences):
         row[: len(ids)] = ids
-        row[len(ids)] = EOS_ID
     return rows
 
 
-def _search(model, params, source, limits, streams, *, search: Search):
+def _search(model, variables, source, limits, streams, *, search: Search):
     """(tokens [B, n, T], lengths, log_probs, scores, each [B, n]).
 
     `streams` [B, 2] are the numbers by which samples are drawn: of a sentence and of its part.
     """
-    max_length = source.shape[1] + search.extra_length
-    step, cache = transformer_step(model, params, source, search.rows, max_length)
-    common = {
-        "max_length": max_length,
-        "start_id": model.config.start_id,
-        "eos_id": EOS_ID,
-        # Neither is ever a target.
-        "allowed": all_but((PAD_ID, BOS_ID), model.config.vocab_size),
-    }
-    if search.method == "beam":
-        return beam_search(
-            step,
-            cache,
-            limits=limits,
-            beam_size=search.beam_size,
-            n_best=search.n_best,
-            penalty=search.penalty,
-            alpha=search.alpha,
-            eos_rule=search.eos_rule,
-            **common,
-        )
-    if search.method == "greedy":
-        found = greedy_search(step, cache, limits=limits, **common)
-    else:
-        rng = seed_key(search.seed)
-        copies = streams[:, 1:] * search.rows + jnp.arange(search.rows)[None]
-        copies, numbers = copies.reshape(-1), jnp.repeat(streams[:, 0], search.rows)
-        fold = jax.vmap(lambda n, c: jax.random.fold_in(jax.random.fold_in(rng, n), c))
-        found = sample(
-            step,
-            cache,
-            fold(numbers, copies),
-            limits=jnp.repeat(limits, search.rows),
-            temperature=search.temperature,
-            top_k=search.top_k,
-            top_p=search.top_p,
-            **common,
-        )
-    shape = (len(limits), search.rows)
-    total = found.log_probs.sum(axis=1).reshape(shape)
-    return found.tokens.reshape(*shape, -1), found.lengths.reshape(shape), total, total
+    collections = dict(variables)
+    params, start = collections.pop("params"), model.config.start_id
+    options = {"collections": collections, "limits": limits, "streams": streams}
+    return tuple(generate(model, params, source, search, start_id=start, **options))
 
 
-def _force(model, params, source, targets):
-    step, cache = transformer_step(model, params, source, 1, targets.shape[1])
-    return force(step, cache, targets, start_id=model.config.start_id, eos_id=EOS_ID).log_probs
+def _score(model, variables, source, targets):
+    """Log-probability [B, T] of each target; NaN for what is no class."""
+    features: Any = model.apply(variables, source, targets, method="features")
+
+    def scored(features, targets):
+        logits = model.apply(variables, features, method="project")
+        return token_log_probs(logits, targets)
+
+    found = map_blocks(scored, SCORED_AT_ONCE, features, targets)
+    return found.reshape(-1)[: targets.size].reshape(targets.shape)
+
+
+def _label(model, variables, source):
+    """(likeliest class, its log-probability), each [B, S]."""
+    logits: Any = model.apply(variables, source, source)
+    log_probs, classes = jax.lax.top_k(jax.nn.log_softmax(logits), 1)
+    return classes[..., 0], log_probs[..., 0]

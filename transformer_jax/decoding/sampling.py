@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from transformer_jax.decoding.generate import Allowed, Generated, Step, generate
+from transformer_jax.decoding.rows import Allowed, Generated, Step, extend_rows
 from transformer_jax.functional.keys import row_keys
 
 __all__ = ["restrict", "sample"]
@@ -77,7 +77,7 @@ def sample(
         offered = restrict(log_probs, temperature, top_k, top_p)
         return jax.vmap(jax.random.categorical)(drawn, offered)
 
-    return generate(
+    return extend_rows(
         step,
         cache,
         choose,

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from transformer_jax.decoding.generate import Generated, Step, generate
+from transformer_jax.decoding.rows import Generated, Step, extend_rows
 from transformer_jax.functional.arguments import check_axes, check_integer
 
 __all__ = ["force"]
@@ -26,7 +26,7 @@ def force(
     check_integer("targets", targets)
     check_axes("targets", targets, "N T")
     lengths = jnp.sum(targets != 0, axis=1)
-    return generate(
+    return extend_rows(
         step,
         cache,
         lambda log_probs, position: targets[:, position],

@@ -14,7 +14,11 @@ from transformer_jax.functional.embedding import embed, unembed
 from transformer_jax.functional.feed_forward import feed_forward
 from transformer_jax.functional.keys import fold_in_rows, row_keys, seed_key, typed_key
 from transformer_jax.functional.linear import linear
-from transformer_jax.functional.losses import label_smoothed_cross_entropy, token_log_probs
+from transformer_jax.functional.losses import (
+    label_smoothed_cross_entropy,
+    map_blocks,
+    token_log_probs,
+)
 from transformer_jax.functional.masking import (
     causal_mask,
     combine_masks,
@@ -28,7 +32,8 @@ from transformer_jax.functional.normalization import (
     layer_norm,
     running_statistics,
 )
-from transformer_jax.functional.positions import learned_positions, sinusoids
+from transformer_jax.functional.positions import learned_positions, segment_positions, sinusoids
+from transformer_jax.functional.rows import row_axes
 
 __all__ = [
     "additive_attention_weights",
@@ -48,13 +53,16 @@ __all__ = [
     "learned_positions",
     "linear",
     "local_window_mask",
+    "map_blocks",
     "masked_softmax",
     "merge_heads",
     "padding_mask",
+    "row_axes",
     "row_keys",
     "running_statistics",
     "seed_key",
     "segment_mask",
+    "segment_positions",
     "sinusoids",
     "split_heads",
     "token_log_probs",

@@ -33,12 +33,13 @@ def layer_norm(
 def batch_statistics(
     x: Float[Array, "B ... D"],
     mask: Bool[Array, "B ..."] | None = None,
-    axis_name: str | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> tuple[Float[Array, "D"], Float[Array, "D"]]:
     """(mean, biased variance) per feature over every other axis, float32 (Ioffe & Szegedy 2015).
 
     `mask` leaves positions out (padding). `axis_name` takes the statistics over all devices of
-    a `pmap` or `shard_map`: sums travel, so devices may hold different numbers of positions.
+    a `pmap` or `shard_map` (`row_axes()` where a runner has cut the batch): sums travel, so devices
+    may hold different numbers of positions.
     TypeError or ValueError for a mask that is not boolean or of another shape.
 
     >>> batch_statistics(jnp.array([[1.0], [3.0]]))

@@ -6,9 +6,11 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-__all__ = ["SinusoidLayout", "learned_positions", "sinusoids"]
+from transformer_jax.functional.arguments import check_axes, check_integer
+
+__all__ = ["SinusoidLayout", "learned_positions", "segment_positions", "sinusoids"]
 
 SinusoidLayout = Literal["paper", "concatenated", "t2t"]
 
@@ -59,3 +61,21 @@ def learned_positions(table: Float[Array, "max_positions D"], length: int) -> Fl
             "raise max_positions or shorten the sentence"
         )
     return jax.lax.slice_in_dim(table, 0, length)
+
+
+def segment_positions(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    """The place of each token within its sentence, of several sentences packed in one row.
+
+    A sentence begins where the number of the segment changes. TypeError for segments that are no
+    integers, ValueError for other axes.
+
+    >>> segment_positions(jnp.array([[1, 1, 2, 2, 2, 0]])).tolist()
+    [[0, 1, 0, 1, 2, 0]]
+    """
+    check_integer("segments", segments)
+    check_axes("segments", segments, "B T")
+    places = jnp.arange(segments.shape[1])
+    begins = jnp.where(segments[:, 1:] != segments[:, :-1], places[1:], 0)
+    first = jnp.zeros_like(segments[:, :1])
+    begins = jnp.concatenate([first, begins.astype(segments.dtype)], axis=1)
+    return places - jax.lax.cummax(begins, axis=1)

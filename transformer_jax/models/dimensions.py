@@ -3,15 +3,14 @@
 D, F, H, K, V as in the glossary; HK and HDv are the heads side by side, P positions.
 """
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 
-__all__ = ["Module", "axes_of", "named", "state_axes"]
+__all__ = ["Module", "axes_of", "boxed_init", "named", "state_axes"]
 
 
 class Module(nn.Module):
@@ -21,31 +20,34 @@ class Module(nn.Module):
         return nn.unbox(super().init(*arguments, **options))
 
 
+def boxed_init(model: nn.Module, *inputs: Any) -> Callable[[jax.Array], Any]:
+    """rng -> variables of a model with the names of their dimensions, as `make_step` takes it."""
+    return lambda rng: nn.Module.init(model, rng, *inputs)
+
+
 def named(initialise: Callable, *letters: str) -> Callable:
     """An initialiser of a parameter with the letters of its dimensions."""
     return nn.with_logical_partitioning(initialise, letters)
 
 
-def axes_of(model: nn.Module, *inputs: Any) -> Any:
-    """PartitionSpec of letters for every parameter of a model; P() where none are named.
+def axes_of(init: Callable[[jax.Array], Mapping[str, Any]]) -> Any:
+    """PartitionSpec of letters for every parameter that `init` makes; P() where none are named.
 
     ValueError for a parameter that has not as many dimensions as letters.
 
-    >>> from transformer_jax import presets
-    >>> from transformer_jax.models.transformer import Transformer
-    >>> tokens = jax.ShapeDtypeStruct((1, 1), "int32")
-    >>> tuple(axes_of(Transformer(presets.tiny(vocab_size=50)), tokens, tokens)["embedding"])
-    ('V', 'D')
+    >>> init = lambda rng: {"params": {"w": nn.LogicallyPartitioned(jax.numpy.ones(3), ("D",))}}
+    >>> axes_of(init)
+    {'w': PartitionSpec('D',)}
     """
-    boxed = jax.eval_shape(functools.partial(nn.Module.init, model), jax.random.key(0), *inputs)
-    specs = nn.get_partition_spec(boxed["params"])
+    boxed = jax.eval_shape(init, jax.random.key(0))["params"]
+    specs = nn.get_partition_spec(boxed)
 
     def checked(path, leaf, spec):
         if spec != P() and len(spec) != leaf.ndim:
             raise ValueError(f"{_names(path)} has {leaf.ndim} dimensions, not {tuple(spec)}")
         return spec
 
-    return jax.tree_util.tree_map_with_path(checked, nn.unbox(boxed["params"]), specs)
+    return jax.tree_util.tree_map_with_path(checked, nn.unbox(boxed), specs)
 
 
 def state_axes(state: Any, shapes: Any, axes: Any) -> Any:

@@ -6,6 +6,7 @@ cross-attention's key and value, which gives a smaller limit than three separate
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,24 @@ from transformer_jax.functional.dropout import dropout
 from transformer_jax.functional.feed_forward import feed_forward
 from transformer_jax.functional.keys import fold_in_rows
 from transformer_jax.functional.linear import linear
-from transformer_jax.functional.normalization import layer_norm
+from transformer_jax.functional.normalization import (
+    batch_norm,
+    batch_statistics,
+    layer_norm,
+    running_statistics,
+)
+from transformer_jax.functional.rows import row_axes
 from transformer_jax.models.dimensions import Module, named
 
-__all__ = ["DecoderLayer", "EncoderLayer", "FeedForward", "LayerNorm", "MultiHeadAttention"]
+__all__ = [
+    "BatchNorm",
+    "DecoderLayer",
+    "EncoderLayer",
+    "FeedForward",
+    "LayerNorm",
+    "MultiHeadAttention",
+    "make_norm",
+]
 
 KeysValues = tuple[jax.Array, jax.Array]
 
@@ -85,10 +100,44 @@ class LayerNorm(Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, kept=None):
+        """x [..., D] -> the same; every position is normalised alone, whatever is `kept`."""
         gain = self.param("gain", named(nn.initializers.ones, "D"), x.shape[-1:], FLOAT32)
         bias = self.param("bias", named(nn.initializers.zeros, "D"), x.shape[-1:], FLOAT32)
         return layer_norm(x, gain, bias, self.config.norm_epsilon)
+
+
+class BatchNorm(Module):
+    """Gain, bias and running statistics around `functional.batch_norm`.
+
+    A batch is normalised by its own statistics, over all devices that share it, exactly when the
+    collection "batch_statistics" is mutable, which then takes them in; else by the running ones.
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x, kept=None):
+        """x [B, T, D], `kept` [B, T] what is no padding and counts -> [B, T, D]."""
+        width = x.shape[-1:]
+        gain = self.param("gain", named(nn.initializers.ones, "D"), width, FLOAT32)
+        bias = self.param("bias", named(nn.initializers.zeros, "D"), width, FLOAT32)
+        running = [
+            self.variable("batch_statistics", name, make, width, FLOAT32)
+            for name, make in (("mean", jnp.zeros), ("variance", jnp.ones))
+        ]
+        used = running[0].value, running[1].value
+        if self.is_mutable_collection("batch_statistics") and not self.is_initializing():
+            found = batch_statistics(x, kept, row_axes())
+            for variable, value in zip(running, running_statistics(used, found)):
+                variable.value = jax.lax.stop_gradient(value)
+            used = found
+        return batch_norm(x, *used, gain, bias, self.config.norm_epsilon)
+
+
+def make_norm(config: ModelConfig) -> LayerNorm | BatchNorm:
+    """The module that `config.normalization` names."""
+    return LayerNorm(config) if config.normalization == "layer" else BatchNorm(config)
 
 
 class MultiHeadAttention(DropoutModule):
@@ -164,11 +213,11 @@ class FeedForward(DropoutModule):
 class ResidualLayer(DropoutModule):
     """What encoder and decoder layers share: a sub-layer with dropout, residual and norm."""
 
-    def residual(self, x, norm, sublayer, rows):
-        """post: LayerNorm(x + Dropout(Sublayer(x))), section 5.4; pre: the norm comes first."""
+    def residual(self, x, norm, sublayer, rows, kept):
+        """post: Norm(x + Dropout(Sublayer(x))), section 5.4; pre: the norm comes first."""
         if self.config.norm == "pre":
-            return x + self.drop(sublayer(norm(x)), self.config.dropout, rows)
-        return norm(x + self.drop(sublayer(x), self.config.dropout, rows))
+            return x + self.drop(sublayer(norm(x, kept)), self.config.dropout, rows)
+        return norm(x + self.drop(sublayer(x), self.config.dropout, rows), kept)
 
 
 class EncoderLayer(ResidualLayer):
@@ -176,12 +225,15 @@ class EncoderLayer(ResidualLayer):
 
     def setup(self):
         self.self_attention = MultiHeadAttention(self.config, cross=False)
-        self.self_attention_norm = LayerNorm(self.config)
+        self.self_attention_norm = make_norm(self.config)
         self.feed_forward = FeedForward(self.config)
-        self.feed_forward_norm = LayerNorm(self.config)
+        self.feed_forward_norm = make_norm(self.config)
 
-    def __call__(self, x, mask, rows=None):
-        """x [B, S, D] -> [B, S, D]; `rows` [B] as in `DropoutModule`."""
+    def __call__(self, x, mask, rows=None, kept=None):
+        """x [B, S, D] -> [B, S, D].
+
+        `rows` [B] as in `DropoutModule`, `kept` [B, S] as in `BatchNorm`.
+        """
 
         def attend_to_self(y):
             return self.self_attention(y, self.self_attention.keys_values(y), mask, rows)
@@ -189,35 +241,39 @@ class EncoderLayer(ResidualLayer):
         def feed_forward(y):
             return self.feed_forward(y, rows)
 
-        x = self.residual(x, self.self_attention_norm, attend_to_self, rows)
-        return self.residual(x, self.feed_forward_norm, feed_forward, rows)
+        x = self.residual(x, self.self_attention_norm, attend_to_self, rows, kept)
+        return self.residual(x, self.feed_forward_norm, feed_forward, rows, kept)
 
 
 class DecoderLayer(ResidualLayer):
-    """Causal self-attention, attention to the encoder's output, then feed-forward."""
+    """Causal self-attention, attention to the encoder's output unless not `cross`, feed-forward."""
+
+    cross: bool = True
 
     def setup(self):
         self.self_attention = MultiHeadAttention(self.config, cross=False)
-        self.self_attention_norm = LayerNorm(self.config)
-        self.cross_attention = MultiHeadAttention(self.config, cross=True)
-        self.cross_attention_norm = LayerNorm(self.config)
+        self.self_attention_norm = make_norm(self.config)
+        if self.cross:
+            self.cross_attention = MultiHeadAttention(self.config, cross=True)
+            self.cross_attention_norm = make_norm(self.config)
         self.feed_forward = FeedForward(self.config)
-        self.feed_forward_norm = LayerNorm(self.config)
+        self.feed_forward_norm = make_norm(self.config)
 
     def __call__(
         self,
         x,
         self_mask,
-        memory: KeysValues,
+        memory: Any,
         memory_mask,
         rows=None,
+        kept=None,
         remember=lambda keys_values: keys_values,
     ):
         """x [B, T, D] -> [B, T, D].
 
-        `memory` holds this layer's keys and values of the source. `remember` turns the keys and
-        values of x into those to attend to: all that came before, when decoding step by step.
-        `rows` [B] as in `DropoutModule`.
+        `memory` holds this layer's keys and values of the source, None without `cross`. `remember`
+        turns the keys and values of x into those to attend to: all that came before, when decoding
+        step by step. `rows` [B] as in `DropoutModule`, `kept` [B, T] as in `BatchNorm`.
         """
 
         def attend_to_self(y):
@@ -234,6 +290,7 @@ class DecoderLayer(ResidualLayer):
         def feed_forward(y):
             return self.feed_forward(y, rows)
 
-        x = self.residual(x, self.self_attention_norm, attend_to_self, rows)
-        x = self.residual(x, self.cross_attention_norm, attend_to_memory, rows)
-        return self.residual(x, self.feed_forward_norm, feed_forward, rows)
+        x = self.residual(x, self.self_attention_norm, attend_to_self, rows, kept)
+        if self.cross:
+            x = self.residual(x, self.cross_attention_norm, attend_to_memory, rows, kept)
+        return self.residual(x, self.feed_forward_norm, feed_forward, rows, kept)

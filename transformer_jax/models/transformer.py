@@ -1,4 +1,4 @@
-"""The encoder-decoder of section 3.
+"""The encoder-decoder of section 3, and its halves alone.
 
 Token ids are int32, PAD = 0. Targets are passed unshifted, ending in EOS; the model shifts them.
 """
@@ -9,20 +9,44 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from transformer_jax.functional.embedding import embed, unembed
-from transformer_jax.functional.masking import causal_mask, padding_mask
-from transformer_jax.functional.positions import learned_positions, sinusoids
-from transformer_jax.models.dimensions import named
+from transformer_jax.config import ModelConfig
+from transformer_jax.functional.masking import (
+    causal_mask,
+    combine_masks,
+    padding_mask,
+    segment_mask,
+)
+from transformer_jax.functional.positions import segment_positions
+from transformer_jax.models.embedding import Embedding
 from transformer_jax.models.layers import (
-    FLOAT32,
     DecoderLayer,
     DropoutModule,
     EncoderLayer,
     KeysValues,
-    LayerNorm,
+    make_norm,
 )
 
-__all__ = ["DecoderCache", "Transformer"]
+__all__ = ["Decoder", "DecoderCache", "Encoder", "Masks", "Segments", "Transformer"]
+
+
+class Masks(NamedTuple):
+    """What may be attended to beside what the model allows anyway; each is boolean, broadcasts to
+    [B, H, T, S], and None where it adds nothing."""
+
+    encoder: jax.Array | None = None
+    decoder: jax.Array | None = None
+    cross: jax.Array | None = None
+
+
+class Segments(NamedTuple):
+    """Sentences packed in one row: integers that number them, 0 for padding, as `segment_mask`.
+
+    source [B, S], target [B, T]; a sentence has the same number on both sides. Each sees its own
+    sentence only, its positions count from 0, and its target begins with the start symbol.
+    """
+
+    source: jax.Array | None = None
+    target: jax.Array | None = None
 
 
 class DecoderCache(NamedTuple):
@@ -36,90 +60,115 @@ class DecoderCache(NamedTuple):
 
     position: jax.Array
     history: tuple[KeysValues, ...]
-    memory: tuple[KeysValues, ...]
-    memory_mask: jax.Array
+    memory: tuple[KeysValues | None, ...]
+    memory_mask: jax.Array | None
 
 
-class Transformer(DropoutModule):
-    """Encoder and decoder with one table for source, target and output.
+class Encoder(DropoutModule):
+    """Source -> memory; alone too, with the parameters of a Transformer or its own.
 
     >>> from transformer_jax import presets
-    >>> model = Transformer(presets.tiny(vocab_size=50))
-    >>> source, target = jnp.ones((2, 5), jnp.int32), jnp.ones((2, 3), jnp.int32)
-    >>> variables = jax.jit(model.init)(jax.random.key(0), source, target)
-    >>> model.apply(variables, source, target).shape
-    (2, 3, 50)
+    >>> encoder, source = Encoder(presets.tiny(vocab_size=50)), jnp.ones((2, 5), jnp.int32)
+    >>> variables = jax.jit(encoder.init)(jax.random.key(0), source)
+    >>> encoder.apply(variables, source).shape
+    (2, 5, 128)
     """
+
+    embedding: Embedding | None = None
 
     def setup(self):
         config = self.config
-        tables = {
-            "all": ["embedding"] * 3,
-            "decoder": ["source_embedding", "target_embedding", "target_embedding"],
-            "none": ["source_embedding", "target_embedding", "output_embedding"],
-        }[config.tied]
-        normal = nn.initializers.normal(config.d_model**-0.5)
-        shape = (config.vocab_size, config.d_model)
-        table = named(normal, "V", "D")
-        made = {name: self.param(name, table, shape, FLOAT32) for name in dict.fromkeys(tables)}
-        self.source_table, self.target_table, self.output_table = (made[name] for name in tables)
-        if config.positions == "learned":
-            shape = (config.max_positions, config.d_model)
-            table = named(normal, "P", "D")
-            self.position_table = self.param("position_table", table, shape, FLOAT32)
-        self.encoder = [EncoderLayer(config) for _ in range(config.num_layers)]
-        self.decoder = [DecoderLayer(config) for _ in range(config.num_layers)]
+        self.embed = self.embedding or Embedding(config, ("source",))
+        if self.embedding is None:
+            nn.share_scope(self, self.embed)
+        self.layers = [EncoderLayer(config, name=f"encoder_{i}") for i in range(config.num_layers)]
         if config.norm == "pre":
-            self.encoder_norm = LayerNorm(config)
-            self.decoder_norm = LayerNorm(config)
+            self.encoder_norm = make_norm(config)
 
-    def __call__(self, source, target, rows=None):
-        """source [B, S], target [B, T] -> logits [B, T, V], float32.
+    def __call__(self, source, rows=None, mask=None, segments=None):
+        """source [B, S] -> memory [B, S, D].
 
         With `rows` [B], integers that number the sentences, a sentence draws its dropout by its
-        number, whatever the others of its batch are.
+        number, whatever the others of its batch are. `mask` as in `Masks`, `segments` [B, S] as in
+        `Segments`.
         """
-        return self.decode(self.encode(source, rows), source, target, rows)
+        kept = _kept(config := self.config, source)
+        own = None if segments is None else segment_mask(segments, segments)
+        mask = combine_masks(padding_mask(source), mask, own)
+        x = self.embed.source(source, rows, places=_places(segments))
+        for layer in self.layers:
+            x = layer(x, mask, rows, kept)
+        return self.encoder_norm(x, kept) if config.norm == "pre" else x
 
-    def encode(self, source, rows=None):
-        """source [B, S] -> memory [B, S, D]; `rows` as in a call."""
-        mask = padding_mask(source)
-        x = self._embed(source, self.source_table, self._positions(source.shape[1]))
-        x = self.drop(x, self.config.dropout, rows)
-        for layer in self.encoder:
-            x = layer(x, mask, rows)
-        return self.encoder_norm(x) if self.config.norm == "pre" else x
 
-    def decode(self, memory, source, target, rows=None):
-        """memory [B, S, D], source [B, S], target [B, T] -> logits [B, T, V].
+class Decoder(DropoutModule):
+    """Target and memory -> logits; without `cross` a language model, of a target alone.
 
-        logits[:, t] predicts target[:, t] from target[:, :t]; `rows` as in a call. ValueError if
-        the batches differ.
+    >>> from transformer_jax import presets
+    >>> decoder = Decoder(presets.tiny(vocab_size=50), cross=False)
+    >>> target = jnp.ones((2, 3), jnp.int32)
+    >>> variables = jax.jit(decoder.init)(jax.random.key(0), target)
+    >>> decoder.apply(variables, target).shape
+    (2, 3, 50)
+    """
+
+    embedding: Embedding | None = None
+    cross: bool = True
+
+    def setup(self):
+        config = self.config
+        self.embed = self.embedding or Embedding(config, ("target", "output"))
+        if self.embedding is None:
+            nn.share_scope(self, self.embed)
+        self.layers = [
+            DecoderLayer(config, self.cross, name=f"decoder_{i}") for i in range(config.num_layers)
+        ]
+        if config.norm == "pre":
+            self.decoder_norm = make_norm(config)
+
+    def __call__(self, target, memory=None, source=None, rows=None, masks=None, segments=None):
+        """target [B, T], memory [B, S, D], source [B, S] -> logits [B, T, V]."""
+        return self.embed.logits(self.features(target, memory, source, rows, masks, segments))
+
+    def features(self, target, memory=None, source=None, rows=None, masks=None, segments=None):
+        """target [B, T], memory [B, S, D], source [B, S] -> [B, T, D], what logits are made of.
+
+        features[:, t] predicts target[:, t] from target[:, :t]. `rows` as in `Encoder`; `masks` are
+        `Masks`, `segments` are `Segments`. ValueError if the batches differ.
         """
-        if not len(memory) == len(source) == len(target):
+        if self.cross and not len(memory) == len(source) == len(target):
             raise ValueError(
                 f"memory {memory.shape}, source {source.shape} and target {target.shape} are not "
                 "of one batch"
             )
-        length = target.shape[1]
+        masks, segments = masks or Masks(), segments or Segments()
+        own, shared = segments.target, None
+        if own is not None and self.cross:
+            shared = segment_mask(own, segments.source)
+        places = _places(own)
+        # Padding needs no mask here: it only follows the tokens that could see it.
+        mask = combine_masks(
+            causal_mask(target.shape[1]),
+            masks.decoder,
+            None if own is None else segment_mask(own, own),
+        )
+        memory_mask = None
+        if self.cross:
+            memory_mask = combine_masks(padding_mask(source), masks.cross, shared)
+        kept = _kept(self.config, target)
         start = jnp.full_like(target[:, :1], self.config.start_id)
         shifted = jnp.concatenate([start, target[:, :-1]], axis=1)
-        x = self._embed(shifted, self.target_table, self._positions(length))
-        x = self.drop(x, self.config.dropout, rows)
-        # Padding needs no mask here: it only follows the tokens that could see it.
-        mask, memory_mask = causal_mask(length), padding_mask(source)
-        for layer in self.decoder:
-            x = layer(x, mask, layer.cross_attention.keys_values(memory), memory_mask, rows)
-        return self._logits(x)
+        if places is not None:
+            shifted = jnp.where(places == 0, self.config.start_id, shifted)
+        x = self.embed.target(shifted, rows, places=places)
+        for layer in self.layers:
+            x = layer(x, mask, self._keys_values(layer, memory), memory_mask, rows, kept)
+        return self._normed(x, kept)
 
-    def start_cache(self, source, rows_per_sentence: int, max_length: int) -> DecoderCache:
-        """Encode source [B, S] and make room for `max_length` steps of B * rows_per_sentence rows.
-
-        Row b * rows_per_sentence + w is beam w of sentence b.
-        """
+    def start_cache(self, sentences, beams, max_length, memory=None, memory_mask=None):
+        """Room for `max_length` steps of `sentences` * `beams` rows; `memory` [B, S, D] or None."""
         config = self.config
-        memory = self.encode(source)
-        rows = (source.shape[0] * rows_per_sentence, max_length, config.num_heads)
+        rows = (sentences * beams, max_length, config.num_heads)
         empty = (
             jnp.zeros((*rows, config.key_size), self.dtype),
             jnp.zeros((*rows, config.value_size), self.dtype),
@@ -127,22 +176,14 @@ class Transformer(DropoutModule):
         return DecoderCache(
             jnp.zeros((), jnp.int32),
             (empty,) * config.num_layers,
-            tuple(layer.cross_attention.keys_values(memory) for layer in self.decoder),
-            padding_mask(source),
+            tuple(self._keys_values(layer, memory) for layer in self.layers),
+            memory_mask,
         )
 
     def decode_step(self, cache: DecoderCache, tokens) -> tuple[DecoderCache, jax.Array]:
-        """tokens [N], those just decoded (`start_id` at first) -> (cache, next logits [N, V]).
-
-        At most max_length steps, and max_positions where positions are learned: later ones would
-        overwrite the last.
-        """
+        """As `Transformer.decode_step`."""
         position, max_length = cache.position, cache.history[0][0].shape[1]
-        learned = self.config.positions == "learned"
-        table = self._positions(self.config.max_positions if learned else max_length)
-        if table is not None:
-            table = jax.lax.dynamic_slice_in_dim(table, position, 1)
-        x = self._embed(tokens[:, None], self.target_table, table)
+        x = self.embed.target_at(tokens, position, max_length)
         mask = (jnp.arange(max_length) <= position)[None, None, None]
         history: list[KeysValues] = []
 
@@ -157,24 +198,88 @@ class Transformer(DropoutModule):
 
             return extended
 
-        for layer, old, memory in zip(self.decoder, cache.history, cache.memory):
+        for layer, old, memory in zip(self.layers, cache.history, cache.memory):
             x = layer(x, mask, memory, cache.memory_mask, remember=remember(old))
         cache = cache._replace(position=position + 1, history=tuple(history))
-        return cache, self._logits(x)[:, 0]
+        return cache, self.embed.logits(self._normed(x))[:, 0]
 
-    def _embed(self, tokens, table, positions):
-        """Embedding + position, rounded once: a sum over tokens is the gradient of both tables."""
-        x = embed(tokens, table)
-        return (x if positions is None else x + positions[None]).astype(self.dtype)
+    def _keys_values(self, layer, memory):
+        return layer.cross_attention.keys_values(memory) if self.cross else None
 
-    def _positions(self, length):
-        config = self.config
-        if config.positions == "none":
-            return None
-        if config.positions == "learned":
-            return learned_positions(self.position_table, length)
-        return sinusoids(length, config.d_model, config.positions)
+    def _normed(self, x, kept=None):
+        return self.decoder_norm(x, kept) if self.config.norm == "pre" else x
 
-    def _logits(self, x):
-        x = self.decoder_norm(x) if self.config.norm == "pre" else x
-        return unembed(x, self.output_table.astype(self.dtype))
+
+class Transformer(DropoutModule):
+    """Encoder and decoder with one table for source, target and output.
+
+    >>> from transformer_jax import presets
+    >>> model = Transformer(presets.tiny(vocab_size=50))
+    >>> source, target = jnp.ones((2, 5), jnp.int32), jnp.ones((2, 3), jnp.int32)
+    >>> variables = jax.jit(model.init)(jax.random.key(0), source, target)
+    >>> model.apply(variables, source, target).shape
+    (2, 3, 50)
+    """
+
+    def setup(self):
+        # One scope for all three: no path of a parameter, and so no random number, names a half.
+        self.embedder = Embedding(self.config)
+        self.encoder = Encoder(self.config, self.embedder)
+        self.decoder = Decoder(self.config, self.embedder)
+        for part in (self.embedder, self.encoder, self.decoder):
+            nn.share_scope(self, part)
+
+    def __call__(self, source, target, rows=None, masks=None, segments=None):
+        """source [B, S], target [B, T] -> logits [B, T, V], float32.
+
+        `rows` as in `Encoder`; `masks` are `Masks`, `segments` are `Segments`.
+        """
+        masks, segments = masks or Masks(), segments or Segments()
+        memory = self.encode(source, rows, masks.encoder, segments.source)
+        return self.decode(memory, source, target, rows, masks, segments)
+
+    def features(self, source, target, rows=None, masks=None, segments=None):
+        """What `project` makes logits of: [B, T, D], aligned with the target."""
+        masks, segments = masks or Masks(), segments or Segments()
+        memory = self.encode(source, rows, masks.encoder, segments.source)
+        return self.decoder.features(target, memory, source, rows, masks, segments)
+
+    def project(self, features):
+        """[B, T, D] -> logits [B, T, V], float32."""
+        return self.embedder.logits(features)
+
+    def encode(self, source, rows=None, mask=None, segments=None):
+        """source [B, S] -> memory [B, S, D], as `Encoder`."""
+        return self.encoder(source, rows, mask, segments)
+
+    def decode(self, memory, source, target, rows=None, masks=None, segments=None):
+        """memory [B, S, D], source [B, S], target [B, T] -> logits [B, T, V], as `Decoder`.
+
+        logits[:, t] predicts target[:, t] from target[:, :t].
+        """
+        return self.decoder(target, memory, source, rows, masks, segments)
+
+    def start_cache(self, source, rows_per_sentence: int, max_length: int) -> DecoderCache:
+        """Encode source [B, S] and make room for `max_length` steps of B * rows_per_sentence rows.
+
+        Row b * rows_per_sentence + w is beam w of sentence b.
+        """
+        memory, mask = self.encode(source), padding_mask(source)
+        return self.decoder.start_cache(len(source), rows_per_sentence, max_length, memory, mask)
+
+    def decode_step(self, cache: DecoderCache, tokens) -> tuple[DecoderCache, jax.Array]:
+        """tokens [N], those just decoded (`start_id` at first) -> (cache, next logits [N, V]).
+
+        At most max_length steps, and max_positions where positions are learned: later ones would
+        overwrite the last.
+        """
+        return self.decoder.decode_step(cache, tokens)
+
+
+def _kept(config: ModelConfig, tokens):
+    """What counts for the statistics of a batch norm; None where there is none."""
+    return tokens != 0 if config.normalization == "batch" else None
+
+
+def _places(segments):
+    return None if segments is None else segment_positions(segments)

@@ -9,7 +9,7 @@ import jax
 
 from transformer_jax.config import TrainConfig
 from transformer_jax.errors import UserError
-from transformer_jax.training.metrics import Recorder
+from transformer_jax.training.metrics import Recorder, Silence
 from transformer_jax.training.state import TrainState
 
 __all__ = ["TrainingDiverged", "train_loop"]
@@ -24,18 +24,27 @@ def train_loop(
     train_step: Callable[[TrainState, Any], tuple[TrainState, dict]],
     micro_batches: Iterable[Any],
     config: TrainConfig,
-    recorder: Recorder,
+    recorder: Recorder | Silence = Silence(),
     *,
-    evaluate: Callable[[TrainState], dict[str, float]],
-    save: Callable[[TrainState, int, dict[str, float] | None], None],
-    is_epoch_end: Callable[[int], bool],
-    accumulate: int,
-    waited: Callable[[], float],
-    stopped: Callable[[int], bool],
+    evaluate: Callable[[TrainState], dict[str, float]] = lambda state: {},
+    save: Callable[[TrainState, int, dict[str, float] | None], None] = lambda *state: None,
+    is_epoch_end: Callable[[int], bool] = lambda step: False,
+    accumulate: int = 1,
+    waited: Callable[[], float] = lambda: 0.0,
+    stopped: Callable[[int], bool] = lambda step: False,
+    ended: Callable[[int, dict[str, float]], bool] = lambda step, scores: False,
 ) -> TrainState:
-    """Train until `config.steps`, or until `stopped` after a step, which is then saved unscored.
+    """Train until `config.steps`, or as long as there are batches; the state after the last step.
 
-    `micro_batches` yields what each step, from state.step on, eats.
+    train_step     (state, micro-batches of a step) -> (state, metrics), a runner's
+    micro_batches  what each step, from state.step on, takes: a list of `accumulate` batches
+    recorder       takes the metrics of steps and evaluations; by default nothing is recorded
+    evaluate       state -> scores by name, every `config.evaluate_every` steps and before each save
+    save           (state, step, scores), as often as `config` says and after the last step
+    is_epoch_end   step -> whether an epoch ends with it, where `config.checkpoint_each_epoch`
+    waited         seconds that the loop has waited for batches so far
+    stopped        step -> whether to stop after it; it is then saved with scores None
+    ended          (step, scores of a scheduled evaluation) -> whether training ends there, saved
 
     Step n + 1 is dispatched before the metrics of step n are read, so the device never waits for
     the log, and at most two steps are in flight. Evaluation and saving happen after the metrics
@@ -61,8 +70,9 @@ def train_loop(
                     "--init-from starts it from this one"
                 )
 
-    for batch in micro_batches:
+    for batch in micro_batches if step < config.steps else ():
         step += 1
+        end = step == config.steps
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             state, metrics = train_step(state, batch)
         unread.append((step, metrics))
@@ -71,13 +81,15 @@ def train_loop(
             save_now = is_epoch_end(step)
         else:
             save_now = step % config.checkpoint_every == 0
-        save_now |= step == config.steps
+        save_now |= end
         # A checkpoint without a score could not become the best one.
         if save_now or step % config.evaluate_every == 0:
             read(keep=0)
             start = time.perf_counter()
             scores = evaluate(state)
             recorder.evaluation(step, scores, time.perf_counter() - start)
+            end |= step % config.evaluate_every == 0 and ended(step, scores)
+            save_now |= end
             if save_now:
                 recorder.flush()
                 save(state, step, scores)
@@ -86,6 +98,8 @@ def train_loop(
             if not save_now:
                 recorder.flush()
                 save(state, step, None)
+            end = True
+        if end:
             break
     read(keep=0)
     return state

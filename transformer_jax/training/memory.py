@@ -15,10 +15,10 @@ from transformer_jax.config import ModelConfig, RunConfig
 from transformer_jax.data.batching import Batches, Shape
 from transformer_jax.data.corpus import Corpus
 from transformer_jax.errors import UserError
-from transformer_jax.models.transformer import Transformer
+from transformer_jax.models.families import family_of
 from transformer_jax.parallel import Layout
 from transformer_jax.training.runners import JitStep, Memory, make_runner
-from transformer_jax.training.step import make_step
+from transformer_jax.training.step import StepFunctions
 
 __all__ = [
     "check_model",
@@ -54,9 +54,8 @@ def check_model(model: ModelConfig, layout: Layout) -> None:
 
     Arithmetic alone: what is far too large could not even be described as shapes.
     """
-    width, heads = model.d_model, model.num_heads * (model.key_size + model.value_size)
-    layers = model.num_layers * (4 * width * model.d_ff + 6 * width * heads)
-    least = 3 * 4 * (layers + model.vocab_size * width)
+    width = model.d_model
+    least = 3 * 4 * family_of(model).parameters(model)
     least //= layout.sizes["fsdp"] * layout.sizes["tensor"]
     if least > device_memory():
         raise UserError(
@@ -75,19 +74,14 @@ def format_bytes(size: float) -> str:
 
 
 def largest(shapes: Sequence[Shape], model: ModelConfig) -> Shape:
-    """The shape whose step keeps most numbers: logits, attention weights, feed-forward layers.
+    """The shape whose step keeps most numbers, as the model's family counts them.
 
     >>> largest([Shape(8, 16, 16), Shape(64, 2, 2)], ModelConfig())
     Shape(rows=8, source=16, target=16)
     """
 
-    def kept(shape: Shape) -> int:
-        rows, s, t = shape
-        attention = model.num_heads * (s * s + t * t + t * s)
-        layers = model.num_layers * (attention + model.d_ff * (s + t))
-        return rows * (t * model.vocab_size + layers)
-
-    return max(shapes, key=kept)
+    family = family_of(model)
+    return max(shapes, key=lambda s: s.rows * family.activations(model, s.source, s.target))
 
 
 def needed(step: JitStep, config: RunConfig, shapes: Sequence[Shape]) -> tuple[Shape, Memory]:
@@ -96,7 +90,9 @@ def needed(step: JitStep, config: RunConfig, shapes: Sequence[Shape]) -> tuple[S
     return shape, step.memory(shape, config.optimizer.accumulate)
 
 
-def fit_memory(config: RunConfig, corpus: Corpus, layout: Layout) -> RunConfig:
+def fit_memory(
+    config: RunConfig, corpus: Corpus, layout: Layout, functions: StepFunctions
+) -> RunConfig:
     """`config` with each update cut into as few batches as leave a step within the device.
 
     An update sees about as many tokens as were asked for (rows are whole): batch_tokens falls as
@@ -104,7 +100,6 @@ def fit_memory(config: RunConfig, corpus: Corpus, layout: Layout) -> RunConfig:
     fits.
     """
     limit = SHARE * device_memory()
-    functions = make_step(Transformer(config.model), config.optimizer, config.train.seed)
     step = make_runner(config.train.parallel, functions, layout)
     tokens = config.data.batch_tokens * config.optimizer.accumulate
     most = tokens // config.data.max_length

@@ -8,6 +8,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from transformer_jax.errors import UserError
 __all__ = ["Recorder", "Silence", "cut_after"]
 
 log = logging.getLogger(__name__)
+
+OnRecord = Callable[[dict[str, float]], object]
 
 
 def cut_after(path: Path, step: int) -> None:
@@ -42,26 +45,35 @@ class Recorder:
     metrics.jsonl holds only what a repeated run repeats; times go to timings.jsonl. `pending`,
     the sums since the last record, travels in checkpoints so that a resumed run's records are
     those of an uninterrupted one.
+
+    folder     None writes no files
+    on_record  is called with each record, a dict with "step", of training or of an evaluation. If
+               it fails, that is said once, and it is called no more.
     """
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | None,
         *,
         log_every: int,
         total_steps: int,
         first_step: int = 0,
         pending: dict[str, float] | None = None,
         progress: bool = True,
+        on_record: OnRecord | None = None,
     ):
-        for name in ("metrics.jsonl", "timings.jsonl"):
-            cut_after(folder / name, first_step)
-        # Unbuffered: what a full disk did not take must not come up again when files are closed.
-        self._metrics = (folder / "metrics.jsonl").open("ab", buffering=0)
-        self._timings = (folder / "timings.jsonl").open("ab", buffering=0)
+        self._files: dict[str, Any] = {}
+        if folder is not None:
+            for name in ("metrics", "timings"):
+                path = folder / f"{name}.jsonl"
+                cut_after(path, first_step)
+                # Unbuffered: what a full disk did not take must not come up again when files are
+                # closed.
+                self._files[name] = path.open("ab", buffering=0)
+        self._board = None if folder is None else _Board(folder / "tensorboard", first_step)
+        self._on_record = on_record
         self._log_every = log_every
-        self.pending = dict(pending or {"loss": 0.0, "tokens": 0.0})
-        self._board = _Board(folder / "tensorboard", first_step)
+        self.pending = {"loss": 0.0, "tokens": 0.0, **(pending or {})}
         self._bar = tqdm(
             total=total_steps,
             initial=first_step,
@@ -75,22 +87,28 @@ class Recorder:
 
     def step(self, step: int, metrics: dict[str, Any], waited: float) -> None:
         """Take in the metrics of one finished step; `waited` is the total wait for batches (s)."""
+        tokens = float(metrics["tokens"])
         if not metrics["skipped_in_a_row"]:  # a skipped step's loss may not be a number
-            self.pending["loss"] += float(metrics["loss_sum"])
-            self.pending["tokens"] += float(metrics["tokens"])
-        self._clock_tokens += float(metrics["tokens"])
+            sums = {"loss": metrics["loss_sum"], "tokens": tokens, **metrics["metric_sums"]}
+            for name, value in sums.items():
+                self.pending[name] = self.pending.get(name, 0.0) + float(value)
+        self._clock_tokens += tokens
         self._bar.update(1)
         if step % self._log_every:
             return
-        tokens = self.pending["tokens"]
+        sums = dict(self.pending)
+        self.pending = dict.fromkeys(sums, 0.0)
+        counted = sums.pop("tokens")
+        means = {name: v / counted if counted else math.nan for name, v in sums.items()}
+        rate = {name: float(metrics[name]) for name in ("learning_rate",) if name in metrics}
         record = {
             "step": step,
-            "loss": self.pending["loss"] / tokens if tokens else math.nan,
-            "learning_rate": float(metrics["learning_rate"]),
+            "loss": means.pop("loss"),
+            **rate,
             "gradient_norm": float(metrics["gradient_norm"]),
             "skipped": int(metrics["skipped"]),
+            **means,
         }
-        self.pending = dict.fromkeys(self.pending, 0.0)
         seconds = max(time.perf_counter() - self._clock, 1e-9)
         timing = {
             "step": step,
@@ -100,25 +118,33 @@ class Recorder:
         }
         self._clock, self._clock_tokens, self._clock_step = time.perf_counter(), 0.0, step
         self._waited = waited
-        self._write(self._metrics, record)
-        self._write(self._timings, timing)
-        self._board.scalars(step, record | timing)
-        self._bar.set_postfix_str(
-            f"loss {record['loss']:.3f}, lr {record['learning_rate']:.2e}, "
-            f"{timing['tokens_per_second']:.0f} tokens/s",
-            refresh=False,
-        )
+        self._take(record, timing)
+        shown = [f"loss {record['loss']:.3f}", *(f"lr {value:.2e}" for value in rate.values())]
+        shown.append(f"{timing['tokens_per_second']:.0f} tokens/s")
+        self._bar.set_postfix_str(", ".join(shown), refresh=False)
 
     def evaluation(self, step: int, scores: dict[str, float], seconds: float) -> None:
         """Write the scores of an evaluation after `step`; its time is kept out of the speed."""
         if not scores:
             return
-        self._write(self._metrics, {"step": step, **scores})
-        self._write(self._timings, {"step": step, "evaluation_seconds": seconds})
-        self._board.scalars(step, scores)
+        self._take({"step": step, **scores}, {"step": step, "evaluation_seconds": seconds})
         text = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
         self.say(f"step {step}: {text}")
         self._clock += seconds
+
+    def _take(self, record: dict[str, float], timing: dict[str, float]) -> None:
+        """A record and its times, to wherever they go."""
+        for name, values in (("metrics", record), ("timings", timing)):
+            if name in self._files:
+                self._write(self._files[name], values)
+        if self._board is not None:
+            self._board.scalars(int(record["step"]), record | timing)
+        if self._on_record is not None:
+            try:
+                self._on_record(dict(record))
+            except Exception as error:
+                self._on_record = None
+                log.warning("on_record failed and is called no more: %r", error)
 
     def say(self, line: str) -> None:
         """Print a line above the progress bar."""
@@ -128,15 +154,17 @@ class Recorder:
 
     def flush(self) -> None:
         """Bring every record to the disk."""
-        for file in (self._metrics, self._timings):
+        for file in self._files.values():
             os.fsync(file.fileno())
-        self._board.flush()
+        if self._board is not None:
+            self._board.flush()
 
     def close(self) -> None:
-        self._metrics.close()
-        self._timings.close()
+        for file in self._files.values():
+            file.close()
         self._bar.close()
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
 
     @staticmethod
     def _write(file, record):

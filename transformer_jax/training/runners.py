@@ -15,9 +15,10 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from transformer_jax.data.batching import Batch, Shape
+from transformer_jax.functional.rows import rows_cut_along
 from transformer_jax.parallel import BATCH, Layout
 from transformer_jax.training.state import TrainState
-from transformer_jax.training.step import StepFunctions, Sums
+from transformer_jax.training.step import StepFunctions, Sums, add_sums
 
 __all__ = ["JitStep", "Memory", "MeshStep", "PmapStep", "make_runner"]
 
@@ -47,13 +48,13 @@ class JitStep:
         gradients, total, update = self._gradients, self._total, functions.update
 
         def whole(state, batch):
-            return update(state, total(gradients(state, batch, 0)))
+            return update(state, total(first(state, batch)))
 
         def first(state, batch):
-            return gradients(state, batch, 0)
+            return gradients(state, self._collections(state), batch, 0)
 
         def add(sums, state, batch, micro):
-            return jax.tree.map(jnp.add, sums, gradients(state, batch, micro))
+            return add_sums(sums, gradients(state, sums.collections, batch, micro))
 
         def last(state, sums):
             return update(state, total(sums))
@@ -64,10 +65,14 @@ class JitStep:
         self._add = self._compiled(add, ("sums", "state", "batch", "micro"), "sums", donate=True)
         self._last = self._compiled(last, ("state", "sums"), ("state", "metrics"), donate=True)
 
-    def _gradients(self, state: TrainState, batch: Batch, micro: int) -> Sums:
+    def _collections(self, state: TrainState) -> Any:
+        """Those of a state, as they lie in sums."""
+        return state.collections
+
+    def _gradients(self, state: TrainState, collections: Any, batch: Batch, micro: int) -> Sums:
         """Sums of a batch, perhaps in parts that `_total` adds up."""
         rng = self._functions.rng(state, micro)
-        return self._functions.gradients(state.params, batch, rng)
+        return self._functions.gradients(state.params, collections, batch, rng)
 
     def _total(self, sums: Sums) -> Sums:
         return sums
@@ -75,7 +80,7 @@ class JitStep:
     def _sums(self) -> Sums:
         """How the sums of `_gradients` lie."""
         whole: Any = P()
-        return Sums(self._specs, whole, whole)
+        return Sums(self._specs, whole, whole, whole, whole)
 
     def _compiled(self, function: Callable, takes, gives, *, donate: bool) -> Any:
         mesh = self.layout.mesh
@@ -148,9 +153,14 @@ def _analysis(lowered) -> Any:
 class PmapStep(JitStep):
     """The same on all devices of a process, each with the whole state and a part of the rows."""
 
+    def _gradients(self, state, collections, batch, micro):
+        with rows_cut_along("devices"):
+            return super()._gradients(state, collections, batch, micro)
+
     def _total(self, sums):
         # Of gradients of local sums: the gradient of a psum would be N times too large.
-        return jax.lax.psum(sums, "devices")
+        added = jax.lax.psum(sums._replace(collections={}), "devices")
+        return added._replace(collections=_agreed(sums.collections, ("devices",)))
 
     def _compiled(self, function, takes, gives, *, donate):
         axis = {"state": None, "metrics": None, "micro": None, "batch": 0, "sums": 0}
@@ -183,27 +193,37 @@ class MeshStep(JitStep):
     table that is used three times travels once; along tensor the compiler divides the work.
     """
 
-    def _gradients(self, state, batch, micro):
+    def _collections(self, state):
+        parts = self.layout.shards
+        return jax.tree.map(lambda leaf: jnp.stack([leaf] * parts), state.collections)
+
+    def _gradients(self, state, collections, batch, micro):
         specs = self._specs
 
         def gather(params):
             return jax.tree.map(_gather, params, specs)
 
-        def part(params, batch, rng):
-            sums = self._functions.gradients(params, batch, rng)
+        def part(params, collections, batch, rng):
+            with rows_cut_along(*self.layout.cut):
+                sums = self._functions.gradients(params, _own(collections), batch, rng)
             return jax.tree.map(lambda leaf: leaf[None], sums)
 
         whole = jax.tree.map(_without_fsdp, specs)
         gathered = self.layout.by_rows(gather, (specs,), whole, axes=self.layout.sizes)
-        parts = self.layout.by_rows(part, takes=(P(), P(BATCH), P()), gives=P(BATCH))
-        return parts(gathered(state.params), batch, self._functions.rng(state, micro))
+        takes = (P(), P(BATCH), P(BATCH), P())
+        parts = self.layout.by_rows(part, takes, gives=P(BATCH))
+        rng = self._functions.rng(state, micro)
+        return parts(gathered(state.params), collections, batch, rng)
 
     def _total(self, sums):
         specs = self._specs
 
         def add_up(sums):
-            rest = (jax.lax.psum(leaf[0], self.layout.cut) for leaf in sums[1:])
-            return Sums(jax.tree.map(scatter, sums.gradients, specs), *rest)
+            gradients = jax.tree.map(scatter, sums.gradients, specs)
+            rest = _own(sums._replace(gradients={}, collections={}))
+            rest = jax.lax.psum(rest, self.layout.cut)
+            collections = _agreed(_own(sums.collections), self.layout.cut)
+            return rest._replace(gradients=gradients, collections=collections)
 
         def scatter(part, spec):
             """The sum of all parts [1, ...] of a gradient; of it, what the device keeps."""
@@ -213,18 +233,33 @@ class MeshStep(JitStep):
             own = jax.lax.psum_scatter(part[0], "fsdp", scatter_dimension=axis, tiled=True)
             return jax.lax.psum(own, "data") if "data" in self.layout.cut else own
 
-        whole: Any = P()
-        gives = Sums(specs, whole, whole)
+        gives = super()._sums()
         return self.layout.by_rows(add_up, (self._sums(),), gives, axes=self.layout.sizes)(sums)
 
     def _sums(self):
         """How parts of sums lie, each a whole gradient but for what tensor cuts."""
         parts: Any = P(BATCH)
         whole = jax.tree.map(lambda spec: P(BATCH, *_without_fsdp(spec)), self._specs)
-        return Sums(whole, parts, parts)
+        return Sums(whole, parts, parts, parts, parts)
 
     def place(self, batch):
         return self.layout.place(batch)
+
+
+def _own(tree):
+    """Of parts [1, ...], that of this device."""
+    return jax.tree.map(lambda leaf: leaf[0], tree)
+
+
+def _agreed(collections, axes):
+    """Collections that every device holds: of what each made of its own rows the mean, and of
+    integers the largest. Those made with `row_axes` are alike already."""
+
+    def agree(leaf):
+        floating = jnp.issubdtype(leaf.dtype, jnp.inexact)
+        return (jax.lax.pmean if floating else jax.lax.pmax)(leaf, axes)
+
+    return jax.tree.map(agree, collections)
 
 
 def _without_fsdp(spec):

@@ -23,14 +23,22 @@ class TrainState(NamedTuple):
     skipped: jax.Array
     """Updates left out because the gradient was not finite."""
     skipped_in_a_row: jax.Array
+    collections: dict[str, Any]
+    """What the model keeps beside parameters, as running statistics; never averaged."""
 
     @property
-    def evaluation_params(self):
-        """What to translate and evaluate with: the moving average where one is kept."""
-        return self.params if self.ema is None else self.ema
+    def evaluation_variables(self):
+        """What to predict and evaluate with: the moving average where one is kept, and the newest
+        collections."""
+        return {"params": self.params if self.ema is None else self.ema, **self.collections}
 
 
-def create_state(params, optimizer: optax.GradientTransformation, ema: bool) -> TrainState:
+def create_state(
+    params,
+    optimizer: optax.GradientTransformation,
+    ema: bool,
+    collections: dict[str, Any] | None = None,
+) -> TrainState:
     """The state before the first step.
 
     >>> create_state({"w": jnp.zeros(2)}, optax.sgd(0.1), ema=False).step
@@ -41,4 +49,5 @@ def create_state(params, optimizer: optax.GradientTransformation, ema: bool) -> 
         return jnp.zeros((), jnp.int32)
 
     average = jax.tree.map(jnp.copy, params) if ema else None
-    return TrainState(zero(), params, optimizer.init(params), average, zero(), zero())
+    opt_state = optimizer.init(params)
+    return TrainState(zero(), params, opt_state, average, zero(), zero(), collections or {})

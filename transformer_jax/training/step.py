@@ -1,35 +1,49 @@
 """One training step as two pure functions, `gradients` and `update`.
 
-`gradients` returns sums over the tokens of one batch, so micro-batches, devices and hosts
-combine by adding; the division by the number of tokens happens once, in `update`.
+`gradients` returns sums over what a batch counts, tokens or rows, so micro-batches, devices and
+hosts combine by adding; the division by the count happens once, in `update`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 
-from transformer_jax.config import OptimizerConfig
-from transformer_jax.data.batching import Batch
 from transformer_jax.functional.keys import seed_key
-from transformer_jax.functional.losses import label_smoothed_cross_entropy
 from transformer_jax.models.dimensions import axes_of, state_axes
-from transformer_jax.models.transformer import Transformer
-from transformer_jax.training.optimizer import make_optimizer
-from transformer_jax.training.schedule import make_schedule
 from transformer_jax.training.state import TrainState, create_state
 
-__all__ = ["StepFunctions", "Sums", "make_step"]
+__all__ = ["Loss", "StepFunctions", "Sums", "add_sums", "make_step"]
+
+Loss = Callable[
+    [Any, Any, Any, jax.Array], tuple[jax.Array, jax.Array, dict[str, jax.Array], dict[str, Any]]
+]
+
+
+# What a record holds of every step, and so no metric of a loss may be called.
+RECORDED = {"step", "loss", "tokens", "learning_rate", "gradient_norm", "skipped"}
 
 
 class Sums(NamedTuple):
-    """Over the target tokens of a batch: gradient of the loss, loss in nats, number of tokens."""
+    """Over what a batch counts: gradient of the loss, loss in nats, its count, and named metrics.
+
+    `collections` are no sums: they are those that the batch left behind.
+    """
 
     gradients: Any
     loss: jax.Array
-    tokens: jax.Array
+    counted: jax.Array
+    metrics: dict[str, jax.Array]
+    collections: dict[str, Any]
+
+
+def add_sums(sums: Sums, more: Sums) -> Sums:
+    """The sums of two batches, the collections of the later one."""
+    own, others = (each._replace(collections={}) for each in (sums, more))
+    return jax.tree.map(jnp.add, own, others)._replace(collections=more.collections)
 
 
 class StepFunctions(NamedTuple):
@@ -37,14 +51,14 @@ class StepFunctions(NamedTuple):
 
     init       rng -> TrainState
     axes       () -> TrainState of the letters of each leaf's dimensions
-    gradients  (params, batch, rng) -> Sums
+    gradients  (params, collections, batch, rng) -> Sums
     update     (state, Sums) -> (state, metrics)
     rng        (state, micro) -> key for the dropout of one micro-batch of this step
     """
 
     init: Callable[[jax.Array], TrainState]
     axes: Callable[[], TrainState]
-    gradients: Callable[[Any, Batch, jax.Array], Sums]
+    gradients: Callable[[Any, Any, Any, jax.Array], Sums]
     update: Callable[[TrainState, Sums], tuple[TrainState, dict[str, jax.Array]]]
     rng: Callable[[TrainState, int], jax.Array]
 
@@ -53,47 +67,62 @@ class StepFunctions(NamedTuple):
         return jax.eval_shape(self.init, seed_key(0))
 
 
-def make_step(model: Transformer, config: OptimizerConfig, seed: int) -> StepFunctions:
-    """Step functions for a model; nothing is compiled here.
+def make_step(
+    init: Callable[[jax.Array], Mapping[str, Any]],
+    loss_fn: Loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    schedule: optax.Schedule | None = None,
+    ema_decay: float | None = None,
+    seed: int = 0,
+) -> StepFunctions:
+    """Step functions for whatever `init` makes and `loss_fn` measures; nothing is compiled here.
 
-    >>> from transformer_jax import presets
-    >>> functions = make_step(Transformer(presets.tiny(vocab_size=50)), OptimizerConfig(), seed=0)
-    >>> functions.shapes().params["embedding"].shape
-    (50, 128)
+    init      rng -> variables as Flax has them: "params" and other collections, such as running
+              statistics. Leaves may be boxed with the names of their dimensions
+              (`nn.with_logical_partitioning`); those without lie whole on every device of a mesh.
+    loss_fn   (params, collections, batch, rng) -> (loss_sum, count, metric_sums, collections):
+              float32 sums over what the batch counts, metric_sums a dict of them by name, and the
+              collections as the batch leaves them. Of several micro-batches each sees the
+              collections of the one before. Where devices share a batch, each sees its own rows;
+              `functional.row_axes()` names the axes to sum over for what needs all of them.
+    optimizer any optax.GradientTransformation; its update is computed once from the mean gradient,
+              and is left out where that is not finite, as are the collections.
+    schedule  the learning rate that is recorded; None looks for one in the optimizer's state, where
+              `optax.inject_hyperparams` keeps it, and records none where there is none.
+    ema_decay keeps a moving average of the parameters, not of collections.
+
+    >>> def loss_fn(params, collections, batch, rng):
+    ...     error = params["w"] - batch
+    ...     return jnp.sum(error**2), jnp.float32(len(batch)), {}, collections
+    >>> init = lambda rng: {"params": {"w": jnp.zeros(())}}
+    >>> functions = make_step(init, loss_fn, optax.sgd(0.5))
+    >>> state = functions.init(jax.random.key(0))
+    >>> sums = functions.gradients(state.params, {}, jnp.array([1.0, 3.0]), jax.random.key(0))
+    >>> functions.update(state, sums)[0].params
+    {'w': Array(2., dtype=float32)}
     """
-    schedule = make_schedule(config, model.config.d_model)
-    optimizer = make_optimizer(config, schedule)
 
-    tokens = jnp.zeros((1, 1), jnp.int32)
-
-    def init(rng):
-        params = model.init(rng, tokens, tokens)["params"]
-        return create_state(params, optimizer, ema=config.ema_decay is not None)
+    def create(rng):
+        variables = dict(nn.unbox(init(rng)))
+        params = variables.pop("params")
+        return create_state(params, optimizer, ema_decay is not None, variables)
 
     def axes():
-        state = jax.eval_shape(init, seed_key(0))
-        return state_axes(state, state.params, axes_of(model, tokens, tokens))
+        state = jax.eval_shape(create, seed_key(0))
+        return state_axes(state, state.params, axes_of(init))
 
-    def gradients(params, batch, rng):
-        # By its sentence a row draws dropout, whatever device it lies on.
-        rows = batch.indices.astype(jnp.uint32)
-
+    def gradients(params, collections, batch, rng):
         def summed_loss(params):
-            logits: Any = model.apply(
-                {"params": params},
-                batch.source,
-                batch.target,
-                rows,
-                rngs={"dropout": rng},
-            )
-            return label_smoothed_cross_entropy(logits, batch.target, config.label_smoothing)
+            loss, count, metrics, after = loss_fn(params, collections, batch, rng)
+            return loss, (count, metrics, after)
 
-        (loss, tokens), grads = jax.value_and_grad(summed_loss, has_aux=True)(params)
-        return Sums(grads, loss, tokens)
+        (loss, rest), grads = jax.value_and_grad(summed_loss, has_aux=True)(params)
+        return Sums(grads, loss, *rest)
 
     def update(state, sums):
-        tokens = jnp.maximum(sums.tokens, 1.0)
-        mean = jax.tree.map(lambda g: g / tokens, sums.gradients)
+        count = jnp.maximum(sums.counted, 1.0)
+        mean = jax.tree.map(lambda g: g / count, sums.gradients)
         # Not finite where an entry is not, or where its square is not, which would spoil Adam's
         # second moment for good.
         norm = optax.tree.norm(mean)
@@ -101,8 +130,8 @@ def make_step(model: Transformer, config: OptimizerConfig, seed: int) -> StepFun
         updates, opt_state = optimizer.update(mean, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
-        if config.ema_decay is not None:
-            ema = optax.incremental_update(params, ema, 1.0 - config.ema_decay)
+        if ema_decay is not None:
+            ema = optax.incremental_update(params, ema, 1.0 - ema_decay)
 
         def keep(new, old):
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
@@ -114,19 +143,29 @@ def make_step(model: Transformer, config: OptimizerConfig, seed: int) -> StepFun
             keep(ema, state.ema),
             state.skipped + (~finite).astype(jnp.int32),
             jnp.where(finite, 0, state.skipped_in_a_row + 1),
+            keep(sums.collections, state.collections),
         )
+        if taken := RECORDED & sums.metrics.keys():
+            raise ValueError(f"a metric cannot be named {min(taken)}, which every record has")
         metrics = {
             "loss_sum": sums.loss,
-            "tokens": sums.tokens,
+            "tokens": sums.counted,
+            "metric_sums": sums.metrics,
             "gradient_norm": norm,
-            # Skipped steps do not advance the schedule.
-            "learning_rate": schedule(state.step - state.skipped),
             "skipped": after.skipped,
             "skipped_in_a_row": after.skipped_in_a_row,
         }
-        return after, metrics
+        # Skipped steps do not advance the schedule.
+        rates = [schedule(state.step - state.skipped)] if schedule else _rates(opt_state)
+        return after, metrics | ({"learning_rate": rates[0]} if rates else {})
 
     def rng(state, micro):
         return jax.random.fold_in(jax.random.fold_in(seed_key(seed), state.step), micro)
 
-    return StepFunctions(init, axes, gradients, update, rng)
+    return StepFunctions(create, axes, gradients, update, rng)
+
+
+def _rates(opt_state: Any) -> list[jax.Array]:
+    """Learning rates that an optimizer keeps in its state, where `inject_hyperparams` has them."""
+    found = optax.tree.get_all_with_path(opt_state, "learning_rate")
+    return [value for _, value in found if isinstance(value, jax.Array)]

@@ -1,0 +1,39 @@
+"""How a pair of lines becomes a pair of rows of token ids."""
+
+from dataclasses import dataclass
+
+from transformer_jax.data.vocabulary import EOS_ID, PAD_ID
+
+__all__ = ["Pairing"]
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The defaults are those of translation."""
+
+    joint: bool = True
+    """One vocabulary, learned from both sides, or one a side."""
+    source_ends: bool = True
+    """Whether EOS follows the source."""
+    target_ends: bool = True
+    """Whether EOS follows the target."""
+    reads_source: bool = True
+    """False makes every source empty, whatever the text holds, as of a language model."""
+    aligned: bool = False
+    """Whether a target has a token for each token of its source."""
+    ignored: int = PAD_ID
+    """What stands in the target where nothing counts; a class of its own number may be 0."""
+
+    def source(self, ids: list[int]) -> list[int]:
+        """The row of a source, without padding.
+
+        >>> Pairing().source([7]), Pairing(source_ends=False).source([7])
+        ([7, 1], [7])
+        """
+        if not self.reads_source:
+            return []
+        return [*ids, EOS_ID] if self.source_ends else ids
+
+    def target(self, ids: list[int]) -> list[int]:
+        """The row of a target, without padding."""
+        return [*ids, EOS_ID] if self.target_ends else ids

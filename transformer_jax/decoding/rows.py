@@ -1,0 +1,116 @@
+"""The loop that greedy search, sampling and forced scoring share: one token a row a step."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from transformer_jax.functional.arguments import check_axes, check_integer, check_mask
+from transformer_jax.functional.losses import at_class
+
+__all__ = ["Allowed", "Generated", "Step", "check_limits", "extend_rows", "next_log_probs"]
+
+Allowed = Callable[[Any], jax.Array]
+Step = Callable[[Any, jax.Array, jax.Array | None], tuple[Any, jax.Array]]
+
+
+class Generated(NamedTuple):
+    """tokens [N, T] int32, 0 after EOS; lengths [N] with EOS; log_probs [N, T]; N rows."""
+
+    tokens: jax.Array
+    lengths: jax.Array
+    log_probs: jax.Array
+
+
+def next_log_probs(
+    step: Step,
+    cache: Any,
+    tokens: jax.Array,
+    parents: jax.Array | None,
+    allowed: Allowed | None,
+    eos_id: int,
+) -> tuple[Any, jax.Array]:
+    """(cache, log-probabilities [N, V] in float32), -inf where a token is not allowed.
+
+    They are normalised over all V before the rest is left out. ValueError for logits of another
+    number of rows or without a token `eos_id`, and for a mask that is not for them; TypeError for
+    one that is not boolean.
+
+    >>> step = lambda cache, tokens, parents: (cache, jnp.zeros((1, 4)))
+    >>> mask = jnp.array([[False, True, True, False]])
+    >>> next_log_probs(step, None, jnp.array([0]), None, lambda cache: mask, 1)[1].round(3)
+    Array([[  -inf, -1.386, -1.386,   -inf]], dtype=float32)
+    """
+    cache, logits = step(cache, tokens, parents)
+    if logits.ndim != 2 or logits.shape[0] != tokens.shape[0]:
+        raise ValueError(f"the step's logits have shape {logits.shape}, not ({len(tokens)}, V)")
+    if not 0 <= eos_id < logits.shape[1]:
+        raise ValueError(f"eos_id {eos_id} is none of the step's {logits.shape[1]} tokens")
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    if allowed is not None:
+        mask = allowed(cache)
+        check_mask(mask, log_probs.shape, true="may be chosen")
+        log_probs = jnp.where(mask, log_probs, -jnp.inf)
+    return cache, log_probs
+
+
+def check_limits(limits: jax.Array, max_length: int) -> None:
+    """ValueError unless there is one limit a row and room for a token; TypeError unless they are
+    integers."""
+    check_axes("limits", limits, "N")
+    check_integer("limits", limits)
+    if max_length < 1:
+        raise ValueError(f"max_length {max_length} has no room for a token: it must be positive")
+
+
+def extend_rows(
+    step: Step,
+    cache: Any,
+    choose: Callable[[jax.Array, jax.Array], jax.Array],
+    *,
+    limits: jax.Array,
+    max_length: int,
+    start_id: int,
+    eos_id: int,
+    allowed: Allowed | None = None,
+) -> Generated:
+    """Extend N rows until each has EOS; row i ends with EOS at length limits[i] at the latest.
+
+    `choose(log_probs [N, V], position)` names the next tokens [N]. No row exceeds `max_length` T.
+
+    >>> step = lambda cache, tokens, parents: (cache, jnp.zeros((1, 3)))
+    >>> choose = lambda log_probs, position: jnp.array([2])
+    >>> options = {"limits": jnp.array([3]), "max_length": 4, "start_id": 0, "eos_id": 1}
+    >>> extend_rows(step, None, choose, **options).tokens
+    Array([[2, 2, 1, 0]], dtype=int32)
+    """
+    check_limits(limits, max_length)
+    limits = jnp.minimum(limits, max_length)
+    rows = limits.shape[0]
+
+    def running(carry):
+        position, _, _, open_rows, _ = carry
+        return (position < max_length) & jnp.any(open_rows)
+
+    def extend(carry):
+        position, cache, last, open_rows, out = carry
+        cache, log_probs = next_log_probs(step, cache, last, None, allowed, eos_id)
+        tokens = jnp.where(position + 1 == limits, eos_id, choose(log_probs, position))
+        chosen = at_class(log_probs, tokens)
+        tokens = jnp.where(open_rows, tokens, 0).astype(jnp.int32)
+        out = Generated(
+            out.tokens.at[:, position].set(tokens),
+            out.lengths + open_rows.astype(jnp.int32),
+            out.log_probs.at[:, position].set(jnp.where(open_rows, chosen, 0.0)),
+        )
+        return position + 1, cache, tokens, open_rows & (tokens != eos_id), out
+
+    empty = Generated(
+        jnp.zeros((rows, max_length), jnp.int32),
+        jnp.zeros(rows, jnp.int32),
+        jnp.zeros((rows, max_length), jnp.float32),
+    )
+    start = jnp.full(rows, start_id, jnp.int32)
+    carry = (jnp.zeros((), jnp.int32), cache, start, limits > 0, empty)
+    return jax.lax.while_loop(running, extend, carry)[-1]

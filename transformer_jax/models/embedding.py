@@ -1,0 +1,90 @@
+"""Tokens to vectors and vectors to logits (sections 3.4 and 3.5): tables, positions, dropout."""
+
+import jax
+from flax import linen as nn
+
+from transformer_jax.functional.embedding import embed, unembed
+from transformer_jax.functional.positions import learned_positions, sinusoids
+from transformer_jax.models.dimensions import named
+from transformer_jax.models.layers import FLOAT32, DropoutModule
+
+__all__ = ["Embedding"]
+
+# ModelConfig.tied -> the parameter that holds the table of source, target and output.
+_TABLES = {
+    "all": dict.fromkeys(("source", "target", "output"), "embedding"),
+    "decoder": {
+        "source": "source_embedding",
+        "target": "target_embedding",
+        "output": "target_embedding",
+    },
+    "none": {name: f"{name}_embedding" for name in ("source", "target", "output")},
+}
+
+
+class Embedding(DropoutModule):
+    """The tables of those `uses` that a model has, as `config.tied` shares them.
+
+    Positions are added, and dropout follows, here and nowhere else.
+    """
+
+    uses: tuple[str, ...] = ("source", "target", "output")
+
+    def setup(self):
+        config = self.config
+        sizes = {
+            "source": config.vocab_size,
+            "target": config.target_size,
+            "output": config.target_size,
+        }
+        normal = nn.initializers.normal(config.d_model**-0.5)
+        made: dict[str, jax.Array] = {}
+        for use in self.uses:
+            name = _TABLES[config.tied][use]
+            if name not in made:
+                table = named(normal, "V", "D")
+                made[name] = self.param(name, table, (sizes[use], config.d_model), FLOAT32)
+        self.tables = {use: made[_TABLES[config.tied][use]] for use in self.uses}
+        if config.positions == "learned":
+            shape = (config.max_positions, config.d_model)
+            table = named(normal, "P", "D")
+            self.position_table = self.param("position_table", table, shape, FLOAT32)
+
+    def source(self, tokens, rows=None, places=None):
+        """tokens [B, S] -> [B, S, D]; `places` [B, S] are their positions, by default in order."""
+        return self._side("source", tokens, rows, places)
+
+    def target(self, tokens, rows=None, places=None):
+        """The same of tokens that a decoder reads."""
+        return self._side("target", tokens, rows, places)
+
+    def target_at(self, tokens, position, max_length: int):
+        """tokens [N] at one position of at most `max_length`, without dropout -> [N, 1, D]."""
+        learned = self.config.positions == "learned"
+        table = self._positions(self.config.max_positions if learned else max_length)
+        if table is not None:
+            table = jax.lax.dynamic_slice_in_dim(table, position, 1)[None]
+        return self._sum("target", tokens[:, None], table)
+
+    def logits(self, x):
+        """x [B, T, D] -> [B, T, V], float32."""
+        return unembed(x, self.tables["output"].astype(self.dtype))
+
+    def _side(self, use, tokens, rows, places):
+        positions = self._positions(tokens.shape[1])
+        if positions is not None:
+            positions = positions[None] if places is None else positions[places]
+        return self.drop(self._sum(use, tokens, positions), self.config.dropout, rows)
+
+    def _sum(self, use, tokens, positions):
+        """Embedding + position, rounded once: a sum over tokens is the gradient of both tables."""
+        x = embed(tokens, self.tables[use])
+        return (x if positions is None else x + positions).astype(self.dtype)
+
+    def _positions(self, length):
+        config = self.config
+        if config.positions == "none":
+            return None
+        if config.positions == "learned":
+            return learned_positions(self.position_table, length)
+        return sinusoids(length, config.d_model, config.positions)

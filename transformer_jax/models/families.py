@@ -1,0 +1,123 @@
+"""Architectures by name: what differs between them, asked for in one place.
+
+A family's model is a Flax module whose dimensions have names (`models.dimensions`), with
+
+    __call__(source [B, S], target [B, T], rows=None) -> logits [B, T, V]
+    features(source, target, rows=None) -> [B, T, D]   and   project(features) -> logits
+
+and, where a search is to write the target,
+
+    start_cache(source, rows_per_sentence, max_length) -> cache, a NamedTuple
+    decode_step(cache, tokens [N]) -> (cache, logits [N, V])
+
+of whose cache `history` has a row for each of N = B * rows_per_sentence hypotheses. `FAMILIES` is
+open: put another one in under its name, which is what `ModelConfig.architecture` says.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from flax import linen as nn
+
+from transformer_jax.config import ModelConfig
+from transformer_jax.errors import UserError, nearest
+from transformer_jax.models.transformer import Transformer
+
+__all__ = ["FAMILIES", "Family", "build_model", "family_of"]
+
+
+class Family(Protocol):
+    """What the rest asks of an architecture; a subclass says what differs from this."""
+
+    divisible: ClassVar[Mapping[str, tuple[str, ...]]] = {"fsdp": ("d_model",)}
+    """Axis of a mesh -> fields that its number of devices must divide."""
+
+    def build(self, config: ModelConfig) -> nn.Module:
+        """The model."""
+        ...
+
+    def check(self, config: ModelConfig) -> None:
+        """UserError for values that this architecture cannot have."""
+
+    def longest(self, config: ModelConfig) -> int | None:
+        """Most tokens of a side, EOS included; None has no limit."""
+        return None
+
+    def parameters(self, config: ModelConfig) -> int:
+        """About as many numbers as its matrices hold, by arithmetic alone."""
+        return config.vocab_size * config.d_model
+
+    def activations(self, config: ModelConfig, source: int, target: int) -> int:
+        """About as many numbers as a step keeps for a sentence of S and T tokens."""
+        layers = config.num_layers * config.d_model * (source + target)
+        return target * config.target_size + layers
+
+    def attention(
+        self, config: ModelConfig, collected: Mapping[str, Any]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Weights of one pair, of what `mutable=["attention"]` collected.
+
+        Encoder [L, H, S, S], decoder [L, H, T, T] and cross [L, H, T, S], float32.
+        """
+        raise UserError(f"architecture {config.architecture} has no attention to show")
+
+
+class TransformerFamily(Family):
+    """The paper's."""
+
+    divisible: ClassVar = {"fsdp": ("d_model",), "tensor": ("num_heads", "d_ff")}
+
+    def build(self, config):
+        return Transformer(config)
+
+    def check(self, config):
+        if config.target_vocab_size is not None and config.tied == "all":
+            raise UserError(
+                f"tied {config.tied!r} is one table for both sides, which have a vocabulary each "
+                "here: choose decoder or none"
+            )
+
+    def longest(self, config):
+        return config.max_positions if config.positions == "learned" else None
+
+    def parameters(self, config):
+        width, heads = config.d_model, config.num_heads * (config.key_size + config.value_size)
+        layers = config.num_layers * (4 * width * config.d_ff + 6 * width * heads)
+        return layers + config.vocab_size * width
+
+    def activations(self, config, source, target):
+        weights = source * source + target * target + target * source
+        layers = config.num_layers * (config.num_heads * weights + config.d_ff * (source + target))
+        return target * config.target_size + layers
+
+    def attention(self, config, collected):
+        def weights(stack: str, part: str) -> np.ndarray:
+            layers = (collected[f"{stack}_{i}"][part] for i in range(config.num_layers))
+            return np.stack([np.asarray(layer["weights"][0], np.float32) for layer in layers])
+
+        return (
+            weights("encoder", "self_attention"),
+            weights("decoder", "self_attention"),
+            weights("decoder", "cross_attention"),
+        )
+
+
+FAMILIES: dict[str, Family] = {"transformer": TransformerFamily()}
+
+
+def family_of(config: ModelConfig) -> Family:
+    """The family that `config.architecture` names; UserError where there is none."""
+    name = config.architecture
+    if name not in FAMILIES:
+        raise UserError(f"architecture {name!r} is unknown; {nearest(name, FAMILIES)}")
+    return FAMILIES[name]
+
+
+def build_model(config: ModelConfig) -> nn.Module:
+    """The model of a configuration.
+
+    >>> build_model(ModelConfig(d_model=8, num_heads=2)).config.d_model
+    8
+    """
+    return family_of(config).build(config)

@@ -1,0 +1,153 @@
+"""What a task says of its data, loss, scores and predictions.
+
+(source, target) -> logits aligned with the target, a loss where the target counts. That much is
+here; a subclass says what differs, and is put into `tasks.TASKS` under its name.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from transformer_jax.config import OptimizerConfig, RunConfig
+from transformer_jax.data.batching import Batch, Corrupt
+from transformer_jax.data.pairing import Pairing
+from transformer_jax.data.vocabulary import Vocabulary
+from transformer_jax.decoding.inference import Hypothesis, Inference
+from transformer_jax.errors import UserError
+from transformer_jax.evaluation.bleu import Score, exact_match
+from transformer_jax.evaluation.evaluate import make_evaluation
+from transformer_jax.functional.losses import label_smoothed_cross_entropy, map_blocks
+from transformer_jax.models.dimensions import boxed_init
+from transformer_jax.parallel import Layout
+from transformer_jax.search import Search
+from transformer_jax.training.optimizer import make_optimizer
+from transformer_jax.training.schedule import make_schedule
+from transformer_jax.training.step import Loss, StepFunctions, make_step
+
+__all__ = ["MakeOptimizer", "Task"]
+
+MakeOptimizer = Callable[[OptimizerConfig, optax.Schedule], optax.GradientTransformation]
+
+
+class Task:
+    """A target token for every position of the target, found by cross-entropy."""
+
+    pairing: ClassVar[Pairing] = Pairing()
+    metrics: ClassVar[Mapping[str, bool]] = {"loss": False, "perplexity": False, "accuracy": True}
+    """What a checkpoint may be the best by -> whether more is better."""
+    corrupt: Corrupt | None = None
+    """(batch, draw) -> batch, what training reads instead, in NumPy; draw(n) [B, n] are 64-bit
+    numbers that depend on the seed, the sentence and the epoch alone."""
+
+    def loss(self, model: nn.Module, config: OptimizerConfig) -> Loss:
+        """The loss of `make_step`, for batches of `data.batching`."""
+        smoothing, ignored = config.label_smoothing, self.pairing.ignored
+
+        def loss_fn(params, collections, batch, rng):
+            features: Any
+            features, after = model.apply(
+                {"params": params, **collections},
+                batch.source,
+                batch.target,
+                # By its sentence a row draws dropout, whatever device it lies on.
+                batch.indices.astype(jnp.uint32),
+                rngs={"dropout": rng},
+                method="features",
+                mutable=list(collections),
+            )
+
+            def sums(features, targets):
+                logits: Any = model.apply({"params": params}, features, method="project")
+                return label_smoothed_cross_entropy(logits, targets, smoothing, ignored)
+
+            found = map_blocks(sums, config.logits_block, features, batch.target, ignored)
+            loss, count = jax.tree.map(jnp.sum, found)
+            return loss, count, {}, dict(after)
+
+        return loss_fn
+
+    def step_functions(
+        self,
+        model: nn.Module,
+        config: OptimizerConfig = OptimizerConfig(),
+        seed: int = 0,
+        optimizer: MakeOptimizer = make_optimizer,
+    ) -> StepFunctions:
+        """What trains a model of a family for this task.
+
+        >>> from transformer_jax import Transformer, presets
+        >>> functions = Task().step_functions(Transformer(presets.tiny(vocab_size=50)))
+        >>> functions.shapes().params["embedding"].shape
+        (50, 128)
+        """
+        tokens = jnp.zeros((1, 1), jnp.int32)
+        schedule = make_schedule(config, model.config.d_model)
+        return make_step(
+            boxed_init(model, tokens, tokens),
+            self.loss(model, config),
+            optimizer(config, schedule),
+            schedule=schedule,
+            ema_decay=config.ema_decay,
+            seed=seed,
+        )
+
+    def evaluation(
+        self, model: nn.Module, layout: Layout
+    ) -> Callable[[Any, Iterable[Batch]], dict[str, float]]:
+        """evaluate(variables, batches) -> what is measured without predicting anything."""
+        return make_evaluation(model, layout, self.pairing.ignored)
+
+    def with_metric(self, config: RunConfig) -> RunConfig:
+        """`config` with a best_metric that this task has and the text allows, or a UserError."""
+        metric = config.train.best_metric
+        if metric not in self.metrics:
+            raise UserError(
+                f"best_metric {metric!r} is none of the task's, {', '.join(self.metrics)}"
+            )
+        return config
+
+    def check_references(self, config: RunConfig, references: Sequence[str]) -> None:
+        """Warn of what some of a validation text's references say about the metric."""
+
+    def predict(
+        self,
+        inference: Inference,
+        sources: Sequence[Sequence[int]],
+        search: Search,
+        numbers: Sequence[int] | None = None,
+        parts: Sequence[int] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """Hypotheses of each source, best first, as `Inference.translate` finds them."""
+        if self.pairing.aligned:
+            return inference.label(sources, numbers)
+        return inference.translate(sources, search, numbers, parts)
+
+    def write(self, vocabulary: Vocabulary, ids: Sequence[int]) -> str:
+        """A prediction as a line of text."""
+        # Byte tokens can spell an end of line, and a line out is a line in.
+        return vocabulary.decode(ids).replace("\n", " ")
+
+    def scores(
+        self,
+        predictions: Sequence[str],
+        references: Sequence[str],
+        vocabulary: Vocabulary,
+        language: str | None,
+    ) -> list[Score]:
+        """What written predictions score, each score with its signature."""
+        return [exact_match(predictions, references)]
+
+    def score(
+        self,
+        metric: str,
+        predictions: Sequence[str],
+        references: Sequence[str],
+        vocabulary: Vocabulary,
+        language: str | None,
+    ) -> float:
+        """One of `metrics` that `evaluation` does not measure, of written predictions."""
+        raise NotImplementedError(metric)

@@ -1,0 +1,61 @@
+"""Translation: one vocabulary for both languages, BLEU and chrF of what a search writes."""
+
+import dataclasses
+import logging
+from typing import ClassVar
+
+from transformer_jax.data.segmentation import is_spaceless
+from transformer_jax.data.vocabulary import WhitespaceVocabulary
+from transformer_jax.errors import UserError
+from transformer_jax.evaluation.bleu import missing_tokenizer, score_all, suited_score
+from transformer_jax.languages import SPACELESS, short_code
+from transformer_jax.tasks.task import Task
+
+__all__ = ["Translation"]
+
+log = logging.getLogger(__name__)
+
+
+class Translation(Task):
+    """Text of one language to text of another."""
+
+    metrics: ClassVar = {**Task.metrics, "bleu": True, "chrf": True}
+
+    def with_metric(self, config):
+        """With chrF for BLEU where the target language has no words that BLEU could count."""
+        config = super().with_metric(config)
+        language = config.data.languages[1]
+        if config.train.best_metric != "bleu" or config.data.vocabulary == "whitespace":
+            return config
+        if missing := missing_tokenizer(language):
+            raise UserError(f"--best-metric bleu: {missing}; or choose chrf")
+        if language is None or short_code(language) not in SPACELESS:
+            return config
+        log.info("sacreBLEU cannot cut %s into words, so chrF decides the best, not BLEU", language)
+        return dataclasses.replace(
+            config, train=dataclasses.replace(config.train, best_metric="chrf")
+        )
+
+    def check_references(self, config, references):
+        unknown = config.data.languages[1] is None and config.data.vocabulary != "whitespace"
+        if config.train.best_metric == "bleu" and unknown and any(map(is_spaceless, references)):
+            log.warning(
+                "the validation text has scripts without spaces and its language is not known: "
+                "give --direction, or --best-metric chrf, for a best checkpoint with a meaning"
+            )
+
+    def scores(self, predictions, references, vocabulary, language):
+        """Text of a whitespace vocabulary is tokenised already and gets the BLEU of tokens; other
+        text gets every score of raw text."""
+        if isinstance(vocabulary, WhitespaceVocabulary):
+            return [suited_score("BLEU", vocabulary, predictions, references, language)]
+        if language is None and any(map(is_spaceless, references)):
+            log.warning(
+                "some references have scripts without spaces and their language is not known: "
+                "give --language, as zh, ja or th, for scores that mean something"
+            )
+        return score_all(predictions, references, language)
+
+    def score(self, metric, predictions, references, vocabulary, language):
+        name = {"bleu": "BLEU", "chrf": "chrF"}[metric]
+        return suited_score(name, vocabulary, predictions, references, language).value
