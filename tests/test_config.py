@@ -100,7 +100,8 @@ def test_table_3_has_the_papers_rows():
 def test_defaults_are_the_papers():
     """Sections 3, 5.3, 5.4 and 6.1, and the code of record where the paper is silent."""
     assert asdict(ModelConfig()) == {
-        "vocab_size": 37_000, "d_model": 512, "d_ff": 2048, "num_heads": 8, "num_layers": 6,
+        "architecture": "transformer", "vocab_size": 37_000, "target_vocab_size": None,
+        "normalization": "layer", "d_model": 512, "d_ff": 2048, "num_heads": 8, "num_layers": 6,
         "d_k": None, "d_v": None, "dropout": 0.1, "attention_dropout": 0.0, "relu_dropout": 0.0,
         "norm": "post", "norm_epsilon": 1e-6, "positions": "paper", "max_positions": 1024,
         "attention": "scaled", "tied": "all", "start_id": 0, "dtype": "float32",
@@ -108,6 +109,7 @@ def test_defaults_are_the_papers():
     assert asdict(OptimizerConfig()) == {
         "lr_factor": 1.0, "warmup_steps": 4000, "beta1": 0.9, "beta2": 0.98, "epsilon": 1e-9,
         "label_smoothing": 0.1, "accumulate": 1, "clip_norm": None, "ema_decay": None,
+        "logits_block": None,
     }  # fmt: skip
     search = Search()
     assert (search.method, search.beam_size, search.penalty, search.alpha) == (

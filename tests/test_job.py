@@ -107,7 +107,7 @@ def test_init_from_starts_with_the_other_parameters(whole):
 def test_which_checkpoints_are_kept(tmp_path, options, kept, monkeypatch):
     losses = iter([9.0, 3.0, 1.0, 2.0, float("nan")])  # the first before the first step
     monkeypatch.setattr(
-        "transformer_jax.validation.make_evaluation", lambda *_: lambda *_: {"loss": next(losses)}
+        "transformer_jax.tasks.task.make_evaluation", lambda *_: lambda *_: {"loss": next(losses)}
     )
     run = train(configuration(tmp_path, **options), tmp_path / "run", progress=False)
     checkpoints = run.checkpoints()

@@ -300,7 +300,7 @@ def test_fsdp_traffic_is_the_parameters_twice():
 
 
 def test_evaluation_counts_every_sentence_once():
-    params = start(runner("jit")).params
+    params = {"params": start(runner("jit")).params}
     layout = Layout(jax.devices(), 2, 2, 2)
     one = make_evaluation(Transformer(MODEL), Layout(jax.devices()[:1]))
     many = make_evaluation(Transformer(MODEL), layout)
@@ -311,7 +311,7 @@ def test_evaluation_counts_every_sentence_once():
         for each in batches
     ]
     wanted = one(params, batches)
-    axes = functions().axes().params
+    axes = {"params": functions().axes().params}
     found = many(jax.device_put(params, layout.shardings(params, axes)), filled)
     for name, value in wanted.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-6)
@@ -321,9 +321,10 @@ def test_evaluation_counts_every_sentence_once():
     "search", [Search(), pytest.param(Search(method="sample", seed=3), marks=pytest.mark.slow)]
 )
 def test_translation_is_that_of_one_device(search):
-    params = jax.tree.map(lambda leaf: 3 * leaf, start(runner("jit")).params)
+    params = {"params": jax.tree.map(lambda leaf: 3 * leaf, start(runner("jit")).params)}
     layout = Layout(jax.devices(), 2, 2, 2)
-    placed = jax.device_put(params, layout.shardings(params, functions().axes().params))
+    axes = {"params": functions().axes().params}
+    placed = jax.device_put(params, layout.shardings(params, axes))
     rng = np.random.default_rng(0)
     sources = [rng.integers(4, MODEL.vocab_size, rng.integers(1, 9)).tolist() for _ in range(21)]
     one = Inference(Transformer(MODEL), params)

@@ -103,7 +103,7 @@ def test_a_damaged_corpus_is_not_trained_on(tmp_path, where):
     else:
         file = corpus / "vocabulary.json"
         file.write_text(file.read_text().replace("w1", "x1"))
-    with pytest.raises(CorpusError, match="train is damaged: its arrays or its vocabulary"):
+    with pytest.raises(CorpusError, match="train is damaged: its arrays or its vocabularies"):
         train(config, run.folder, progress=False)
 
 

@@ -92,5 +92,8 @@ def _soundness(run: Run) -> list[str]:
             ]
             notes = [f"mean of {', '.join(map(str, meta['of']))}"] if "of" in meta else []
             notes += ["saved out of turn"] if meta.get("out_of_turn") else []
+            patience = meta.get("patience")
+            if patience and patience["waited"] >= patience["limit"]:
+                notes.append(f"ended after {patience['waited']} evaluations without a gain")
             lines.append(f"{name}/{step}: {', '.join(['sound', *notes, *scores])}")
     return lines or ["no checkpoint yet"]

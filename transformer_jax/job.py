@@ -60,7 +60,8 @@ def train(
     that goes on has them already. `fit` cuts each update of a new run into batches that the
     device's memory holds. `profile` writes a trace of so many steps to profile/. `on_record` is
     called with every record of metrics.jsonl, in the first process. `optimizer` makes another one
-    than Adam, of (OptimizerConfig, schedule); a run that goes on needs the same.
+    than Adam, of (OptimizerConfig, schedule), whose learning rate is that schedule or kept by
+    `optax.inject_hyperparams`; a run that goes on needs the same.
 
     Runs on the devices that `config.train.parallel` and `.mesh` name.
     Evaluates, saves and at the end averages checkpoints as `config.train` says. One job at a time
@@ -289,11 +290,13 @@ def _start(
     init_from: Path | None,
 ) -> tuple[TrainState, dict[str, Any]]:
     """The newest sound checkpoint with its metadata, or a new state without, as `template`."""
+    reason = ""
     for step in reversed(checkpoints.steps()):
         try:
             items, meta = checkpoints.restore(step, state_items(template))
         except DamagedCheckpoint as error:
             log.warning("%s; moved to damaged/, trying an older one", error)
+            reason = reason or str(error)
             continue
         if not run.is_own(meta["run"]):
             raise RunError(
@@ -303,7 +306,7 @@ def _start(
         checkpoints.set_aside_after(step)
         return state_of(items), meta
     if checkpoints.steps():
-        raise RunError(f"{run.folder} has no sound checkpoint to go on from")
+        raise RunError(f"{run.folder} has no sound checkpoint to go on from: {reason}")
     places = jax.tree.map(lambda leaf: leaf.sharding, template)
     state = jax.jit(init, out_shardings=places)(seed_key(run.config.train.seed))
     if init_from is not None:

@@ -280,8 +280,8 @@ def test_order_is_another_in_every_epoch(corpus):
     for epoch in range(3):
         plan = range(batches.batches_before(epoch), batches.batches_before(epoch + 1))
         found = [batches.indices(n) for n in plan]
-        shapes.append([k for k, _ in found])
-        sentences.append(sorted(tuple(sorted(indices)) for k, indices in found if k == 0))
+        shapes.append([k for k, *_ in found])
+        sentences.append(sorted(tuple(sorted(indices)) for k, indices, _ in found if k == 0))
         assert shapes[-1] != sorted(shapes[-1])
     # Which sentences share a batch differs, not only when it comes.
     assert all(set(a).isdisjoint(b) for a, b in itertools.pairwise(sentences))

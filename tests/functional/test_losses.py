@@ -137,3 +137,42 @@ def test_token_log_probs():
 def test_smoothing_out_of_range():
     with pytest.raises(ValueError, match=r"label smoothing 1.0 is outside \[0, 1\)"):
         F.label_smoothed_cross_entropy(LOGITS, TARGETS, 1.0)
+
+
+def test_blocks_of_positions_add_up_to_the_whole_and_need_less_memory():
+    rng = np.random.default_rng(0)
+    features = jnp.asarray(rng.normal(size=(6, 7, 8)), jnp.float32)
+    table = jnp.asarray(rng.normal(size=(900, 8)), jnp.float32)
+    targets = jnp.asarray(rng.integers(0, 3, (6, 7)) * rng.integers(0, 300, (6, 7)), jnp.int32)
+
+    def loss(features, table, block):
+        def sums(features, targets):
+            return F.label_smoothed_cross_entropy(features @ table.T, targets, 0.1)
+
+        found = F.map_blocks(sums, block, features, targets)
+        return found[0].sum(), found[1].sum()
+
+    def gradients(block):
+        function = jax.value_and_grad(lambda f, t: loss(f, t, block), (0, 1), has_aux=True)
+        return jax.jit(function).lower(features, table).compile()
+
+    whole = gradients(None)
+    (expected, count), wanted = whole(features, table)
+    for block in (5, 42, 64):  # 42 positions: with a rest, exactly, and more than there are
+        blocks = gradients(block)
+        (total, counted), found = blocks(features, table)
+        np.testing.assert_allclose(total, expected, rtol=1e-5)
+        assert counted == count
+        for a, b in zip(found, wanted):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    few, all_logits = gradients(5), 42 * 900 * 4
+    saved = whole.memory_analysis().temp_size_in_bytes - few.memory_analysis().temp_size_in_bytes
+    assert saved > all_logits
+
+
+def test_a_task_may_count_class_0_and_ignore_another():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 4)), jnp.float32)
+    loss, count = F.label_smoothed_cross_entropy(logits, jnp.array([[0, -1, 2]]), 0.0, ignored=-1)
+    log_probs = jax.nn.log_softmax(logits)
+    np.testing.assert_allclose(loss, -(log_probs[0, 0, 0] + log_probs[0, 2, 2]), rtol=1e-6)
+    assert count == 2

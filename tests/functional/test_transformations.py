@@ -30,6 +30,13 @@ W = {name: floats(*shape) for name, shape in
 CASES = {
     "split_heads": (lambda x: F.split_heads(x, 2), (floats(B, T, D),)),
     "merge_heads": (F.merge_heads, (floats(B, T, H, K),)),
+    "map_blocks": (
+        lambda x, y: F.map_blocks(lambda x, y: x.sum(-1) * y.astype(float), T, x, y).reshape(
+            y.shape
+        ),
+        (floats(B, T, D), ids(B, T)),
+    ),
+    "segment_positions": (F.segment_positions, (jnp.sort(ids(B, T) % 2),)),
     "masked_softmax": (F.masked_softmax, (floats(B, H, T, S), MASK)),
     "attention_weights": (F.attention_weights, (floats(B, T, H, K), floats(B, S, H, K), MASK)),
     "additive_attention_weights": (
@@ -114,7 +121,9 @@ def test_dropout_of_a_sharded_array_is_that_of_the_whole():
 
 def test_every_public_function_has_a_case():
     # Functions of keys have tests of their own, in test_keys.py.
-    assert set(CASES) == set(F.__all__) - {"fold_in_rows", "row_keys", "seed_key", "typed_key"}
+    assert set(CASES) == set(F.__all__) - {
+        "fold_in_rows", "row_axes", "row_keys", "seed_key", "typed_key",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)

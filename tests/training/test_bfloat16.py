@@ -69,7 +69,7 @@ def test_gradients_at_the_start_are_those_of_float32():
 def test_gradients_after_thirty_updates_are_those_of_float32():
     batch, steps = zipf_batch(), functions("bfloat16")
     state = jax.jit(steps.init)(jax.random.key(0))
-    step = jax.jit(lambda s, b: steps.update(s, steps.gradients(s.params, b, steps.rng(s, 0))))
+    step = jax.jit(lambda s, b: steps.update(s, steps.gradients(s.params, {}, b, steps.rng(s, 0))))
     for _ in range(30):
         state, _ = step(state, batch)
     found, _ = distances(state.params, batch)
@@ -133,8 +133,8 @@ def test_no_sum_of_evaluation_is_bfloat16(monkeypatch):
     monkeypatch.undo()
     side = jax.ShapeDtypeStruct((8, 5), jnp.int32)
     batch = Batch(side, side, jax.ShapeDtypeStruct((8,), jnp.int32))
-    params = functions("bfloat16", small).shapes().params
-    jaxpr = jax.make_jaxpr(traced[0])(params, batch).jaxpr
+    variables = {"params": functions("bfloat16", small).shapes().params}
+    jaxpr = jax.make_jaxpr(traced[0])(variables, batch).jaxpr
     assert "bf16" in str(jaxpr)
     assert narrow_sums(jaxpr) == []
 

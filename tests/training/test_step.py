@@ -59,13 +59,13 @@ def test_three_updates_match_adam_in_numpy():
     """The key biases are left out: their true gradient is zero and Adam blows up the rounding."""
     functions, state = start()
     gradients, rates = [], [8**-0.5 * n * 10**-1.5 for n in (1, 2, 3)]
-    step = jax.jit(lambda s, b: (functions.gradients(s.params, b, jax.random.key(0)), s))
+    step = jax.jit(lambda s, b: (functions.gradients(s.params, {}, b, jax.random.key(0)), s))
     update = jax.jit(functions.update)
     before = state.params
     for n in range(3):
         sums, _ = step(state, batch(3, 5, seed=n, padding=n))
         tokens = 3 * (5 - n)
-        assert sums.tokens == tokens
+        assert sums.counted == tokens
         gradients.append(jax.tree.map(lambda g, k=tokens: np.asarray(g, np.float64) / k, sums[0]))
         state, metrics = update(state, sums)
         np.testing.assert_allclose(metrics["learning_rate"], rates[n], rtol=1e-6)
@@ -87,10 +87,10 @@ def test_micro_batches_add_up_to_the_whole_batch():
     functions, state = start()
     gradients = jax.jit(functions.gradients)
     key = jax.random.key(0)
-    one = gradients(state.params, whole, key)
-    first, second = (gradients(state.params, part, key) for part in parts)
+    one = gradients(state.params, {}, whole, key)
+    first, second = (gradients(state.params, {}, part, key) for part in parts)
     added = jax.tree.map(jnp.add, first, second)
-    assert added.tokens == one.tokens == 14
+    assert added.counted == one.counted == 14
     mean_of_means = jax.tree.map(
         lambda a, b: (a / 10 + b / 4) / 2, first.gradients, second.gradients
     )
@@ -108,7 +108,7 @@ def test_micro_batches_add_up_to_the_whole_batch():
 
 def test_a_gradient_that_is_not_finite_changes_nothing_but_the_counters():
     functions, state = start(optimizer=replace(OPTIMIZER, ema_decay=0.5))
-    sums = jax.jit(functions.gradients)(state.params, batch(2, 4), jax.random.key(0))
+    sums = jax.jit(functions.gradients)(state.params, {}, batch(2, 4), jax.random.key(0))
     bad = sums._replace(gradients=jax.tree.map(lambda g: g.at[...].set(jnp.nan), sums.gradients))
     update = jax.jit(functions.update)
     once, metrics = update(state, bad)
@@ -172,8 +172,8 @@ def test_empty_rows_add_nothing():
     functions, state = start()
     padded = Batch(*(np.pad(x, ((0, 3),) + ((0, 0),) * (x.ndim - 1)) for x in b))
     rng = jax.random.key(0)
-    one, other = (jax.jit(functions.gradients)(state.params, x, rng) for x in (b, padded))
-    assert one.tokens == other.tokens
+    one, other = (jax.jit(functions.gradients)(state.params, {}, x, rng) for x in (b, padded))
+    assert one.counted == other.counted
     np.testing.assert_allclose(one.loss, other.loss, rtol=1e-6)
     for found, wanted in zip(jax.tree.leaves(other.gradients), jax.tree.leaves(one.gradients)):
         np.testing.assert_allclose(found, wanted, atol=2e-5)

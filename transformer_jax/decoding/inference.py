@@ -174,7 +174,7 @@ class Inference:
         width = min(_power_of_two(max(rows, columns, 16)), self._positions)
         padded = (_padded_rows([ids], 1, width) for ids in (read, written))
         _, collected = self._attend(self.variables, *padded)
-        weights = self._family.attention(self._config, collected["attention"])
+        weights = self._family.attention(self._config, collected.get("attention", {}))
         sizes = ((columns, columns), (rows, rows), (rows, columns))
         encoder, decoder, cross = (w[..., :q, :k] for w, (q, k) in zip(weights, sizes))
         return encoder, decoder, cross

@@ -93,8 +93,9 @@ class Encoder(DropoutModule):
         `Segments`.
         """
         kept = _kept(config := self.config, source)
-        own = None if segments is None else segment_mask(segments, segments)
-        mask = combine_masks(padding_mask(source), mask, own)
+        mask = combine_masks(padding_mask(source), mask)
+        if segments is not None:
+            mask = combine_masks(mask, segment_mask(segments, segments))
         x = self.embed.source(source, rows, places=_places(segments))
         for layer in self.layers:
             x = layer(x, mask, rows, kept)
@@ -142,25 +143,21 @@ class Decoder(DropoutModule):
                 "of one batch"
             )
         masks, segments = masks or Masks(), segments or Segments()
-        own, shared = segments.target, None
-        if own is not None and self.cross:
-            shared = segment_mask(own, segments.source)
-        places = _places(own)
-        # Padding needs no mask here: it only follows the tokens that could see it.
-        mask = combine_masks(
-            causal_mask(target.shape[1]),
-            masks.decoder,
-            None if own is None else segment_mask(own, own),
-        )
-        memory_mask = None
-        if self.cross:
-            memory_mask = combine_masks(padding_mask(source), masks.cross, shared)
-        kept = _kept(self.config, target)
+        own, places = segments.target, _places(segments.target)
         start = jnp.full_like(target[:, :1], self.config.start_id)
         shifted = jnp.concatenate([start, target[:, :-1]], axis=1)
         if places is not None:
             shifted = jnp.where(places == 0, self.config.start_id, shifted)
         x = self.embed.target(shifted, rows, places=places)
+        kept = _kept(self.config, target)
+        # Padding needs no mask here: it only follows the tokens that could see it.
+        mask, memory_mask = combine_masks(causal_mask(target.shape[1]), masks.decoder), None
+        if own is not None:
+            mask = combine_masks(mask, segment_mask(own, own))
+        if self.cross:
+            memory_mask = combine_masks(padding_mask(source), masks.cross)
+            if own is not None:
+                memory_mask = combine_masks(memory_mask, segment_mask(own, segments.source))
         for layer in self.layers:
             x = layer(x, mask, self._keys_values(layer, memory), memory_mask, rows, kept)
         return self._normed(x, kept)

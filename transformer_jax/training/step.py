@@ -88,8 +88,9 @@ def make_step(
               `functional.row_axes()` names the axes to sum over for what needs all of them.
     optimizer any optax.GradientTransformation; its update is computed once from the mean gradient,
               and is left out where that is not finite, as are the collections.
-    schedule  the learning rate that is recorded; None looks for one in the optimizer's state, where
-              `optax.inject_hyperparams` keeps it, and records none where there is none.
+    schedule  what the optimizer takes its learning rate from, so that records show it. One that
+              the optimizer's state holds, as `optax.inject_hyperparams` keeps it, comes first;
+              without either none is recorded.
     ema_decay keeps a moving average of the parameters, not of collections.
 
     >>> def loss_fn(params, collections, batch, rng):
@@ -155,8 +156,10 @@ def make_step(
             "skipped": after.skipped,
             "skipped_in_a_row": after.skipped_in_a_row,
         }
-        # Skipped steps do not advance the schedule.
-        rates = [schedule(state.step - state.skipped)] if schedule else _rates(opt_state)
+        rates = _rates(opt_state)
+        if schedule is not None and not rates:
+            # Skipped steps do not advance the schedule.
+            rates = [schedule(state.step - state.skipped)]
         return after, metrics | ({"learning_rate": rates[0]} if rates else {})
 
     def rng(state, micro):

@@ -1,0 +1,215 @@
+"""What the package knows nothing of goes through its loop, job, checkpoints and searches."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests import strangers
+from tests.small_job import WORDS, configuration, last_prints, read_jsonl
+from transformer_jax import Translator
+from transformer_jax.data.corpus import CorpusError
+from transformer_jax.functional import token_log_probs
+from transformer_jax.job import train
+from transformer_jax.run import Run
+from transformer_jax.search import Search
+
+
+def with_model(config, **fields):
+    return replace(config, model=replace(config.model, **fields))
+
+
+def write_tags(folder, count, seed):
+    """Sentences of a few words; each is tagged by the first of them, which is w0 to w5 or later."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [rng.choice(WORDS, rng.integers(2, 6)).tolist() for _ in range(count)]
+    tags = [["EARLY" if line[0] in WORDS[:6] else "LATE"] * len(line) for line in lines]
+    for name, rows in (("words", lines), ("tags", tags)):
+        (folder / name).write_text("".join(" ".join(row) + "\n" for row in rows))
+    return str(folder / "words"), str(folder / "tags")
+
+
+def lstm(folder, **options):
+    return with_model(configuration(folder, **options), architecture="lstm")
+
+
+def tagging(folder, **options):
+    config = with_model(
+        configuration(folder, best_metric="accuracy", **options), architecture="tagger"
+    )
+    data = replace(
+        config.data,
+        task="tagging",
+        train=write_tags(folder / "train", 400, 0),
+        validation=write_tags(folder / "validation", 40, 1),
+    )
+    return replace(config, data=data)
+
+
+def train_in_parts(config, folder, stop, **options):
+    """The run of a config, and the same stopped after a step and gone on with."""
+    whole = train(config, folder / "whole", progress=False, **options)
+    first = replace(config, train=replace(config.train, steps=stop))
+    train(first, folder / "parts", progress=False, **options)
+    return whole, train(config, folder / "parts", progress=False, **options)
+
+
+def check_equal(whole, parts):
+    assert last_prints(whole.folder) == last_prints(parts.folder)
+    records, others = (read_jsonl(run.folder / "metrics.jsonl") for run in (whole, parts))
+    # The last step of a part is evaluated beside those that are due.
+    assert [r for r in records if "loss" in r] == [r for r in others if "loss" in r]
+    return records
+
+
+@pytest.fixture(scope="module")
+def lstm_runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lstm")
+    config = lstm(folder, steps=60, best_metric="bleu", log_every=5, checkpoint_every=20)
+    return train_in_parts(config, folder, 37)
+
+
+@pytest.fixture(scope="module")
+def tagging_runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tagging")
+    config = tagging(folder, steps=120, evaluate_every=40, checkpoint_every=40)
+    optimizer = replace(config.optimizer, lr_factor=0.2)
+    return train_in_parts(replace(config, optimizer=optimizer), folder, 37)
+
+
+def test_lstm_trains_goes_on_and_is_evaluated(lstm_runs):
+    records = check_equal(*lstm_runs)
+    losses = [record["loss"] for record in records if "loss" in record]
+    assert losses[-1] < losses[0] - 0.3
+    assert "validation_bleu" in [r for r in records if "validation_loss" in r][-1]
+    evaluation = Translator.load(lstm_runs[0].folder).evaluate(["w1 w2", "w3"], ["W2 W1", "W3"])
+    assert [score.name for score in evaluation.scores] == ["tokenized BLEU"]
+
+
+def test_lstm_is_searched_as_any_model(lstm_runs):
+    translator = Translator.load(lstm_runs[0].folder, "last")
+    sources = ["w1 w2 w3", "w5 w4"]
+    beam = translator.translations(sources, Search(beam_size=3, n_best=3))
+    assert all(len(found) == 3 for found in beam)
+    assert translator.translate(sources, beam_size=1) == translator.translate(
+        sources, method="greedy"
+    )
+    for source, found in zip(sources, beam):
+        # The cached steps of the search find what the model says of the whole target.
+        scores = translator.score([source] * 3, [each.text for each in found])
+        np.testing.assert_allclose(scores, [each.log_prob for each in found], rtol=1e-4)
+    source, target = jnp.array([[4, 5, 1]]), jnp.array([[6, 1]])
+    logits = translator.model.apply({"params": translator.params}, source, target)
+    [scored] = translator._inference.score([[4, 5]], [[6]])
+    np.testing.assert_allclose(scored, token_log_probs(logits, target)[0], rtol=1e-5)
+
+
+def test_lstm_has_no_attention_to_show(lstm_runs):
+    with pytest.raises(Exception, match="architecture lstm has no attention to show"):
+        Translator.load(lstm_runs[0].folder).attention("w1", "W1")
+
+
+def test_tagging_trains_goes_on_and_is_evaluated(tagging_runs):
+    whole, _ = tagging_runs
+    records = check_equal(*tagging_runs)
+    best = max(r["validation_accuracy"] for r in records if "validation_accuracy" in r)
+    source, target = (Path(path).read_text().splitlines() for path in whole.config.data.validation)
+    assert best > 0.8  # half of the words are early
+    evaluation = Translator.load(whole.folder, "best").evaluate(source, target)
+    [score] = evaluation.scores
+    # Tags of lines as they are written equal the classes that validation counted.
+    assert (score.name, score.value) == ("accuracy", pytest.approx(100 * best))
+    assert len(Run.open(whole.folder).vocabularies.target) == 4 + 2
+    steps = Run.open(whole.folder).checkpoints(read_only=True)
+    scores = {step: steps.metadata(step)["scores"]["validation_accuracy"] for step in steps.steps()}
+    assert scores[steps.best_step()] == max(scores.values())
+
+
+def test_tagging_needs_a_tag_for_each_word(tmp_path):
+    config = tagging(tmp_path)
+    (tmp_path / "train" / "tags").write_text("LATE\n" * 400)
+    with pytest.raises(CorpusError, match=r"words .*tags, pair 1: \d source tokens but 1 target"):
+        train(config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [lstm, tagging])
+def test_strangers_on_a_mesh_as_on_one_device(tmp_path, make):
+    found = {}
+    for parallel, mesh in (("jit", None), ("mesh", "data=2,fsdp=2"), ("pmap", None)):
+        config = make(tmp_path, steps=8, log_every=1, parallel=parallel, mesh=mesh)
+        config = with_model(config, dropout=0.0)
+        run = train(config, tmp_path / parallel, progress=False)
+        records = read_jsonl(run.folder / "metrics.jsonl")
+        found[parallel] = [r["loss"] for r in records if "loss" in r]
+    for parallel in ("mesh", "pmap"):
+        np.testing.assert_allclose(found[parallel], found["jit"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_corruption_depends_on_the_sentence_and_its_pass_alone(tmp_path, seed):
+    from transformer_jax.data.batching import Batches
+    from transformer_jax.data.corpus import write_corpus
+    from transformer_jax.data.vocabulary import WhitespaceVocabulary
+
+    vocabulary = WhitespaceVocabulary.train([" ".join(WORDS)], 100)
+    rng = np.random.default_rng(0)
+    lines = [" ".join(rng.choice(WORDS, 6)) for _ in range(40)]
+    corpus = write_corpus(tmp_path / "c", zip(lines, lines), vocabulary)
+    corrupt = strangers.Tagging().corrupt
+
+    def passes(batch_tokens, share=lambda indices: indices):
+        config = replace(configuration(tmp_path).data, batch_tokens=batch_tokens)
+        batches = Batches(corpus, config, seed, share, corrupt=corrupt)
+        found = {}
+        for n in range(100):
+            batch, (_, indices, seen) = batches.batch(n), batches.indices(n)
+            for row, key in zip(batch.source, zip(share(indices), share(seen))):
+                assert found.setdefault(key, row.tolist()) == row.tolist()
+        return found
+
+    whole, others = passes(64), passes(128)
+    common = whole.keys() & others.keys()
+    assert len(common) > 80 and all(whole[key] == others[key] for key in common)
+    part = passes(64, lambda indices: indices[::2])
+    assert all(whole[key] == part[key] for key in part)
+    drawn = [whole[i, seen] for i, seen in common if (i, 1 - seen) in common]
+    again = [whole[i, 1 - seen] for i, seen in common if (i, 1 - seen) in common]
+    assert drawn != again  # another pass, other words
+    share = np.mean([token == 2 for row in whole.values() for token in row[:6]])
+    assert 0.03 < share < 0.1
+    # Validation reads the text as it is.
+    once = Batches(corpus, configuration(tmp_path).data, seed, corrupt=corrupt).once()
+    assert not any((batch.source == 2).any() for batch in once)
+
+
+def adafactor(config, schedule):
+    return optax.adafactor(schedule, min_dim_size_to_factor=8)
+
+
+def injected(config, schedule):
+    return optax.inject_hyperparams(optax.adam)(learning_rate=optax.linear_schedule(0.0, 0.01, 20))
+
+
+@pytest.mark.parametrize("optimizer", [adafactor, injected])
+def test_other_optimizers_go_through_the_job(tmp_path, optimizer):
+    config = configuration(tmp_path, steps=12, log_every=1)
+    whole, parts = train_in_parts(config, tmp_path, 7, optimizer=optimizer)
+    records = [r for r in check_equal(whole, parts) if "loss" in r]
+    assert records[-1]["loss"] < records[0]["loss"]
+    if optimizer is injected:
+        rates = [record["learning_rate"] for record in records]
+        np.testing.assert_allclose(rates, np.arange(12) * 0.01 / 20, rtol=1e-5, atol=1e-9)
+    state = jax.eval_shape(whole.step_functions(optimizer).init, jax.random.key(0))
+    assert any("v_row" in str(p) for p, _ in jax.tree_util.tree_leaves_with_path(state)) == (
+        optimizer is adafactor
+    )
+    assert Translator.load(parts.folder).translate(["w1"])
+    with pytest.raises(Exception, match="are not those of this configuration"):
+        train(replace(config, train=replace(config.train, steps=14)), parts.folder, progress=False)

@@ -1,0 +1,85 @@
+"""Training that ends for want of a gain: the same however often it was stopped on the way."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.small_job import configuration, last_prints, read_jsonl
+from transformer_jax.inspection import report
+from transformer_jax.job import train
+from transformer_jax.run import Run, RunError
+from transformer_jax.training.patience import Patience
+
+
+def with_train(config, **fields):
+    return replace(config, train=replace(config.train, **fields))
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """A configuration whose loss never gains enough after its first evaluation, and its run."""
+    folder = tmp_path_factory.mktemp("patience")
+    config = configuration(
+        folder, steps=100, evaluate_every=4, checkpoint_every=6, patience=3, min_delta=50.0
+    )
+    return config, train(config, folder / "run", progress=False)
+
+
+def test_it_ends_after_so_many_scheduled_evaluations(ended):
+    _, run = ended
+    records = read_jsonl(run.folder / "metrics.jsonl")
+    # The first is the best; those at checkpoints alone (6, 18) do not count: 8, 12 and 16 do.
+    assert records[-1] == {"step": 16, "evaluations_without_gain": 3}
+    assert [r["step"] for r in records if "validation_loss" in r] == [4, 6, 8, 12, 16]
+    checkpoints = run.checkpoints(read_only=True)
+    assert checkpoints.steps() == [6, 12, 16] == checkpoints.due_steps()
+    assert (run.store / "averaged" / "16").is_dir()
+    assert "checkpoints/16: sound, ended after 3 evaluations without a gain" in report(run.folder)
+
+
+def test_stopped_on_the_way_it_ends_at_the_same_step(ended, tmp_path):
+    config, whole = ended
+    for steps in (7, 13):
+        train(with_train(config, steps=steps), tmp_path / "run", progress=False)
+    run = train(config, tmp_path / "run", progress=False)
+    assert run.checkpoints(read_only=True).steps()[-1] == 16
+    assert last_prints(run.folder) == last_prints(whole.folder)
+
+
+def test_going_on_asks_for_a_new_patience(ended, tmp_path):
+    config, _ = ended
+    train(config, tmp_path / "run", progress=False)
+    before = sorted(tmp_path.rglob("checkpoints/*"))
+    message = (
+        r"ended at step 16: 3 evaluations in a row had no gain in loss; to go on give another "
+        "--patience than 3, or None"
+    )
+    with pytest.raises(RunError, match=message):
+        train(config, tmp_path / "run", progress=False)
+    assert sorted(tmp_path.rglob("checkpoints/*")) == before
+    again = train(with_train(config, patience=2), tmp_path / "run", progress=False)
+    assert again.checkpoints(read_only=True).steps()[-1] == 28  # 20 is the best of the new count
+    without = train(with_train(config, patience=None, steps=30), tmp_path / "run", progress=False)
+    assert without.checkpoints(read_only=True).steps()[-1] == 30
+    assert Run.open(tmp_path / "run").config.train.patience is None
+
+
+def test_patience_needs_a_validation_text(tmp_path):
+    config = configuration(tmp_path, patience=2)
+    config = replace(config, data=replace(config.data, validation=None))
+    with pytest.raises(RunError, match="patience 2 counts evaluations, and there is no validation"):
+        train(config, tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize(
+    "more, scores, best, waited",
+    [
+        (False, [3.0, 2.0, 2.05, 1.95], 2.0, 2),
+        (True, [3.0, 3.05, 3.2], 3.2, 0),
+        (True, [None, float("nan"), 1.0, 0.5], 1.0, 1),
+    ],
+)
+def test_a_gain_is_more_than_min_delta(more, scores, best, waited):
+    patience = Patience(9, 0.1, more)
+    assert not any(patience.ends(score) for score in scores)
+    assert (patience.best, patience.waited) == (best, waited)
