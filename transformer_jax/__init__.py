@@ -13,6 +13,15 @@ _HOME = {
     "TrainConfig": "config",
     "RunConfig": "config",
     "Transformer": "models.transformer",
+    "Encoder": "models.transformer",
+    "Decoder": "models.transformer",
+    "Search": "search",
+    "generate": "decoding.generate",
+    "make_step": "training.step",
+    "JitStep": "training.runners",
+    "Recorder": "training.metrics",
+    "train_loop": "training.loop",
+    "train": "job",
     "Translator": "translator",
 }
 _MODULES = ("functional", "presets")

@@ -82,10 +82,10 @@ def make_step(
               statistics. Leaves may be boxed with the names of their dimensions
               (`nn.with_logical_partitioning`); those without lie whole on every device of a mesh.
     loss_fn   (params, collections, batch, rng) -> (loss_sum, count, metric_sums, collections):
-              float32 sums over what the batch counts, metric_sums a dict of them by name, and the
-              collections as the batch leaves them. Of several micro-batches each sees the
-              collections of the one before. Where devices share a batch, each sees its own rows;
-              `functional.row_axes()` names the axes to sum over for what needs all of them.
+              sums over what the batch counts, metric_sums a dict of them by name, all taken as
+              float32, and the collections as the batch leaves them. Of several micro-batches each
+              sees the collections of the one before. Where devices share a batch, each sees its own
+              rows; `functional.row_axes()` names the axes to sum over for what needs all of them.
     optimizer any optax.GradientTransformation; its update is computed once from the mean gradient,
               and is left out where that is not finite, as are the collections.
     schedule  what the optimizer takes its learning rate from, so that records show it. One that
@@ -115,8 +115,8 @@ def make_step(
 
     def gradients(params, collections, batch, rng):
         def summed_loss(params):
-            loss, count, metrics, after = loss_fn(params, collections, batch, rng)
-            return loss, (count, metrics, after)
+            loss, *numbers, after = loss_fn(params, collections, batch, rng)
+            return loss, (*jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), numbers), after)
 
         (loss, rest), grads = jax.value_and_grad(summed_loss, has_aux=True)(params)
         return Sums(grads, loss, *rest)
