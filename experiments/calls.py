@@ -21,7 +21,7 @@ from jax.extend.core import Literal
 from transformer_jax import Transformer
 from transformer_jax.config import ModelConfig
 from transformer_jax.functional import attention
-from transformer_jax.models import embedding, layers, transformer
+from transformer_jax.models import embedding, layers, norms, transformer
 
 __all__ = ["BATCH", "SOURCE", "TARGET", "Call", "calls", "wires"]
 
@@ -31,7 +31,8 @@ BATCH, SOURCE, TARGET = 2, 5, 7
 WATCHED = (
     (embedding, ("embed", "sinusoids", "learned_positions", "unembed")),
     (transformer, ("causal_mask", "padding_mask")),
-    (layers, ("feed_forward", "layer_norm")),
+    (layers, ("feed_forward",)),
+    (norms, ("layer_norm", "batch_norm")),
     (
         attention,
         ("split_heads", "attention_weights", "additive_attention_weights", "attend", "merge_heads"),

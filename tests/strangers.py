@@ -1,4 +1,4 @@
-"""An architecture and a task that the package knows nothing of: an LSTM, and tagging."""
+"""Architectures and tasks that the package knows nothing of: an LSTM, tagging, language models."""
 
 from typing import NamedTuple
 
@@ -11,8 +11,8 @@ from transformer_jax.data.pairing import Pairing
 from transformer_jax.evaluation.bleu import Score
 from transformer_jax.models.dimensions import Module, named
 from transformer_jax.models.families import FAMILIES, Family
-from transformer_jax.models.transformer import Encoder
-from transformer_jax.tasks import TASKS, Task
+from transformer_jax.models.transformer import Decoder, Encoder
+from transformer_jax.tasks import TASKS, Task, Translation
 
 
 class Cache(NamedTuple):
@@ -132,5 +132,45 @@ class Tagging(Task):
         return [Score("accuracy", right, f"{len(pairs)} words")]
 
 
-FAMILIES |= {"lstm": LstmFamily(), "tagger": TaggerFamily()}
-TASKS |= {"tagging": Tagging()}
+class LanguageModel(Module):
+    """The decoder alone, which reads no source."""
+
+    config: object
+
+    def setup(self):
+        self.decoder = Decoder(self.config, cross=False)
+
+    def features(self, source, target, rows=None):
+        return self.decoder.features(target, rows=rows)
+
+    def project(self, features):
+        return self.decoder.embed.logits(features)
+
+    def __call__(self, source, target, rows=None):
+        return self.project(self.features(source, target, rows))
+
+
+class LanguageModelFamily(Family):
+    def build(self, config):
+        return LanguageModel(config)
+
+    def longest(self, config):
+        return 50
+
+
+class LanguageModelling(Task):
+    """Text alone; here class 0 would count, and what is ignored has a number of its own."""
+
+    pairing = Pairing(reads_source=False, ignored=-1)
+
+
+class Dictionary(Translation):
+    """Translation with a vocabulary a side."""
+
+    pairing = Pairing(joint=False)
+
+
+FAMILIES |= {"lstm": LstmFamily(), "tagger": TaggerFamily(), "decoder": LanguageModelFamily()}
+TASKS |= {
+    "tagging": Tagging(), "language modelling": LanguageModelling(), "dictionary": Dictionary(),
+}  # fmt: skip

@@ -13,7 +13,9 @@ from tests import strangers
 from tests.small_job import WORDS, configuration, last_prints, read_jsonl
 from transformer_jax import Translator
 from transformer_jax.data.corpus import CorpusError
+from transformer_jax.errors import UserError
 from transformer_jax.functional import token_log_probs
+from transformer_jax.inspection import report
 from transformer_jax.job import train
 from transformer_jax.run import Run
 from transformer_jax.search import Search
@@ -152,6 +154,54 @@ def test_strangers_on_a_mesh_as_on_one_device(tmp_path, make):
         np.testing.assert_allclose(found[parallel], found["jit"], rtol=1e-5)
 
 
+def with_task(config, task, **fields):
+    config = replace(config, data=replace(config.data, task=task))
+    return with_model(config, **fields)
+
+
+def test_a_language_model_goes_through_the_job(tmp_path):
+    """An empty side, an ignored target that is not 0, and a text whose sources are blank."""
+    config = configuration(tmp_path, steps=30, log_every=5, evaluate_every=15)
+    config = with_task(config, "language modelling", architecture="decoder")
+    (tmp_path / "train" / "src").write_text("\n" * 400)
+    whole, parts = train_in_parts(config, tmp_path, 17)
+    records = [r for r in check_equal(whole, parts) if "loss" in r]
+    assert np.isfinite(records[-1]["loss"]) and records[-1]["loss"] < records[0]["loss"]
+    translator = Translator.load(whole.folder)
+    # What stands for the source changes nothing.
+    scores = translator.score(["w1", "w2 w3"], ["W1 W2", "W1 W2"])
+    assert scores[0] == pytest.approx(scores[1], rel=1e-6)
+    longer = replace(config, data=replace(config.data, max_length=51))
+    with pytest.raises(UserError, match="max_length 51 is more than the 50 tokens that the arch"):
+        train(longer, tmp_path / "longer", progress=False)
+    assert not (tmp_path / "longer").exists() or not any((tmp_path / "longer").glob("c*"))
+
+
+def test_a_transformer_with_a_vocabulary_a_side(tmp_path):
+    config = with_task(configuration(tmp_path, steps=12), "dictionary", tied="none")
+    whole, parts = train_in_parts(config, tmp_path, 7)
+    check_equal(whole, parts)
+    model = Run.open(whole.folder).config.model
+    assert (model.vocab_size, model.target_vocab_size) == (16, 16)
+    other = train(config, tmp_path / "other", init_from=whole.folder, progress=False)
+    assert Translator.load(other.folder).translate(["w1 w2"])
+    with pytest.raises(UserError, match="tied 'all' is one table for both sides"):
+        train(with_model(config, tied="all"), tmp_path / "tied", progress=False)
+    joint = with_task(config, "translation", target_vocab_size=20)
+    with pytest.raises(UserError, match="target_vocab_size 20: the task translation has one voc"):
+        train(joint, tmp_path / "joint", progress=False)
+    assert not any(tmp_path.glob("tied/c*")) and not any(tmp_path.glob("joint/c*"))
+
+
+def test_sentences_as_long_as_those_of_training_are_not_cut(tagging_runs):
+    translator = Translator.load(tagging_runs[0].folder)
+    assert translator._splitter._lines.tokens == 5
+    [tags] = translator.translate(["w1 w2 w3 w4 w5"])
+    assert len(tags.split()) == 5
+    assert len(translator._splitter.encode("w1 w2 w3 w4 w5", 0, "auto")) == 1
+    assert len(translator._splitter.encode("w1 w2 w3 w4 w5 w6", 0, "auto")) == 2
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_corruption_depends_on_the_sentence_and_its_pass_alone(tmp_path, seed):
     from transformer_jax.data.batching import Batches
@@ -211,5 +261,32 @@ def test_other_optimizers_go_through_the_job(tmp_path, optimizer):
         optimizer is adafactor
     )
     assert Translator.load(parts.folder).translate(["w1"])
-    with pytest.raises(Exception, match="are not those of this configuration"):
+    assert "DAMAGED" not in (found := report(whole.folder))
+    assert "an optimizer that is not Adam" in found
+    with pytest.raises(Exception, match=r"are not those of .* one's own goes on with the same"):
         train(replace(config, train=replace(config.train, steps=14)), parts.folder, progress=False)
+
+
+def test_tags_that_are_not_aligned_are_not_scored(tagging_runs):
+    translator = Translator.load(tagging_runs[0].folder)
+    assert translator.score(["w1 w2"], ["EARLY EARLY"])[0] < 0
+    with pytest.raises(UserError, match="sentence 1 has 2 source tokens but 1 target tokens"):
+        translator.score(["w1 w2"], ["EARLY"])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"model": "lstn"}, "architecture 'lstn' is unknown; did you mean 'lstm'"),
+        ({"data": "taging"}, "task 'taging' is unknown; did you mean 'tagging'"),
+        ({"train": "bleu"}, "best_metric 'bleu' is none of the task's, loss, perplexity, accuracy"),
+    ],
+)
+def test_what_is_unknown_is_refused_before_anything_is_written(tmp_path, change, message):
+    config = tagging(tmp_path)
+    [(part, value)] = change.items()
+    name = {"model": "architecture", "data": "task", "train": "best_metric"}[part]
+    config = replace(config, **{part: replace(getattr(config, part), **{name: value})})
+    with pytest.raises(UserError, match=message):
+        train(config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "config.json").exists()

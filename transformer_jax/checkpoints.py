@@ -335,8 +335,9 @@ def _check_metadata(meta) -> None:
     """ValueError where what is saved beside the arrays is not of the kinds that are read."""
     if not isinstance(meta, dict) or not {"fingerprints", "scores"} <= set(meta):
         raise ValueError("its metadata are incomplete")
-    numbers = (int, float, type(None))
-    kinds = {"fingerprints": (dict,), "scores": numbers, "pending": numbers, "patience": numbers}
+    numbers: tuple[type, ...] = (int, float, type(None))
+    kinds = {"fingerprints": (dict,), "scores": numbers, "pending": numbers}
+    kinds["patience"] = (*numbers, str)
     for name, kind in kinds.items():
         values = meta.get(name)
         if values is None and name in ("pending", "patience"):

@@ -10,6 +10,7 @@ import jax
 from transformer_jax.checkpoints import Checkpoints, DamagedCheckpoint, on_device
 from transformer_jax.config import RunConfig
 from transformer_jax.run import Run, state_items
+from transformer_jax.training.fingerprint import paths
 
 __all__ = ["difference", "report"]
 
@@ -80,7 +81,12 @@ def _soundness(run: Run) -> list[str]:
             lines.append(f"{name}: DAMAGED: {error}")
             continue
         for step in checkpoints.steps():
+            notes = []
             try:
+                saved = checkpoints.metadata(step)["fingerprints"]
+                if "rest" in wanted and {*saved.get("rest", ())} != {*paths(wanted["rest"])}:
+                    notes = ["but the state of an optimizer that is not Adam was not read"]
+                    wanted = {name: tree for name, tree in wanted.items() if name != "rest"}
                 _, meta = checkpoints.restore(step, wanted)
             except DamagedCheckpoint as error:
                 if not (run.store / name / str(step)).is_dir():
@@ -90,7 +96,7 @@ def _soundness(run: Run) -> list[str]:
             scores = [
                 f"{key} {value:.4g}" for key, value in meta["scores"].items() if value is not None
             ]
-            notes = [f"mean of {', '.join(map(str, meta['of']))}"] if "of" in meta else []
+            notes += [f"mean of {', '.join(map(str, meta['of']))}"] if "of" in meta else []
             notes += ["saved out of turn"] if meta.get("out_of_turn") else []
             patience = meta.get("patience")
             if patience and patience["waited"] >= patience["limit"]:

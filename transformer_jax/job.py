@@ -151,14 +151,11 @@ def _train(run, corpus, layout, init_from, profile, progress, on_record, optimiz
     if max(checkpoints.steps(), default=0) < config.train.steps:
         memory = told(runner, config, batches.shapes)
     validation = Validation.open(config, layout, corpus.folder.with_name("validation"))
-    if config.train.patience is not None and validation is None:
-        raise RunError(
-            f"patience {config.train.patience} counts evaluations, and there is no validation "
-            "text: give one, or leave --patience out"
-        )
     state, before = _start(run, checkpoints, runner.template, functions.init, init_from)
-    patience = _patience(run, before)
+    patience = Patience.of(config.train, task.metrics, before)
     first = int(state.step)
+    # Killed after patience had ended it, a run has only its average left to take.
+    end = first if patience.ended else config.train.steps
     accumulate = config.optimizer.accumulate
     recorder: Any = Silence()
     if is_first():
@@ -203,7 +200,7 @@ def _train(run, corpus, layout, init_from, profile, progress, on_record, optimiz
         recorder.evaluation(step, {"evaluations_without_gain": patience.waited}, 0.0)
         return True
 
-    prefetch = Prefetch(micro_batches, first, config.train.steps)
+    prefetch = Prefetch(micro_batches, first, end)
     try:
         with _told_to_stop(checkpoints) as received, contextlib.ExitStack() as closing:
             recorder.say(_describe(corpus, batches, state, layout, config.train, memory))
@@ -260,23 +257,6 @@ def _told_to_stop(checkpoints):
             yield lambda step: received()
 
 
-def _patience(run: Run, before: dict[str, Any]) -> Patience:
-    """The count that `before`, a checkpoint's metadata, goes on with; RunError if it had ended."""
-    train = run.config.train
-    patience = Patience(train.patience, train.min_delta, run.task.metrics[train.best_metric])
-    saved = before.get("patience")
-    if saved is None or saved["limit"] != train.patience:
-        return patience  # a new patience counts from its own first evaluation
-    patience.best, patience.waited = saved["best"], saved["waited"]
-    if patience.ended:
-        raise RunError(
-            f"{run.folder} ended at step {before['step']}: {patience.waited} evaluations in a row "
-            f"had no gain in {train.best_metric}; to go on give another --patience than "
-            f"{train.patience}, or None"
-        )
-    return patience
-
-
 def _places(template: TrainState, items: dict[str, Any]) -> dict[str, Any]:
     """For the named trees of a state, their shapes and places."""
     return {name: getattr(template, name) for name in items}
@@ -306,7 +286,10 @@ def _start(
         checkpoints.set_aside_after(step)
         return state_of(items), meta
     if checkpoints.steps():
-        raise RunError(f"{run.folder} has no sound checkpoint to go on from: {reason}")
+        raise RunError(
+            f"{run.folder} has no sound checkpoint to go on from: {reason} (a run that was trained "
+            "with an optimizer of one's own goes on with the same)"
+        )
     places = jax.tree.map(lambda leaf: leaf.sharding, template)
     state = jax.jit(init, out_shardings=places)(seed_key(run.config.train.seed))
     if init_from is not None:

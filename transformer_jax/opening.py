@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformer_jax.config import DataConfig, ModelConfig, RunConfig
+from transformer_jax.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from transformer_jax.data.corpus import Corpus, CorpusError
 from transformer_jax.data.preparation import Receipt, prepare_once
 from transformer_jax.data.vocabulary import Vocabularies
@@ -15,16 +15,24 @@ from transformer_jax.languages import check_direction
 from transformer_jax.models.families import build_model, family_of
 from transformer_jax.parallel import Layout
 from transformer_jax.run import Run, RunError
-from transformer_jax.tasks import task_of
+from transformer_jax.tasks import Task, task_of
 from transformer_jax.tasks.task import MakeOptimizer
 from transformer_jax.training.memory import check_model, fit_memory
+from transformer_jax.training.patience import Patience
 
 __all__ = ["open_run", "opened_run"]
 
 log = logging.getLogger(__name__)
 
 # Fine-tuning may change these; the others decide what the parameters mean.
-_NOT_IN_PARAMETERS = {"vocab_size", "dropout", "attention_dropout", "relu_dropout", "dtype"}
+_NOT_IN_PARAMETERS = {
+    "vocab_size",
+    "target_vocab_size",
+    "dropout",
+    "attention_dropout",
+    "relu_dropout",
+    "dtype",
+}
 
 
 def _absolute(data: DataConfig) -> DataConfig:
@@ -119,8 +127,7 @@ def _begin(
     optimizer: MakeOptimizer,
 ) -> tuple[Run, Corpus]:
     """A new run; its config.json is written last, so that a folder without one is no run."""
-    task = task_of(config.data)
-    family_of(config.model).check(config.model)
+    task = _checked_task(config)
     check_model(config.model, layout)
     other = None if init_from is None else Run.open(init_from)
     data = config.data
@@ -156,6 +163,7 @@ def _begin(
         data = replace(data, direction=corpus.direction)
     config = replace(config, model=_with_sizes(config.model, corpus.vocabularies), data=data)
     config = task.with_metric(config)
+    _check_patience(config.train, prepared)
     lines = corpus.lines
     if other is not None:
         _check_start(config, corpus, other)
@@ -166,6 +174,52 @@ def _begin(
         )
         config = fit_memory(config, corpus, layout, functions)
     return Run.create(folder, config, corpus, lines), corpus
+
+
+def _checked_task(config: RunConfig) -> Task:
+    """The task of a new run; UserError where it, the model and the text do not go together."""
+    task, model, data = task_of(config.data), config.model, config.data
+    task.check_metric(config.train.best_metric)
+    target = model.target_vocab_size
+    if task.pairing.joint and target is not None:
+        raise RunError(
+            f"target_vocab_size {target}: the task {data.task} has one vocabulary for both sides: "
+            "leave it out"
+        )
+    family = family_of(model)
+    own = None if task.pairing.joint else target or model.vocab_size
+    family.check(replace(model, target_vocab_size=own))
+    longest = family.longest(model)
+    if longest is not None and data.max_length > longest:
+        raise RunError(
+            f"max_length {data.max_length} is more than the {longest} tokens that the architecture "
+            f"{model.architecture} reads at most: lower it"
+        )
+    return task
+
+
+def _check_patience(train: TrainConfig, prepared: Path) -> None:
+    if train.patience is not None and not (prepared / "validation").is_dir():
+        raise RunError(
+            f"patience {train.patience} counts evaluations, and there is no validation text: give "
+            "one, or leave --patience out"
+        )
+
+
+def _check_not_ended(run: Run, train: TrainConfig) -> None:
+    """RunError for a run that has ended by the patience that is asked for again."""
+    if train.patience is None or not (run.store / "checkpoints").is_dir():
+        return
+    checkpoints = run.checkpoints(read_only=True)
+    for step in checkpoints.steps()[-1:]:
+        patience = Patience.of(train, run.task.metrics, checkpoints.metadata(step))
+        # A job that was killed before it had taken the average still takes it.
+        if patience.ended and (run.store / "averaged" / str(step)).is_dir():
+            raise RunError(
+                f"{run.folder} ended at step {step}: {patience.waited} evaluations in a row had no "
+                f"gain in {train.best_metric}; to go on give another --patience than "
+                f"{train.patience}, or None"
+            )
 
 
 def _with_sizes(model: ModelConfig, vocabularies: Vocabularies) -> ModelConfig:
@@ -236,6 +290,8 @@ def _go_on(config: RunConfig, run: Run, fit: bool) -> tuple[Run, Corpus]:
         )
     run.check_config(config)
     config = run.task.with_metric(config)
+    _check_patience(config.train, prepared)
+    _check_not_ended(run, config.train)
     corpus = Corpus.open(prepared / "train")
     corpus.verify()
     try:

@@ -5,6 +5,7 @@ fsdp    the same, but parameters and optimizer state are cut along D and gathere
 tensor  heads, the feed-forward layer's width and the vocabulary are cut; the sentences are the same
 """
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -14,7 +15,6 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from transformer_jax.config import ModelConfig, TrainConfig, mesh_sizes
-from transformer_jax.data.batching import Batch
 from transformer_jax.errors import UserError
 from transformer_jax.models.families import family_of
 
@@ -115,9 +115,10 @@ class Layout:
             check_vma=False,
         )
 
-    def place(self, batch: Batch) -> Batch:
+    def place(self, batch: Any) -> Any:
         """The rows of `share` on their devices."""
-        return Batch(*(jax.make_array_from_process_local_data(self.rows, part) for part in batch))
+        place = functools.partial(jax.make_array_from_process_local_data, self.rows)
+        return jax.tree.map(place, batch)
 
 
 def _check_fit(model: ModelConfig, sizes: dict[str, int]) -> None:

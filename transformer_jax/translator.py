@@ -17,7 +17,7 @@ from transformer_jax.checkpoints import on_device
 from transformer_jax.data.corpus import Lines
 from transformer_jax.data.splitting import LineSplitter, Splitting
 from transformer_jax.data.text import ParallelText, decode_lines, is_blank
-from transformer_jax.data.vocabulary import EOS_ID, Vocabularies, Vocabulary
+from transformer_jax.data.vocabulary import Vocabularies, Vocabulary
 from transformer_jax.decoding.inference import BATCH_TOKENS, Inference
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bleu import Score
@@ -112,7 +112,7 @@ class Translator:
         self.model, self.params, self.vocabularies = model, params, vocabulary
         self.checkpoint, self.max_length = checkpoint, max_length
         self.languages, self.task = languages, task
-        self._splitter = LineSplitter(vocabulary.source, max_length, lines, languages)
+        self._splitter = LineSplitter(vocabulary.source, max_length, lines, languages, task.pairing)
         batch_tokens = max(BATCH_TOKENS, max_length)
         variables = {"params": params, **(collections or {})}
         self._inference = Inference(model, variables, batch_tokens, layout, task.pairing)
@@ -266,15 +266,15 @@ class Translator:
     @usual_settings()
     def attention(self, source: str, target: str | None = None) -> Attention:
         """What the model attends to when it writes `target` (default: its own translation)."""
-        of_source, of_target = self.vocabularies
+        pairing, (of_source, of_target) = self.task.pairing, self.vocabularies
         read = self._encode_whole(of_source, source, "source")
         if target is None:
             [target] = self.translate([source], split_sentences="never")
         written = self._encode_whole(of_target, target, "target")
         return Attention(
-            of_source.tokens([*read, EOS_ID]),
-            ["<s>", *of_target.tokens(written)],
-            of_target.tokens([*written, EOS_ID]),
+            of_source.tokens(pairing.source(read)),
+            ["<s>", *of_target.tokens(pairing.target(written)[:-1])],
+            of_target.tokens(pairing.target(written)),
             *self._inference.attention(read, written),
         )
 
@@ -282,10 +282,11 @@ class Translator:
         if side == "source" and is_blank(line):
             raise UserError("the source is empty: give a sentence")
         ids = vocabulary.encode(line)
-        if len(ids) >= self.max_length:
+        row = getattr(self.task.pairing, side)(ids)
+        if len(row) > self.max_length:
             raise UserError(
                 f"the {side} has {len(ids)} tokens, the model was trained on at most "
-                f"{self.max_length - 1}: give a shorter sentence"
+                f"{self.max_length - len(row) + len(ids)}: give a shorter sentence"
             )
         return ids
 
@@ -344,10 +345,10 @@ class Translator:
             raise UserError(f"{len(sources)} sources but {len(targets)} targets")
         sides = zip(self.vocabularies, (sources, targets))
         read, written = (vocabulary.encode_all(side) for vocabulary, side in sides)
-        most = self._inference.longest
+        most, pairing = self._inference.longest, self.task.pairing
         short = []
         for number, pair in enumerate(zip(read, written)):
-            if (longest := 1 + max(map(len, pair))) <= most:
+            if (longest := max(len(pairing.source(pair[0])), len(pairing.target(pair[1])))) <= most:
                 short.append(number)
                 continue
             log.warning(

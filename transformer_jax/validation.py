@@ -33,7 +33,7 @@ class Validation:
         texts = [corpus.vocabularies.target.decode(ids) for ids in some]
         self._task.check_references(config, texts)
         model = build_model(config.model)
-        self._evaluate = self._task.evaluation(model, layout)
+        self._evaluate = self._task.evaluation(model, layout, config.optimizer.logits_block)
         batch_tokens = max(BATCH_TOKENS, data.max_length)
         self.inference = Inference(model, None, batch_tokens, layout, pairing)
 

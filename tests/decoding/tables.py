@@ -5,6 +5,8 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 
+from transformer_jax.decoding.rows import extend_rows
+
 EOS = 1
 
 
@@ -23,6 +25,19 @@ def table_step(tables, beams):
         return history, tables[sentences, tokens] + wave
 
     return step, jnp.zeros(len(sentences), jnp.float32)
+
+
+def forced(step, cache, targets):
+    """What a search would find if it had to write `targets` [N, T], each ending in EOS."""
+    return extend_rows(
+        step,
+        cache,
+        lambda log_probs, position: targets[:, position],
+        limits=jnp.sum(targets != 0, axis=1),
+        max_length=targets.shape[1],
+        start_id=0,
+        eos_id=EOS,
+    )
 
 
 def exhaustive(table, limit, penalty):

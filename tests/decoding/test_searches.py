@@ -5,11 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.decoding.tables import EOS, beam_by_hand, exhaustive, table_step
+from tests.decoding.tables import EOS, beam_by_hand, exhaustive, forced, table_step
 from transformer_jax.decoding.beam import beam_search, length_penalty
 from transformer_jax.decoding.greedy import greedy_search
 from transformer_jax.decoding.sampling import restrict, sample
-from transformer_jax.decoding.scoring import force
 
 PENALTIES = {
     "gnmt": lambda n, a: ((5 + n) / 6) ** a,
@@ -164,8 +163,8 @@ def test_what_is_not_allowed_takes_its_probability_all_the_same():
         (drawn_tokens.tokens, drawn_tokens.log_probs.sum(1)),
     ):
         assert not np.isin(tokens, [3, 6]).any()
-        forced = force(*table_step(drawn, 1), tokens)
-        np.testing.assert_allclose(log_probs, forced.log_probs.sum(1), rtol=1e-5)
+        found_again = forced(*table_step(drawn, 1), tokens)
+        np.testing.assert_allclose(log_probs, found_again.log_probs.sum(1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("eos_rule", ["place", "t2t"])
@@ -240,14 +239,14 @@ def test_forced_scores_are_those_of_the_search():
     drawn = tables(16, 6, seed=5).at[:, :, 0].set(-30.0)  # 0 is padding in a given target
     found = beam(drawn, jnp.full(16, 8), beam_size=3, max_length=8, n_best=1)
     step, cache = table_step(drawn, 1)
-    forced = force(step, cache, found.tokens[:, 0])
-    np.testing.assert_allclose(forced.log_probs.sum(1), found.log_probs[:, 0], rtol=1e-5)
-    np.testing.assert_array_equal(forced.lengths, found.lengths[:, 0])
+    again = forced(step, cache, found.tokens[:, 0])
+    np.testing.assert_allclose(again.log_probs.sum(1), found.log_probs[:, 0], rtol=1e-5)
+    np.testing.assert_array_equal(again.lengths, found.lengths[:, 0])
 
 
 def test_what_is_no_token_has_no_probability():
     step = lambda cache, tokens, parents: (cache, jnp.zeros((3, 4)))  # noqa: E731
-    found = force(step, None, jnp.array([[-1, 1], [9, 1], [3, 1]])).log_probs
+    found = forced(step, None, jnp.array([[-1, 1], [9, 1], [3, 1]])).log_probs
     np.testing.assert_array_equal(jnp.isnan(found[:, 0]), [True, True, False])
 
 

@@ -31,7 +31,10 @@ def test_axes_stand_beside_parameters_and_follow_them_into_any_state():
     with pytest.raises(ValueError, match=r"kernel has 2 dimensions, not \('D',\)"):
         axes_of(boxed_init(Stranger(("D",)), x))
     params = nn.unbox(Stranger().init(jax.random.key(0), x))["params"]
-    for optimizer in (optax.adam(0.1), optax.adafactor(0.1, min_dim_size_to_factor=4)):
+    named_chain = optax.named_chain(("clip", optax.clip(1.0)), ("adam", optax.adam(0.1)))
+    for optimizer in (
+        optax.adam(0.1), optax.adafactor(0.1, min_dim_size_to_factor=4), named_chain,
+    ):  # fmt: skip
         state = optimizer.init(params)
         letters = state_axes(state, params, axes)
         for leaf, spec in zip(jax.tree.leaves(state), jax.tree.leaves(letters), strict=True):

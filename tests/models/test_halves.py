@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.models.test_transformer import SMALL, SOURCE, TARGET, VARIANTS, V, build, forward
+from transformer_jax import Search, generate
 from transformer_jax import functional as F
 from transformer_jax.models.transformer import Decoder, Encoder, Masks, Segments
 
@@ -39,13 +40,21 @@ def test_decoder_alone_is_a_language_model(name):
     changed = forward(decoder)(variables, target.at[0, 3].set(4))
     np.testing.assert_array_equal(logits[:, :4], changed[:, :4])
     assert (logits[:, 4] != changed[:, 4]).any()
-    cache = decoder.apply(variables, 1, 1, 5, method="start_cache")
+    nothing = jnp.zeros((1, 0), jnp.int32)
+    cache = decoder.apply(variables, nothing, 1, 5, method="start_cache")
     step = jax.jit(lambda c, t: decoder.apply(variables, c, t, method="decode_step"))
     token = jnp.array([decoder.config.start_id])
     for position in range(5):
         cache, found = step(cache, token)
         np.testing.assert_allclose(found, logits[:, position], rtol=1e-4, atol=1e-5)
         token = target[:, position]
+    search = Search(method="sample", n_best=2, extra_length=6)
+    start = decoder.config.start_id
+    assert generate(decoder, variables["params"], nothing, search, start_id=start).tokens.shape == (
+        1,
+        2,
+        6,
+    )
 
 
 def test_masks_allow_what_the_model_and_they_allow():

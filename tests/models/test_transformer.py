@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests import reference
 from transformer_jax import ModelConfig, Transformer, presets
 from transformer_jax import functional as F
-from transformer_jax.models import layers
+from transformer_jax.models.norms import LayerNorm
 
 V, S, T = 11, 7, 5
 SMALL = ModelConfig(vocab_size=V, d_model=12, d_ff=20, num_heads=3, num_layers=2, dropout=0.0)
@@ -197,7 +197,7 @@ def test_positions_are_added_before_the_sum_is_rounded():
 
 def test_norm_epsilon_is_the_configured_one():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 12)), jnp.float32)
-    norm = layers.LayerNorm(replace(SMALL, norm_epsilon=0.5))
+    norm = LayerNorm(replace(SMALL, norm_epsilon=0.5))
     found = norm.apply(norm.init(jax.random.key(0), x), x)
     wide = np.asarray(x, np.float64)
     expected = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 0.5)

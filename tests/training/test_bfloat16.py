@@ -41,7 +41,7 @@ def distances(params, batch):
     """Leaf name -> L2 distance of bfloat16's gradient to float32's; key biases apart."""
     rng = jax.random.key(1)
     exact, rounded = (
-        jax.jit(functions(dtype).gradients)(params, batch, rng).gradients
+        jax.jit(functions(dtype).gradients)(params, {}, batch, rng).gradients
         for dtype in ("float32", "bfloat16")
     )
     found, keys = {}, {}

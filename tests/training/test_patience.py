@@ -5,10 +5,16 @@ from dataclasses import replace
 import pytest
 
 from tests.small_job import configuration, last_prints, read_jsonl
+from transformer_jax.checkpoints import Checkpoints
 from transformer_jax.inspection import report
 from transformer_jax.job import train
 from transformer_jax.run import Run, RunError
 from transformer_jax.training.patience import Patience
+from transformer_jax.training.stopping import Stopped
+
+
+def read_all(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def with_train(config, **fields):
@@ -49,14 +55,14 @@ def test_stopped_on_the_way_it_ends_at_the_same_step(ended, tmp_path):
 def test_going_on_asks_for_a_new_patience(ended, tmp_path):
     config, _ = ended
     train(config, tmp_path / "run", progress=False)
-    before = sorted(tmp_path.rglob("checkpoints/*"))
+    before = read_all(tmp_path / "run")
     message = (
         r"ended at step 16: 3 evaluations in a row had no gain in loss; to go on give another "
         "--patience than 3, or None"
     )
     with pytest.raises(RunError, match=message):
         train(config, tmp_path / "run", progress=False)
-    assert sorted(tmp_path.rglob("checkpoints/*")) == before
+    assert read_all(tmp_path / "run") == before
     again = train(with_train(config, patience=2), tmp_path / "run", progress=False)
     assert again.checkpoints(read_only=True).steps()[-1] == 28  # 20 is the best of the new count
     without = train(with_train(config, patience=None, steps=30), tmp_path / "run", progress=False)
@@ -65,10 +71,50 @@ def test_going_on_asks_for_a_new_patience(ended, tmp_path):
 
 
 def test_patience_needs_a_validation_text(tmp_path):
-    config = configuration(tmp_path, patience=2)
+    config = configuration(tmp_path)
     config = replace(config, data=replace(config.data, validation=None))
-    with pytest.raises(RunError, match="patience 2 counts evaluations, and there is no validation"):
-        train(config, tmp_path / "run", progress=False)
+    for folder in ("new", "run"):
+        if folder == "run":
+            train(config, tmp_path / "run", progress=False)
+            before = read_all(tmp_path / "run")
+        with pytest.raises(RunError, match="patience 2 counts evaluations, and there is no valid"):
+            train(with_train(config, patience=2), tmp_path / folder, progress=False)
+    assert read_all(tmp_path / "run") == before and not Run.exists(tmp_path / "new")
+
+
+def test_killed_before_its_average_it_is_still_averaged(ended, tmp_path, monkeypatch):
+    config, whole = ended
+
+    def die(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patches:
+        patches.setattr(Run, "average", die)
+        with pytest.raises(Stopped):
+            train(config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "averaged").exists()
+    run = train(config, tmp_path / "run", progress=False)
+    assert run.checkpoints(read_only=True).steps() == [6, 12, 16]
+    averages = [
+        Checkpoints(r.store / "averaged", read_only=True).metadata(16) for r in (run, whole)
+    ]
+    assert averages[0]["fingerprints"] == averages[1]["fingerprints"]
+
+
+def test_another_metric_counts_anew(ended):
+    config, run = ended
+    before = run.checkpoints(read_only=True).metadata(16)
+    metrics = run.task.metrics
+    assert Patience.of(config.train, metrics, before).ended
+    other = replace(config.train, best_metric="accuracy")
+    assert Patience.of(other, metrics, before) == Patience("accuracy", True, 3, 50.0)
+
+
+def test_the_first_process_decides(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformer_jax.job.first_decides", lambda ends: False)
+    config = configuration(tmp_path, evaluate_every=4, patience=1, min_delta=50.0)
+    run = train(config, tmp_path / "run", progress=False)
+    assert run.checkpoints(read_only=True).steps()[-1] == 24
 
 
 @pytest.mark.parametrize(
@@ -80,6 +126,6 @@ def test_patience_needs_a_validation_text(tmp_path):
     ],
 )
 def test_a_gain_is_more_than_min_delta(more, scores, best, waited):
-    patience = Patience(9, 0.1, more)
+    patience = Patience("it", more, 9, 0.1)
     assert not any(patience.ends(score) for score in scores)
     assert (patience.best, patience.waited) == (best, waited)

@@ -10,14 +10,16 @@ import pytest
 from tests import reference
 from transformer_jax import ModelConfig, OptimizerConfig, RunConfig, Transformer, functional
 from transformer_jax.data.batching import Batch
+from transformer_jax.data.pairing import Pairing
+from transformer_jax.parallel import Layout
 from transformer_jax.tasks import Task
 from transformer_jax.training.averaging import average
 from transformer_jax.training.fingerprint import fingerprints
 from transformer_jax.training.optimizer import make_optimizer
-from transformer_jax.training.runners import JitStep
+from transformer_jax.training.runners import JitStep, MeshStep, PmapStep
 from transformer_jax.training.schedule import make_schedule, warmup_schedule
 from transformer_jax.training.state import create_state
-from transformer_jax.training.step import Sums
+from transformer_jax.training.step import Sums, make_step
 from transformer_jax.visualization.schedule import rates
 
 MODEL = ModelConfig(vocab_size=13, d_model=8, d_ff=12, num_heads=2, num_layers=1, dropout=0.0)
@@ -285,3 +287,68 @@ def test_another_default_generator_changes_no_number():
     expected = found()
     with jax.default_prng_impl("rbg"):
         jax.tree.map(np.testing.assert_array_equal, found(), expected)
+
+
+@pytest.mark.parametrize("way", [JitStep, MeshStep])
+def test_logits_in_blocks_train_alike(way):
+    layout = Layout(jax.devices(), 2, 2) if way is MeshStep else Layout(jax.devices()[:1])
+    found = []
+    for block in (None, 3):
+        optimizer = replace(OPTIMIZER, logits_block=block)
+        functions = Task().step_functions(Transformer(MODEL), optimizer, seed=0)
+        step = way(functions, layout)
+        places = jax.tree.map(lambda leaf: leaf.sharding, step.template)
+        state = jax.jit(functions.init, out_shardings=places)(jax.random.key(0))
+        state, metrics = step(state, [step.place(batch(8, 5, padding=1))])
+        found.append((metrics["loss_sum"], metrics["tokens"], metrics["gradient_norm"]))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
+
+
+def test_what_a_task_ignores_is_read_as_padding():
+    class Other(Task):
+        pairing = Pairing(ignored=-1)
+
+    padded = batch(2, 5, padding=3)
+    other = padded._replace(target=np.where(padded.target == 0, -1, padded.target))
+    found = []
+    for task, given in ((Task(), padded), (Other(), other)):
+        functions = task.step_functions(Transformer(MODEL), OPTIMIZER)
+        params = functions.init(jax.random.key(0)).params
+        found.append(jax.jit(functions.gradients)(params, {}, given, jax.random.key(0)))
+        evaluate = task.evaluation(Transformer(MODEL), Layout(jax.devices()[:1]))
+        found.append(evaluate({"params": params}, [given]))
+    assert found[0].counted == 4
+    jax.tree.map(np.testing.assert_array_equal, found[:2], found[2:])
+
+
+def test_sums_are_float32_and_a_state_keeps_its_dtypes():
+    """Parameters and losses of bfloat16, as an own model may have."""
+
+    def loss_fn(params, collections, batch, rng):
+        return jnp.sum((params["w"] - batch) ** 2), batch.size, {"n": batch.size}, collections
+
+    init = lambda rng: {"params": {"w": jnp.zeros((), jnp.bfloat16)}}  # noqa: E731
+    functions = make_step(init, loss_fn, optax.adam(0.1))
+    state = functions.init(jax.random.key(0))
+    rows = jnp.ones(3, jnp.bfloat16)
+    sums = functions.gradients(state.params, {}, rows, jax.random.key(0))
+    assert {sums.loss.dtype, sums.counted.dtype, sums.metrics["n"].dtype} == {jnp.dtype("float32")}
+    after, _ = functions.update(state, sums)
+    dtypes = [[leaf.dtype for leaf in jax.tree.leaves(each)] for each in (after, state)]
+    assert dtypes[0] == dtypes[1]
+
+
+@pytest.mark.parametrize("way", [JitStep, PmapStep, MeshStep])
+def test_batches_of_any_tree_are_placed_by_every_runner(way):
+    def loss_fn(params, collections, batch, rng):
+        error = params["w"][None] - batch["x"]
+        return jnp.sum(error**2), jnp.float32(len(error)), {}, collections
+
+    sizes = {JitStep: (1, 1), PmapStep: (4, 1), MeshStep: (2, 2)}[way]
+    functions = make_step(lambda rng: {"params": {"w": jnp.zeros(3)}}, loss_fn, optax.sgd(0.5))
+    layout = Layout(jax.devices()[: sizes[0] * sizes[1]], sizes[0] * sizes[1])
+    step = way(functions, layout)
+    x = np.arange(24, dtype=np.float32).reshape(8, 3)
+    state, metrics = step(functions.init(jax.random.key(0)), [step.place({"x": x})])
+    np.testing.assert_allclose(state.params["w"], x.mean(0), rtol=1e-6)
+    assert metrics["tokens"] == 8

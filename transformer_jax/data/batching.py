@@ -6,6 +6,7 @@ no iterator state, so resuming at step n continues exactly, on any number of hos
 
 import functools
 import hashlib
+import itertools
 import queue
 import threading
 import time
@@ -144,7 +145,7 @@ class Batches:
         ignored  stands in the target after its end
         corrupt  (batch, draw) -> the batch that training reads in place of that of the text, whose
                  rows depend each on itself and its own numbers; draw(n) [B, n] are uint64 that
-                 depend on the seed, the sentence and how often it was seen before
+                 depend on the seed, the sentence, how often it was seen before, and the call
         """
         self._corpus, self._share = corpus, share
         self._ignored, self._corrupt = ignored, corrupt
@@ -237,8 +238,11 @@ class Batches:
             return batch
         names = [f"{i} {seen}" for i, seen in zip(indices, self._share(passes))]
 
+        calls = itertools.count()
+
         def draw(size: int) -> np.ndarray:
-            return np.stack([self._random("corruption", name, size) for name in names])
+            call = next(calls)
+            return np.stack([self._random("corruption", f"{name} {call}", size) for name in names])
 
         return self._corrupt(batch, draw)
 

@@ -66,14 +66,14 @@ class Lines:
     """What the source lines of a corpus are like, and with them those that a model can translate.
 
     sentences  in a line, the 99th percentile; None where nobody counted
-    tokens     of the longest, EOS included
+    tokens     of the longest, EOS included; 0 where no source is read
     """
 
     sentences: int | None
     tokens: int
 
     def __post_init__(self):
-        if self.tokens < 1 or (self.sentences is not None and self.sentences < 0):
+        if self.tokens < 0 or (self.sentences is not None and self.sentences < 0):
             raise ValueError(
                 f"no text has lines of {self.sentences} sentences, {self.tokens} tokens"
             )
@@ -170,9 +170,9 @@ def write_corpus(
 ) -> Corpus:
     """Tokenise line pairs into `folder`, which appears whole or not at all.
 
-    Pairs with an empty side, or with more than `max_length` tokens a side (EOS included), are
-    left out and counted; a side that shows nothing is empty. Without `max_length` every pair is
-    kept, empty ones too. A single vocabulary is that of both sides; `pairing` is the task's, and
+    Pairs with an empty side that is read, or with more than `max_length` tokens a side (EOS
+    included), are left out and counted; a side that shows nothing is empty. Without `max_length`
+    every pair is kept, empty ones too. A single vocabulary is that of both sides; `pairing` is the task's, and
     CorpusError names a pair that is not aligned where it says so. The fingerprint is a SHA-256 of
     the arrays and the vocabularies; `sentences` and `direction` are written down beside it.
     """
@@ -188,7 +188,7 @@ def write_corpus(
     with raw[0].open("wb") as source_file, raw[1].open("wb") as target_file:
         for number, (words, encoded) in enumerate(_encoded(pairs, vocabularies, pairing), 1):
             if max_length is not None:
-                if not all(words):
+                if not all(words if pairing.reads_source else words[1:]):
                     left_out["empty"] += 1
                     continue
                 if max(map(len, encoded)) > max_length:

@@ -20,9 +20,13 @@ class Pairing:
     reads_source: bool = True
     """False makes every source empty, whatever the text holds, as of a language model."""
     aligned: bool = False
-    """Whether a target has a token for each token of its source."""
+    """Whether a target has a token for each token of its source; its model reads no target."""
     ignored: int = PAD_ID
     """What stands in the target where nothing counts; a class of its own number may be 0."""
+
+    def __post_init__(self):
+        if self.aligned and (self.source_ends != self.target_ends or not self.reads_source):
+            raise ValueError("sides are aligned only where both are read and end alike")
 
     def source(self, ids: list[int]) -> list[int]:
         """The row of a source, without padding.

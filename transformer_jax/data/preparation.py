@@ -87,8 +87,13 @@ class Receipt:
 
     @property
     def name(self) -> str:
-        """A name for what was made; equal for equal text and settings."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+        """A name for what was made, of all that is not at its default; equal for equal text."""
+        changed = [
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != field.default
+        ]
+        return hashlib.sha256(f"Receipt({', '.join(changed)})".encode()).hexdigest()[:16]
 
     def changed_file(self, data: DataConfig) -> str | None:
         """A text file of `data` that is there but is not the one prepared."""
@@ -240,9 +245,9 @@ def _ensure(
             raise CorpusError(f"{folder / part} is there and no prepared text: give another folder")
     train, validation = texts
     language = data.languages[0]
-    count, sentences = _survey(train, language)
+    count, sentences = _survey(train, language, receipt.pairing)
     if validation is not None:
-        _survey(validation, language)  # for its faults
+        _survey(validation, language, receipt.pairing)  # for its faults
     vocabularies = given or _train_vocabularies(receipt, train, -(-count // VOCABULARY_PAIRS))
     (folder / Receipt.FILE).unlink(missing_ok=True)
     corpus = write_corpus(
@@ -292,15 +297,16 @@ def _train_vocabularies(receipt: Receipt, text: ParallelText, apart: int) -> Voc
     return Vocabularies(trained((0,), receipt.vocab_size), trained((1,), receipt.target_vocab_size))
 
 
-def _survey(text: ParallelText, language: str | None) -> tuple[int, int | None]:
-    """Pairs with text on both sides, and sentences in a source line of them (99th percentile).
+def _survey(text: ParallelText, language: str | None, pairing: Pairing) -> tuple[int, int | None]:
+    """Pairs with text on the sides that are read, and sentences in a source line of them (99th
+    percentile).
 
     Reading it all finds its faults before hours of work.
     """
     counts: Counter[int] = Counter()
     counting = find_spec("sentencex") is not None
     for left, right in text:
-        if not (is_blank(left) or is_blank(right)):
+        if not (pairing.reads_source and is_blank(left)) and not is_blank(right):
             counts[len(split_sentences(left, language)) if counting else 0] += 1
     if not counts:
         raise TextError(f"{text} hold no pair of lines with text on both sides")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from transformer_jax.data.corpus import Lines
+from transformer_jax.data.pairing import Pairing
 from transformer_jax.data.segmentation import cut, join_pieces, split_sentences
 from transformer_jax.data.text import is_blank
 from transformer_jax.data.vocabulary import Vocabulary, WhitespaceVocabulary
@@ -22,6 +23,7 @@ class LineSplitter:
     max_length  tokens of a sentence, EOS included, that training took
     lines       what the training text's lines are like, where that was written down
     languages   of source and target, where they are known
+    pairing     the task's
     """
 
     def __init__(
@@ -30,8 +32,10 @@ class LineSplitter:
         max_length: int,
         lines: Lines | None,
         languages: tuple[str, str] | tuple[None, None],
+        pairing: Pairing,
     ):
         self._vocabulary, self._max_length = vocabulary, max_length
+        self._ends = pairing.source_ends
         self._lines, self._languages = lines, languages
         self._told = False
 
@@ -43,19 +47,20 @@ class LineSplitter:
         longest = self._max_length
         if self._lines is not None and how != "never":
             longest = min(self._lines.tokens, longest)
+        longest -= self._ends
         whole = encode(line)
         parts = self._split(line, number, how)
         found: list[list[int]] = []
         for part in parts:
             ids = encode(part) if len(parts) > 1 else whole
-            if len(ids) < longest:
+            if len(ids) <= longest:
                 found.append(ids)
                 continue
-            pieces = cut(part, lambda text: len(encode(text)) < longest)
+            pieces = cut(part, lambda text: len(encode(text)) <= longest)
             log.warning(
                 "line %d has %d tokens%s, the model was trained on at most %d: translated in %d "
                 "pieces", number + 1, len(ids), " in a sentence" if len(parts) > 1 else "",
-                longest - 1, len(pieces),
+                longest, len(pieces),
             )  # fmt: skip
             found += [ids for piece in pieces if (ids := encode(piece))]
         return found

@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from transformer_jax.config import ModelConfig
 from transformer_jax.data.vocabulary import BOS_ID, EOS_ID, PAD_ID
 from transformer_jax.decoding.beam import BeamResult, beam_search
 from transformer_jax.decoding.cache import all_but, make_search_step
 from transformer_jax.decoding.greedy import greedy_search
 from transformer_jax.decoding.sampling import sample
 from transformer_jax.functional.keys import seed_key
+from transformer_jax.models.families import family_of
 from transformer_jax.search import Search
 
 __all__ = ["generate"]
@@ -28,16 +30,17 @@ def generate(
     collections: dict[str, Any] | None = None,
     limits: jax.Array | None = None,
     streams: jax.Array | None = None,
-    start_id: int = 0,
+    start_id: int | None = None,
 ) -> BeamResult:
     """The n_best targets of each source [B, S] that `search` finds; compiled for each S and search.
 
     model        a Flax module with `start_cache` and `decode_step`, as `models.families` says
     params       its parameters; `collections` are what else its variables hold
     limits [B]   most tokens of a target, EOS included; by default those of its source, EOS and all,
-                 and `search.extra_length` more. No more than S + extra_length are ever written
+                 and `search.extra_length` more. No more than S + extra_length are ever written, nor
+                 than the model's family reads
     streams [B, 2]  numbers of each sentence by which its samples are drawn; by default its place, 0
-    start_id     what the target begins with
+    start_id     what the target begins with; by default `model.config.start_id`, or 0 without one
 
     PAD and BOS are never written. Greedy search and samples have their log-probability as score;
     samples come as they are drawn, a beam best first.
@@ -51,13 +54,17 @@ def generate(
     max_length = source.shape[1] + search.extra_length
     if limits is None:
         limits = jnp.sum(source != PAD_ID, axis=1) + search.extra_length
+    config = getattr(model, "config", None)
+    if isinstance(config, ModelConfig):
+        start_id = config.start_id if start_id is None else start_id
+        limits = jnp.minimum(limits, family_of(config).longest(config) or max_length)
     variables = {"params": params, **(collections or {})}
     step, cache = make_search_step(model, variables, source, search.rows, max_length)
     first = jax.ShapeDtypeStruct((len(source) * search.rows,), jnp.int32)
     vocabulary = jax.eval_shape(lambda cache, tokens: step(cache, tokens, None)[1], cache, first)
     common: dict[str, Any] = {
         "max_length": max_length,
-        "start_id": start_id,
+        "start_id": start_id or 0,
         "eos_id": EOS_ID,
         # Neither is ever a target.
         "allowed": all_but((PAD_ID, BOS_ID), vocabulary.shape[1]),

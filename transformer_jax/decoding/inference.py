@@ -106,8 +106,7 @@ class Inference:
         rows = self._read(sources, numbers)
         results: list[list[Hypothesis]] = [[] for _ in sources]
         for indices, source in self._groups(rows, search.rows):
-            longest = [len(sources[i]) + search.extra_length for i in indices]
-            limits = _pad_to(np.minimum(longest, self._positions), len(source))
+            limits = _pad_to([len(sources[i]) + search.extra_length for i in indices], len(source))
             streams = [_pad_to([of[i] for i in indices], len(source)) for of in (numbers, parts)]
             found = self._search(search)(self.variables, source, limits, np.stack(streams, axis=1))
             tokens, lengths, log_probs, scores = jax.device_get(found)
@@ -152,6 +151,13 @@ class Inference:
         """Log-probability of every target token, EOS last, for each pair."""
         numbers = range(len(sources)) if numbers is None else numbers
         read, written = self._read(sources, numbers), self._written(targets, numbers)
+        if self._pairing.aligned:
+            for number, *pair in zip(numbers, map(len, read), map(len, written)):
+                if pair[0] != pair[1]:
+                    raise UserError(
+                        f"sentence {number + 1} has {pair[0]} source tokens but {pair[1]} target "
+                        "tokens: the task has a target token for each"
+                    )
         results: list[np.ndarray] = [np.empty(0)] * len(sources)
         for indices, source in self._groups(read, 1, written):
             length = self._width(max(len(written[i]) for i in indices))
@@ -254,9 +260,9 @@ def _search(model, variables, source, limits, streams, *, search: Search):
     `streams` [B, 2] are the numbers by which samples are drawn: of a sentence and of its part.
     """
     collections = dict(variables)
-    params, start = collections.pop("params"), model.config.start_id
+    params = collections.pop("params")
     options = {"collections": collections, "limits": limits, "streams": streams}
-    return tuple(generate(model, params, source, search, start_id=start, **options))
+    return tuple(generate(model, params, source, search, **options))
 
 
 def _score(model, variables, source, targets):

@@ -1,4 +1,4 @@
-"""The loop that greedy search, sampling and forced scoring share: one token a row a step."""
+"""The loop that greedy search and sampling share: one token a row a step."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -11,30 +11,45 @@ from jax.sharding import PartitionSpec as P
 
 from transformer_jax.data.batching import Batch
 from transformer_jax.data.vocabulary import PAD_ID
-from transformer_jax.functional.losses import label_smoothed_cross_entropy
+from transformer_jax.functional.losses import label_smoothed_cross_entropy, map_blocks
 from transformer_jax.parallel import BATCH, Layout
 
-__all__ = ["make_evaluation"]
+__all__ = ["make_evaluation", "read_target"]
+
+
+def read_target(target: jax.Array, ignored: int) -> jax.Array:
+    """A target as models read it, with padding where nothing counts.
+
+    >>> read_target(jnp.array([[5, -1]]), ignored=-1)
+    Array([[5, 0]], dtype=int32)
+    """
+    return target if ignored == PAD_ID else jnp.where(target == ignored, PAD_ID, target)
 
 
 def make_evaluation(
-    model: nn.Module, layout: Layout, ignored: int = PAD_ID
+    model: nn.Module, layout: Layout, ignored: int = PAD_ID, block: int | None = None
 ) -> Callable[[Any, Iterable[Batch]], dict[str, float]]:
     """evaluate(variables, batches) -> {"loss", "perplexity", "accuracy"} per target token.
 
     Batches hold the rows of `layout.share`; each device reads its part of them.
     Loss is the plain negative log-likelihood in nats, without label smoothing; perplexity its
     exponential; accuracy the share of tokens that the model finds likeliest. EOS counts, targets
-    that are `ignored` do not.
+    that are `ignored` do not. Logits are there for `block` positions at once, None for all.
     """
 
     def sums(variables, batch):
-        logits: Any = model.apply(variables, batch.source, batch.target)
-        loss, count = label_smoothed_cross_entropy(logits, batch.target, 0.0, ignored)
-        right = jax.lax.top_k(logits, 1)[1][..., 0] == batch.target
-        right &= batch.target != ignored
-        found = jnp.stack([loss, jnp.sum(right, dtype=jnp.float32), count])
-        return jax.lax.psum(found, BATCH)
+        read = batch.source, read_target(batch.target, ignored)
+        features: Any = model.apply(variables, *read, method="features")
+
+        def counted(features, targets):
+            logits: Any = model.apply(variables, features, method="project")
+            loss, count = label_smoothed_cross_entropy(logits, targets, 0.0, ignored)
+            right = jax.lax.top_k(logits, 1)[1][..., 0] == targets
+            right &= targets != ignored
+            return jnp.stack([loss, jnp.sum(right, dtype=jnp.float32), count])
+
+        found = map_blocks(counted, block, features, batch.target, ignored)
+        return jax.lax.psum(found.sum(axis=0), BATCH)
 
     sums = jax.jit(layout.by_rows(sums, takes=(P(), P(BATCH)), gives=P()))
 

@@ -7,10 +7,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 
-__all__ = ["Module", "axes_of", "boxed_init", "named", "state_axes"]
+__all__ = ["FLOAT32", "Module", "axes_of", "boxed_init", "named", "state_axes"]
+
+
+# By name: what Flax's initialisers take by default is 64 bits wide under JAX_ENABLE_X64.
+FLOAT32 = jnp.float32
 
 
 class Module(nn.Module):
@@ -44,7 +49,9 @@ def axes_of(init: Callable[[jax.Array], Mapping[str, Any]]) -> Any:
 
     def checked(path, leaf, spec):
         if spec != P() and len(spec) != leaf.ndim:
-            raise ValueError(f"{_names(path)} has {leaf.ndim} dimensions, not {tuple(spec)}")
+            raise ValueError(
+                f"{'/'.join(_names(path))} has {leaf.ndim} dimensions, not {tuple(spec)}"
+            )
         return spec
 
     return jax.tree_util.tree_map_with_path(checked, nn.unbox(boxed), specs)
@@ -53,7 +60,7 @@ def axes_of(init: Callable[[jax.Array], Mapping[str, Any]]) -> Any:
 def state_axes(state: Any, shapes: Any, axes: Any) -> Any:
     """Letters of every leaf of a state that holds trees like the parameters' inside it.
 
-    A leaf has those of the parameter whose name ends its path, where it has that one's shape, too;
+    A leaf has those of the parameter whose path ends its own, where it has that one's shape, too;
     others have none, as counters and the rows and columns of adafactor.
 
     shapes, axes  trees of the parameters
@@ -65,12 +72,16 @@ def state_axes(state: Any, shapes: Any, axes: Any) -> Any:
     }
 
     def spec(path, leaf):
-        shape, found = known.get(_names(path), (None, P()))
-        return found if leaf.shape == shape else P()
+        names = _names(path)
+        for start in range(len(names)):
+            if names[start:] in known:
+                shape, found = known[names[start:]]
+                return found if leaf.shape == shape else P()
+        return P()
 
     return jax.tree_util.tree_map_with_path(spec, state)
 
 
-def _names(path) -> str:
-    """The names along the path of a leaf: those of its parameter, wherever in a state it is."""
-    return "/".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
+def _names(path) -> tuple[str, ...]:
+    """The names along the path of a leaf; those of its parameter are the last."""
+    return tuple(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))

@@ -5,8 +5,8 @@ from flax import linen as nn
 
 from transformer_jax.functional.embedding import embed, unembed
 from transformer_jax.functional.positions import learned_positions, sinusoids
-from transformer_jax.models.dimensions import named
-from transformer_jax.models.layers import FLOAT32, DropoutModule
+from transformer_jax.models.dimensions import FLOAT32, named
+from transformer_jax.models.layers import DropoutModule
 
 __all__ = ["Embedding"]
 

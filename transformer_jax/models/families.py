@@ -1,6 +1,7 @@
 """Architectures by name: what differs between them, asked for in one place.
 
-A family's model is a Flax module whose dimensions have names (`models.dimensions`), with
+A family's model is a Flax module with its ModelConfig as `config`, whose parameters' dimensions
+have names (`models.dimensions`), and with
 
     __call__(source [B, S], target [B, T], rows=None) -> logits [B, T, V]
     features(source, target, rows=None) -> [B, T, D]   and   project(features) -> logits

@@ -23,8 +23,8 @@ from transformer_jax.models.layers import (
     DropoutModule,
     EncoderLayer,
     KeysValues,
-    make_norm,
 )
+from transformer_jax.models.norms import make_norm
 
 __all__ = ["Decoder", "DecoderCache", "Encoder", "Masks", "Segments", "Transformer"]
 
@@ -162,10 +162,10 @@ class Decoder(DropoutModule):
             x = layer(x, mask, self._keys_values(layer, memory), memory_mask, rows, kept)
         return self._normed(x, kept)
 
-    def start_cache(self, sentences, beams, max_length, memory=None, memory_mask=None):
-        """Room for `max_length` steps of `sentences` * `beams` rows; `memory` [B, S, D] or None."""
+    def start_cache(self, source, rows_per_sentence: int, max_length: int, memory=None):
+        """As `Transformer.start_cache`; `memory` [B, S, D] of the source, None without `cross`."""
         config = self.config
-        rows = (sentences * beams, max_length, config.num_heads)
+        rows = (len(source) * rows_per_sentence, max_length, config.num_heads)
         empty = (
             jnp.zeros((*rows, config.key_size), self.dtype),
             jnp.zeros((*rows, config.value_size), self.dtype),
@@ -174,7 +174,7 @@ class Decoder(DropoutModule):
             jnp.zeros((), jnp.int32),
             (empty,) * config.num_layers,
             tuple(self._keys_values(layer, memory) for layer in self.layers),
-            memory_mask,
+            padding_mask(source) if self.cross else None,
         )
 
     def decode_step(self, cache: DecoderCache, tokens) -> tuple[DecoderCache, jax.Array]:
@@ -261,8 +261,8 @@ class Transformer(DropoutModule):
 
         Row b * rows_per_sentence + w is beam w of sentence b.
         """
-        memory, mask = self.encode(source), padding_mask(source)
-        return self.decoder.start_cache(len(source), rows_per_sentence, max_length, memory, mask)
+        memory = self.encode(source)
+        return self.decoder.start_cache(source, rows_per_sentence, max_length, memory)
 
     def decode_step(self, cache: DecoderCache, tokens) -> tuple[DecoderCache, jax.Array]:
         """tokens [N], those just decoded (`start_id` at first) -> (cache, next logits [N, V]).

@@ -19,7 +19,7 @@ from transformer_jax.data.vocabulary import Vocabulary
 from transformer_jax.decoding.inference import Hypothesis, Inference
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bleu import Score, exact_match
-from transformer_jax.evaluation.evaluate import make_evaluation
+from transformer_jax.evaluation.evaluate import make_evaluation, read_target
 from transformer_jax.functional.losses import label_smoothed_cross_entropy, map_blocks
 from transformer_jax.models.dimensions import boxed_init
 from transformer_jax.parallel import Layout
@@ -52,7 +52,7 @@ class Task:
             features, after = model.apply(
                 {"params": params, **collections},
                 batch.source,
-                batch.target,
+                read_target(batch.target, ignored),
                 # By its sentence a row draws dropout, whatever device it lies on.
                 batch.indices.astype(jnp.uint32),
                 rngs={"dropout": rng},
@@ -96,18 +96,24 @@ class Task:
         )
 
     def evaluation(
-        self, model: nn.Module, layout: Layout
+        self, model: nn.Module, layout: Layout, block: int | None = None
     ) -> Callable[[Any, Iterable[Batch]], dict[str, float]]:
-        """evaluate(variables, batches) -> what is measured without predicting anything."""
-        return make_evaluation(model, layout, self.pairing.ignored)
+        """evaluate(variables, batches) -> what is measured without predicting anything.
 
-    def with_metric(self, config: RunConfig) -> RunConfig:
-        """`config` with a best_metric that this task has and the text allows, or a UserError."""
-        metric = config.train.best_metric
+        `block` is `OptimizerConfig.logits_block`.
+        """
+        return make_evaluation(model, layout, self.pairing.ignored, block)
+
+    def check_metric(self, metric: str) -> None:
+        """UserError for what is none of `metrics`."""
         if metric not in self.metrics:
             raise UserError(
                 f"best_metric {metric!r} is none of the task's, {', '.join(self.metrics)}"
             )
+
+    def with_metric(self, config: RunConfig) -> RunConfig:
+        """`config` with a best_metric that this task has and the text allows, or a UserError."""
+        self.check_metric(config.train.best_metric)
         return config
 
     def check_references(self, config: RunConfig, references: Sequence[str]) -> None:

@@ -40,7 +40,7 @@ def train_loop(
     micro_batches  what each step, from state.step on, takes: a list of `accumulate` batches
     recorder       takes the metrics of steps and evaluations; by default nothing is recorded
     evaluate       state -> scores by name, every `config.evaluate_every` steps and before each save
-    save           (state, step, scores), as often as `config` says and after the last step
+    save           (state, step, scores), as often as `config` says and after step `config.steps`
     is_epoch_end   step -> whether an epoch ends with it, where `config.checkpoint_each_epoch`
     waited         seconds that the loop has waited for batches so far
     stopped        step -> whether to stop after it; it is then saved with scores None

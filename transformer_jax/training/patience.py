@@ -1,6 +1,10 @@
 """When to stop for want of a gain: a count of evaluations that travels in checkpoints."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from transformer_jax.config import TrainConfig
 
 __all__ = ["Patience"]
 
@@ -9,19 +13,34 @@ __all__ = ["Patience"]
 class Patience:
     """Counts evaluations in a row without a gain of more than `min_delta` over the best before.
 
-    `limit` None never ends. `best` and `waited` are what `record` has written down.
-
-    >>> patience = Patience(limit=2, min_delta=0.1, more=True)
-    >>> [patience.ends(score) for score in (1.0, 1.05, 1.2, 1.25, 1.1)]
+    >>> patience = Patience("loss", more=False, limit=2, min_delta=0.1)
+    >>> [patience.ends(score) for score in (3.0, 2.95, 2.8, 2.75, 2.9)]
     [False, False, False, False, True]
     """
 
-    limit: int | None
-    min_delta: float
+    metric: str
     more: bool
     """Whether more of the metric is better."""
+    limit: int | None
+    """None never ends."""
+    min_delta: float
     best: float | None = None
     waited: int = 0
+
+    @classmethod
+    def of(
+        cls, train: TrainConfig, metrics: Mapping[str, bool], before: Mapping[str, Any]
+    ) -> "Patience":
+        """That of a run that goes on from a checkpoint with the metadata `before`.
+
+        Another limit or metric counts anew. `metrics` are those of the task.
+        """
+        metric = train.best_metric
+        patience = cls(metric, metrics[metric], train.patience, train.min_delta)
+        saved = before.get("patience") or {}
+        if (saved.get("metric"), saved.get("limit")) == (metric, train.patience):
+            patience.best, patience.waited = saved["best"], saved["waited"]
+        return patience
 
     def ends(self, score: float | None) -> bool:
         """Take in a score, where NaN and None are no gain; whether patience ends with it."""
@@ -40,10 +59,11 @@ class Patience:
         return gain > self.min_delta
 
     @property
-    def record(self) -> dict[str, float | None]:
-        """What a checkpoint carries of it."""
-        return {"limit": self.limit, "best": self.best, "waited": self.waited}
-
-    @property
     def ended(self) -> bool:
         return self.limit is not None and self.waited >= self.limit
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint carries of it."""
+        names = ("metric", "limit", "best", "waited")
+        return {name: getattr(self, name) for name in names}

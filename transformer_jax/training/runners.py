@@ -99,7 +99,7 @@ class JitStep:
             out_shardings=out,
         )
 
-    def place(self, batch: Batch) -> Batch:
+    def place(self, batch: Any) -> Any:
         """A batch, the rows of `layout.share`, as the step takes it."""
         return batch
 
@@ -175,7 +175,7 @@ class PmapStep(JitStep):
 
     def place(self, batch):
         parts = self.layout.shards
-        return Batch(*(np.reshape(rows, (parts, -1, *rows.shape[1:])) for rows in batch))
+        return jax.tree.map(lambda rows: np.reshape(rows, (parts, -1, *rows.shape[1:])), batch)
 
     def _batch(self, shape):
         parts = self.layout.shards

@@ -115,15 +115,16 @@ def make_step(
 
     def gradients(params, collections, batch, rng):
         def summed_loss(params):
-            loss, *numbers, after = loss_fn(params, collections, batch, rng)
-            return loss, (*jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), numbers), after)
+            *sums, after = loss_fn(params, collections, batch, rng)
+            loss, *rest = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), sums)
+            return loss, (*rest, after)
 
         (loss, rest), grads = jax.value_and_grad(summed_loss, has_aux=True)(params)
         return Sums(grads, loss, *rest)
 
     def update(state, sums):
         count = jnp.maximum(sums.counted, 1.0)
-        mean = jax.tree.map(lambda g: g / count, sums.gradients)
+        mean = jax.tree.map(lambda g: (g / count).astype(g.dtype), sums.gradients)
         # Not finite where an entry is not, or where its square is not, which would spoil Adam's
         # second moment for good.
         norm = optax.tree.norm(mean)
