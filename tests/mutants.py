@@ -242,7 +242,7 @@ MUTANTS = [
      "tests/test_parallel.py::test_as_on_one_device"),
     ("training/runners.py", "return jax.lax.psum(part[0], self.layout.cut)", "return part[0]",
      "tests/test_parallel.py::test_as_on_one_device"),
-    ("evaluation/evaluate.py", "return jax.lax.psum(found.sum(axis=0), BATCH)", "return found.sum(axis=0)",
+    ("evaluation/evaluate.py", "jax.lax.psum(found.sum(axis=0), BATCH)", "found.sum(axis=0)",
      "tests/test_parallel.py::test_evaluation_counts_every_sentence_once"),
     ("verification.py", "and not self._beyond", "",
      "tests/test_verification.py::test_a_move_shows_what_differs"),

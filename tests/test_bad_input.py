@@ -175,6 +175,31 @@ OPTIONS = {
         nothing, ["translate", "--run-dir", "run", "--method", "sample", "--temperature", "1e-300"],
         "temperature 1e-300 is below 1e-6: take --method greedy",
     ),
+    "an unknown architecture": (
+        text("a\n" * 9, "b\n" * 9), [*TRAIN, "--architecture", "transformr"],
+        "architecture 'transformr' is unknown; did you mean 'transformer'?",
+    ),
+    "an unknown task": (
+        text("a\n" * 9, "b\n" * 9), [*TRAIN, "--task", "parsing"],
+        "task 'parsing' is unknown; known: translation",
+    ),
+    "an unknown metric": (
+        text("a\n" * 9, "b\n" * 9), [*TRAIN, "--best-metric", "blue"],
+        "best_metric 'blue' is none of the task's, loss, perplexity, accuracy, bleu, chrf",
+    ),
+    "a vocabulary a side for one": (
+        text("a\n" * 9, "b\n" * 9), [*TRAIN, "--target-vocab-size", "50"],
+        "target_vocab_size 50: the task translation has one vocabulary for both sides",
+    ),
+    "patience without evaluations": (
+        text("a\n" * 9, "b\n" * 9), [*TRAIN, "--patience", "3"],
+        "patience 3 counts evaluations, and there is no validation text: give one, or leave",
+    ),
+    "no patience": (nothing, [*TRAIN, "--patience", "0"], "patience 0 must be positive"),
+    "a loss for a gain": (
+        nothing, [*TRAIN, "--min-delta", "-0.5"], "min_delta -0.5 must not be negative",
+    ),
+    "no logits": (nothing, [*TRAIN, "--logits-block", "0"], "logits_block 0 must be positive"),
     "a width beyond numbers": (
         nothing, [*TRAIN, "--d-model", str(10**20)], "d_model 1e+20 is larger than 2147483647",
     ),

@@ -128,6 +128,8 @@ def _begin(
 ) -> tuple[Run, Corpus]:
     """A new run; its config.json is written last, so that a folder without one is no run."""
     task = _checked_task(config)
+    if config.data.train and not config.data.validation:
+        _check_patience(config.train, None)  # before the text is prepared
     check_model(config.model, layout)
     other = None if init_from is None else Run.open(init_from)
     data = config.data
@@ -198,8 +200,10 @@ def _checked_task(config: RunConfig) -> Task:
     return task
 
 
-def _check_patience(train: TrainConfig, prepared: Path) -> None:
-    if train.patience is not None and not (prepared / "validation").is_dir():
+def _check_patience(train: TrainConfig, prepared: Path | None) -> None:
+    """RunError for patience without a validation text, which would be in the prepared folder."""
+    there = prepared is not None and (prepared / "validation").is_dir()
+    if train.patience is not None and not there:
         raise RunError(
             f"patience {train.patience} counts evaluations, and there is no validation text: give "
             "one, or leave --patience out"

@@ -172,9 +172,10 @@ def write_corpus(
 
     Pairs with an empty side that is read, or with more than `max_length` tokens a side (EOS
     included), are left out and counted; a side that shows nothing is empty. Without `max_length`
-    every pair is kept, empty ones too. A single vocabulary is that of both sides; `pairing` is the task's, and
-    CorpusError names a pair that is not aligned where it says so. The fingerprint is a SHA-256 of
-    the arrays and the vocabularies; `sentences` and `direction` are written down beside it.
+    every pair is kept, empty ones too. A single vocabulary is that of both sides; `pairing` is the
+    task's, and CorpusError names a pair that is not aligned where it says so. The fingerprint is a
+    SHA-256 of the arrays and the vocabularies; `sentences` and `direction` are written down beside
+    it.
     """
     if not isinstance(vocabularies, Vocabularies):
         vocabularies = Vocabularies(vocabularies, vocabularies)
