@@ -198,6 +198,7 @@ def _train(run, corpus, layout, init_from, profile, progress, on_record, optimiz
         if not first_decides(patience.ends(score)):
             return False
         recorder.evaluation(step, {"evaluations_without_gain": patience.waited}, 0.0)
+        recorder.say(f"training ends: no gain in {patience.metric} over {patience.best}")
         return True
 
     prefetch = Prefetch(micro_batches, first, end)
