@@ -236,9 +236,9 @@ import atexit, os, sys
 if "--process-id" in sys.argv:
     from transformer_jax.data.corpus import Side
     rows, read = Side.rows, []
-    def counted(self, indices, length):
+    def counted(self, indices, length, *fill):
         read.append(len(indices))
-        return rows(self, indices, length)
+        return rows(self, indices, length, *fill)
     Side.rows = counted
     name = sys.argv[sys.argv.index("--process-id") + 1]
     atexit.register(lambda: open(f"read.{name}", "w").write(" ".join(map(str, read))))

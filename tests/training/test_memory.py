@@ -30,14 +30,18 @@ def job(tmp_path_factory):
     return replace(config, model=model, data=data), corpus
 
 
+def step_functions(config):
+    return Task().step_functions(Transformer(config.model), config.optimizer, 0)
+
+
 def needed(config, corpus):
-    step = JitStep(Task().step_functions(Transformer(config.model), config.optimizer, 0))
+    step = JitStep(step_functions(config))
     return memory.needed(step, config, Batches(corpus, config.data, 0).shapes)
 
 
 def test_the_state_is_counted_exactly_and_the_rest_grows_with_the_batch(job):
     config, corpus = job
-    state = Task().step_functions(Transformer(config.model), config.optimizer, 0).shapes()
+    state = step_functions(config).shapes()
     exact = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     shape, whole = needed(config, corpus)
     assert whole.kept == exact
@@ -51,7 +55,7 @@ def test_the_state_is_counted_exactly_and_the_rest_grows_with_the_batch(job):
 @pytest.mark.slow
 def test_the_largest_shape_is_the_one_that_needs_most(job):
     config, _ = job
-    step = JitStep(Task().step_functions(Transformer(config.model), config.optimizer, 0))
+    step = JitStep(step_functions(config))
     shapes = [Shape(8, 64, 64), Shape(128, 4, 4), Shape(16, 8, 32)]
     sizes = {shape: sum(memory.needed(step, config, [shape])[1]) for shape in shapes}
     assert memory.largest(shapes, config.model) == max(sizes, key=sizes.get)
@@ -62,7 +66,8 @@ def test_updates_are_cut_into_the_fewest_batches_that_fit(job, monkeypatch):
     config, corpus = job
     limit = 0.4 * sum(needed(config, corpus)[1])
     monkeypatch.setattr(memory, "device_memory", lambda: limit / memory.SHARE)
-    fitted = memory.fit_memory(config, corpus, Layout(jax.devices()[:1]))
+    layout, functions = Layout(jax.devices()[:1]), step_functions(config)
+    fitted = memory.fit_memory(config, corpus, layout, functions)
     accumulate = fitted.optimizer.accumulate
     assert fitted.data.batch_tokens == 2048 // accumulate
     assert sum(needed(fitted, corpus)[1]) <= limit
@@ -74,7 +79,7 @@ def test_updates_are_cut_into_the_fewest_batches_that_fit(job, monkeypatch):
     assert sum(needed(fewer, corpus)[1]) > limit
     monkeypatch.setattr(memory, "device_memory", lambda: 1000)
     with pytest.raises(UserError, match=r"128 x 16 tokens an update: .* max_length 16 allows no"):
-        memory.fit_memory(config, corpus, Layout(jax.devices()[:1]))
+        memory.fit_memory(config, corpus, Layout(jax.devices()[:1]), step_functions(config))
 
 
 @pytest.mark.slow
@@ -92,7 +97,7 @@ def test_a_fitted_run_goes_on_with_the_command_that_began_it(job, monkeypatch, t
 
 def test_a_step_or_a_model_beyond_the_device_is_refused_before_the_first(job, monkeypatch):
     config, corpus = job
-    step = JitStep(Task().step_functions(Transformer(config.model), config.optimizer, 0))
+    step = JitStep(step_functions(config))
     shapes = Batches(corpus, config.data, 0).shapes
     whole = sum(needed(config, corpus)[1])
     monkeypatch.setattr(memory, "device_memory", lambda: whole)
@@ -100,7 +105,7 @@ def test_a_step_or_a_model_beyond_the_device_is_refused_before_the_first(job, mo
     monkeypatch.setattr(memory, "device_memory", lambda: whole - 1)
     with pytest.raises(UserError, match="lower batch_tokens 2048, as --fit-memory does"):
         memory.told(step, config, shapes)
-    matrices = Task().step_functions(Transformer(config.model), config.optimizer, 0).shapes().params
+    matrices = step_functions(config).shapes().params
     least = 12 * sum(leaf.size for leaf in jax.tree.leaves(matrices) if leaf.ndim > 1)
     monkeypatch.setattr(memory, "device_memory", lambda: least)
     memory.check_model(config.model, step.layout)
