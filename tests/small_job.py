@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +12,11 @@ from transformer_jax.checkpoints import Checkpoints
 
 WORDS = [f"w{i}" for i in range(12)]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+# A user's CPU is one device; the eight of the tests would each take part in every search.
+ONE_DEVICE = {
+    **ENVIRONMENT,
+    "XLA_FLAGS": re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ["XLA_FLAGS"]),
+}
 PROGRAM = """
 import sys
 from pathlib import Path

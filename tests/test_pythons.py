@@ -42,7 +42,8 @@ def test_on_another_python(version, jax, tmp_path):
     # A copy of its own: two editable installations at once write the same egg-info folder.
     tree = tmp_path / "tree"
     shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "runs", "__pycache__"))
-    install = [own, "-m", "pip", "install", "--quiet", "-e", f"{tree}[test]", jax]
+    # What is imported is compiled then; all that there is would take longer than the tests.
+    install = [own, "-m", "pip", "install", "--quiet", "--no-compile", "-e", f"{tree}[test]", jax]
     done = subprocess.run(install, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     environment = {
@@ -51,6 +52,7 @@ def test_on_another_python(version, jax, tmp_path):
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
     environment = {k: v for k, v in environment.items() if not k.startswith("PYTEST_")}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     command = [own, "-m", "pytest", "-q", "-m", "not slow", *TESTS]
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:]

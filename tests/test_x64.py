@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.small_job import ENVIRONMENT, configuration
+from tests.small_job import ONE_DEVICE, configuration
 
 PROGRAM = """
 import json, sys
@@ -50,7 +50,7 @@ def outcome(folder, enabled):
     )
     config = replace(config, optimizer=optimizer)
     (folder / "wanted.json").write_text(config.to_json())
-    environment = {**ENVIRONMENT, "JAX_ENABLE_X64": str(enabled), "JAX_PLATFORMS": "cpu",
+    environment = {**ONE_DEVICE, "JAX_ENABLE_X64": str(enabled), "JAX_PLATFORMS": "cpu",
                    "TRANSFORMER_JAX_CACHE": str(folder / "cache")}  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(folder)],
@@ -88,7 +88,7 @@ def test_the_other_commands_say_the_same(whole, tmp_path):
         done = subprocess.run(
             [sys.executable, "-m", "transformer_jax.cli", *arguments],
             capture_output=True, text=True, cwd=folder,
-            env={**ENVIRONMENT, "JAX_ENABLE_X64": str(enabled), "JAX_PLATFORMS": "cpu"},
+            env={**ONE_DEVICE, "JAX_ENABLE_X64": str(enabled), "JAX_PLATFORMS": "cpu"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
         return done.stdout

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
+from tests.small_job import ONE_DEVICE
+
 FOLDER = Path(__file__).parents[2] / "experiments" / "notebooks"
 # Name -> pictures that it shows.
 NOTEBOOKS = {
@@ -29,10 +31,11 @@ def test_outputs_are_stripped():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of Jupyter's own loops and sockets
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_runs(name):
+def test_a_notebook_runs(name, monkeypatch):
     import nbformat
     from nbclient import NotebookClient
 
+    monkeypatch.setenv("XLA_FLAGS", ONE_DEVICE["XLA_FLAGS"])  # its kernel takes it over
     book = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     done = NotebookClient(book, timeout=280, resources={"metadata": {"path": FOLDER}}).execute()
     pictures = [
