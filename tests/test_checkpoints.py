@@ -91,7 +91,8 @@ def test_scores_that_are_not_numbers_are_never_the_best(tmp_path):
     "changed",
     [{"pending": "x"}, {"pending": {"loss": "x"}}, {"newest": "x"}, {"of": 5}, {"order": 1},
      {"scores": [1]}, {"scores": {"loss": "x"}}, {"fingerprints": {"params": 3}},
-     {"fingerprints": None}],
+     {"fingerprints": None}, {"patience": 3}, {"patience": {}},
+     {"patience": {"metric": "loss", "limit": 3, "waited": "x", "best": None}}],
 )  # fmt: skip
 def test_metadata_of_other_kinds_are_damage(saved, changed):
     folder, _ = saved

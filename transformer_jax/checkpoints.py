@@ -335,15 +335,20 @@ def _check_metadata(meta) -> None:
     """ValueError where what is saved beside the arrays is not of the kinds that are read."""
     if not isinstance(meta, dict) or not {"fingerprints", "scores"} <= set(meta):
         raise ValueError("its metadata are incomplete")
-    numbers: tuple[type, ...] = (int, float, type(None))
+    numbers = (int, float, type(None))
     kinds = {"fingerprints": (dict,), "scores": numbers, "pending": numbers}
-    kinds["patience"] = (*numbers, str)
     for name, kind in kinds.items():
         values = meta.get(name)
-        if values is None and name in ("pending", "patience"):
+        if values is None and name == "pending":
             continue  # none yet, or not a checkpoint of training
         if not isinstance(values, dict) or not all(isinstance(v, kind) for v in values.values()):
             raise ValueError(f"its {name} are {values!r:.80}")
+    if (patience := meta.get("patience")) is not None:
+        fields = {"metric": (str,), "limit": (int,), "waited": (int,), "best": numbers}
+        if not isinstance(patience, dict) or not all(
+            isinstance(patience.get(name, ...), kind) for name, kind in fields.items()
+        ):
+            raise ValueError(f"its patience is {patience!r:.80}")
     for name, wanted in (("order", str), ("run", str), ("newest", int), ("of", list)):
         if name in meta and not isinstance(meta[name], wanted):
             raise ValueError(f"its {name} is {meta[name]!r:.80}")

@@ -11,6 +11,7 @@ from transformer_jax.checkpoints import Checkpoints, DamagedCheckpoint, on_devic
 from transformer_jax.config import RunConfig
 from transformer_jax.run import Run, state_items
 from transformer_jax.training.fingerprint import paths
+from transformer_jax.training.patience import has_ended
 
 __all__ = ["difference", "report"]
 
@@ -81,13 +82,13 @@ def _soundness(run: Run) -> list[str]:
             lines.append(f"{name}: DAMAGED: {error}")
             continue
         for step in checkpoints.steps():
-            notes = []
+            notes, read = [], dict(wanted)
             try:
                 saved = checkpoints.metadata(step)["fingerprints"]
-                if "rest" in wanted and {*saved.get("rest", ())} != {*paths(wanted["rest"])}:
+                if "rest" in read and {*saved.get("rest", ())} != {*paths(read["rest"])}:
                     notes = ["but the state of an optimizer that is not Adam was not read"]
-                    wanted = {name: tree for name, tree in wanted.items() if name != "rest"}
-                _, meta = checkpoints.restore(step, wanted)
+                    del read["rest"]
+                _, meta = checkpoints.restore(step, read)
             except DamagedCheckpoint as error:
                 if not (run.store / name / str(step)).is_dir():
                     continue  # a job that trains has replaced it meanwhile
@@ -98,8 +99,7 @@ def _soundness(run: Run) -> list[str]:
             ]
             notes += [f"mean of {', '.join(map(str, meta['of']))}"] if "of" in meta else []
             notes += ["saved out of turn"] if meta.get("out_of_turn") else []
-            patience = meta.get("patience")
-            if patience and patience["waited"] >= patience["limit"]:
+            if (patience := meta.get("patience")) and has_ended(patience):
                 notes.append(f"ended after {patience['waited']} evaluations without a gain")
             lines.append(f"{name}/{step}: {', '.join(['sound', *notes, *scores])}")
     return lines or ["no checkpoint yet"]

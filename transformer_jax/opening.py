@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from transformer_jax.checkpoints import DamagedCheckpoint
 from transformer_jax.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from transformer_jax.data.corpus import Corpus, CorpusError
 from transformer_jax.data.preparation import Receipt, prepare_once
@@ -214,9 +215,13 @@ def _check_not_ended(run: Run, train: TrainConfig) -> None:
     """RunError for a run that has ended by the patience that is asked for again."""
     if train.patience is None or not (run.store / "checkpoints").is_dir():
         return
-    checkpoints = run.checkpoints(read_only=True)
-    for step in checkpoints.steps()[-1:]:
-        patience = Patience.of(train, run.task.metrics, checkpoints.metadata(step))
+    try:
+        checkpoints = run.checkpoints(read_only=True)
+        newest = [(step, checkpoints.metadata(step)) for step in checkpoints.steps()[-1:]]
+    except DamagedCheckpoint:
+        return  # the run goes on from an older one
+    for step, meta in newest:
+        patience = Patience.of(train, run.task.metrics, meta)
         # A job that was killed before it had taken the average still takes it.
         if patience.ended and (run.store / "averaged" / str(step)).is_dir():
             raise RunError(

@@ -52,6 +52,15 @@ def test_stopped_on_the_way_it_ends_at_the_same_step(ended, tmp_path):
     assert last_prints(run.folder) == last_prints(whole.folder)
 
 
+def test_a_damaged_checkpoint_is_gone_on_past(ended, tmp_path):
+    config, whole = ended
+    train(with_train(config, steps=13), tmp_path / "run", progress=False)
+    [note] = (tmp_path / "run" / "checkpoints" / "13" / "meta").glob("metadata")
+    note.write_text("{")
+    run = train(config, tmp_path / "run", progress=False)
+    assert last_prints(run.folder) == last_prints(whole.folder)
+
+
 def test_going_on_asks_for_a_new_patience(ended, tmp_path):
     config, _ = ended
     train(config, tmp_path / "run", progress=False)

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformer_jax.config import TrainConfig
 
-__all__ = ["Patience"]
+__all__ = ["Patience", "has_ended"]
 
 
 @dataclass
@@ -60,10 +60,19 @@ class Patience:
 
     @property
     def ended(self) -> bool:
-        return self.limit is not None and self.waited >= self.limit
+        return has_ended(self.record)
 
     @property
     def record(self) -> dict[str, Any]:
         """What a checkpoint carries of it."""
         names = ("metric", "limit", "best", "waited")
         return {name: getattr(self, name) for name in names}
+
+
+def has_ended(record: Mapping[str, Any]) -> bool:
+    """Whether patience had ended when it wrote this down.
+
+    >>> has_ended({"limit": 2, "waited": 2}), has_ended({"limit": None, "waited": 2})
+    (True, False)
+    """
+    return record["limit"] is not None and record["waited"] >= record["limit"]
