@@ -203,7 +203,7 @@ def _train(run, corpus, layout, init_from, profile, progress, on_record, optimiz
 
     prefetch = Prefetch(micro_batches, first, end)
     try:
-        with _told_to_stop(checkpoints) as received, contextlib.ExitStack() as closing:
+        with _told_to_stop(checkpoints) as received:
             recorder.say(_describe(corpus, batches, state, layout, config.train, memory))
             if not before:
                 recorder.say(rehearse(run, state, validation))
@@ -215,20 +215,21 @@ def _train(run, corpus, layout, init_from, profile, progress, on_record, optimiz
             batches_seen = seen()
             if profile and is_first():
                 batches_seen = profiled(batches_seen, run.folder / "profile", profile)
-            state = train_loop(
-                state,
-                runner,
-                closing.enter_context(contextlib.closing(batches_seen)),
-                config.train,
-                recorder,
-                evaluate=(lambda state: {}) if validation is None else validation.scores,
-                save=save,
-                is_epoch_end=is_epoch_end,
-                accumulate=accumulate,
-                waited=lambda: prefetch.waited,
-                stopped=lambda step: received(step) is not None,
-                ended=ended,
-            )
+            with contextlib.closing(batches_seen):  # a trace ends with them
+                state = train_loop(
+                    state,
+                    runner,
+                    batches_seen,
+                    config.train,
+                    recorder,
+                    evaluate=(lambda state: {}) if validation is None else validation.scores,
+                    save=save,
+                    is_epoch_end=is_epoch_end,
+                    accumulate=accumulate,
+                    waited=lambda: prefetch.waited,
+                    stopped=lambda step: received(step) is not None,
+                    ended=ended,
+                )
         checkpoints.wait()
         stopped = received(int(state.step))
         if stopped is not None and int(state.step) < config.train.steps and not patience.ended:

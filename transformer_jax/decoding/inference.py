@@ -58,7 +58,7 @@ class Inference:
         layout: Layout | None = None,
         pairing: Pairing = Pairing(),
     ):
-        self._model, self._config = model, model.config
+        self._model = model
         self._family = family_of(model.config)
         self._pairing = pairing
         self._mesh = None if layout is None or layout.mesh.size == 1 else layout.mesh
@@ -180,7 +180,7 @@ class Inference:
         width = min(_power_of_two(max(rows, columns, 16)), self._positions)
         padded = (_padded_rows([ids], 1, width) for ids in (read, written))
         _, collected = self._attend(self.variables, *padded)
-        weights = self._family.attention(self._config, collected.get("attention", {}))
+        weights = self._family.attention(self._model.config, collected.get("attention", {}))
         sizes = ((columns, columns), (rows, rows), (rows, columns))
         encoder, decoder, cross = (w[..., :q, :k] for w, (q, k) in zip(weights, sizes))
         return encoder, decoder, cross

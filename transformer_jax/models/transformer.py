@@ -92,14 +92,14 @@ class Encoder(DropoutModule):
         number, whatever the others of its batch are. `mask` as in `Masks`, `segments` [B, S] as in
         `Segments`.
         """
-        kept = _kept(config := self.config, source)
+        kept = _kept(self.config, source)
         mask = combine_masks(padding_mask(source), mask)
         if segments is not None:
             mask = combine_masks(mask, segment_mask(segments, segments))
         x = self.embed.source(source, rows, places=_places(segments))
         for layer in self.layers:
             x = layer(x, mask, rows, kept)
-        return self.encoder_norm(x, kept) if config.norm == "pre" else x
+        return self.encoder_norm(x, kept) if self.config.norm == "pre" else x
 
 
 class Decoder(DropoutModule):

@@ -156,4 +156,4 @@ class Task:
         language: str | None,
     ) -> float:
         """One of `metrics` that `evaluation` does not measure, of written predictions."""
-        raise NotImplementedError(metric)
+        raise ValueError(f"the task does not measure its metric {metric!r}: write `score` for it")

@@ -100,7 +100,9 @@ class Recorder:
         self.pending = dict.fromkeys(sums, 0.0)
         counted = sums.pop("tokens")
         means = {name: v / counted if counted else math.nan for name, v in sums.items()}
-        rate = {name: float(metrics[name]) for name in ("learning_rate",) if name in metrics}
+        rate = (
+            {"learning_rate": float(metrics["learning_rate"])} if "learning_rate" in metrics else {}
+        )
         record = {
             "step": step,
             "loss": means.pop("loss"),
