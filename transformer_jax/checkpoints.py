@@ -21,6 +21,7 @@ from etils import epath
 from transformer_jax.errors import UserError
 from transformer_jax.processes import agreed, is_first, several, together
 from transformer_jax.training.fingerprint import fingerprints, paths
+from transformer_jax.training.patience import check_record
 
 _root = logging.getLogger()
 _before = _root.handlers[:]
@@ -344,11 +345,7 @@ def _check_metadata(meta) -> None:
         if not isinstance(values, dict) or not all(isinstance(v, kind) for v in values.values()):
             raise ValueError(f"its {name} are {values!r:.80}")
     if (patience := meta.get("patience")) is not None:
-        fields = {"metric": (str,), "limit": (int,), "waited": (int,), "best": numbers}
-        if not isinstance(patience, dict) or not all(
-            isinstance(patience.get(name, ...), kind) for name, kind in fields.items()
-        ):
-            raise ValueError(f"its patience is {patience!r:.80}")
+        check_record(patience)
     for name, wanted in (("order", str), ("run", str), ("newest", int), ("of", list)):
         if name in meta and not isinstance(meta[name], wanted):
             raise ValueError(f"its {name} is {meta[name]!r:.80}")

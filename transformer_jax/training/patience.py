@@ -6,7 +6,7 @@ from typing import Any
 
 from transformer_jax.config import TrainConfig
 
-__all__ = ["Patience", "has_ended"]
+__all__ = ["Patience", "check_record", "has_ended"]
 
 
 @dataclass
@@ -76,3 +76,18 @@ def has_ended(record: Mapping[str, Any]) -> bool:
     (True, False)
     """
     return record["limit"] is not None and record["waited"] >= record["limit"]
+
+
+def check_record(record: Any) -> None:
+    """ValueError for what no `Patience.record` is, as a damaged checkpoint may hold."""
+    kinds: dict[str, tuple[type, ...]] = {
+        "metric": (str,),
+        "limit": (int,),
+        "waited": (int,),
+        "best": (int, float, type(None)),
+    }
+    sound = isinstance(record, dict) and all(
+        isinstance(record.get(name, ...), kind) for name, kind in kinds.items()
+    )
+    if not sound:
+        raise ValueError(f"its patience is {record!r:.80}")
