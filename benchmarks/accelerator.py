@@ -47,7 +47,7 @@ PATIENCE = 5
 # Tests that mean something on an accelerator are marked gpu; these folders hold them.
 TESTED = (
     *("tests/functional", "tests/models", "tests/decoding", "tests/training/test_step.py"),
-    "tests/test_checkpoints.py",
+    "tests/run/test_checkpoints.py",
 )
 
 

@@ -12,7 +12,7 @@ from unittest import mock
 
 from benchmarks.speed import TINY
 from transformer_jax import presets
-from transformer_jax.verification import finish, values, verify_resume
+from transformer_jax.tools.verification import finish, values, verify_resume
 
 __all__ = ["FLAGS", "repeated"]
 

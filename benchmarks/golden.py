@@ -20,8 +20,8 @@ from transformer_jax import functional
 from transformer_jax.config import ModelConfig, OptimizerConfig
 from transformer_jax.data.batching import Batch
 from transformer_jax.decoding.inference import Inference
+from transformer_jax.decoding.options import Search
 from transformer_jax.models.transformer import Transformer
-from transformer_jax.search import Search
 from transformer_jax.tasks import Task
 
 __all__ = ["PARAMETER", "Comparison", "compare", "named", "parameters"]

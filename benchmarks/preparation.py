@@ -20,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from transformer_jax.files import replaced_folder
+
 TYPES, LENGTH, BLOCK = 400_000, 25, 20_000
 
 
@@ -27,21 +29,18 @@ def write_corpus(folder: Path, pairs: int) -> None:
     """train.en and train.de of so many lines."""
     rng = np.random.default_rng(0)
     letters = np.array(list("etaoinshrdlcumwfgypbvk"))
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for language in ("en", "de"):
-        lengths = rng.integers(2, 12, TYPES)
-        words = ["".join(rng.choice(letters, n)) for n in lengths]
-        with (partial / f"train.{language}").open("w", encoding="utf-8") as file:
-            for start in range(0, pairs, BLOCK):
-                count = min(BLOCK, pairs - start)
-                drawn = (rng.zipf(1.2, (count, LENGTH)) - 1) % TYPES
-                sizes = rng.integers(1, 2 * LENGTH, count).clip(max=LENGTH)
-                file.writelines(
-                    " ".join(words[i] for i in row[:n]) + "\n" for row, n in zip(drawn, sizes)
-                )
-    partial.rename(folder)
+    with replaced_folder(folder) as partial:
+        for language in ("en", "de"):
+            lengths = rng.integers(2, 12, TYPES)
+            words = ["".join(rng.choice(letters, n)) for n in lengths]
+            with (partial / f"train.{language}").open("w", encoding="utf-8") as file:
+                for start in range(0, pairs, BLOCK):
+                    count = min(BLOCK, pairs - start)
+                    drawn = (rng.zipf(1.2, (count, LENGTH)) - 1) % TYPES
+                    sizes = rng.integers(1, 2 * LENGTH, count).clip(max=LENGTH)
+                    file.writelines(
+                        " ".join(words[i] for i in row[:n]) + "\n" for row, n in zip(drawn, sizes)
+                    )
 
 
 def main() -> None:

@@ -50,10 +50,10 @@ def compile_all() -> None:
 
     from transformer_jax import OptimizerConfig, Transformer, presets
     from transformer_jax.data.batching import Shape
-    from transformer_jax.parallel import Layout
+    from transformer_jax.devices.layout import Layout
+    from transformer_jax.devices.traffic import traffic
     from transformer_jax.tasks import Task
     from transformer_jax.training.runners import JitStep, MeshStep
-    from transformer_jax.training.traffic import traffic
 
     cases = []
     for name, preset in (("base", presets.base()), ("big", presets.big())):
@@ -71,7 +71,7 @@ def compile_all() -> None:
                     "parameters": params,
                     "mesh": dict(layout.sizes),
                     "flops": compiled.cost_analysis()["flops"],
-                    "kept": step.kept,
+                    "kept": step.state_bytes,
                     "temporary": memory.temp_size_in_bytes,
                     "traffic": [
                         {"kind": kind, "axes": axes, "calls": one.calls, "bytes": one.bytes}
@@ -86,7 +86,7 @@ def compile_all() -> None:
 
 def sent(case: dict, axis: str | None = None) -> float:
     """Bytes that a device sends in a step, along one axis of the mesh or all."""
-    from transformer_jax.training.traffic import Traffic
+    from transformer_jax.devices.traffic import Traffic
 
     total = 0.0
     for one in case["traffic"]:

@@ -242,8 +242,8 @@ def decode_ours(model: ModelConfig, sources: Sequence[list[int]], tiny: bool) ->
     import jax.numpy as jnp
 
     from transformer_jax.decoding.inference import Inference
+    from transformer_jax.decoding.options import Search
     from transformer_jax.models.transformer import Transformer
-    from transformer_jax.search import Search
 
     network = Transformer(model)
     one = jnp.ones((1, 1), jnp.int32)

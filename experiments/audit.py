@@ -26,7 +26,7 @@ from experiments.ledger import Cell, Entry, Table, Where, publish
 from transformer_jax import OptimizerConfig, Transformer, functional, presets
 from transformer_jax.config import ModelConfig
 from transformer_jax.data.batching import Shape
-from transformer_jax.parallel import Layout
+from transformer_jax.devices.layout import Layout
 from transformer_jax.tasks import Task
 from transformer_jax.terminal import at_a_terminal
 from transformer_jax.training.runners import JitStep

@@ -23,11 +23,11 @@ from transformer_jax import presets
 from transformer_jax.config import RunConfig
 from transformer_jax.data.datasets import DatasetText
 from transformer_jax.data.grammar.corpus import SPLITS
+from transformer_jax.decoding.options import Search
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bleu import exact_match, sacre_score
-from transformer_jax.search import Search
+from transformer_jax.run.splits import dataset_splits
 from transformer_jax.terminal import at_a_terminal
-from transformer_jax.testset import dataset_splits
 from transformer_jax.translator import Translator
 from transformer_jax.visualization.attention import attention_map
 from transformer_jax.visualization.curves import learning_curve

@@ -29,11 +29,11 @@ import numpy as np
 from experiments.figures1_2_architecture import save
 from experiments.ledger import Cell, Entry, Table, Where, publish
 from transformer_jax.data.datasets import DatasetText
+from transformer_jax.decoding.options import Search
 from transformer_jax.errors import UserError
-from transformer_jax.run import Run
-from transformer_jax.search import Search
+from transformer_jax.run.folder import Run
+from transformer_jax.run.splits import dataset_splits
 from transformer_jax.terminal import at_a_terminal
-from transformer_jax.testset import dataset_splits
 from transformer_jax.translator import Translator
 from transformer_jax.visualization.attention import attention_lines, by_word, check_head, words
 

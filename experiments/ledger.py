@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from transformer_jax.errors import UserError
+from transformer_jax.files import write_atomically
 from transformer_jax.terminal import at_a_terminal
 
 __all__ = [
@@ -148,9 +149,7 @@ def publish(name: str, entry: Entry, folder: Path) -> None:
 def write_json(path: Path, tree: Any) -> None:
     """All of it or nothing; ValueError for what JSON has no number for."""
     text = json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False)
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(path)
+    write_atomically(path, text + "\n")
 
 
 def entries(folder: Path = RESULTS) -> dict[str, Entry]:

@@ -20,7 +20,7 @@ from experiments.ledger import Cell, Entry, Table, Where, record
 from experiments.runs import recorded, trained
 from transformer_jax import presets
 from transformer_jax.config import RunConfig
-from transformer_jax.search import Search
+from transformer_jax.decoding.options import Search
 from transformer_jax.terminal import at_a_terminal
 
 ANCHOR = 41.02  # tokenized BLEU

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformer_jax.config import RunConfig
 from transformer_jax.errors import UserError
-from transformer_jax.job import train
+from transformer_jax.run.train import train
 
 __all__ = ["recorded", "trained"]
 

@@ -27,11 +27,12 @@ from experiments.runs import recorded, trained
 from transformer_jax import presets
 from transformer_jax.config import RunConfig
 from transformer_jax.data.text import TextFiles, read_lines
+from transformer_jax.decoding.options import Search
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bleu import every_bleu
-from transformer_jax.search import Search
+from transformer_jax.files import write_atomically
+from transformer_jax.run.splits import dataset_splits
 from transformer_jax.terminal import at_a_terminal
-from transformer_jax.testset import dataset_splits
 
 # (pair, size) -> BLEU in the paper; en-fr big as the table has it.
 PAPER = {
@@ -136,9 +137,7 @@ def write_text(folder: Path, shared: Path, pair: str) -> Path:
         pairs = [pair for text in texts for pair in text if all(pair)]
         for language, side in zip(pair.split("-"), zip(*pairs)):
             path = folder / f"{name}.{language}"
-            part = path.with_name(f"{path.name}.part")
-            part.write_text("".join(f"{line}\n" for line in side), encoding="utf-8")
-            part.replace(path)
+            write_atomically(path, "".join(f"{line}\n" for line in side))
     return folder
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from experiments.ledger import Where, write_json
 from experiments.runs import recorded, trained
 from transformer_jax.config import RunConfig
+from transformer_jax.decoding.options import Search
 from transformer_jax.errors import UserError
-from transformer_jax.identity import identity
-from transformer_jax.search import Search
+from transformer_jax.run.identity import identity
 from transformer_jax.terminal import at_a_terminal
 
 __all__ = ["BEAM", "Task", "run", "run_all"]
@@ -71,7 +71,7 @@ def run(task: Task) -> dict:
 
     from transformer_jax.data.text import TextFiles
     from transformer_jax.evaluation.bleu import exact_match, score_all
-    from transformer_jax.testset import dataset_splits
+    from transformer_jax.run.splits import dataset_splits
     from transformer_jax.translator import Translator
 
     start, where = time.perf_counter(), Where.here(f"{task.row}, seed {task.seed}")

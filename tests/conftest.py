@@ -54,7 +54,7 @@ def _cache(tmp_path_factory):
 def whole(tmp_path_factory, _cache):
     """(folder, configuration, run) of a small job that nothing interrupted."""
     from tests.small_job import configuration
-    from transformer_jax.job import train
+    from transformer_jax.run.train import train
 
     folder = tmp_path_factory.mktemp("whole")
     config = configuration(folder)
@@ -72,7 +72,7 @@ def _strict(tmp_path, monkeypatch, request):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """How many kills came at which point (tests/test_kills.py)."""
+    """How many kills came at which point (tests/run/test_kills.py)."""
     reports = terminalreporter.stats.get("passed", [])
     kills = Counter(value for r in reports for name, value in r.user_properties if name == "killed")
     for point, count in kills.most_common():

@@ -19,12 +19,12 @@ import jax
 import numpy as np
 
 from transformer_jax import RunConfig, presets
-from transformer_jax.checkpoints import Checkpoints, on_device
 from transformer_jax.data.corpus import write_corpus
 from transformer_jax.data.grammar.corpus import examples
 from transformer_jax.data.vocabulary import load_vocabulary, train_vocabulary
 from transformer_jax.errors import UserError
-from transformer_jax.run import Run
+from transformer_jax.run.checkpoints import Checkpoints, on_device
+from transformer_jax.run.folder import Run
 
 # A single read takes milliseconds.
 SECONDS = 20

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from transformer_jax import DataConfig, ModelConfig, OptimizerConfig, RunConfig, TrainConfig
-from transformer_jax.checkpoints import Checkpoints
+from transformer_jax.run.checkpoints import Checkpoints
 
 WORDS = [f"w{i}" for i in range(12)]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
@@ -21,7 +21,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from transformer_jax import RunConfig
-from transformer_jax.job import train
+from transformer_jax.run.train import train
 folder = Path(sys.argv[1])
 train(RunConfig.from_json((folder / "wanted.json").read_text()), folder / "run", progress=False)
 """

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.run.test_recovery import damage
 from tests.small_job import ENVIRONMENT, write_text
-from tests.test_survival import damage
 from transformer_jax.cli import main
 
 SMALL = ["--preset", "tiny", "--vocabulary", "whitespace", "--d-model", "16", "--num-heads", "2"]

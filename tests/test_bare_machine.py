@@ -19,7 +19,7 @@ import json, sys, time
 from pathlib import Path
 from benchmarks import accelerator
 from transformer_jax import RunConfig, Translator
-from transformer_jax.job import train
+from transformer_jax.run.train import train
 
 folder = Path(sys.argv[1])
 for name in ("first", "second"):

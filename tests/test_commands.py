@@ -18,17 +18,17 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from tests.run.test_recovery import damage
 from tests.small_job import ENVIRONMENT, write_text
-from tests.test_survival import damage
 from transformer_jax import RunConfig, Translator, presets
-from transformer_jax.checkpoints import Checkpoints
 from transformer_jax.cli import main
 from transformer_jax.commands.options import check_writable
 from transformer_jax.data.corpus import Lines
+from transformer_jax.decoding.options import Search
 from transformer_jax.errors import UserError
-from transformer_jax.inspection import report
-from transformer_jax.run import Run
-from transformer_jax.search import Search
+from transformer_jax.run.checkpoints import Checkpoints
+from transformer_jax.run.folder import Run
+from transformer_jax.run.inspect import report
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from tests.strangers import Lstm
 from transformer_jax import ModelConfig, TrainConfig, Transformer
 from transformer_jax.decoding.generate import generate
 from transformer_jax.decoding.inference import Inference
-from transformer_jax.job import train
-from transformer_jax.search import Search
+from transformer_jax.decoding.options import Search
+from transformer_jax.run.train import train
 from transformer_jax.tasks import TASKS, Translation
 from transformer_jax.training.loop import train_loop
 from transformer_jax.training.metrics import Recorder

@@ -6,7 +6,7 @@
 import ast
 
 from tests.mutants import MUTANTS, PACKAGE, ROOT
-from tests.test_verification import BROKEN
+from tests.tools.test_verification import BROKEN
 
 
 def test_every_line_to_break_is_there_once():

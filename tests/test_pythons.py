@@ -13,7 +13,7 @@ CASES = [("3.12", "jax>=0.11,<0.12"), ("3.13", "jax>=0.12,<0.13")]
 # A formula, the configuration, and commands from training to scores.
 TESTS = [
     "tests/functional/test_attention.py",
-    "tests/test_config.py",
+    "tests/config/test_config.py",
     "tests/test_cli.py::test_train_translate_evaluate",
 ]
 

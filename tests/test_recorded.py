@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict
 
 from tests.small_job import configuration, read_jsonl
 from transformer_jax.functional.keys import seed_key
-from transformer_jax.job import train
+from transformer_jax.run.train import train
 
 FILE = Path(__file__).parent / "witness" / "recorded.json"
 STEPS = 20

@@ -15,12 +15,12 @@ from transformer_jax import Translator
 from transformer_jax.data.batching import Batches
 from transformer_jax.data.corpus import CorpusError, write_corpus
 from transformer_jax.data.vocabulary import WhitespaceVocabulary
+from transformer_jax.decoding.options import Search
 from transformer_jax.errors import UserError
 from transformer_jax.functional import token_log_probs
-from transformer_jax.inspection import report
-from transformer_jax.job import train
-from transformer_jax.run import Run
-from transformer_jax.search import Search
+from transformer_jax.run.folder import Run
+from transformer_jax.run.inspect import report
+from transformer_jax.run.train import train
 
 
 def with_model(config, **fields):

@@ -15,9 +15,9 @@ from transformer_jax import Translator, __version__
 from transformer_jax.cli import main
 from transformer_jax.data.corpus import CorpusError
 from transformer_jax.data.preparation import cache_folder
-from transformer_jax.job import train
+from transformer_jax.devices.signals import stop_signals
+from transformer_jax.run.train import train
 from transformer_jax.training.metrics import Recorder
-from transformer_jax.training.stopping import stop_signals
 
 # What importing every module leaves behind, but for what NumPy and requests set up for themselves.
 IMPORTS = """

@@ -13,9 +13,10 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from transformer_jax import RunConfig, Translator
-from transformer_jax.inspection import report
-from transformer_jax.job import average, train
-from transformer_jax.search import Search
+from transformer_jax.run.inspect import report
+from transformer_jax.run.average import average
+from transformer_jax.run.train import train
+from transformer_jax.decoding.options import Search
 
 folder = Path(sys.argv[1])
 train(RunConfig.from_json((folder / "wanted.json").read_text()), folder / "run", progress=False)

@@ -15,23 +15,23 @@ _HOME = {
     "Transformer": "models.transformer",
     "Encoder": "models.transformer",
     "Decoder": "models.transformer",
-    "Search": "search",
+    "Search": "decoding.options",
     "generate": "decoding.generate",
     "make_step": "training.step",
     "JitStep": "training.runners",
     "Recorder": "training.metrics",
     "train_loop": "training.loop",
-    "train": "job",
+    "train": "run.train",
     "Translator": "translator",
 }
-_MODULES = ("functional", "presets")
+_MODULES = {"functional": "functional", "presets": "config.presets"}
 
 __all__ = [*_HOME, *_MODULES]
 
 
 def __getattr__(name: str):
     if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
+        return importlib.import_module(f"{__name__}.{_MODULES[name]}")
     if name in _HOME:
         return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -87,7 +87,7 @@ def _starting_point(arguments: list[str]) -> RunConfig:
     if preset is None and arguments[:1] == ["train"] and run_dir is not None:
         path = Path(run_dir) / "config.json"
         if path.is_file():
-            from transformer_jax.run import Run
+            from transformer_jax.run.folder import Run
 
             return Run.open(Path(run_dir)).config
     command = COMMANDS.get(arguments[0] if arguments else "")

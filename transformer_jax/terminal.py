@@ -9,8 +9,8 @@ import sys
 import traceback
 from collections.abc import Iterator
 
+from transformer_jax.devices.signals import Stopped
 from transformer_jax.errors import UserError
-from transformer_jax.training.stopping import Stopped
 
 __all__ = ["at_a_terminal"]
 

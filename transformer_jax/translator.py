@@ -13,20 +13,21 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from transformer_jax.checkpoints import on_device
+from transformer_jax.config.languages import check_language
 from transformer_jax.data.corpus import Lines
 from transformer_jax.data.splitting import LineSplitter, Splitting
 from transformer_jax.data.text import ParallelText, decode_lines, is_blank
 from transformer_jax.data.vocabulary import Vocabularies, Vocabulary
 from transformer_jax.decoding.inference import BATCH_TOKENS, Inference
+from transformer_jax.decoding.options import Search
+from transformer_jax.devices.layout import Layout
+from transformer_jax.devices.settings import usual_settings
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bleu import Score
-from transformer_jax.languages import check_language
 from transformer_jax.models.families import build_model
-from transformer_jax.parallel import Layout
-from transformer_jax.run import Run
-from transformer_jax.search import Search
-from transformer_jax.settings import usual_settings
+from transformer_jax.run.checkpoints import on_device
+from transformer_jax.run.folder import Run
+from transformer_jax.run.variables import load_variables
 from transformer_jax.tasks import TASKS, Task
 
 __all__ = ["Attention", "Evaluation", "Translation", "Translator"]
@@ -133,7 +134,7 @@ class Translator:
         devices = jax.local_devices()
         layout = Layout(devices, data=len(devices))
         place = functools.partial(on_device, sharding=layout.replicated)
-        variables, name = run.load_variables(checkpoint, place)
+        variables, name = load_variables(run, checkpoint, place)
         data = run.config.data
         return cls(
             build_model(run.config.model),

@@ -7,8 +7,8 @@ import pytest
 
 from transformer_jax import ModelConfig, Transformer
 from transformer_jax.decoding.inference import Inference
+from transformer_jax.decoding.options import Search
 from transformer_jax.functional import token_log_probs
-from transformer_jax.search import Search
 
 CONFIG = ModelConfig(vocab_size=13, d_model=16, d_ff=24, num_heads=2, num_layers=1, dropout=0.0)
 SOURCES = [[4, 5, 6], [7, 8, 9, 10, 11, 12, 4, 5, 6], [12], [5, 5], [9, 8, 7, 6, 5], [10], [11, 4]]

@@ -6,8 +6,8 @@ import pytest
 
 from transformer_jax import ModelConfig, Transformer
 from transformer_jax.data.batching import Batch
+from transformer_jax.devices.layout import Layout
 from transformer_jax.evaluation.evaluate import make_evaluation
-from transformer_jax.parallel import Layout
 
 MODEL = ModelConfig(vocab_size=7, d_model=16, d_ff=32, num_heads=2, num_layers=1, dropout=0.5)
 

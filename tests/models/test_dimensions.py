@@ -7,9 +7,9 @@ import pytest
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 
+from transformer_jax.devices.layout import Layout
 from transformer_jax.errors import UserError
 from transformer_jax.models.dimensions import axes_of, boxed_init, state_axes
-from transformer_jax.parallel import Layout
 
 
 class Stranger(nn.Module):

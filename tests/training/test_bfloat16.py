@@ -10,9 +10,9 @@ from flax.traverse_util import flatten_dict
 
 from transformer_jax import presets
 from transformer_jax.data.batching import Batch
+from transformer_jax.devices.layout import Layout
 from transformer_jax.evaluation import evaluate
 from transformer_jax.models.transformer import Transformer
-from transformer_jax.parallel import Layout
 from transformer_jax.tasks import Task
 from transformer_jax.training.runners import make_runner
 

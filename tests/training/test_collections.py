@@ -11,10 +11,12 @@ from flax import linen as nn
 from tests.small_job import configuration, last_prints, read_jsonl
 from transformer_jax import ModelConfig, OptimizerConfig, Transformer, Translator
 from transformer_jax.data.batching import Batch
+from transformer_jax.devices.layout import Layout
 from transformer_jax.functional.normalization import batch_statistics
-from transformer_jax.job import train
-from transformer_jax.parallel import Layout
-from transformer_jax.run import Run, state_items
+from transformer_jax.run.folder import Run
+from transformer_jax.run.items import state_items
+from transformer_jax.run.train import train
+from transformer_jax.run.variables import load_variables
 from transformer_jax.tasks import Task
 from transformer_jax.training.runners import JitStep, MeshStep, PmapStep
 
@@ -150,8 +152,8 @@ def test_collections_go_on_bit_for_bit_and_are_translated_with(runs):
         [r for r in read_jsonl(each.folder / "metrics.jsonl") if "loss" in r] for each in runs
     )
     assert losses == others
-    variables, name = Run.open(whole.folder).load_variables("averaged")
-    newest, _ = Run.open(whole.folder).load_variables("last")
+    variables, name = load_variables(Run.open(whole.folder), "averaged")
+    newest, _ = load_variables(Run.open(whole.folder), "last")
     assert name == "averaged at step 24"
     # Means of parameters with the newest statistics.
     jax.tree.map(

@@ -9,10 +9,11 @@ from tests.small_job import configuration
 from transformer_jax.data.batching import Batches, Shape
 from transformer_jax.data.corpus import Corpus
 from transformer_jax.data.preparation import prepare
+from transformer_jax.devices.layout import Layout
+from transformer_jax.devices.memory import oom_as_user_error
 from transformer_jax.errors import UserError
-from transformer_jax.job import train
 from transformer_jax.models.transformer import Transformer
-from transformer_jax.parallel import Layout
+from transformer_jax.run.train import train
 from transformer_jax.tasks import Task
 from transformer_jax.training import memory
 from transformer_jax.training.runners import JitStep
@@ -36,7 +37,7 @@ def step_functions(config):
 
 def needed(config, corpus):
     step = JitStep(step_functions(config))
-    return memory.needed(step, config, Batches(corpus, config.data, 0).shapes)
+    return memory.largest_step_memory(step, config, Batches(corpus, config.data, 0).shapes)
 
 
 def test_the_state_is_counted_exactly_and_the_rest_grows_with_the_batch(job):
@@ -44,7 +45,7 @@ def test_the_state_is_counted_exactly_and_the_rest_grows_with_the_batch(job):
     state = step_functions(config).shapes()
     exact = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     shape, whole = needed(config, corpus)
-    assert whole.kept == exact
+    assert whole.persistent == exact
     assert shape == Batches(corpus, config.data, 0).shapes[0]
     logits = shape.rows * shape.target * config.model.vocab_size * 4
     assert whole.temporary > 2 * logits  # the logits and their gradient at least
@@ -57,15 +58,15 @@ def test_the_largest_shape_is_the_one_that_needs_most(job):
     config, _ = job
     step = JitStep(step_functions(config))
     shapes = [Shape(8, 64, 64), Shape(128, 4, 4), Shape(16, 8, 32)]
-    sizes = {shape: sum(memory.needed(step, config, [shape])[1]) for shape in shapes}
-    assert memory.largest(shapes, config.model) == max(sizes, key=sizes.get)
+    sizes = {shape: sum(memory.largest_step_memory(step, config, [shape])[1]) for shape in shapes}
+    assert memory.largest_shape(shapes, config.model) == max(sizes, key=sizes.get)
 
 
 @pytest.mark.slow
 def test_updates_are_cut_into_the_fewest_batches_that_fit(job, monkeypatch):
     config, corpus = job
     limit = 0.4 * sum(needed(config, corpus)[1])
-    monkeypatch.setattr(memory, "device_memory", lambda: limit / memory.SHARE)
+    monkeypatch.setattr(memory, "device_memory", lambda: limit / memory.USABLE_MEMORY_FRACTION)
     layout, functions = Layout(jax.devices()[:1]), step_functions(config)
     fitted = memory.fit_memory(config, corpus, layout, functions)
     accumulate = fitted.optimizer.accumulate
@@ -87,7 +88,7 @@ def test_a_fitted_run_goes_on_with_the_command_that_began_it(job, monkeypatch, t
     config, corpus = job
     config = replace(config, train=replace(config.train, steps=1))
     limit = 0.6 * sum(needed(config, corpus)[1])
-    monkeypatch.setattr(memory, "device_memory", lambda: limit / memory.SHARE)
+    monkeypatch.setattr(memory, "device_memory", lambda: limit / memory.USABLE_MEMORY_FRACTION)
     run = train(config, tmp_path / "run", fit=True, progress=False)
     assert run.config.optimizer.accumulate > 1
     config = replace(config, train=replace(config.train, steps=2))
@@ -101,10 +102,10 @@ def test_a_step_or_a_model_beyond_the_device_is_refused_before_the_first(job, mo
     shapes = Batches(corpus, config.data, 0).shapes
     whole = sum(needed(config, corpus)[1])
     monkeypatch.setattr(memory, "device_memory", lambda: whole)
-    assert "a step on it needs" in memory.told(step, config, shapes)
+    assert "a step on it needs" in memory.check_step_memory(step, config, shapes)
     monkeypatch.setattr(memory, "device_memory", lambda: whole - 1)
     with pytest.raises(UserError, match="lower batch_tokens 2048, as --fit-memory does"):
-        memory.told(step, config, shapes)
+        memory.check_step_memory(step, config, shapes)
     matrices = step_functions(config).shapes().params
     least = 12 * sum(leaf.size for leaf in jax.tree.leaves(matrices) if leaf.ndim > 1)
     monkeypatch.setattr(memory, "device_memory", lambda: least)
@@ -117,8 +118,8 @@ def test_a_step_or_a_model_beyond_the_device_is_refused_before_the_first(job, mo
 def test_a_device_without_memory_is_told_in_one_line():
     with (
         pytest.raises(UserError, match="does not hold a step of batch_tokens 77: start with fewer"),
-        memory.explained(77),
+        oom_as_user_error(77),
     ):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
-    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), memory.explained(77):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), oom_as_user_error(77):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 
 from tests.small_job import configuration, last_prints, read_jsonl
-from transformer_jax.checkpoints import Checkpoints
-from transformer_jax.inspection import report
-from transformer_jax.job import train
-from transformer_jax.run import Run, RunError
+from transformer_jax.devices.signals import Stopped
+from transformer_jax.run.checkpoints import Checkpoints
+from transformer_jax.run.folder import Run, RunError
+from transformer_jax.run.inspect import report
+from transformer_jax.run.train import train
 from transformer_jax.training.patience import Patience
-from transformer_jax.training.stopping import Stopped
 
 
 def read_all(folder):
@@ -120,7 +120,7 @@ def test_another_metric_counts_anew(ended):
 
 
 def test_the_first_process_decides(tmp_path, monkeypatch):
-    monkeypatch.setattr("transformer_jax.job.first_decides", lambda ends: False)
+    monkeypatch.setattr("transformer_jax.run.train.first_decides", lambda ends: False)
     config = configuration(tmp_path, evaluate_every=4, patience=1, min_delta=50.0)
     run = train(config, tmp_path / "run", progress=False)
     assert run.checkpoints(read_only=True).steps()[-1] == 24

@@ -11,9 +11,9 @@ from tests import reference
 from transformer_jax import ModelConfig, OptimizerConfig, RunConfig, Transformer, functional
 from transformer_jax.data.batching import Batch
 from transformer_jax.data.pairing import Pairing
-from transformer_jax.parallel import Layout
+from transformer_jax.devices.layout import Layout
+from transformer_jax.run.average import mean_tree
 from transformer_jax.tasks import Task
-from transformer_jax.training.averaging import average
 from transformer_jax.training.fingerprint import fingerprints
 from transformer_jax.training.optimizer import make_optimizer
 from transformer_jax.training.runners import JitStep, MeshStep, PmapStep
@@ -251,9 +251,9 @@ def test_fingerprints_do_not_depend_on_the_devices():
 
 def test_average():
     trees = [{"w": jnp.full(3, float(n))} for n in (1, 2, 6)]
-    np.testing.assert_array_equal(average(trees)["w"], np.full(3, 3.0))
+    np.testing.assert_array_equal(mean_tree(trees)["w"], np.full(3, 3.0))
     with pytest.raises(ValueError, match="no parameters"):
-        average([])
+        mean_tree([])
 
 
 def test_loss_reported_is_per_token_and_smoothed():

@@ -47,8 +47,8 @@ class Train:
             return
         if self.profile < 0:
             raise UserError(f"profile {self.profile} steps: must not be negative")
-        from transformer_jax.job import train
-        from transformer_jax.processes import is_first, joined
+        from transformer_jax.devices.processes import is_first, joined
+        from transformer_jax.run.train import train
 
         with joined(self._processes()):
             train(
@@ -62,7 +62,7 @@ class Train:
                 print(self.run_dir)
 
     def _processes(self):
-        from transformer_jax.processes import Processes
+        from transformer_jax.devices.processes import Processes
 
         given = (self.coordinator, self.num_processes, self.process_id)
         if not self.distributed and given == (None,) * 3:
@@ -108,7 +108,7 @@ class Average:
     """Instead: the checkpoints of these steps."""
 
     def run(self) -> None:
-        from transformer_jax.job import average
+        from transformer_jax.run.average import average
 
         steps = average(self.run_dir, last=self.last, steps=self.steps)
         print(f"{self.run_dir / 'averaged'}: mean of {', '.join(map(str, steps))}")
@@ -136,7 +136,7 @@ class VerifyResume:
     config: RunConfig = RunConfig()
 
     def run(self) -> None:
-        from transformer_jax.verification import Topology, verify_moves, verify_resume
+        from transformer_jax.tools.verification import Topology, verify_moves, verify_resume
 
         topologies = [Topology.parse(text) for text in self.topologies]
         if len(topologies) > self.updates:

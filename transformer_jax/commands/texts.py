@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import BinaryIO, Literal, TextIO
 
 from transformer_jax.commands.options import Checkpoint, RunDir, check_writable
+from transformer_jax.config.languages import check_language
+from transformer_jax.decoding.options import Search
 from transformer_jax.errors import UserError
-from transformer_jax.languages import check_language
-from transformer_jax.search import Search
 
 __all__ = ["Evaluate", "Score", "Translate"]
 
@@ -147,7 +147,7 @@ class Evaluate:
 
     def run(self) -> None:
         from transformer_jax.data.text import ParallelText, TextError, TextFiles
-        from transformer_jax.testset import dataset_splits
+        from transformer_jax.run.splits import dataset_splits
         from transformer_jax.translator import Translator
 
         if (self.test is None) == (self.split is None):

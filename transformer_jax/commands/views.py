@@ -26,7 +26,7 @@ class Inspect:
     """Show instead where the run differs from that of this folder."""
 
     def run(self) -> None:
-        from transformer_jax.inspection import difference, report
+        from transformer_jax.run.inspect import difference, report
 
         print(report(self.run_dir) if self.other is None else difference(self.run_dir, self.other))
 

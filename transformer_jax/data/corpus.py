@@ -7,8 +7,6 @@ Sentence i of a side is tokens[ends[i - 1] : ends[i]], EOS included where its ta
 import hashlib
 import itertools
 import json
-import os
-import shutil
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from transformer_jax.data.vocabulary import (
     save_vocabularies,
 )
 from transformer_jax.errors import UserError
+from transformer_jax.files import replaced_folder, write_atomically
 
 __all__ = ["Corpus", "CorpusError", "Lines", "Side", "note_direction", "write_corpus"]
 
@@ -180,56 +179,51 @@ def write_corpus(
     if not isinstance(vocabularies, Vocabularies):
         vocabularies = Vocabularies(vocabularies, vocabularies)
     dtype = np.dtype(np.uint16 if max(map(len, vocabularies)) <= 2**16 else np.uint32)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    left_out = {"empty": 0, "too_long": 0}
-    ends = (array("q"), array("q"))
-    raw = [partial / f"{name}.raw" for name in _SIDES]
-    with raw[0].open("wb") as source_file, raw[1].open("wb") as target_file:
-        for number, (words, encoded) in enumerate(_encoded(pairs, vocabularies, pairing), 1):
-            if max_length is not None:
-                if not all(words if pairing.reads_source else words[1:]):
-                    left_out["empty"] += 1
-                    continue
-                if max(map(len, encoded)) > max_length:
-                    left_out["too_long"] += 1
-                    continue
-            if pairing.aligned and len(words[0]) != len(words[1]):
-                raise CorpusError(
-                    f"{pairs}, pair {number}: {len(words[0])} source tokens but {len(words[1])} "
-                    "target tokens; the task needs a target token for each: mend that line, or "
-                    "choose the vocabulary whitespace"
-                )
-            for ids, file, side_ends in zip(encoded, (source_file, target_file), ends):
-                file.write(np.asarray(ids, dtype).tobytes())
-                side_ends.append((side_ends[-1] if side_ends else 0) + len(ids))
-    if not ends[0]:
-        shutil.rmtree(partial)
-        raise CorpusError(
-            f"no sentence pair is left: {left_out['empty']} have an empty side, "
-            f"{left_out['too_long']} exceed max_length {max_length}"
-        )
-    sides = []
-    for name, path, side_ends in zip(_SIDES, raw, ends):
-        tokens = np.memmap(path, dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
-        side = Side(tokens, np.asarray(side_ends, np.int64))
-        for part in _PARTS:
-            np.save(partial / f"{name}.{part}.npy", getattr(side, part))
-        path.unlink()
-        sides.append(side)
-    save_vocabularies(vocabularies, partial)
-    fingerprint = _fingerprint(sides, vocabularies)
-    meta = {
-        "format": FORMAT,
-        "fingerprint": fingerprint,
-        "left_out": left_out,
-        "sentences": sentences,
-        "direction": direction,
-    }
-    (partial / "corpus.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with replaced_folder(folder) as partial:
+        left_out = {"empty": 0, "too_long": 0}
+        ends = (array("q"), array("q"))
+        raw = [partial / f"{name}.raw" for name in _SIDES]
+        with raw[0].open("wb") as source_file, raw[1].open("wb") as target_file:
+            for number, (words, encoded) in enumerate(_encoded(pairs, vocabularies, pairing), 1):
+                if max_length is not None:
+                    if not all(words if pairing.reads_source else words[1:]):
+                        left_out["empty"] += 1
+                        continue
+                    if max(map(len, encoded)) > max_length:
+                        left_out["too_long"] += 1
+                        continue
+                if pairing.aligned and len(words[0]) != len(words[1]):
+                    raise CorpusError(
+                        f"{pairs}, pair {number}: {len(words[0])} source tokens but "
+                        f"{len(words[1])} target tokens; the task needs a target token for each: "
+                        "mend that line, or choose the vocabulary whitespace"
+                    )
+                for ids, file, side_ends in zip(encoded, (source_file, target_file), ends):
+                    file.write(np.asarray(ids, dtype).tobytes())
+                    side_ends.append((side_ends[-1] if side_ends else 0) + len(ids))
+        if not ends[0]:
+            raise CorpusError(
+                f"no sentence pair is left: {left_out['empty']} have an empty side, "
+                f"{left_out['too_long']} exceed max_length {max_length}"
+            )
+        sides = []
+        for name, path, side_ends in zip(_SIDES, raw, ends):
+            tokens = np.memmap(path, dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
+            side = Side(tokens, np.asarray(side_ends, np.int64))
+            for part in _PARTS:
+                np.save(partial / f"{name}.{part}.npy", getattr(side, part))
+            path.unlink()
+            sides.append(side)
+        save_vocabularies(vocabularies, partial)
+        fingerprint = _fingerprint(sides, vocabularies)
+        meta = {
+            "format": FORMAT,
+            "fingerprint": fingerprint,
+            "left_out": left_out,
+            "sentences": sentences,
+            "direction": direction,
+        }
+        (partial / "corpus.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     return Corpus.open(folder)
 
 
@@ -237,11 +231,9 @@ def note_direction(folder: Path, direction: str) -> None:
     """Write down the languages of a corpus that was prepared before they were told."""
     meta = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
     if meta.get("direction") != direction:
-        # A new file: the old one may be linked to from elsewhere.
-        partial = folder / "corpus.json.partial"
         meta["direction"] = direction
-        partial.write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, folder / "corpus.json")
+        # A new file: the old one may be linked to from elsewhere.
+        write_atomically(folder / "corpus.json", json.dumps(meta, indent=2) + "\n")
 
 
 def _encoded(

@@ -20,10 +20,10 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
+from transformer_jax.config.languages import languages_of
 from transformer_jax.data import builders, wmt
 from transformer_jax.errors import UserError, nearest
-from transformer_jax.languages import languages_of
-from transformer_jax.locking import locked
+from transformer_jax.files import locked
 
 __all__ = ["DatasetError", "DatasetText", "load_dataset"]
 

@@ -14,19 +14,22 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from transformer_jax.config import ConfigError, DataConfig, from_tree
+from transformer_jax.config import ConfigError, DataConfig
+from transformer_jax.config.checks import from_tree
+from transformer_jax.config.languages import check_direction
 from transformer_jax.data.corpus import Corpus, CorpusError, note_direction, write_corpus
 from transformer_jax.data.pairing import Pairing
 from transformer_jax.data.segmentation import split_sentences
 from transformer_jax.data.text import ParallelText, TextError, TextFiles, digest, is_blank
 from transformer_jax.data.vocabulary import Vocabularies, Vocabulary, train_vocabulary
-from transformer_jax.languages import check_direction
-from transformer_jax.locking import locked
+from transformer_jax.files import locked, replaced_folder
 
 __all__ = ["Receipt", "cache_folder", "prepare", "prepare_once"]
 
 log = logging.getLogger(__name__)
 
+# Folders of the parts of prepared text.
+TRAIN, VALIDATION = "train", "validation"
 # Pairs that a vocabulary is learned from at most; 37,000 types need no more.
 VOCABULARY_PAIRS = 1_000_000
 
@@ -147,7 +150,7 @@ def prepare_once(
     Files are links to those of the cache where the file system allows, and copies where not, so
     that either may be removed without the other.
     """
-    marks = (folder / Receipt.FILE, folder / "train" / "corpus.json")
+    marks = (folder / Receipt.FILE, folder / TRAIN / "corpus.json")
     if folder.exists() and any(folder.iterdir()) and not any(mark.is_file() for mark in marks):
         raise CorpusError(f"{folder} is there and no prepared text: give another folder")
     texts = _texts(data)
@@ -156,14 +159,11 @@ def prepare_once(
     record = f"{receipt.name} {data.known_direction} {find_spec('sentencex') is not None}"
     name = hashlib.sha256(record.encode()).hexdigest()[:16]
     cached = cache_folder(data.cache_dir) / "corpora" / name
-    half = folder.with_name(f"{folder.name}.partial")
     with _explained(data), locked(cached):
         _ensure(texts, receipt, cached, given, data)
-        for old in (half, folder):
-            shutil.rmtree(old, ignore_errors=True)
-        ignore = shutil.ignore_patterns("lock")
-        shutil.copytree(cached, half, ignore=ignore, copy_function=_link)
-    half.rename(folder)
+        with replaced_folder(folder) as partial:
+            ignore = shutil.ignore_patterns("lock")
+            shutil.copytree(cached, partial, ignore=ignore, copy_function=_link, dirs_exist_ok=True)
 
 
 def cache_folder(given: str | None) -> Path:
@@ -229,11 +229,11 @@ def _ensure(
 ) -> None:
     """Prepare into `folder` unless it is there; the receipt comes last: without one it is not."""
     found = Receipt.read(folder)
-    parts = {"train": texts[0], "validation": texts[1]}
+    parts = {TRAIN: texts[0], VALIDATION: texts[1]}
     if found == receipt and all(_is_sound(folder / p) for p, text in parts.items() if text):
         log.info("prepared already, in %s", folder)
         if data.known_direction is not None:
-            note_direction(folder / "train", data.known_direction)
+            note_direction(folder / TRAIN, data.known_direction)
         return
     if found not in (None, receipt):
         raise CorpusError(
@@ -251,7 +251,7 @@ def _ensure(
     vocabularies = given or _train_vocabularies(receipt, train, -(-count // VOCABULARY_PAIRS))
     (folder / Receipt.FILE).unlink(missing_ok=True)
     corpus = write_corpus(
-        folder / "train",
+        folder / TRAIN,
         train,
         vocabularies,
         receipt.max_length,
@@ -265,10 +265,10 @@ def _ensure(
         train, len(corpus), corpus.vocabularies, left_out["empty"], left_out["too_long"],
         receipt.max_length,
     )  # fmt: skip
-    shutil.rmtree(folder / "validation", ignore_errors=True)
+    shutil.rmtree(folder / VALIDATION, ignore_errors=True)
     if validation is not None:
         left_out = write_corpus(
-            folder / "validation",
+            folder / VALIDATION,
             validation,
             vocabularies,
             receipt.max_length,

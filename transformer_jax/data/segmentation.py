@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from transformer_jax.languages import WITHOUT_SPACES, short_code
+from transformer_jax.config.languages import WITHOUT_SPACES, short_code
 
 __all__ = ["cut", "is_spaceless", "join_pieces", "split_sentences"]
 

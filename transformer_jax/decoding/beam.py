@@ -5,8 +5,8 @@ from typing import Any, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
+from transformer_jax.decoding.options import EosRule, LengthPenalty
 from transformer_jax.decoding.rows import Allowed, Step, check_limits, next_log_probs
-from transformer_jax.search import EosRule, LengthPenalty
 
 __all__ = ["BeamResult", "beam_search", "length_penalty"]
 

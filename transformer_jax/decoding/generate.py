@@ -12,10 +12,10 @@ from transformer_jax.data.vocabulary import BOS_ID, EOS_ID, PAD_ID
 from transformer_jax.decoding.beam import BeamResult, beam_search
 from transformer_jax.decoding.cache import all_but, make_search_step
 from transformer_jax.decoding.greedy import greedy_search
+from transformer_jax.decoding.options import Search
 from transformer_jax.decoding.sampling import sample
 from transformer_jax.functional.keys import seed_key
 from transformer_jax.models.families import family_of
-from transformer_jax.search import Search
 
 __all__ = ["generate"]
 

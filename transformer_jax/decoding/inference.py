@@ -14,11 +14,11 @@ from jax.sharding import PartitionSpec as P
 from transformer_jax.data.pairing import Pairing
 from transformer_jax.data.vocabulary import PAD_ID
 from transformer_jax.decoding.generate import generate
+from transformer_jax.decoding.options import Search
+from transformer_jax.devices.layout import Layout
 from transformer_jax.errors import UserError
 from transformer_jax.functional.losses import map_blocks, token_log_probs
 from transformer_jax.models.families import family_of
-from transformer_jax.parallel import Layout
-from transformer_jax.search import Search
 
 __all__ = ["BATCH_TOKENS", "Hypothesis", "Inference"]
 

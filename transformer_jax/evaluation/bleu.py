@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from transformer_jax.config.languages import SPACELESS, short_code
 from transformer_jax.data.vocabulary import Vocabulary, WhitespaceVocabulary
 from transformer_jax.errors import UserError
-from transformer_jax.languages import SPACELESS, short_code
 
 __all__ = [
     "Score",

@@ -11,8 +11,8 @@ from jax.sharding import PartitionSpec as P
 
 from transformer_jax.data.batching import Batch
 from transformer_jax.data.vocabulary import PAD_ID
+from transformer_jax.devices.layout import BATCH, Layout
 from transformer_jax.functional.losses import label_smoothed_cross_entropy, map_blocks
-from transformer_jax.parallel import BATCH, Layout
 
 __all__ = ["make_evaluation", "read_target"]
 

@@ -17,13 +17,13 @@ from transformer_jax.data.batching import Batch, Corrupt
 from transformer_jax.data.pairing import Pairing
 from transformer_jax.data.vocabulary import Vocabulary
 from transformer_jax.decoding.inference import Hypothesis, Inference
+from transformer_jax.decoding.options import Search
+from transformer_jax.devices.layout import Layout
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bleu import Score, exact_match
 from transformer_jax.evaluation.evaluate import make_evaluation, read_target
 from transformer_jax.functional.losses import label_smoothed_cross_entropy, map_blocks
 from transformer_jax.models.dimensions import boxed_init
-from transformer_jax.parallel import Layout
-from transformer_jax.search import Search
 from transformer_jax.training.optimizer import make_optimizer
 from transformer_jax.training.schedule import make_schedule
 from transformer_jax.training.step import Loss, StepFunctions, make_step

@@ -4,11 +4,11 @@ import dataclasses
 import logging
 from typing import ClassVar
 
+from transformer_jax.config.languages import SPACELESS, short_code
 from transformer_jax.data.segmentation import is_spaceless
 from transformer_jax.data.vocabulary import WhitespaceVocabulary
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bleu import missing_tokenizer, score_all, suited_score
-from transformer_jax.languages import SPACELESS, short_code
 from transformer_jax.tasks.task import Task
 
 __all__ = ["Translation"]

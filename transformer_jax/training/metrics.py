@@ -15,6 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from transformer_jax.errors import UserError
+from transformer_jax.files import write_atomically
 
 __all__ = ["Recorder", "Silence", "cut_after"]
 
@@ -34,9 +35,7 @@ def cut_after(path: Path, step: int) -> None:
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
             continue
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(b"".join(kept))
-    os.replace(partial, path)
+    write_atomically(path, b"".join(kept))
 
 
 class Recorder:

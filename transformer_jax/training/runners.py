@@ -1,7 +1,7 @@
 """Three ways to run a step: on one device (jit), on those of a host (pmap), on a mesh of any.
 
-All three add up the same `gradients` and hand the total to the same `update`; they differ in who
-computes which rows of a batch and in how the parts come together.
+All three are a `StepRunner`: they add up the same `gradients` and hand the total to the same
+`update`; they differ in who computes which rows of a batch and in how the parts come together.
 """
 
 import math
@@ -15,31 +15,32 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from transformer_jax.data.batching import Batch, Shape
+from transformer_jax.devices.layout import BATCH, Layout
 from transformer_jax.functional.rows import rows_cut_along
-from transformer_jax.parallel import BATCH, Layout
 from transformer_jax.training.state import TrainState
 from transformer_jax.training.step import StepFunctions, Sums, add_sums
 
-__all__ = ["JitStep", "Memory", "MeshStep", "PmapStep", "make_runner"]
+__all__ = ["JitStep", "MeshStep", "PmapStep", "StepMemory", "StepRunner", "make_runner"]
 
 
-class Memory(NamedTuple):
+class StepMemory(NamedTuple):
     """Bytes that a step needs on a device: for state and sums, and what it computes beside."""
 
-    kept: int
+    persistent: int
     temporary: int
 
 
-class JitStep:
-    """step(state, micro_batches) -> (state, metrics) on one device; the state is donated.
+class StepRunner:
+    """step(state, micro_batches) -> (state, metrics); the state is donated.
 
     One micro-batch is one compiled call; several are added up, one call each, so that every
-    batch shape is compiled once however they are combined.
+    batch shape is compiled once however they are combined. A subclass says how rows are spread
+    over the devices of `layout`, how the parts of sums come together, and what a batch is there.
+    `template` is a state's shapes and places.
     """
 
-    def __init__(self, functions: StepFunctions, layout: Layout | None = None):
-        """The default layout is the first device; `template` is a state's shapes and places."""
-        self.layout = layout = layout or Layout(jax.devices()[:1])
+    def __init__(self, functions: StepFunctions, layout: Layout):
+        self.layout = layout
         self._functions = functions
         shapes, axes = functions.shapes(), functions.axes()
         layout.check_axes(shapes.params, axes.params)
@@ -75,7 +76,8 @@ class JitStep:
         return self._functions.gradients(state.params, collections, batch, rng)
 
     def _total(self, sums: Sums) -> Sums:
-        return sums
+        """The sums of all devices."""
+        raise NotImplementedError
 
     def _sums(self) -> Sums:
         """How the sums of `_gradients` lie."""
@@ -101,7 +103,7 @@ class JitStep:
 
     def place(self, batch: Any) -> Any:
         """A batch, the rows of `layout.share`, as the step takes it."""
-        return batch
+        raise NotImplementedError
 
     def __call__(self, state: TrainState, micro_batches: Sequence[Batch]):
         if len(micro_batches) == 1:
@@ -112,21 +114,21 @@ class JitStep:
         return self._last(state, sums)
 
     @property
-    def kept(self) -> int:
+    def state_bytes(self) -> int:
         """Bytes of the state on one device."""
         return sum(_device_bytes(leaf) for leaf in jax.tree.leaves(self.template))
 
-    def memory(self, shape: Shape, accumulate: int) -> Memory:
+    def memory(self, shape: Shape, accumulate: int) -> StepMemory:
         """What a step on batches of a shape needs; compiles it, computes nothing."""
-        kept = self.kept
+        persistent = self.state_bytes
         if accumulate == 1:
-            return Memory(kept, _analysis(self.lower(shape)).temp_size_in_bytes)
+            return StepMemory(persistent, _analysis(self.lower(shape)).temp_size_in_bytes)
         batch = self._batch(shape)
         first = self._first.lower(self.template, batch)
         sums = jax.eval_shape(self._first, self.template, batch)
         found = [_analysis(first), _analysis(self._add.lower(sums, self.template, batch, 1))]
-        kept += found[0].output_size_in_bytes
-        return Memory(kept, max(each.temp_size_in_bytes for each in found))
+        persistent += found[0].output_size_in_bytes
+        return StepMemory(persistent, max(each.temp_size_in_bytes for each in found))
 
     def lower(self, shape: Shape) -> Any:
         """A step on one batch of a shape, not compiled yet."""
@@ -150,8 +152,21 @@ def _analysis(lowered) -> Any:
     return lowered.compile().memory_analysis()
 
 
-class PmapStep(JitStep):
-    """The same on all devices of a process, each with the whole state and a part of the rows."""
+class JitStep(StepRunner):
+    """A step on one device, by default the first."""
+
+    def __init__(self, functions: StepFunctions, layout: Layout | None = None):
+        super().__init__(functions, layout or Layout(jax.devices()[:1]))
+
+    def _total(self, sums):
+        return sums
+
+    def place(self, batch):
+        return batch
+
+
+class PmapStep(StepRunner):
+    """A step on all devices of a process, each with the whole state and a part of the rows."""
 
     def _gradients(self, state, collections, batch, micro):
         with rows_cut_along("devices"):
@@ -186,8 +201,8 @@ class PmapStep(JitStep):
         return jax.tree.map(cut, super()._batch(shape))
 
 
-class MeshStep(JitStep):
-    """The same on a mesh: parameters lie as `Layout` says and are gathered along fsdp for a step.
+class MeshStep(StepRunner):
+    """A step on a mesh: parameters lie as `Layout` says and are gathered along fsdp for a step.
 
     Gradients are computed by hand along data and fsdp, so that they travel once an update and a
     table that is used three times travels once; along tensor the compiler divides the work.
@@ -273,7 +288,7 @@ def _gather(leaf, spec):
     return jax.lax.all_gather(leaf, "fsdp", axis=spec.index("fsdp"), tiled=True)
 
 
-def make_runner(parallel: str, functions: StepFunctions, layout: Layout) -> JitStep:
+def make_runner(parallel: str, functions: StepFunctions, layout: Layout) -> StepRunner:
     """The runner that TrainConfig.parallel names, on the devices of a layout."""
     if parallel == "pmap":
         return PmapStep(functions, layout)

@@ -1,0 +1,168 @@
+import json
+from dataclasses import asdict, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transformer_jax import (
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainConfig,
+    presets,
+)
+from transformer_jax.decoding.options import Search
+from transformer_jax.errors import UserError
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (
+            lambda: ModelConfig(d_model=10, num_heads=4),
+            "d_model 10 is not divisible by num_heads 4",
+        ),
+        (lambda: ModelConfig(dropout=1.0), r"dropout 1.0 is outside \[0, 1\)"),
+        (lambda: ModelConfig(num_layers=0), "num_layers 0 must be positive"),
+        (lambda: ModelConfig(norm="both"), "norm 'both' is none of post, pre"),
+        (lambda: ModelConfig(d_model=9, num_heads=3), "d_model 9 is odd"),
+        (lambda: ModelConfig(start_id=99, vocab_size=50), "start_id 99 is outside"),
+        (lambda: OptimizerConfig(label_smoothing=-0.1), "label_smoothing -0.1 is outside"),
+        (lambda: OptimizerConfig(warmup_steps=0), "warmup_steps 0 must be positive"),
+        (lambda: DataConfig(batch_tokens=100), "batch_tokens 100 is smaller than one sentence"),
+        (lambda: DataConfig(vocabulary="words"), "vocabulary 'words' is none of"),
+        (lambda: TrainConfig(average_last=9), "average_last 9 is more than keep_last 5"),
+        (lambda: ModelConfig(d_model=None), "d_model None must be of type int"),
+        (lambda: ModelConfig(d_model=512.0), "d_model 512.0 must be of type int"),
+        (lambda: OptimizerConfig(lr_factor=float("inf")), "lr_factor inf is not finite"),
+        (lambda: OptimizerConfig(label_smoothing=None), "label_smoothing None must be of type"),
+        (
+            lambda: DataConfig(corpus="c", train=("a", "b")),
+            "leave train, validation and dataset out",
+        ),
+        (
+            lambda: RunConfig(ModelConfig(positions="learned", max_positions=64)),
+            "max_length 256 is more than the max_positions 64",
+        ),
+        (lambda: presets.recipe("bse"), "did you mean 'base'"),
+    ],
+)
+def test_errors_name_field_value_and_rule(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("name", presets.RECIPES)
+def test_every_recipe_is_sound_and_survives_json(name):
+    config = presets.recipe(name)
+    assert RunConfig.from_json(config.to_json()) == config
+
+
+# Table 3: N, d_model, d_ff, h, d_k, d_v, dropout, smoothing, thousands of steps.
+TABLE_3 = {
+    "base": (6, 512, 2048, 8, 64, 64, 0.1, 0.1, 100),
+    "A-heads-1": (6, 512, 2048, 1, 512, 512, 0.1, 0.1, 100),
+    "A-heads-4": (6, 512, 2048, 4, 128, 128, 0.1, 0.1, 100),
+    "A-heads-16": (6, 512, 2048, 16, 32, 32, 0.1, 0.1, 100),
+    "A-heads-32": (6, 512, 2048, 32, 16, 16, 0.1, 0.1, 100),
+    "B-dk-16": (6, 512, 2048, 8, 16, 64, 0.1, 0.1, 100),
+    "B-dk-32": (6, 512, 2048, 8, 32, 64, 0.1, 0.1, 100),
+    "C-layers-2": (2, 512, 2048, 8, 64, 64, 0.1, 0.1, 100),
+    "C-layers-4": (4, 512, 2048, 8, 64, 64, 0.1, 0.1, 100),
+    "C-layers-8": (8, 512, 2048, 8, 64, 64, 0.1, 0.1, 100),
+    "C-dmodel-256": (6, 256, 2048, 8, 32, 32, 0.1, 0.1, 100),
+    "C-dmodel-1024": (6, 1024, 2048, 8, 128, 128, 0.1, 0.1, 100),
+    "C-dff-1024": (6, 512, 1024, 8, 64, 64, 0.1, 0.1, 100),
+    "C-dff-4096": (6, 512, 4096, 8, 64, 64, 0.1, 0.1, 100),
+    "D-dropout-0.0": (6, 512, 2048, 8, 64, 64, 0.0, 0.1, 100),
+    "D-dropout-0.2": (6, 512, 2048, 8, 64, 64, 0.2, 0.1, 100),
+    "D-smoothing-0.0": (6, 512, 2048, 8, 64, 64, 0.1, 0.0, 100),
+    "D-smoothing-0.2": (6, 512, 2048, 8, 64, 64, 0.1, 0.2, 100),
+    "E-learned": (6, 512, 2048, 8, 64, 64, 0.1, 0.1, 100),
+    "big": (6, 1024, 4096, 16, 64, 64, 0.3, 0.1, 300),
+}
+
+
+def test_table_3_has_the_papers_rows():
+    found = {}
+    for row in presets.TABLE_3:
+        recipe = presets.recipe(f"table3-{row}")
+        m = recipe.model
+        found[row] = (m.num_layers, m.d_model, m.d_ff, m.num_heads, m.key_size, m.value_size,
+                      m.dropout, recipe.optimizer.label_smoothing,
+                      recipe.train.steps // 1000)  # fmt: skip
+        assert (m.positions, m.norm) == ("learned" if row == "E-learned" else "paper", "post")
+    assert found == TABLE_3
+
+
+def test_defaults_are_the_papers():
+    """Sections 3, 5.3, 5.4 and 6.1, and the code of record where the paper is silent."""
+    assert asdict(ModelConfig()) == {
+        "architecture": "transformer", "vocab_size": 37_000, "target_vocab_size": None,
+        "normalization": "layer", "d_model": 512, "d_ff": 2048, "num_heads": 8, "num_layers": 6,
+        "d_k": None, "d_v": None, "dropout": 0.1, "attention_dropout": 0.0, "relu_dropout": 0.0,
+        "norm": "post", "norm_epsilon": 1e-6, "positions": "paper", "max_positions": 1024,
+        "attention": "scaled", "tied": "all", "start_id": 0, "dtype": "float32",
+    }  # fmt: skip
+    assert asdict(OptimizerConfig()) == {
+        "lr_factor": 1.0, "warmup_steps": 4000, "beta1": 0.9, "beta2": 0.98, "epsilon": 1e-9,
+        "label_smoothing": 0.1, "accumulate": 1, "clip_norm": None, "ema_decay": None,
+        "logits_block": None,
+    }  # fmt: skip
+    search = Search()
+    assert (search.method, search.beam_size, search.penalty, search.alpha) == (
+        "beam", 4, "gnmt", 0.6)  # fmt: skip
+    assert search.extra_length == 50
+    assert presets.recipe("base").train.average_last == 5
+    assert presets.recipe("big").train.average_last == 20
+    assert presets.recipe("base").data.batch_tokens == 25_000
+
+
+def test_the_later_t2t():
+    changed = presets.t2t(presets.base())
+    different = {n for n, v in asdict(changed).items() if v != asdict(presets.base())[n]}
+    assert different == {"norm", "positions", "attention_dropout", "relu_dropout"}
+    assert (changed.norm, changed.positions) == ("pre", "t2t")
+    assert (changed.attention_dropout, changed.relu_dropout) == (0.1, 0.1)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "not JSON"),
+        ("[]", "configuration must be an object"),
+        ('{"model": {"d_modle": 3}}', "model has no field 'd_modle'"),
+        ('{"model": {"d_model": "512"}}', "model.d_model must be of type int"),
+        ('{"model": {"d_model": true}}', "model.d_model must be of type int"),
+        ('{"data": {"train": ["a"]}}', "data.train must be a list of 2"),
+        ('{"model": {"norm": "both"}}', "norm 'both'"),
+    ],
+)
+def test_bad_json(text, message):
+    with pytest.raises(UserError, match=message):
+        RunConfig.from_json(text)
+
+
+@given(st.integers(0, 2000), st.binary(max_size=3))
+def test_any_edit_of_a_config_is_read_or_refused(place, change):
+    text = RunConfig().to_json().encode()
+    edited = text[:place] + change + text[place + 1 :]
+    try:
+        read = RunConfig.from_json(edited.decode("utf-8", "replace"))
+    except UserError as error:
+        assert str(error)
+    else:
+        assert RunConfig.from_json(read.to_json()) == read
+
+
+def test_paths_and_the_schedule_of_a_run_decide_no_numbers():
+    base = RunConfig()
+    moved = replace(
+        base, data=replace(base.data, train=("a", "b")), train=replace(base.train, steps=7)
+    )
+    assert base.deciding() == moved.deciding()
+    assert base.deciding() != replace(base, model=presets.tiny()).deciding()
+    assert "train.seed" in base.deciding()
+    assert json.dumps(base.deciding())

@@ -1,0 +1,77 @@
+"""What every configuration checks of its fields, and how one is read from JSON."""
+
+import dataclasses
+import math
+import typing
+from typing import Literal
+
+from transformer_jax.errors import LARGEST, UserError, is_text, nearest
+
+__all__ = ["ConfigError", "check_positive", "check_types", "from_tree", "require"]
+
+
+class ConfigError(UserError):
+    """A configuration that cannot run: the message names the field, the value and the rule."""
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def check_positive(config, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        require(value is None or value > 0, f"{name} {value} must be positive")
+
+
+def check_types(config) -> None:
+    """Every field holds what its annotation says (a dataclass itself does not look)."""
+    for name, kind in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if typing.get_origin(kind) is Literal:
+            choices = typing.get_args(kind)
+            require(value in choices, f"{name} {value!r} is none of {', '.join(choices)}")
+            continue
+        kinds = [typing.get_origin(k) or k for k in typing.get_args(kind) or (kind,)]
+        kinds = [tuple] if typing.get_origin(kind) is tuple else kinds
+        if type(value) is int and name != "seed":
+            require(abs(value) <= LARGEST, f"{name} {value:.3g} is larger than {LARGEST}")
+        if float in kinds and type(value) in (int, float):
+            require(math.isfinite(value), f"{name} {value} is not finite")
+            continue
+        names = " or ".join("None" if k is type(None) else k.__name__ for k in kinds)
+        require(type(value) in kinds, f"{name} {value!r} must be of type {names}")
+
+
+def from_tree(kind, tree, path):
+    """Build `kind` from parsed JSON, checking types as annotations state them.
+
+    `path` is what error messages call the place of `tree`.
+    """
+    where = path or "configuration"
+    if dataclasses.is_dataclass(kind):
+        require(isinstance(tree, dict), f"{where} must be an object, not {tree!r:.80}")
+        hints = typing.get_type_hints(kind)
+        for name in tree:
+            require(name in hints, f"{where} has no field {name!r}; {nearest(name, hints)}")
+        prefix = f"{path}." if path else ""
+        values = {n: from_tree(hints[n], value, prefix + n) for n, value in tree.items()}
+        return typing.cast(type, kind)(**values)
+    arguments = typing.get_args(kind)
+    if type(None) in arguments:
+        return None if tree is None else from_tree(arguments[0], tree, path)
+    if typing.get_origin(kind) is tuple:
+        fits = isinstance(tree, list) and len(tree) == len(arguments)
+        require(fits, f"{where} must be a list of {len(arguments)}, not {tree!r:.80}")
+        parts = zip(arguments, tree)
+        return tuple(from_tree(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(parts))
+    if typing.get_origin(kind) is Literal:
+        kind = str
+    if kind is float and type(tree) is int and abs(tree) <= LARGEST:
+        tree = float(tree)
+    if type(tree) is str:
+        sound = "\0" not in tree and is_text(tree)
+        require(sound, f"{where} holds characters that no text has: {tree!r:.80}")
+    require(type(tree) is kind, f"{where} must be of type {kind.__name__}, not {tree!r:.80}")
+    return tree

@@ -1,0 +1,76 @@
+"""The text and its batches."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from transformer_jax.config.checks import check_positive, check_types, require
+from transformer_jax.config.languages import is_direction, languages_of
+
+__all__ = ["DataConfig"]
+
+PathPair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which text, cut into which tokens, grouped into which batches (section 5.1)."""
+
+    task: str = "translation"
+    """What the text is for; translation, or one registered with `tasks`."""
+    train: PathPair | None = None
+    """Source and target file, one sentence a line, UTF-8."""
+    validation: PathPair | None = None
+    """Source and target file to evaluate on while training."""
+    dataset: str | None = None
+    """Instead of files: grammar, text, multi30k, wmt14_translate or wmt16_translate."""
+    direction: str | None = None
+    """Source and target language of the text, as en-de; None is that of the dataset, and of own
+    files unknown."""
+    data_dir: str | None = None
+    """Files or archives that the dataset is read from; None writes or downloads them."""
+    corpus: str | None = None
+    """Folder made by `prepare`; None prepares the text and keeps it in the run folder too."""
+    cache_dir: str | None = None
+    """Where prepared data is kept; None is $TRANSFORMER_JAX_CACHE or ~/.cache/transformer_jax."""
+    vocabulary: Literal["bpe", "unigram", "whitespace"] = "bpe"
+    """SentencePiece BPE or unigram trained on the text, or tokens as the text separates them."""
+    max_length: int = 256
+    """Tokens a side, EOS included; longer pairs are left out of training and counted."""
+    batch_tokens: int = 25_000
+    """Slots a side in one batch, padding included."""
+    num_shapes: int = 12
+    """Most batch shapes (sentences x source x target), each compiled once."""
+
+    def __post_init__(self):
+        check_types(self)
+        check_positive(self, "max_length", "batch_tokens", "num_shapes")
+        require(
+            self.corpus is None or (self.train, self.validation, self.dataset) == (None,) * 3,
+            f"corpus {self.corpus} is prepared text: leave train, validation and dataset out",
+        )
+        require(
+            self.dataset is None or (self.train is None and self.validation is None),
+            f"dataset {self.dataset} brings its own text: leave train and validation out",
+        )
+        require(
+            self.data_dir is None or self.dataset is not None,
+            f"data_dir {self.data_dir} belongs to a dataset: name it too, as in --dataset text",
+        )
+        require(
+            self.max_length <= self.batch_tokens,
+            f"batch_tokens {self.batch_tokens} is smaller than one sentence of max_length "
+            f"{self.max_length}: raise the one or lower the other",
+        )
+
+    @property
+    def known_direction(self) -> str | None:
+        """The direction of the text, where it is given or the dataset has one of its own."""
+        own = self.dataset is not None and self.dataset != "text"
+        return "en-de" if self.direction is None and own else self.direction
+
+    @property
+    def languages(self) -> tuple[str, str] | tuple[None, None]:
+        """Of source and target, where they are known; runs made before directions of own files were
+        checked may have anything there."""
+        known = self.known_direction
+        return (None, None) if known is None or not is_direction(known) else languages_of(known)

@@ -1,0 +1,39 @@
+"""The optimizer, its schedule and the objective."""
+
+from dataclasses import dataclass
+
+from transformer_jax.config.checks import check_positive, check_types, require
+
+__all__ = ["OptimizerConfig"]
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam, the warm-up schedule and the objective (sections 5.3 and 5.4)."""
+
+    lr_factor: float = 1.0
+    """Multiplies d_model^-0.5 * min(step^-0.5, step * warmup_steps^-1.5)."""
+    warmup_steps: int = 4000
+    """Steps of linear growth; the peak is lr_factor / sqrt(d_model * warmup_steps)."""
+    beta1: float = 0.9
+    beta2: float = 0.98
+    epsilon: float = 1e-9
+    label_smoothing: float = 0.1
+    """Mass moved off the target, spread over the other V - 1 classes."""
+    accumulate: int = 1
+    """Batches summed into one update."""
+    clip_norm: float | None = None
+    """Largest global norm of the gradient; None clips nothing, as in the paper."""
+    ema_decay: float | None = None
+    """Keep an exponential moving average of the parameters and use it to evaluate."""
+    logits_block: int | None = None
+    """Target tokens whose logits are there at once, made again for the gradient; None is all of a
+    batch. Less memory for a large vocabulary, equal numbers up to rounding."""
+
+    def __post_init__(self):
+        check_types(self)
+        check_positive(self, "lr_factor", "warmup_steps", "epsilon", "accumulate", "clip_norm")
+        check_positive(self, "logits_block")
+        for name in ("beta1", "beta2", "label_smoothing", "ema_decay"):
+            value = getattr(self, name)
+            require(value is None or 0 <= value < 1, f"{name} {value} is outside [0, 1)")

@@ -1,0 +1,67 @@
+"""The whole of a run's configuration, as config.json holds it."""
+
+import dataclasses
+import json
+import typing
+from dataclasses import dataclass, field
+
+from transformer_jax.config.checks import ConfigError, from_tree, require
+from transformer_jax.config.data import DataConfig
+from transformer_jax.config.model import ModelConfig
+from transformer_jax.config.optimizer import OptimizerConfig
+from transformer_jax.config.train import TrainConfig
+
+__all__ = ["RunConfig"]
+
+# Fields of DataConfig that say where text is, not what is done with it.
+_PATH_FIELDS = ("train", "validation", "data_dir", "corpus", "cache_dir")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything a run folder's config.json holds."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self):
+        require(
+            self.model.positions != "learned" or self.data.max_length <= self.model.max_positions,
+            f"max_length {self.data.max_length} is more than the max_positions "
+            f"{self.model.max_positions} that the model learns: raise the one or lower the other",
+        )
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "RunConfig":
+        """Read what `to_json` wrote; unknown names and wrong types are errors that name them.
+
+        >>> RunConfig.from_json(RunConfig().to_json()) == RunConfig()
+        True
+        """
+        try:
+            tree = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"not JSON: {error}") from None
+        return typing.cast(RunConfig, from_tree(cls, tree, ""))
+
+    def deciding(self) -> dict[str, object]:
+        """Field name -> value of every field that decides the numbers of the run.
+
+        Paths are left out: the corpus fingerprint stands for what they hold. So is the direction of
+        own files, which a run that goes on may be given.
+        """
+        fields = {
+            f"{part}.{name}": value
+            for part in ("model", "optimizer", "data")
+            for name, value in dataclasses.asdict(getattr(self, part)).items()
+        }
+        for name in _PATH_FIELDS:
+            del fields[f"data.{name}"]
+        own = self.data.dataset is None
+        fields["data.direction"] = None if own else self.data.known_direction
+        return fields | {"train.seed": self.train.seed}

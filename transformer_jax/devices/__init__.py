@@ -1,0 +1,1 @@
+"""Devices and processes that a job runs on; nothing of training."""

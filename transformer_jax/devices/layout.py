@@ -1,0 +1,169 @@
+"""Where arrays lie on many devices: a mesh, and what of a model lies where on it.
+
+data    every device along it holds the same parameters and reads other sentences
+fsdp    the same, but parameters and optimizer state are cut along D and gathered for a step
+tensor  heads, the feed-forward layer's width and the vocabulary are cut; the sentences are the same
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from transformer_jax.config import ModelConfig, TrainConfig
+from transformer_jax.config.train import mesh_sizes
+from transformer_jax.errors import UserError
+from transformer_jax.models.families import family_of
+
+__all__ = ["BATCH", "Layout", "layout_of"]
+
+# Mesh axes along which a batch is cut.
+BATCH = ("data", "fsdp")
+# Letter of a dimension -> the mesh axis that cuts it.
+_CUT = {"D": "fsdp", **dict.fromkeys(("H", "HK", "HDv", "F", "V"), "tensor")}
+
+
+class Layout:
+    """A mesh of devices, and which part of each array every device holds."""
+
+    def __init__(self, devices: Sequence[Any], data: int = 1, fsdp: int = 1, tensor: int = 1):
+        sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+        self.sizes = sizes
+        self.mesh = jax.make_mesh(
+            tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * 3, devices=devices
+        )
+        self.replicated = NamedSharding(self.mesh, P())
+        self.rows = NamedSharding(self.mesh, P(BATCH))
+        self.shards = data * fsdp
+        self.cut = tuple(name for name in BATCH if sizes[name] > 1)
+
+    def __str__(self) -> str:
+        used = [f"{name}={size}" for name, size in self.sizes.items() if size > 1]
+        return ",".join(used) or "one device"
+
+    def specs(self, tree, axes) -> Any:
+        """PartitionSpec of every leaf of parameters, gradients or a training state.
+
+        `axes` are the letters of its dimensions; one without any lies whole on every device. So
+        does a dimension whose size its mesh axis does not divide: only a vocabulary is ever such a
+        one (`layout_of` refuses others).
+        """
+
+        def spec(leaf, letters):
+            cut = [_CUT.get(letter) for letter in letters]
+            return P(*(a if self._cuts(a, size) else None for a, size in zip(cut, leaf.shape)))
+
+        return jax.tree.map(spec, tree, axes)
+
+    def check_axes(self, params, axes) -> None:
+        """UserError for a parameter without letters where the mesh is to cut parameters."""
+        if self.sizes["fsdp"] == self.sizes["tensor"] == 1:
+            return
+        leaves = jax.tree_util.tree_leaves_with_path(params)
+        for (path, leaf), letters in zip(leaves, jax.tree.leaves(axes), strict=True):
+            if leaf.ndim and not len(letters):
+                raise UserError(
+                    f"mesh {self} cannot cut parameter {jax.tree_util.keystr(path)}, whose "
+                    "dimensions have no names: make it with nn.with_logical_partitioning, or take "
+                    "a mesh of data alone"
+                )
+
+    def _cuts(self, axis: str | None, size: int) -> bool:
+        return axis is not None and self.sizes[axis] > 1 and size % self.sizes[axis] == 0
+
+    def shardings(self, tree, axes) -> Any:
+        """`specs` on the mesh."""
+        return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), self.specs(tree, axes))
+
+    def template(self, tree, axes) -> Any:
+        """Shapes of a tree with the place of each leaf, as checkpoints are restored to."""
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            tree,
+            self.shardings(tree, axes),
+        )
+
+    def share(self, indices: np.ndarray) -> np.ndarray:
+        """Those of a batch's sentences that this process reads; -1 are rows that fill it up.
+
+        Rows are filled up to a multiple of the parts that a batch is cut into.
+        """
+        missing = -len(indices) % self.shards
+        indices = np.pad(indices, (0, missing), constant_values=-1)
+        if jax.process_count() == 1:
+            return indices
+        parts = self.rows.addressable_devices_indices_map(indices.shape).values()
+        rows = {(part.start or 0, part.stop or len(indices)) for (part,) in filter(None, parts)}
+        return np.concatenate([indices[start:stop] for start, stop in sorted(rows)])
+
+    def by_rows(
+        self, function: Callable, takes: tuple, gives: Any, axes: Iterable[str] = BATCH
+    ) -> Callable:
+        """`function` of what each device holds; along other `axes` the compiler divides the work.
+
+        What `takes` no axis arrives whole.
+        """
+        return jax.shard_map(
+            function,
+            mesh=self.mesh,
+            in_specs=takes,
+            out_specs=gives,
+            axis_names=set(axes),
+            check_vma=False,
+        )
+
+    def place(self, batch: Any) -> Any:
+        """The rows of `share` on their devices."""
+        place = functools.partial(jax.make_array_from_process_local_data, self.rows)
+        return jax.tree.map(place, batch)
+
+
+def _check_fit(model: ModelConfig, sizes: dict[str, int]) -> None:
+    for axis, names in family_of(model).divisible.items():
+        size = sizes.get(axis, 1)
+        for name in names:
+            if getattr(model, name) % size:
+                raise UserError(
+                    f"{name} {getattr(model, name)} is not divisible by the {size} devices of "
+                    f"mesh axis {axis}: choose another pair"
+                )
+
+
+def layout_of(model: ModelConfig, train: TrainConfig) -> Layout:
+    """The layout that `train.parallel` and `train.mesh` ask for on the devices there are.
+
+    UserError where they do not fit the devices or the model.
+    """
+    devices, processes = jax.devices(), jax.process_count()
+    if train.parallel in ("jit", "pmap") and processes > 1:
+        raise UserError(
+            f"--parallel {train.parallel} runs on the devices of one process, there are "
+            f"{processes} processes: take --parallel mesh"
+        )
+    if train.parallel == "jit":
+        return Layout(devices[:1])
+    if train.parallel == "pmap":
+        return Layout(devices, data=len(devices))
+    sizes = mesh_sizes(train.mesh)
+    fixed = sizes.get("fsdp", 1) * sizes.get("tensor", 1)
+    if "data" not in sizes and fixed <= len(devices) and len(devices) % fixed:
+        raise UserError(
+            f"mesh {train.mesh} has {fixed} devices, which do not divide the {len(devices)} there "
+            "are: say with data= how many times it shall be there"
+        )
+    sizes = {"data": max(len(devices) // fixed, 1), **sizes}
+    wanted = int(np.prod(list(sizes.values())))
+    named = ",".join(f"{name}={size}" for name, size in sizes.items())
+    if wanted > len(devices):
+        raise UserError(f"mesh {named} needs {wanted} devices, there are {len(devices)}")
+    if wanted < len(devices) and processes > 1:
+        raise UserError(
+            f"mesh {named} has {wanted} devices, the {processes} processes have {len(devices)}: "
+            "it must hold all of them"
+        )
+    _check_fit(model, sizes)
+    return Layout(devices[:wanted], **sizes)

@@ -1,0 +1,111 @@
+"""What a model in training scores on the prepared validation text."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from flax import linen as nn
+
+from transformer_jax.config import RunConfig
+from transformer_jax.data.batching import Batch, Batches
+from transformer_jax.data.corpus import Corpus, Side
+from transformer_jax.data.pairing import Pairing
+from transformer_jax.data.vocabulary import Vocabulary
+from transformer_jax.decoding.inference import BATCH_TOKENS, Hypothesis, Inference
+from transformer_jax.decoding.options import Search
+from transformer_jax.devices.layout import Layout
+from transformer_jax.models.families import build_model
+
+__all__ = ["ValidatedTask", "Validation"]
+
+
+class ValidatedTask(Protocol):
+    """What validation asks of a task; `tasks.Task` says what each of these does."""
+
+    @property
+    def pairing(self) -> Pairing: ...
+
+    def evaluation(
+        self, model: nn.Module, layout: Layout, block: int | None = None
+    ) -> Callable[[Any, Iterable[Batch]], dict[str, float]]: ...
+
+    def check_references(self, config: RunConfig, references: Sequence[str]) -> None: ...
+
+    def predict(
+        self, inference: Inference, sources: Sequence[Sequence[int]], search: Search
+    ) -> list[list[Hypothesis]]: ...
+
+    def write(self, vocabulary: Vocabulary, ids: Sequence[int]) -> str: ...
+
+    def score(
+        self,
+        metric: str,
+        predictions: Sequence[str],
+        references: Sequence[str],
+        vocabulary: Vocabulary,
+        language: str | None,
+    ) -> float: ...
+
+
+class Validation:
+    """A run's validation text, and its model compiled to be scored on it for a task."""
+
+    def __init__(self, config: RunConfig, layout: Layout, corpus: Corpus, task: ValidatedTask):
+        data = dataclasses.replace(config.data, num_shapes=min(8, config.data.num_shapes))
+        self._corpus, self._task = corpus, task
+        pairing = task.pairing
+        self._batches = Batches(corpus, data, 0, layout.share, pairing.ignored)
+        self._metric = config.train.best_metric
+        self._language = data.languages[1]
+        some = itertools.islice(_sentences(corpus.target, pairing.target_ends), 20)
+        texts = [corpus.vocabularies.target.decode(ids) for ids in some]
+        task.check_references(config, texts)
+        model = build_model(config.model)
+        self._evaluate = task.evaluation(model, layout, config.optimizer.logits_block)
+        batch_tokens = max(BATCH_TOKENS, data.max_length)
+        self.inference = Inference(model, None, batch_tokens, layout, pairing)
+
+    def scores(self, variables: Mapping[str, Any]) -> dict[str, float]:
+        """What the task measures, as validation_loss, and the metric that decides the best."""
+        return self._scored(variables, None)[0]
+
+    def rehearse(self, variables: Mapping[str, Any]) -> str:
+        """The same of one batch and one sentence; what was done in words.
+
+        What is compiled for them is used again.
+        """
+        _, predicted = self._scored(variables, 1)
+        also = " and a predicted sentence" if predicted else ""
+        return f"a batch of the validation text is scored{also}"
+
+    def _scored(
+        self, variables: Mapping[str, Any], most: int | None
+    ) -> tuple[dict[str, float], bool]:
+        """Scores, of so many batches and sentences at most, and whether anything was predicted."""
+        found = self._evaluate(variables, itertools.islice(self._batches.once(), most))
+        if predicted := self._metric not in found:
+            found[self._metric] = self._predicted_score(variables, most)
+        return {f"validation_{name}": value for name, value in found.items()}, predicted
+
+    def _predicted_score(self, variables: Mapping[str, Any], most: int | None) -> float:
+        self.inference.variables = variables
+        task, target = self._task, self._corpus.vocabularies.target
+        ends = task.pairing.source_ends, task.pairing.target_ends
+        sides = self._corpus.source, self._corpus.target
+        sources, references = (
+            list(itertools.islice(_sentences(side, end), most)) for side, end in zip(sides, ends)
+        )
+        found = task.predict(self.inference, sources, Search(method="greedy"))
+        # Parameters that are not finite predict nothing.
+        predictions = [task.write(target, best[0].ids) if best else "" for best in found]
+        texts = [task.write(target, ids) for ids in references]
+        return task.score(self._metric, predictions, texts, target, self._language)
+
+
+def _sentences(side: Side, ends: bool) -> Iterator[list[int]]:
+    """Token ids of each sentence, without the EOS that it `ends` with."""
+    start = 0
+    for end in side.ends:
+        yield side.tokens[start : end - 1 if ends else end].tolist()
+        start = end

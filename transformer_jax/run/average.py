@@ -1,0 +1,110 @@
+"""The mean of a run's checkpoints, which it then translates with (section 6.1)."""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from transformer_jax.devices.settings import usual_settings
+from transformer_jax.files import locked
+from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint, on_device
+from transformer_jax.run.folder import Run, RunError, check_store
+from transformer_jax.run.items import predicting_items
+from transformer_jax.run.names import AVERAGED
+from transformer_jax.run.variables import restore_evaluated
+
+__all__ = ["average", "average_checkpoints", "mean_tree"]
+
+log = logging.getLogger(__name__)
+
+
+@usual_settings()
+def average(folder: Path, *, last: int = 5, steps: Sequence[int] = ()) -> list[int]:
+    """Write a run's averaged/ anew: from its newest `last` checkpoints, or from those of `steps`.
+
+    Returns the steps averaged.
+    """
+    if last < 1:
+        raise RunError(f"last {last} must be positive")
+    run = Run.open(folder)
+    check_store(run.store)
+    with locked(folder, f"a job is training in {folder}: average when it has ended"):
+        checkpoints = run.checkpoints(read_only=True)
+        found = checkpoints.steps()
+        if missing := [step for step in steps if step not in found]:
+            raise RunError(
+                f"{folder} has no checkpoint {', '.join(map(str, missing))}; it has "
+                f"{', '.join(map(str, found)) or 'none'}"
+            )
+        chosen = steps or checkpoints.due_steps()[-last:] or found[-1:]
+        if not chosen:
+            raise RunError(f"{folder} has no checkpoint yet")
+        return average_checkpoints(run, checkpoints, chosen)
+
+
+def average_checkpoints(
+    run: Run,
+    checkpoints: Checkpoints,
+    steps: Sequence[int],
+    place: Callable[[Any], Any] = on_device,
+) -> list[int]:
+    """Write averaged/ from the checkpoints of these steps (section 6.1).
+
+    Damaged ones are left out. `place` as in `load_variables`. Collections are those of the
+    newest: means of running statistics would be those of no parameters. Returns the steps
+    averaged.
+    """
+    template = place(predicting_items(run.step_functions().shapes()))
+    averaged = Checkpoints(run.store / AVERAGED)
+    steps, taken = sorted(set(steps)), []
+    items: dict[str, Any] = {}
+
+    def sound():
+        nonlocal items
+        for step in steps:
+            try:
+                items = restore_evaluated(checkpoints, step, template)
+            except DamagedCheckpoint as error:
+                log.warning("%s; averaged without it", error)
+                continue
+            taken.append(step)
+            yield items["params"]
+
+    newest = checkpoints.steps()[-1]
+    if not _holds_average(averaged, template, steps, newest):
+        try:
+            mean = mean_tree(sound())
+        except ValueError as error:
+            raise RunError(f"{run.folder} has no sound checkpoint: {error}") from None
+        # The old one goes when the new one is known.
+        averaged.clear()
+        items["params"] = mean
+        averaged.save(taken[-1], items, {"of": taken, "newest": newest})
+    averaged.close()
+    return taken or steps
+
+
+def _holds_average(averaged, template, steps, newest):
+    try:
+        _, meta = averaged.restore(averaged.steps()[-1], template)
+    except (IndexError, DamagedCheckpoint):
+        return False
+    return meta.get("of") == steps and meta.get("newest") == newest
+
+
+def mean_tree(trees: Iterable[Any]) -> Any:
+    """Leaf-wise mean; trees may be produced one at a time, two are held at once.
+
+    >>> mean_tree([{"w": jnp.zeros(1)}, {"w": jnp.full(1, 4.0)}])
+    {'w': Array([2.], dtype=float32)}
+    """
+    total, count = None, 0
+    for tree in trees:
+        count += 1
+        total = tree if total is None else jax.tree.map(jnp.add, total, tree)
+    if not count:
+        raise ValueError("no parameters to average")
+    return jax.tree.map(lambda leaf: leaf / count, total)

@@ -1,0 +1,364 @@
+"""Checkpoints through orbax, each with a fingerprint of every array. The only orbax import.
+
+Orbax restores a flipped byte without a word; `restore` recomputes the fingerprints and refuses.
+"""
+
+import contextlib
+import copy
+import functools
+import logging
+import math
+import shutil
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from etils import epath
+
+from transformer_jax.devices.processes import agreed, is_first, several, together
+from transformer_jax.errors import UserError
+from transformer_jax.run.names import DAMAGED, DELETED, step_folder
+from transformer_jax.run.retention import Retention
+from transformer_jax.training.fingerprint import fingerprints, paths
+from transformer_jax.training.patience import check_record
+
+_root = logging.getLogger()
+_before = _root.handlers[:]
+import orbax.checkpoint as ocp  # noqa: E402
+
+# Orbax gives every program that imports it a handler of its own at the root of all logs.
+_root.handlers[:] = _before
+
+__all__ = ["Checkpoints", "DamagedCheckpoint", "UnsavedCheckpoint"]
+
+log = logging.getLogger(__name__)
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint that is not what was saved; the message names the array or the file."""
+
+
+class UnsavedCheckpoint(UserError):
+    """A checkpoint that could not be written; those before it are as they were."""
+
+
+class Checkpoints:
+    """Numbered checkpoints in a folder; each is a few named pytrees and a dict of metadata."""
+
+    def __init__(
+        self,
+        folder: Path | epath.Path,
+        retention: Retention | None = None,
+        *,
+        read_only: bool = False,
+    ):
+        """By default the newest alone is kept."""
+        self._read_only = read_only
+        self._retention = retention = retention or Retention()
+        # What is no local path is etils'; a bucket is reached by its own file system alone.
+        local = isinstance(folder, Path)
+        self._folder: Any = folder.absolute() if local else folder
+        self._failed = False
+        _ignore_late_results()
+        if is_first() or read_only:
+            if not read_only:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._sweep()
+            self._check_notes()
+        if not read_only:
+            together("checkpoints are swept")
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=retention,
+            # A half-deleted folder would still be listed: rename first, delete later.
+            todelete_subdir=DELETED if local and not read_only else None,
+            read_only=read_only,
+            # What a read-only manager would warn that it does.
+            save_interval_steps=0 if read_only else 1,
+            create=not read_only,
+            enable_async_checkpointing=not read_only,
+        )
+        with _quiet():
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
+            self._reader = self._alone() if several() else self._manager
+        for step in self.steps():
+            try:
+                meta = self.metadata(step)
+            except DamagedCheckpoint:
+                continue
+            retention.note(step, meta["scores"], out_of_turn=meta.get("out_of_turn", False))
+
+    def _alone(self):
+        """A manager that reads without waiting for the others: what one process finds damaged it
+        alone leaves, and orbax would wait for it where it never comes."""
+        me = jax.process_index()
+        options = ocp.CheckpointManagerOptions(
+            read_only=True,
+            save_interval_steps=0,
+            create=False,
+            enable_async_checkpointing=False,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"reader{me}"
+            ),
+        )
+        return ocp.CheckpointManager(self._folder, options=options)
+
+    def _sweep(self):
+        """Remove what killed saves and deletions left behind."""
+        for path in [*self._folder.glob("*.orbax-checkpoint-tmp*"), self._folder / DELETED]:
+            _remove(path)
+
+    def _check_notes(self):
+        """Orbax reads a note of every step as it starts, and does not start if one is damaged."""
+        for found in list(ocp.path.step.standard_name_format().find_all(str(self._folder))):
+            try:
+                _ = found.commit_timestamp
+            except Exception as error:
+                damaged = self._damaged(found.step, error)
+                if self._read_only:
+                    raise DamagedCheckpoint(f"{damaged}; move that folder away") from None
+                log.warning("%s; moved to damaged/", damaged)
+                self._set_aside(found.step)
+
+    def steps(self) -> list[int]:
+        """Steps of the finished checkpoints, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def due_steps(self) -> list[int]:
+        """`steps` without those saved out of turn, which no other run would have."""
+        return self._retention.due(self.steps())
+
+    def best_step(self) -> int | None:
+        """The checkpoint with the highest score among those that have one."""
+        return self._retention.best_step()
+
+    def save(
+        self,
+        step: int,
+        items: Mapping[str, Any],
+        metadata: dict,
+        scores: Mapping[str, float] | None = None,
+        *,
+        out_of_turn: bool = False,
+    ) -> None:
+        """Start to save; returns once all that was given is copied and may be overwritten.
+
+        One `out_of_turn`, which not every run would have, is replaced by the next.
+        """
+        # Orbax moves what it no longer keeps to DELETED while it finishes the save before this.
+        self.wait()
+        if is_first():
+            with self._writing():
+                # Where this fails orbax would leave threads that wait for minutes, or would make
+                # a folder anew that somebody has removed.
+                probe = self._folder / f"{step}.orbax-checkpoint-tmp-probe"
+                probe.mkdir()
+                probe.rmdir()
+            _remove(self._folder / DELETED)
+        together(f"step {step} may be saved")
+        scores = dict(scores or {})
+        self._retention.note(step, scores, out_of_turn=out_of_turn)
+        prints = {name: fingerprints(tree) for name, tree in items.items()}
+        # JSON has no NaN.
+        written = {name: v if math.isfinite(v) else None for name, v in scores.items()}
+        meta = {**metadata, "step": step, "scores": written, "fingerprints": prints}
+        meta |= {"out_of_turn": True} if out_of_turn else {}
+        # Orbax copies arrays, but makes JSON of what it was handed later, in a thread.
+        meta = copy.deepcopy(meta)
+        saved = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        arguments = ocp.args.Composite(**saved, meta=ocp.args.JsonSave(meta))
+        with self._writing():
+            self._manager.save(step, args=arguments, force=True)
+
+    def metadata(self, step: int) -> dict:
+        """The metadata given to `save`, with step, scores and fingerprints."""
+        try:
+            restored = self._reader.restore(
+                step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+            )
+            meta = restored.meta
+            _check_metadata(meta)
+        except Exception as error:
+            raise self._damaged(step, error) from None
+        return meta
+
+    def restore(self, step: int, templates: Mapping[str, Any]) -> tuple[dict[str, Any], dict]:
+        """(the named trees, metadata) of a checkpoint.
+
+        `templates` holds trees of jax.ShapeDtypeStruct, with shardings where wanted. A
+        file that is missing or unreadable, or an array that differs from what was saved, raises
+        DamagedCheckpoint.
+        """
+        damaged = None
+        try:
+            items, meta = self._read(step, templates)
+        except DamagedCheckpoint as error:
+            damaged = error
+        if not agreed(damaged is None):
+            raise damaged or self._damaged(step, "another process cannot read it")
+        for name, tree in items.items():
+            found, saved = fingerprints(tree), meta["fingerprints"][name]
+            wrong = [path for path in found if saved[path] != found[path]]
+            if wrong:
+                raise self._damaged(
+                    step,
+                    f"{name} {', '.join(wrong[:3])} differs from the fingerprint taken when it "
+                    "was saved",
+                )
+        return items, meta
+
+    def _read(self, step, templates):
+        """The trees and the metadata, not compared yet; in it no process waits for another."""
+        meta = self.metadata(step)
+        for name, tree in templates.items():
+            saved, wanted = set(meta["fingerprints"].get(name, {})), set(paths(tree))
+            if saved != wanted:
+                raise self._damaged(
+                    step,
+                    f"its {name} are not those of this configuration; they "
+                    f"lack {sorted(wanted - saved)[:3]} and have {sorted(saved - wanted)[:3]}",
+                )
+        arguments = {name: ocp.args.StandardRestore(tree) for name, tree in templates.items()}
+        try:
+            restored = self._reader.restore(step, args=ocp.args.Composite(**arguments))
+        except Exception as error:
+            raise self._damaged(step, error) from None
+        return {name: restored[name] for name in templates}, meta
+
+    def _damaged(self, step, error: Exception | str) -> DamagedCheckpoint:
+        """Orbax raises many kinds of exception for damaged files, with pages of internals."""
+        if isinstance(error, MemoryError):
+            raise error
+        return DamagedCheckpoint(f"checkpoint {step_folder(self._folder, step)}: {_reason(error)}")
+
+    def set_aside_after(self, step: int) -> None:
+        """Move checkpoints newer than `step` into damaged/: they stand in the way of new saves.
+
+        Nothing is deleted: what could not be read today may be readable tomorrow.
+        """
+        for newer in [s for s in self.steps() if s > step]:
+            if is_first():
+                self._set_aside(newer)
+            self._retention.forget(newer)
+        together("damaged checkpoints are moved")
+        self._manager.reload()
+
+    def _set_aside(self, step):
+        aside = self._folder.with_name(DAMAGED)
+        _remove(step_folder(aside, step))
+        aside.mkdir(exist_ok=True)
+        step_folder(self._folder, step).rename(step_folder(aside, step))
+
+    def clear(self) -> None:
+        """Delete all checkpoints."""
+        for step in self.steps():
+            self._manager.delete(step)
+
+    def wait(self) -> None:
+        """Until every started save is finished."""
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        with self._writing():
+            self._manager.close()
+        if not self._read_only and is_first():
+            self._sweep()
+
+    def told_to_stop(self, step: int) -> bool:
+        """Whether every process of several shall stop after this step, as one got SIGTERM."""
+        return self._manager.reached_preemption(step)
+
+    @contextlib.contextmanager
+    def _writing(self):
+        """What orbax raises where it cannot write, once; afterwards it is only let go."""
+        if self._failed:
+            with contextlib.suppress(Exception):
+                yield
+            return
+        try:
+            yield
+        except Exception as error:
+            self._failed = True
+            steps = ", ".join(map(str, self.steps())) or "none"
+            raise UnsavedCheckpoint(
+                f"a checkpoint cannot be written to {self._folder}: {_reason(error)}; the "
+                f"checkpoints there are {steps}: mend it, and the same command goes on"
+            ) from None
+
+
+def _remove(folder) -> None:
+    """A folder with all that is in it, as far as that is possible."""
+    if isinstance(folder, Path):
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            folder.rmtree(missing_ok=True)
+
+
+def _check_metadata(meta) -> None:
+    """ValueError where what is saved beside the arrays is not of the kinds that are read."""
+    if not isinstance(meta, dict) or not {"fingerprints", "scores"} <= set(meta):
+        raise ValueError("its metadata are incomplete")
+    numbers = (int, float, type(None))
+    kinds = {"fingerprints": (dict,), "scores": numbers, "pending": numbers}
+    for name, kind in kinds.items():
+        values = meta.get(name)
+        if values is None and name == "pending":
+            continue  # none yet, or not a checkpoint of training
+        if not isinstance(values, dict) or not all(isinstance(v, kind) for v in values.values()):
+            raise ValueError(f"its {name} are {values!r:.80}")
+    if (patience := meta.get("patience")) is not None:
+        check_record(patience)
+    for name, wanted in (("order", str), ("run", str), ("newest", int), ("of", list)):
+        if name in meta and not isinstance(meta[name], wanted):
+            raise ValueError(f"its {name} is {meta[name]!r:.80}")
+
+
+def _reason(error: Exception | str) -> str:
+    """The first line of what orbax says."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    first = str(error).strip().split("\n")[0].split(" [tensorstore_spec")[0]
+    if "RESOURCE_EXHAUSTED" in first or "No space left" in first:
+        return "no space left on the device"
+    return first or type(error).__name__
+
+
+@functools.cache
+def _ignore_late_results():
+    """Once one array cannot be read or written, those of others come to a closed event loop.
+
+    Python reports each as an unraisable exception or a coroutine never awaited, from threads that
+    may be ahead of the one that matters, which is raised.
+    """
+    warnings.filterwarnings("ignore", message="coroutine 'Store", category=RuntimeWarning)
+    report = sys.unraisablehook
+
+    def hook(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            report(unraisable)
+
+    sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Orbax warns that a read-only manager reads only."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def on_device(tree, sharding: jax.sharding.Sharding | None = None):
+    """Shapes of a tree with their place, as `restore` wants them: the first device by default."""
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )

@@ -1,0 +1,148 @@
+"""A new run folder: its text prepared, its configuration checked against it, then written."""
+
+import dataclasses
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformer_jax.config import ModelConfig, RunConfig, TrainConfig
+from transformer_jax.config.languages import check_direction
+from transformer_jax.data.corpus import Corpus, CorpusError
+from transformer_jax.data.preparation import TRAIN, VALIDATION, Receipt, prepare_once
+from transformer_jax.data.vocabulary import Vocabularies
+from transformer_jax.devices.layout import Layout
+from transformer_jax.models.families import build_model, family_of
+from transformer_jax.run.folder import Run, RunError
+from transformer_jax.run.names import PREPARED
+from transformer_jax.tasks import Task, task_of
+from transformer_jax.tasks.task import MakeOptimizer
+from transformer_jax.training.memory import check_model, fit_memory
+
+__all__ = ["check_patience", "create_run", "with_vocabulary_sizes"]
+
+# Fine-tuning may change these; the others decide what the parameters mean.
+_NOT_IN_PARAMETERS = {
+    "vocab_size",
+    "target_vocab_size",
+    "dropout",
+    "attention_dropout",
+    "relu_dropout",
+    "dtype",
+}
+
+
+def create_run(
+    config: RunConfig,
+    folder: Path,
+    init_from: Path | None,
+    fit: bool,
+    layout: Layout,
+    optimizer: MakeOptimizer,
+) -> Run:
+    """A new run; its config.json is written last, so that a folder without one is no run."""
+    task = _checked_task(config)
+    if config.data.train and not config.data.validation:
+        check_patience(config.train, None)  # before the text is prepared
+    check_model(config.model, layout)
+    other = None if init_from is None else Run.open(init_from)
+    data = config.data
+    if data.corpus:
+        prepared = Path(data.corpus)
+        receipt = Receipt.read(prepared)
+        if receipt is None:
+            raise CorpusError(
+                f"{prepared} holds no prepared corpus: run `transformer-jax prepare` first"
+            )
+        if data.direction is not None:
+            check_direction(data.direction)
+        # The configuration tells how the corpus was made, whatever the preset says.
+        if receipt.pairing != task.pairing:
+            raise CorpusError(
+                f"{prepared} was prepared for another task than {data.task}: prepare the text anew"
+            )
+        kind: Any = receipt.vocabulary
+        data = replace(data, vocabulary=kind, max_length=receipt.max_length)
+    else:
+        prepared = folder / PREPARED
+        prepare_once(
+            data,
+            config.model.vocab_size,
+            prepared,
+            None if other is None else other.vocabularies,
+            target_vocab_size=config.model.target_vocab_size,
+            pairing=task.pairing,
+        )
+    corpus = Corpus.open(prepared / TRAIN)
+    corpus.verify()
+    if data.corpus and data.direction is None:
+        data = replace(data, direction=corpus.direction)
+    config = replace(
+        config, model=with_vocabulary_sizes(config.model, corpus.vocabularies), data=data
+    )
+    config = task.with_metric(config)
+    check_patience(config.train, prepared)
+    lines = corpus.lines
+    if other is not None:
+        _check_init_from(config, corpus, other)
+        lines = lines.joined(other.lines)
+    if fit:
+        functions = task.step_functions(
+            build_model(config.model), config.optimizer, config.train.seed, optimizer
+        )
+        config = fit_memory(config, corpus, layout, functions)
+    return Run.create(folder, config, corpus, lines)
+
+
+def _checked_task(config: RunConfig) -> Task:
+    """The task of a new run; UserError where it, the model and the text do not go together."""
+    task, model, data = task_of(config.data), config.model, config.data
+    task.check_metric(config.train.best_metric)
+    target = model.target_vocab_size
+    if task.pairing.joint and target is not None:
+        raise RunError(
+            f"target_vocab_size {target}: the task {data.task} has one vocabulary for both sides: "
+            "leave it out"
+        )
+    family = family_of(model)
+    own = None if task.pairing.joint else target or model.vocab_size
+    family.check(replace(model, target_vocab_size=own))
+    longest = family.longest(model)
+    if longest is not None and data.max_length > longest:
+        raise RunError(
+            f"max_length {data.max_length} is more than the {longest} tokens that the architecture "
+            f"{model.architecture} reads at most: lower it"
+        )
+    return task
+
+
+def check_patience(train: TrainConfig, prepared: Path | None) -> None:
+    """RunError for patience without a validation text, which would be in the prepared folder."""
+    there = prepared is not None and (prepared / VALIDATION).is_dir()
+    if train.patience is not None and not there:
+        raise RunError(
+            f"patience {train.patience} counts evaluations, and there is no validation text: give "
+            "one, or leave --patience out"
+        )
+
+
+def with_vocabulary_sizes(model: ModelConfig, vocabularies: Vocabularies) -> ModelConfig:
+    """A model with the rows that its vocabularies have."""
+    source, target = map(len, vocabularies)
+    own = None if vocabularies.joint else target
+    return replace(model, vocab_size=source, target_vocab_size=own)
+
+
+def _check_init_from(config, corpus, other):
+    """Parameters of another run mean something only to the same architecture and vocabulary."""
+    pairs = zip(corpus.vocabularies, other.vocabularies)
+    if any(ours.to_bytes() != theirs.to_bytes() for ours, theirs in pairs):
+        raise RunError(
+            f"{corpus.folder} was prepared with another vocabulary than that of --init-from "
+            f"{other.folder}: start from the text, it takes that run's vocabulary"
+        )
+    ours, theirs = (dataclasses.asdict(c.model) for c in (config, other.config))
+    for name in ours.keys() - _NOT_IN_PARAMETERS:
+        if ours[name] != theirs[name]:
+            raise RunError(
+                f"--init-from {other.folder}: its {name} is {theirs[name]!r}, not {ours[name]!r}"
+            )

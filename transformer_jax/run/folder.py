@@ -1,0 +1,202 @@
+"""A run folder: configuration, vocabulary, checkpoints and records; all that translating needs.
+
+config.json       configuration, format, the fingerprint of the training corpus and its lines
+vocabulary.*      written before training starts
+checkpoints/N/    the state after step N; these three elsewhere where train.checkpoint_dir says so
+averaged/N/       the mean of the last checkpoints up to step N
+damaged/N/        checkpoints that could not be read when the run went on
+corpus/           the prepared text, where it was prepared for this run
+lock              held by the job that trains
+metrics.jsonl  timings.jsonl  tensorboard/
+"""
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from transformer_jax import __version__
+from transformer_jax.config import RunConfig
+from transformer_jax.config.checks import from_tree
+from transformer_jax.data.corpus import Corpus, Lines
+from transformer_jax.data.preparation import TRAIN, VALIDATION
+from transformer_jax.data.vocabulary import Vocabularies, load_vocabularies, save_vocabularies
+from transformer_jax.errors import UserError
+from transformer_jax.files import write_atomically
+from transformer_jax.models.families import build_model
+from transformer_jax.run.checkpoints import Checkpoints
+from transformer_jax.run.identity import identity, old_identities
+from transformer_jax.run.names import CHECKPOINTS, CONFIG, PREPARED
+from transformer_jax.run.retention import Retention
+from transformer_jax.tasks import Task, task_of
+from transformer_jax.tasks.task import MakeOptimizer
+from transformer_jax.training.optimizer import make_optimizer
+from transformer_jax.training.step import StepFunctions
+
+__all__ = ["Run", "RunError", "check_store"]
+
+FORMAT = 2
+
+
+class RunError(UserError):
+    """A run folder that cannot be used as asked; the message says why and what to do."""
+
+
+def check_store(store: str | Path) -> None:
+    """RunError for a folder or an address from which no checkpoint could be read back."""
+    if "://" in str(store):
+        try:
+            epath.Path(store).exists()
+        except Exception as error:  # each kind of store has its own
+            line = (str(error).splitlines() or [""])[0]
+            raise RunError(
+                f"{store} cannot be reached ({type(error).__name__}: {line:.200}): install what "
+                "reads such addresses, or take another --checkpoint-dir"
+            ) from None
+    elif sign := re.search(r"\\|\[.*\]", str(Path(store).absolute())):
+        raise RunError(
+            f"{Path(store).absolute()} holds {sign[0]!r}, and no checkpoint can be read back from "
+            "such a path: choose another"
+        )
+
+
+@dataclass
+class Run:
+    """An opened run folder."""
+
+    folder: Path
+    config: RunConfig
+    corpus_fingerprint: str
+    vocabularies: Vocabularies
+    lines: Lines | None = None
+    """Of the training text; None where a run began before they were written down."""
+
+    @classmethod
+    def exists(cls, folder: Path) -> bool:
+        return (folder / CONFIG).is_file()
+
+    @classmethod
+    def create(
+        cls, folder: Path, config: RunConfig, corpus: Corpus, lines: Lines | None = None
+    ) -> "Run":
+        """Write a new run; config.json comes last, so a folder without it is no run.
+
+        `lines` are those of the corpus unless its model has read others before.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        save_vocabularies(corpus.vocabularies, folder)
+        run = cls(folder, config, corpus.fingerprint, corpus.vocabularies, lines or corpus.lines)
+        run.write_config()
+        return run
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """Read an existing run folder."""
+        path = folder / CONFIG
+        if not path.is_file():
+            raise RunError(f"{folder} is not a run folder: it has no config.json")
+        try:
+            tree = json.loads(path.read_text(encoding="utf-8"))
+            found = tree.get("format") if isinstance(tree, dict) else None
+            if found != FORMAT:
+                raise ValueError(f"its format is {found!r}, this version reads {FORMAT}")
+            config = RunConfig.from_json(json.dumps(tree["config"]))
+            fingerprint = str(tree["corpus_fingerprint"])
+            lines = from_tree(Lines, tree["lines"], "lines") if tree.get("lines") else None
+        except (UserError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise RunError(f"{path} cannot be read: {error}") from None
+        vocabularies = load_vocabularies(folder)
+        wanted = config.model.vocab_size, config.model.target_size
+        for vocabulary, size in zip(vocabularies, wanted):
+            if len(vocabulary) != size:
+                raise RunError(
+                    f"{folder}: the vocabulary has {len(vocabulary)} types but {path} says "
+                    f"{size}: one of the two files is not this run's"
+                )
+        return cls(folder, config, fingerprint, vocabularies, lines)
+
+    def write_config(self) -> None:
+        tree = {
+            "format": FORMAT,
+            "version": __version__,
+            "corpus_fingerprint": self.corpus_fingerprint,
+            "lines": None if self.lines is None else dataclasses.asdict(self.lines),
+            "config": json.loads(self.config.to_json()),
+        }
+        write_atomically(self.folder / CONFIG, json.dumps(tree, indent=2) + "\n")
+
+    @property
+    def store(self) -> Any:
+        """Where the folders of checkpoints are: here, or where train.checkpoint_dir says."""
+        given = self.config.train.checkpoint_dir
+        if given is None:
+            return self.folder
+        return epath.Path(given) if "://" in given else Path(given)
+
+    @property
+    def prepared(self) -> Path:
+        """The folder of the run's prepared text: its own, or the one that it was given."""
+        given = self.config.data.corpus
+        return Path(given) if given else self.folder / PREPARED
+
+    def training_corpus(self) -> Corpus:
+        """The prepared training text; CorpusError where it is not there."""
+        return Corpus.open(self.prepared / TRAIN)
+
+    def validation_corpus(self) -> Corpus | None:
+        """The prepared validation text; None for a run without."""
+        folder = self.prepared / VALIDATION
+        return Corpus.open(folder) if folder.is_dir() else None
+
+    @property
+    def identity(self) -> str:
+        """One number for everything that decides the numbers of the run; checkpoints carry it."""
+        return identity(self.config, self.corpus_fingerprint)
+
+    def is_own(self, found: str) -> bool:
+        """Whether a checkpoint with this identity is of this run."""
+        return found in (self.identity, *old_identities(self.config, self.corpus_fingerprint))
+
+    @property
+    def task(self) -> Task:
+        return task_of(self.config.data)
+
+    def step_functions(self, optimizer: MakeOptimizer = make_optimizer) -> StepFunctions:
+        """What trains the run's model, and knows the shapes of its state."""
+        config = self.config
+        model = build_model(config.model)
+        return self.task.step_functions(model, config.optimizer, config.train.seed, optimizer)
+
+    def check_config(self, config: RunConfig) -> None:
+        """Refuse to go on with other values of fields that decide the numbers."""
+        old, new = self.config.deciding(), config.deciding()
+        for name in old:
+            if old[name] != new[name]:
+                raise RunError(
+                    f"{self.folder} was started with {name} = {old[name]!r} and cannot go on with "
+                    f"{new[name]!r}: use the old value, or another run folder with --init-from"
+                )
+
+    def check_corpus(self, corpus: Path, fingerprint: str) -> None:
+        """Refuse to go on with another text or vocabulary."""
+        if fingerprint != self.corpus_fingerprint:
+            raise RunError(
+                f"{self.folder} was trained on corpus {self.corpus_fingerprint[:12]} but {corpus} "
+                f"holds {fingerprint[:12]}: bring the old text back (an older version took blank "
+                "lines and byte order marks for text), or take another run folder"
+            )
+
+    def checkpoints(self, *, read_only: bool = False) -> Checkpoints:
+        train = self.config.train
+
+        def best(scores):
+            score = scores.get(f"validation_{train.best_metric}")
+            more = self.task.metrics.get(train.best_metric, False)
+            return score if score is None or more else -score
+
+        retention = Retention(train.keep_last, train.keep_every, best)
+        return Checkpoints(self.store / CHECKPOINTS, retention, read_only=read_only)

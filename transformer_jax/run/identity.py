@@ -1,0 +1,52 @@
+"""What makes two jobs the same run: one number of its configuration and its text.
+
+A checkpoint carries the number of the run that saved it, for ever. Therefore it is made of what
+differs from the defaults alone: a field that is new changes no number as long as its default does
+what was done before it, and a default never changes (tests/run/test_identity.py has the list).
+"""
+
+import hashlib
+import json
+
+from transformer_jax.config import RunConfig
+
+__all__ = ["identity", "old_identities"]
+
+# The fields of version 0.1.0, which made the number of all of them.
+_NAMES = (
+    "data.batch_tokens data.dataset data.direction data.max_length data.num_shapes "
+    "data.vocabulary model.attention model.attention_dropout model.d_ff model.d_k model.d_model "
+    "model.d_v model.dropout model.dtype model.max_positions model.norm model.norm_epsilon "
+    "model.num_heads model.num_layers model.positions model.relu_dropout model.start_id model.tied "
+    "model.vocab_size optimizer.accumulate optimizer.beta1 optimizer.beta2 optimizer.clip_norm "
+    "optimizer.ema_decay optimizer.epsilon optimizer.label_smoothing optimizer.lr_factor "
+    "optimizer.warmup_steps train.seed"
+)
+_FIELDS = _NAMES.split()
+
+
+def identity(config: RunConfig, corpus_fingerprint: str) -> str:
+    """SHA-256 of the fields that decide and are not at their defaults, and of the corpus."""
+    return _number(_changed(config), corpus_fingerprint)
+
+
+def old_identities(config: RunConfig, corpus_fingerprint: str) -> list[str]:
+    """What version 0.1.0 gave the same run; nothing for one that it could not have trained."""
+    if _changed(config).keys() - set(_FIELDS):
+        return []
+    fields = {name: config.deciding()[name] for name in _FIELDS}
+    if config.data.dataset is not None:
+        return [_number(fields, corpus_fingerprint)]
+    # It took the direction of own files for something that decides, en-de where none was given.
+    directions = {"en-de", config.data.direction}
+    return [_number(fields | {"data.direction": d}, corpus_fingerprint) for d in directions]
+
+
+def _changed(config: RunConfig) -> dict[str, object]:
+    defaults = RunConfig().deciding()
+    return {name: value for name, value in config.deciding().items() if value != defaults[name]}
+
+
+def _number(fields: dict[str, object], corpus_fingerprint: str) -> str:
+    decides = json.dumps([fields, corpus_fingerprint], sort_keys=True)
+    return hashlib.sha256(decides.encode()).hexdigest()

@@ -1,0 +1,107 @@
+"""What is in a run folder, and where two differ, as text."""
+
+import dataclasses
+import hashlib
+import math
+from pathlib import Path
+
+import jax
+
+from transformer_jax.config import RunConfig
+from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint, on_device
+from transformer_jax.run.folder import Run
+from transformer_jax.run.items import predicting_items, state_items
+from transformer_jax.run.names import AVERAGED, CHECKPOINTS, step_folder
+from transformer_jax.training.fingerprint import paths
+from transformer_jax.training.patience import has_ended
+
+__all__ = ["difference", "report"]
+
+
+def report(folder: Path) -> str:
+    """Configuration, parameter table and checkpoints of a run; every checkpoint is read whole."""
+    run = Run.open(folder)
+    lines = [f"{name} = {value!r}" for name, value in _fields(run.config).items()]
+    lines += [f"corpus fingerprint = {run.corpus_fingerprint}", ""]
+    lines += [*_table(_parameters(run)), "", *_soundness(run)]
+    return "\n".join(lines)
+
+
+def difference(folder: Path, other: Path) -> str:
+    """Fields and parameters by which two runs differ, a line each."""
+    runs = [Run.open(path) for path in (folder, other)]
+    sides = []
+    for run in runs:
+        parameters = {f"parameter {name}": shape for name, shape in _parameters(run)}
+        written = b"".join(each.to_bytes() for each in dict.fromkeys(run.vocabularies))
+        vocabulary = hashlib.sha256(written).hexdigest()[:12]
+        texts = {"corpus fingerprint": run.corpus_fingerprint, "vocabulary": vocabulary}
+        sides.append(_fields(run.config) | texts | parameters)
+    left, right = sides
+    lines = [
+        f"{name}: {left.get(name, 'none')!r} in {folder}, {right.get(name, 'none')!r} in {other}"
+        for name in dict.fromkeys([*left, *right])
+        if left.get(name, "none") != right.get(name, "none")
+    ]
+    return "\n".join(lines) or f"{folder} and {other} differ in nothing that they were asked for"
+
+
+def _fields(config: RunConfig) -> dict[str, object]:
+    return {
+        f"{part}.{name}": value
+        for part, fields in dataclasses.asdict(config).items()
+        for name, value in fields.items()
+    }
+
+
+def _parameters(run: Run) -> list[tuple[str, tuple[int, ...]]]:
+    """(name, shape) of every parameter array."""
+    leaves = jax.tree_util.tree_leaves_with_path(run.step_functions().shapes().params)
+    return [("/".join(key.key for key in path), leaf.shape) for path, leaf in leaves]
+
+
+def _table(parameters: list[tuple[str, tuple[int, ...]]]) -> list[str]:
+    rows = [
+        (name, " x ".join(map(str, shape)), f"{math.prod(shape):,}") for name, shape in parameters
+    ]
+    total = sum(math.prod(shape) for _, shape in parameters)
+    rows = [("parameter", "shape", "count"), *rows, ("all", "", f"{total:,}")]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    return [f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in rows]
+
+
+def _soundness(run: Run) -> list[str]:
+    """A line for each checkpoint."""
+    state = on_device(run.step_functions().shapes())
+    items, averaged = state_items(state), predicting_items(state)
+    lines = []
+    for name, wanted in ((CHECKPOINTS, items), (AVERAGED, averaged)):
+        if not (run.store / name).is_dir():
+            continue
+        try:
+            checkpoints = Checkpoints(run.store / name, read_only=True)
+        except DamagedCheckpoint as error:
+            lines.append(f"{name}: DAMAGED: {error}")
+            continue
+        for step in checkpoints.steps():
+            notes, read = [], dict(wanted)
+            try:
+                saved = checkpoints.metadata(step)["fingerprints"]
+                if "rest" in read and {*saved.get("rest", ())} != {*paths(read["rest"])}:
+                    notes = ["but the state of an optimizer that is not Adam was not read"]
+                    del read["rest"]
+                _, meta = checkpoints.restore(step, read)
+            except DamagedCheckpoint as error:
+                if not step_folder(run.store / name, step).is_dir():
+                    continue  # a job that trains has replaced it meanwhile
+                lines.append(f"{name}/{step}: DAMAGED: {error}")
+                continue
+            scores = [
+                f"{key} {value:.4g}" for key, value in meta["scores"].items() if value is not None
+            ]
+            notes += [f"mean of {', '.join(map(str, meta['of']))}"] if "of" in meta else []
+            notes += ["saved out of turn"] if meta.get("out_of_turn") else []
+            if (patience := meta.get("patience")) and has_ended(patience):
+                notes.append(f"ended after {patience['waited']} evaluations without a gain")
+            lines.append(f"{name}/{step}: {', '.join(['sound', *notes, *scores])}")
+    return lines or ["no checkpoint yet"]

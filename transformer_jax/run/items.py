@@ -1,0 +1,34 @@
+"""A training state as the trees of a checkpoint, and back."""
+
+from typing import Any
+
+from transformer_jax.training.state import TrainState
+
+__all__ = ["predicting_items", "state_items", "state_of", "variables_of"]
+
+_COUNTERS = ("skipped", "skipped_in_a_row")
+
+
+def predicting_items(state: TrainState) -> dict[str, Any]:
+    """Those of `state_items` that predicting needs."""
+    collections = {"collections": state.collections} if state.collections else {}
+    return {"params": state.params, **collections}
+
+
+def variables_of(items: dict[str, Any]) -> dict[str, Any]:
+    return {"params": items["params"], **items.get("collections", {})}
+
+
+def state_items(state: TrainState) -> dict[str, Any]:
+    """A state as the trees of a checkpoint; parameters stand alone so they load alone."""
+    rest = {name: getattr(state, name) for name in ("step", "opt_state", *_COUNTERS)}
+    items = {**predicting_items(state), "rest": rest}
+    return items if state.ema is None else {**items, "ema": state.ema}
+
+
+def state_of(items: dict[str, Any]) -> TrainState:
+    """The inverse of `state_items`."""
+    collections = items.get("collections", {})
+    return TrainState(
+        params=items["params"], ema=items.get("ema"), collections=collections, **items["rest"]
+    )

@@ -1,0 +1,33 @@
+"""What the folders of a run are called on the disk."""
+
+from typing import Any
+
+__all__ = [
+    "AVERAGED",
+    "CHECKPOINTS",
+    "CONFIG",
+    "DAMAGED",
+    "DELETED",
+    "PREPARED",
+    "is_step",
+    "step_folder",
+]
+
+CONFIG = "config.json"
+CHECKPOINTS = "checkpoints"
+AVERAGED = "averaged"
+DAMAGED = "damaged"
+# Within CHECKPOINTS: what is being deleted.
+DELETED = "deleted"
+# Text that was prepared for the run: its training part and its validation part.
+PREPARED = "corpus"
+
+
+def step_folder(folder: Any, step: int) -> Any:
+    """The checkpoint of a step in a folder of checkpoints, a local path or one of etils."""
+    return folder / str(step)
+
+
+def is_step(folder: Any) -> bool:
+    """Whether a folder is named as that of a step."""
+    return folder.name.isdecimal()

@@ -1,0 +1,227 @@
+"""A run folder opened for training, a new one or one that goes on, and the state it starts with."""
+
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from transformer_jax.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from transformer_jax.data.corpus import Corpus
+from transformer_jax.data.preparation import TRAIN, Receipt, prepare_once
+from transformer_jax.devices.layout import Layout
+from transformer_jax.functional.keys import seed_key
+from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint
+from transformer_jax.run.create import check_patience, create_run, with_vocabulary_sizes
+from transformer_jax.run.folder import Run, RunError
+from transformer_jax.run.items import state_items, state_of
+from transformer_jax.run.names import AVERAGED, CHECKPOINTS, DAMAGED, is_step, step_folder
+from transformer_jax.run.variables import load_variables
+from transformer_jax.tasks.task import MakeOptimizer
+from transformer_jax.training.patience import Patience
+from transformer_jax.training.state import TrainState
+
+__all__ = ["open_or_create_run", "places_in", "restore_or_init"]
+
+log = logging.getLogger(__name__)
+
+
+def open_or_create_run(
+    config: RunConfig,
+    folder: Path,
+    init_from: Path | None,
+    fit: bool,
+    layout: Layout,
+    optimizer: MakeOptimizer,
+) -> Run:
+    """The run in `folder`, or a new one; `train` says what the options mean."""
+    config = replace(config, data=_absolute(config.data))
+    if (store := config.train.checkpoint_dir) is not None and "://" not in store:
+        train = replace(config.train, checkpoint_dir=str(Path(store).absolute()))
+        config = replace(config, train=train)
+    run = Run.open(folder) if Run.exists(folder) else None
+    if config.data.direction is None:
+        direction = config.data.known_direction
+        if direction is None and run is not None:
+            direction = run.config.data.direction
+        config = replace(config, data=replace(config.data, direction=direction))
+    # In this order: whether the text differs is known when all of it has been read.
+    if run is None or (_never_saved(run, config) and _differs(run, config)):
+        return create_run(config, folder, init_from, fit, layout, optimizer)
+    if init_from is not None:
+        log.info("%s exists and goes on from its own checkpoints, not %s", folder, init_from)
+    return _resume_run(config, run, fit)
+
+
+def _absolute(data: DataConfig) -> DataConfig:
+    """Paths that hold from any working folder."""
+
+    def path(given: str) -> str:
+        return str(Path(given).absolute())
+
+    def pair(given: tuple[str, str]) -> tuple[str, str]:
+        return path(given[0]), path(given[1])
+
+    return replace(
+        data,
+        train=data.train and pair(data.train),
+        validation=data.validation and pair(data.validation),
+        corpus=data.corpus and path(data.corpus),
+        data_dir=data.data_dir and path(data.data_dir),
+        cache_dir=data.cache_dir and path(data.cache_dir),
+    )
+
+
+def _differs(run: Run, config: RunConfig) -> bool:
+    """Whether a run is another one than that asked for."""
+    data = config.data
+    receipt = Receipt.read(replace(run, config=config).prepared)
+    other_text = receipt is not None and (
+        receipt.changed_file(data) or (data.validation and receipt.validation is None)
+    )
+    return bool(other_text) or run.config.deciding() != config.deciding()
+
+
+def _never_saved(run: Run, config: RunConfig) -> bool:
+    """Whether a run has no checkpoint, here or where it would go on: it may still become another.
+
+    False where that cannot be seen.
+    """
+    stores = run.store, replace(run, config=config).store
+    try:
+        # It may only be out of sight, as on a disk that is not mounted.
+        if not run.store.is_dir():
+            return False
+        paths = [store / name for store in stores for name in (CHECKPOINTS, DAMAGED)]
+        return not any(is_step(p) for path in paths if path.is_dir() for p in path.iterdir())
+    except Exception:  # each kind of store has its own
+        return False
+
+
+def _resume_run(config: RunConfig, run: Run, fit: bool) -> Run:
+    """A run with the run fields of `config`; nothing is written if refused."""
+    data, folder = config.data, run.folder
+    prepared = replace(run, config=config).prepared
+    receipt = Receipt.read(prepared)
+    cleared = not (prepared / TRAIN).exists() and (data.train or data.dataset)
+    if cleared:
+        # Somebody cleared the prepared text away: the same text gives the same corpus.
+        given = run.vocabularies
+        prepare_once(
+            data,
+            len(given.source),
+            prepared,
+            given,
+            target_vocab_size=len(given.target),
+            pairing=run.task.pairing,
+        )
+    elif receipt is not None and (changed := receipt.changed_file(data)):
+        raise RunError(
+            f"{folder} was prepared from another text than {changed} holds now: bring the old "
+            "text back, or take another run folder with --init-from"
+        )
+    elif receipt is not None and data.validation and receipt.validation is None:
+        raise RunError(
+            f"{folder} was begun without a validation text and cannot take one now: leave "
+            "--validation out, or take another run folder with --init-from"
+        )
+    if receipt is not None and _asks_for(config.model, receipt):
+        # Asked for as when the run began; the text may have given fewer types.
+        config = replace(config, model=with_vocabulary_sizes(config.model, run.vocabularies))
+    if fit:  # as it was fitted when the run began
+        old = run.config
+        config = replace(
+            config,
+            data=replace(config.data, batch_tokens=old.data.batch_tokens),
+            optimizer=replace(config.optimizer, accumulate=old.optimizer.accumulate),
+        )
+    run.check_config(config)
+    config = run.task.with_metric(config)
+    check_patience(config.train, prepared)
+    _check_not_ended(run, config.train)
+    corpus = Corpus.open(prepared / TRAIN)
+    corpus.verify()
+    try:
+        run.check_corpus(prepared, corpus.fingerprint)
+    except RunError:
+        if cleared:
+            shutil.rmtree(prepared)
+        raise
+    run.config = config
+    run.write_config()
+    return run
+
+
+def _asks_for(model: ModelConfig, receipt: Receipt) -> bool:
+    """Whether a model asks for vocabularies as large as those asked for when text was prepared."""
+    target = None if receipt.pairing.joint else model.target_vocab_size or model.vocab_size
+    return (model.vocab_size, target) == (receipt.vocab_size, receipt.target_vocab_size)
+
+
+def _check_not_ended(run: Run, train: TrainConfig) -> None:
+    """RunError for a run that has ended by the patience that is asked for again."""
+    if train.patience is None or not (run.store / CHECKPOINTS).is_dir():
+        return
+    try:
+        checkpoints = run.checkpoints(read_only=True)
+        newest = [(step, checkpoints.metadata(step)) for step in checkpoints.steps()[-1:]]
+    except DamagedCheckpoint:
+        return  # the run goes on from an older one
+    for step, meta in newest:
+        patience = Patience.of(train, run.task.metrics, meta)
+        # A job that was killed before it had taken the average still takes it.
+        if patience.ended and step_folder(run.store / AVERAGED, step).is_dir():
+            raise RunError(
+                f"{run.folder} ended at step {step}: {patience.waited} evaluations in a row had no "
+                f"gain in {train.best_metric}; to go on give another --patience than "
+                f"{train.patience}, or None"
+            )
+
+
+def restore_or_init(
+    run: Run,
+    checkpoints: Checkpoints,
+    template: TrainState,
+    init: Callable[[jax.Array], TrainState],
+    init_from: Path | None,
+) -> tuple[TrainState, dict[str, Any]]:
+    """The newest sound checkpoint with its metadata, or a new state without, as `template`."""
+    reason = ""
+    for step in reversed(checkpoints.steps()):
+        try:
+            items, meta = checkpoints.restore(step, state_items(template))
+        except DamagedCheckpoint as error:
+            log.warning("%s; moved to damaged/, trying an older one", error)
+            reason = reason or str(error)
+            continue
+        if not run.is_own(meta["run"]):
+            raise RunError(
+                f"checkpoint {step} of {run.folder} was saved with another configuration or text: "
+                "config.json is not the one that it was trained with"
+            )
+        checkpoints.set_aside_after(step)
+        return state_of(items), meta
+    if checkpoints.steps():
+        raise RunError(
+            f"{run.folder} has no sound checkpoint to go on from: {reason} (a run that was trained "
+            "with an optimizer of one's own goes on with the same)"
+        )
+    places = jax.tree.map(lambda leaf: leaf.sharding, template)
+    state = jax.jit(init, out_shardings=places)(seed_key(run.config.train.seed))
+    if init_from is not None:
+        variables, name = load_variables(Run.open(init_from), place=places_in(template))
+        params = variables.pop("params")
+        log.info("starting from %s, %s", init_from, name)
+        # The state is donated to each step, so the average needs arrays of its own.
+        ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+        state = state._replace(params=params, ema=ema, collections=variables)
+    return state, {}
+
+
+def places_in(template: TrainState) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What gives the named trees of a state the shapes and places that they have in `template`."""
+    return lambda items: {name: getattr(template, name) for name in items}

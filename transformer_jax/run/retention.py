@@ -1,0 +1,71 @@
+"""Which checkpoints are kept: the newest, every n-th, and the best by score."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+__all__ = ["Retention"]
+
+
+class Retention:
+    """What is known of a run's checkpoints, and which of them stay.
+
+    last   the newest so many
+    every  and those whose step is a multiple of this, for good
+    best   makes a number of a checkpoint's scores, or None; the highest is kept
+
+    One that was saved out of turn, which not every run would have, counts for nothing else than the
+    newest.
+
+    >>> retention = Retention(last=1, every=None, best=lambda scores: scores.get("accuracy"))
+    >>> for step, accuracy in ((1, 0.2), (2, 0.4), (3, 0.3), (4, math.nan)):
+    ...     retention.note(step, {"accuracy": accuracy}, out_of_turn=False)
+    >>> sorted(retention.kept([1, 2, 3, 4])), retention.best_step()
+    ([2, 4], 2)
+    """
+
+    def __init__(
+        self,
+        last: int = 1,
+        every: int | None = None,
+        best: Callable[[Mapping[str, Any]], float | None] = lambda scores: None,
+    ):
+        self._last, self._every, self._best = last, every, best
+        self._scores: dict[int, float] = {}
+        self._out_of_turn: set[int] = set()
+
+    def note(self, step: int, scores: Mapping[str, Any], *, out_of_turn: bool) -> None:
+        """Take in a checkpoint; a score that is no number does not count."""
+        score = self._best(scores)
+        if score is not None and math.isfinite(score):
+            self._scores[step] = score
+        (self._out_of_turn.add if out_of_turn else self._out_of_turn.discard)(step)
+
+    def forget(self, step: int) -> None:
+        """Drop what was known of a checkpoint that is gone."""
+        self._scores.pop(step, None)
+        self._out_of_turn.discard(step)
+
+    def best_step(self) -> int | None:
+        """The checkpoint with the highest score among those that have one."""
+        return max(self._scores, key=self._rank) if self._scores else None
+
+    def _rank(self, step: int) -> tuple[float, int]:
+        return self._scores[step], step
+
+    def due(self, steps: Iterable[int]) -> list[int]:
+        """`steps` without those saved out of turn."""
+        return [step for step in steps if step not in self._out_of_turn]
+
+    def kept(self, steps: Sequence[int]) -> set[int]:
+        """Those of `steps`, oldest first, that stay."""
+        due = self.due(steps)
+        kept = {step for step in due if self._every and step % self._every == 0}
+        kept |= {*due[-self._last :], *steps[-1:]}
+        scored = [step for step in due if step in self._scores]
+        return kept | ({max(scored, key=self._rank)} if scored else set())
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """The same as orbax asks for it."""
+        kept = self.kept([checkpoint.step for checkpoint in checkpoints])
+        return [checkpoint.step in kept for checkpoint in checkpoints]

@@ -1,0 +1,35 @@
+"""The splits of the dataset that a run was trained on."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transformer_jax.data.preparation import Receipt, cache_folder
+from transformer_jax.errors import UserError
+from transformer_jax.run.folder import Run
+
+if TYPE_CHECKING:  # tensorflow-datasets only where a dataset is asked for
+    from transformer_jax.data.datasets import DatasetText
+
+__all__ = ["dataset_splits"]
+
+
+def dataset_splits(run_dir: Path) -> "dict[str, DatasetText]":
+    """Split -> its text, of the dataset that a run was trained on."""
+    run = Run.open(run_dir)
+    data = run.config.data
+    if data.dataset is None:
+        raise UserError(
+            f"{run_dir}/config.json names no dataset, so it has no splits: give --test SOURCE "
+            "REFERENCE"
+        )
+    from transformer_jax.data.datasets import load_dataset
+
+    cache = cache_folder(data.cache_dir)
+    splits = load_dataset(data.dataset, data.known_direction, data.data_dir, cache)
+    receipt = Receipt.read(run.prepared)
+    if receipt and receipt.train != splits["train"].identity:
+        raise UserError(
+            f"dataset {data.dataset} is not what {run_dir} was trained on any more, so its splits "
+            "may hold training text: give --test SOURCE REFERENCE, or train again"
+        )
+    return splits

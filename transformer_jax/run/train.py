@@ -1,0 +1,253 @@
+"""A training job: from a RunConfig to a trained run folder, or on from where one stopped."""
+
+import contextlib
+import logging
+import re
+import shlex
+import signal
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from transformer_jax.config import RunConfig
+from transformer_jax.data.batching import Batches, Prefetch, chained
+from transformer_jax.devices.allocator import keep_freed_memory
+from transformer_jax.devices.layout import layout_of
+from transformer_jax.devices.memory import oom_as_user_error
+from transformer_jax.devices.processes import RESTART, first_decides, first_does, is_first, several
+from transformer_jax.devices.settings import usual_settings
+from transformer_jax.devices.signals import Stopped, hang_up_as_terminate, stop_signals
+from transformer_jax.evaluation.validation import Validation
+from transformer_jax.files import locked
+from transformer_jax.run.average import average_checkpoints
+from transformer_jax.run.folder import Run, RunError, check_store
+from transformer_jax.run.items import state_items
+from transformer_jax.run.rehearsal import rehearse
+from transformer_jax.run.resume import open_or_create_run, places_in, restore_or_init
+from transformer_jax.tasks.task import MakeOptimizer
+from transformer_jax.training.loop import train_loop
+from transformer_jax.training.memory import check_step_memory
+from transformer_jax.training.metrics import OnRecord, Recorder, Silence
+from transformer_jax.training.optimizer import make_optimizer
+from transformer_jax.training.patience import Patience
+from transformer_jax.training.profiling import profiled
+from transformer_jax.training.runners import make_runner
+
+__all__ = ["train"]
+
+log = logging.getLogger(__name__)
+
+
+@usual_settings()
+def train(
+    config: RunConfig,
+    folder: Path,
+    *,
+    init_from: Path | None = None,
+    fit: bool = False,
+    profile: int = 0,
+    progress: bool = True,
+    on_record: OnRecord | None = None,
+    optimizer: MakeOptimizer = make_optimizer,
+) -> Run:
+    """Train in `folder`, or go on there from the newest sound checkpoint.
+
+    `init_from` names another run whose vocabulary and parameters a new run starts with; a run
+    that goes on has them already. `fit` cuts each update of a new run into batches that the
+    device's memory holds. `profile` writes a trace of so many steps to profile/. `on_record` is
+    called with every record of metrics.jsonl, in the first process. `optimizer` makes another one
+    than Adam, of (OptimizerConfig, schedule), whose learning rate is that schedule or kept by
+    `optax.inject_hyperparams`; a run that goes on needs the same.
+
+    Runs on the devices that `config.train.parallel` and `.mesh` name.
+    Evaluates, saves and at the end averages checkpoints as `config.train` says. One job at a time
+    may hold the folder; within `processes.joined` it is one of several processes, which all call
+    this function. SIGINT and SIGTERM end the job after its step, saved, with
+    `Stopped`.
+    """
+    check_store(config.train.checkpoint_dir or folder)
+    if re.match(r"\w+:/", str(folder)):
+        raise RunError(
+            f"{folder} is no folder of a file system: a run folder is one that all processes "
+            "share (a mounted bucket may be); --checkpoint-dir may be on object storage"
+        )
+    try:
+        layout = layout_of(config.model, config.train)
+        if fit and several():
+            raise RunError(
+                "--fit-memory compiles in one process: find batch_tokens and --accumulate with "
+                "one, and give them to all"
+            )
+        with contextlib.ExitStack() as held:
+
+            def begin():
+                held.enter_context(locked(folder, f"another job is training in {folder}"))
+                return open_or_create_run(config, folder, init_from, fit, layout, optimizer)
+
+            # The first process holds the folder for all, and they do what its configuration says.
+            run = first_does(begin) or Run.open(folder)
+            layout = layout_of(run.config.model, run.config.train)
+            with oom_as_user_error(run.config.data.batch_tokens):
+                _train(run, layout, init_from, profile, progress, on_record, optimizer)
+    except (KeyboardInterrupt, Stopped) as stop:
+        if isinstance(stop, Stopped) and stop.says_how_to_go_on:
+            raise
+        number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
+        again = _again(folder) if Run.exists(folder) else "the same command starts anew"
+        raise Stopped(number, f"stopped by {number.name}; {again}") from None
+    return run
+
+
+def _again(folder):
+    if several():
+        return RESTART
+    return f"go on with: transformer-jax train --run-dir {shlex.quote(str(folder))}"
+
+
+def _train(run, layout, init_from, profile, progress, on_record, optimizer):
+    config, task, corpus = run.config, run.task, run.training_corpus()
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
+    checkpoints = run.checkpoints()
+    functions = run.step_functions(optimizer)
+    runner = make_runner(config.train.parallel, functions, layout)
+    batches = Batches(
+        corpus,
+        config.data,
+        config.train.seed,
+        layout.share,
+        ignored=task.pairing.ignored,
+        corrupt=task.corrupt,
+    )
+    memory = ""
+    if max(checkpoints.steps(), default=0) < config.train.steps:
+        memory = check_step_memory(runner, config, batches.shapes)
+    text = run.validation_corpus()
+    validation = None if text is None else Validation(config, layout, text, task)
+    state, before = restore_or_init(run, checkpoints, runner.template, functions.init, init_from)
+    patience = Patience.of(config.train, task.metrics, before)
+    first = int(state.step)
+    # Killed after patience had ended it, a run has only its average left to take.
+    end = first if patience.ended else config.train.steps
+    accumulate = config.optimizer.accumulate
+    recorder: Any = Silence()
+    if is_first():
+        recorder = Recorder(
+            run.folder,
+            log_every=config.train.log_every,
+            total_steps=config.train.steps,
+            first_step=first,
+            pending=before.get("pending"),
+            progress=progress,
+            on_record=on_record,
+        )
+
+    order = before.get("order", "")
+
+    def micro_batches(step):
+        found = [batches.indices(step * accumulate + i) for i in range(accumulate)]
+        with usual_settings():  # which hold in the thread that asks for them
+            placed = [runner.place(batches.assemble(*each)) for each in found]
+        return [indices for _, indices, _ in found], placed
+
+    def seen():
+        nonlocal order
+        for indices, placed in prefetch:
+            order = chained(order, indices)
+            yield placed
+
+    def save(state, step, scores):
+        meta = _metadata(run, recorder.pending, order)
+        meta |= {"patience": patience.record} if patience.limit is not None else {}
+        checkpoints.save(step, state_items(state), meta, scores, out_of_turn=scores is None)
+
+    def evaluate(state):
+        return {} if validation is None else validation.scores(state.evaluation_variables)
+
+    def is_epoch_end(step):
+        # The epoch of the first batch not yet seen differs from that of the last one seen.
+        done = step * accumulate
+        return batches.epoch_of(done) != batches.epoch_of(done - accumulate)
+
+    def ended(step, scores):
+        score = scores.get(f"validation_{config.train.best_metric}")
+        if not first_decides(patience.ends(score)):
+            return False
+        recorder.evaluation(step, {"evaluations_without_gain": patience.waited}, 0.0)
+        recorder.say(f"training ends: no gain in {patience.metric} over {patience.best}")
+        return True
+
+    prefetch = Prefetch(micro_batches, first, end)
+    try:
+        with _told_to_stop(checkpoints) as received:
+            recorder.say(_describe(corpus, batches, state, layout, config.train, memory))
+            if not before:
+                recorder.say(rehearse(run, state, validation))
+                if init_from is not None:
+                    # So that a run killed before its first checkpoint goes on from these.
+                    checkpoints.save(
+                        0, state_items(state), _metadata(run, None, ""), out_of_turn=True
+                    )
+            batches_seen = seen()
+            if profile and is_first():
+                batches_seen = profiled(batches_seen, run.folder / "profile", profile)
+            with contextlib.closing(batches_seen):  # a trace ends with them
+                state = train_loop(
+                    state,
+                    runner,
+                    batches_seen,
+                    config.train,
+                    recorder,
+                    evaluate=evaluate,
+                    save=save,
+                    is_epoch_end=is_epoch_end,
+                    accumulate=accumulate,
+                    waited=lambda: prefetch.waited,
+                    stopped=lambda step: received(step) is not None,
+                    ended=ended,
+                )
+        checkpoints.wait()
+        stopped = received(int(state.step))
+        if stopped is not None and int(state.step) < config.train.steps and not patience.ended:
+            raise Stopped(
+                stopped,
+                f"stopped by {stopped.name} after step {int(state.step)}, which is saved; "
+                f"{_again(run.folder)}",
+            )
+        # The newest ends the run, even where it was saved out of turn when it was stopped there.
+        steps = sorted({*checkpoints.due_steps(), checkpoints.steps()[-1]})
+        chosen = steps[-config.train.average_last :]
+        average_checkpoints(run, checkpoints, chosen, places_in(runner.template))
+    finally:
+        prefetch.close()
+        checkpoints.close()
+        recorder.close()
+
+
+@contextlib.contextmanager
+def _told_to_stop(checkpoints):
+    """Step -> the signal after which to stop there, or None; the same in every process."""
+    if several():  # JAX takes SIGTERM and agrees on a step
+        with hang_up_as_terminate():
+            yield lambda step: signal.SIGTERM if checkpoints.told_to_stop(step) else None
+    else:
+        with stop_signals() as received:
+            yield lambda step: received()
+
+
+def _metadata(run, pending, order):
+    return {"pending": pending, "order": order, "run": run.identity}
+
+
+def _describe(corpus, batches, state, layout, train, memory):
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    epoch = batches.batches_before(1000) / 1000
+    return (
+        f"{len(corpus)} sentence pairs, vocabulary {corpus.vocabularies}, "
+        f"{parameters:,} parameters, {epoch:.1f} batches an epoch, "
+        f"{batches.padding_share():.1%} padding, "
+        f"{layout.mesh.size} {jax.devices()[0].device_kind} device(s), {layout}\n"
+        f"from step {int(state.step)} to {train.steps}; shapes of batches: {len(batches.shapes)}, "
+        f"each is compiled when it comes first\n{memory}"
+    )

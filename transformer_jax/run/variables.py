@@ -1,0 +1,87 @@
+"""Parameters and collections to predict with, from a run's checkpoints."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint, on_device
+from transformer_jax.run.folder import Run, RunError
+from transformer_jax.run.items import predicting_items, variables_of
+from transformer_jax.run.names import AVERAGED, CHECKPOINTS
+
+__all__ = ["load_variables", "restore_evaluated"]
+
+log = logging.getLogger(__name__)
+
+
+def load_variables(
+    run: Run, checkpoint: str = "averaged", place: Callable[[Any], Any] = on_device
+) -> tuple[dict[str, Any], str]:
+    """(parameters and collections, name of the checkpoint) to predict with.
+
+    `place` makes of the shapes of {"params": ...}, and "collections" where the model has some,
+    those with shardings that they are restored to. `checkpoint` is "averaged", "best", "last"
+    or a step. "averaged" falls back to the newest sound checkpoint while there is no sound
+    average as new as it.
+    """
+    template = place(predicting_items(run.step_functions().shapes()))
+    if not (run.store / CHECKPOINTS).is_dir():
+        raise RunError(f"{run.folder} has no checkpoint yet")
+    checkpoints = run.checkpoints(read_only=True)
+    steps = checkpoints.steps()
+    if checkpoint == "averaged" and (found := _averaged(run, template, steps)) is not None:
+        return found
+    if not steps:
+        raise RunError(f"{run.folder} has no checkpoint yet")
+    if checkpoint in ("averaged", "last"):
+        wanted = steps[::-1]
+    elif checkpoint == "best":
+        best = checkpoints.best_step()
+        if best is None:
+            raise RunError(f"{run.folder} has no evaluated checkpoint to call the best")
+        wanted = [best]
+    elif checkpoint.isdecimal() and int(checkpoint) in steps:
+        wanted = [int(checkpoint)]
+    else:
+        raise RunError(
+            f"{run.folder} has no checkpoint {checkpoint!r}; it has averaged, best, last, "
+            f"{', '.join(map(str, steps))}"
+        )
+    step, items = _newest_sound(run, checkpoints, wanted, template)
+    return variables_of(items), f"step {step}"
+
+
+def _averaged(run, template, steps):
+    if not (run.store / AVERAGED).is_dir():
+        return None
+    averaged = Checkpoints(run.store / AVERAGED, read_only=True)
+    for step in averaged.steps()[-1:]:
+        try:
+            items, meta = averaged.restore(step, template)
+            if steps and meta.get("newest", step) < steps[-1]:
+                log.warning("training went on after the average at step %d was taken", step)
+                return None
+            return variables_of(items), f"averaged at step {step}"
+        except DamagedCheckpoint as error:
+            log.warning("%s; using the newest checkpoint instead", error)
+    return None
+
+
+def _newest_sound(run, checkpoints, steps, template):
+    for step in steps:
+        try:
+            return step, restore_evaluated(checkpoints, step, template)
+        except DamagedCheckpoint as error:
+            log.warning("%s; trying an older one", error)
+    raise RunError(f"{run.folder} has no sound checkpoint")
+
+
+def restore_evaluated(checkpoints, step, template):
+    """Items of a checkpoint to predict with, the moving average for parameters if it has one."""
+    wanted = dict(template)
+    if has_ema := "ema" in checkpoints.metadata(step)["fingerprints"]:
+        wanted["ema"] = wanted.pop("params")
+    items, _ = checkpoints.restore(step, wanted)
+    if has_ema:
+        items["params"] = items.pop("ema")
+    return items

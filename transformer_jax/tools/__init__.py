@@ -1,0 +1,1 @@
+"""Programs that start others; above everything but the command line."""

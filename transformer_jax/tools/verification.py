@@ -1,0 +1,290 @@
+"""Proof that a killed job goes on exactly: the same training twice, once with kills."""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import random
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from transformer_jax.config import RunConfig, TrainConfig
+from transformer_jax.config.train import mesh_sizes
+from transformer_jax.data.grammar.corpus import examples
+from transformer_jax.errors import UserError
+from transformer_jax.run.folder import Run
+
+__all__ = [
+    "Moved",
+    "Topology",
+    "Verdict",
+    "finish",
+    "values",
+    "verify_moves",
+    "verify_resume",
+]
+
+# Pairs of the embedded grammar to train on, where no text is given.
+PAIRS = 2000
+# Of losses between topologies, which add in another order.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the two runs hold at their end, name -> (never killed, killed), and the kills."""
+
+    values: dict[str, tuple[str, str]]
+    kills: list[int]
+    """The last update that was recorded before each kill."""
+
+    @property
+    def holds(self) -> bool:
+        return all(left == right for left, right in self.values.values())
+
+    def __str__(self) -> str:
+        after = f"killed after updates {', '.join(map(str, self.kills))}"
+        rows = [("", "never killed", after, "")]
+        for name, (left, right) in self.values.items():
+            rows.append((name, left, right, "equal" if left == right else "DIFFERENT"))
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines = ["  ".join(f"{c:{w}}" for c, w in zip(row, widths)).rstrip() for row in rows]
+        verdict = "killed jobs go on exactly" if self.holds else "killed jobs DO NOT go on exactly"
+        return "\n".join([*lines, verdict])
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What a run that was moved from topology to topology has of one that stayed where it was."""
+
+    topologies: list[str]
+    order: tuple[str, str]
+    """Digest of all sentences read: of the run that stayed, of the one that moved."""
+    differences: dict[int, float]
+    """Update -> difference of its loss, relative to that of the run that stayed."""
+
+    @property
+    def holds(self) -> bool:
+        return self.order[0] == self.order[1] and not self._beyond
+
+    @property
+    def _beyond(self) -> list[int]:
+        return [step for step, each in self.differences.items() if not each <= TOLERANCE]
+
+    def __str__(self) -> str:
+        same = "the same sentences" if self.order[0] == self.order[1] else "OTHER SENTENCES"
+        # A fault of a topology shows at once; a learning rate that is too high for the model
+        # makes much of the last bit, little by little.
+        first = f", beyond it from update {self._beyond[0]} on" if self._beyond else ""
+        return (
+            f"moved over {' -> '.join(self.topologies)}: {same}, every checkpoint restored with "
+            f"its fingerprints, losses within {max(self.differences.values()):.1e} "
+            f"(allowed: {TOLERANCE:.0e}{first})"
+        )
+
+
+def verify_resume(config: RunConfig, folder: Path, updates: int, kills: int) -> Verdict:
+    """Train `config` for `updates` in folder/whole, and with `kills` SIGKILLs in folder/killed.
+
+    Jobs are processes of their own, as a user starts them.
+    """
+    if not 0 < kills < updates:
+        raise UserError(f"kills {kills} must be positive and fewer than updates {updates}")
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty: name a new folder, the runs are written there")
+    folder.mkdir(parents=True, exist_ok=True)
+    if config.data.train is None and config.data.dataset is None and config.data.corpus is None:
+        config = replace(
+            config, data=replace(config.data, train=_grammar(folder), vocabulary="whitespace")
+        )
+    every = max(updates // 4, 1)
+    config = replace(
+        config,
+        train=TrainConfig(
+            steps=updates,
+            seed=config.train.seed,
+            parallel=config.train.parallel,
+            mesh=config.train.mesh,
+            log_every=1,
+            evaluate_every=every,
+            checkpoint_every=every,
+            average_last=2,
+        ),
+    )
+    (folder / "config.json").write_text(config.to_json(), encoding="utf-8")
+    finish(folder, "whole")
+    chance = random.Random(config.train.seed)
+    last: list[int] = []
+    for number in range(kills):
+        # Somewhere in this kill's part of the updates, in the middle between two saves.
+        wanted = int(updates / kills * (number + chance.uniform(0, 0.8))) // every * every
+        last.append(_kill(folder, max(wanted + every // 2, *last, 0) + 1))
+    finish(folder, "killed")
+    sides = [values(folder / name) for name in ("whole", "killed")]
+    return Verdict({name: (sides[0][name], sides[1][name]) for name in sides[0]}, last)
+
+
+def verify_moves(folder: Path, topologies: Sequence["Topology"]) -> Moved:
+    """Train what folder/whole was trained on in folder/moved, in a part on each topology."""
+    whole = Run.open(folder / "whole")
+    for number, part in enumerate(topologies, 1):
+        steps = whole.config.train.steps * number // len(topologies)
+        train = replace(whole.config.train, steps=steps, parallel="auto", mesh=part.mesh)
+        config = replace(whole.config, train=train)
+        (folder / "config.json").write_text(config.to_json(), encoding="utf-8")
+        finish(folder, "moved", part)
+    if (folder / "moved" / "damaged").exists():
+        raise UserError(f"{folder / 'moved'}: a checkpoint was not what had been saved")
+    order = [values(folder / name)["data order"] for name in ("whole", "moved")]
+    losses = [_losses(folder / name / "metrics.jsonl") for name in ("whole", "moved")]
+    differences = {
+        step: abs(losses[1].get(step, math.inf) / loss - 1) for step, loss in losses[0].items()
+    }
+    return Moved(list(map(str, topologies)), (order[0], order[1]), differences)
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Virtual CPU devices, of one process or several, and a mesh of them."""
+
+    processes: int = 1
+    devices: int | None = None  # as the machine has them
+    mesh: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Topology":
+        """8 devices, 2x4 of two processes, 2x4:fsdp=2,tensor=2 on a mesh.
+
+        >>> str(Topology.parse("2x4:fsdp=2"))
+        '2x4:fsdp=2'
+        """
+        found = re.fullmatch(r"(?:([1-9]\d?)x)?([1-9]\d{0,2})(?::(.+))?", text)
+        if found is None:
+            raise UserError(f"topology {text!r} is none: write as 8, 2x4 or 2x4:fsdp=2,tensor=2")
+        mesh_sizes(found[3])
+        return cls(int(found[1] or 1), int(found[2]), found[3])
+
+    def __str__(self) -> str:
+        processes = f"{self.processes}x" if self.processes > 1 else ""
+        return f"{processes}{self.devices}{f':{self.mesh}' if self.mesh else ''}"
+
+    def environment(self) -> dict[str, str]:
+        if self.devices is None:
+            return {}
+        flags = re.sub(r"\S*host_platform_device_count\S*", "", os.environ.get("XLA_FLAGS", ""))
+        flags += f" --xla_force_host_platform_device_count={self.devices}"
+        return {"XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"}
+
+    def options(self) -> Iterator[list[str]]:
+        """What each process is started with."""
+        if self.processes == 1:
+            yield []
+            return
+        with socket.create_server(("localhost", 0)) as free:
+            coordinator = f"localhost:{free.getsockname()[1]}"
+        for i in range(self.processes):
+            counts = ["--num-processes", str(self.processes), "--process-id", str(i)]
+            yield ["--coordinator", coordinator, *counts]
+
+
+def _losses(records: Path) -> dict[int, float]:
+    found = map(json.loads, records.read_text(encoding="utf-8").splitlines())
+    # A loss that is no number is written as null, and is like no other.
+    return {r["step"]: math.inf if r["loss"] is None else r["loss"] for r in found if "loss" in r}
+
+
+def values(folder: Path) -> dict[str, str]:
+    """Name -> fingerprint of everything that a run has made by its last checkpoint."""
+    checkpoints = Run.open(folder).checkpoints(read_only=True)
+    step = checkpoints.steps()[-1]
+    meta = checkpoints.metadata(step)
+    prints = {
+        ("optimizer state" if name == "rest" else name): _short(json.dumps(tree, sort_keys=True))
+        for name, tree in meta["fingerprints"].items()
+    }
+    return {
+        "update": str(step),
+        "parameters": prints.pop("params"),
+        **prints,
+        "data order": _short(meta["order"]),
+        "metrics.jsonl": _short((folder / "metrics.jsonl").read_text(encoding="utf-8")),
+    }
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _grammar(folder: Path) -> tuple[str, str]:
+    pairs = [(e.english, e.german) for e in examples("train", PAIRS)]
+    paths = [folder / "train.en", folder / "train.de"]
+    for path, side in zip(paths, zip(*pairs)):
+        path.write_text("".join(f"{line}\n" for line in side), encoding="utf-8")
+    return str(paths[0]), str(paths[1])
+
+
+@contextlib.contextmanager
+def _job(
+    folder: Path, name: str, options: Sequence[str] = (), topology: Topology = Topology()
+) -> Iterator[subprocess.Popen]:
+    """A job that trains in folder/name, and ends with its parent's interest in it."""
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(folder.absolute() / "compiled")}
+    with (folder / f"{name}.log").open("ab") as log:
+        job = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "transformer_jax", "train"),
+                *("--run-dir", str(folder / name), "--config", str(folder / "config.json")),
+                *options,
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**cache, **os.environ, **topology.environment()},
+        )
+    try:
+        yield job
+    finally:
+        job.kill()
+        job.wait()
+
+
+def finish(folder: Path, name: str, topology: Topology = Topology()) -> None:
+    """Train folder/config.json in folder/name to its end, in processes of their own."""
+    with contextlib.ExitStack() as stack:
+        jobs = [
+            stack.enter_context(_job(folder, name, options, topology))
+            for options in topology.options()
+        ]
+        codes = [job.wait() for job in jobs]
+        if any(codes):
+            log = folder / f"{name}.log"
+            last = log.read_text(encoding="utf-8", errors="replace").rstrip().rpartition("\n")[2]
+            raise UserError(f"training in {folder / name} failed ({log}): {last}")
+
+
+def _kill(folder: Path, after: int) -> int:
+    """Start the job and kill it when it has recorded update `after`; return the last recorded."""
+    records = folder / "killed" / "metrics.jsonl"
+    with _job(folder, "killed") as job:
+        while job.poll() is None:
+            if (found := _last_step(records)) >= after:
+                return found
+            time.sleep(0.002)
+    finish(folder, "killed")  # says what went wrong, if anything did
+    raise UserError(f"training ended before it could be killed after {after}: raise --updates")
+
+
+def _last_step(records: Path) -> int:
+    """0 where nothing is recorded yet."""
+    try:
+        lines = records.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return 0
+    return json.loads(lines[-2])["step"] if len(lines) > 1 else 0
