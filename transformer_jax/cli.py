@@ -12,7 +12,16 @@ from typing import Annotated
 import tyro
 
 from transformer_jax import __version__, presets
-from transformer_jax.commands import jobs, texts, views
+from transformer_jax.commands.attention import AttentionCommand
+from transformer_jax.commands.average import AverageCommand
+from transformer_jax.commands.evaluate import EvaluateCommand
+from transformer_jax.commands.inspect import InspectCommand
+from transformer_jax.commands.prepare import PrepareCommand
+from transformer_jax.commands.schedule import ScheduleCommand
+from transformer_jax.commands.score import ScoreCommand
+from transformer_jax.commands.train import TrainCommand
+from transformer_jax.commands.translate import TranslateCommand
+from transformer_jax.commands.verify_resume import VerifyResumeCommand
 from transformer_jax.config import RunConfig
 from transformer_jax.errors import UserError
 from transformer_jax.terminal import at_a_terminal
@@ -24,16 +33,16 @@ Flat = tyro.conf.OmitArgPrefixes
 _TEXTS = ("--source", "--target")
 
 COMMANDS = {
-    "train": jobs.Train,
-    "prepare": jobs.Prepare,
-    "average": jobs.Average,
-    "verify-resume": jobs.VerifyResume,
-    "translate": texts.Translate,
-    "score": texts.Score,
-    "evaluate": texts.Evaluate,
-    "inspect": views.Inspect,
-    "schedule": views.Schedule,
-    "attention": views.Attention,
+    "train": TrainCommand,
+    "prepare": PrepareCommand,
+    "average": AverageCommand,
+    "verify-resume": VerifyResumeCommand,
+    "translate": TranslateCommand,
+    "score": ScoreCommand,
+    "evaluate": EvaluateCommand,
+    "inspect": InspectCommand,
+    "schedule": ScheduleCommand,
+    "attention": AttentionCommand,
 }
 
 

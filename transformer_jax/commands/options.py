@@ -5,21 +5,7 @@ from typing import Annotated
 
 import tyro
 
-__all__ = ["Checkpoint", "ConfigFile", "Preset", "RunDir", "check_writable"]
-
-
-def check_writable(path: Path) -> None:
-    """OSError for a file that cannot be written, before the work; nothing is left where none was.
-
-    A pipe or a device is not tried: its reader would take that for the end.
-    """
-    if not path.exists():
-        path = path.resolve()  # a link may point to what is not there yet
-        path.open("ab").close()
-        path.unlink()
-    elif path.is_file() or path.is_dir():
-        path.open("ab").close()
-
+__all__ = ["Checkpoint", "ConfigFile", "Preset", "RunDir"]
 
 RunDir = Annotated[Path, tyro.conf.arg(help="Folder of a trained run.")]
 Checkpoint = Annotated[

@@ -1,0 +1,52 @@
+"""attention: draw what heads attend to."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from transformer_jax.commands.options import Checkpoint, RunDir
+from transformer_jax.commands.output import check_picture, check_suffix
+
+__all__ = ["AttentionCommand"]
+
+
+@dataclass(frozen=True)
+class AttentionCommand:
+    """Draw what a head attends to in a sentence pair, or write a page with every head."""
+
+    run_dir: RunDir
+    source: str
+    """Sentence to read."""
+    target: str | None = None
+    """Its translation; None is the model's own."""
+    part: Literal["encoder", "decoder", "cross"] = "cross"
+    """Of the picture: self-attention of encoder or decoder, or from the decoder to the encoder."""
+    layer: int = 1
+    """Of the picture, from 1."""
+    head: int | None = None
+    """Of the picture, from 1; None is the mean of all heads."""
+    output: Path | None = None
+    """Picture to write: .png, .svg or .pdf; None is attention.png, unless there is a page."""
+    html: Path | None = None
+    """Page to write, .html: all parts, layers and heads to choose from; needs no network."""
+    checkpoint: Checkpoint = "averaged"
+
+    def run(self) -> None:
+        from transformer_jax.translator import Translator
+        from transformer_jax.visualization.attention import draw
+        from transformer_jax.visualization.page import attention_page
+
+        output = self.output
+        if output is None and self.html is None:
+            output = Path("attention.png")
+        if output is not None:
+            check_picture(output)
+        if self.html is not None:
+            check_suffix(self.html, "page", ".html", ".htm")
+        seen = Translator.load(self.run_dir, self.checkpoint).attention(self.source, self.target)
+        if output is not None:
+            draw(seen, self.part, self.layer, self.head).savefig(output, dpi=120)
+            print(output)
+        if self.html is not None:
+            self.html.write_text(attention_page(seen), encoding="utf-8", newline="\n")
+            print(self.html)

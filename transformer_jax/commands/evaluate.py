@@ -1,0 +1,66 @@
+"""evaluate: translate a test set and score it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformer_jax.commands.options import Checkpoint, RunDir
+from transformer_jax.commands.output import check_output, check_writable, opened_output
+from transformer_jax.config.languages import check_language
+from transformer_jax.decoding.options import Search
+from transformer_jax.errors import UserError
+
+__all__ = ["EvaluateCommand"]
+
+
+@dataclass(frozen=True)
+class EvaluateCommand:
+    """Translate a test set and print every score with its signature."""
+
+    run_dir: RunDir
+    test: tuple[Path, Path] | None = None
+    """Source and reference file."""
+    split: str | None = None
+    """Instead of files: a split of the dataset that the run was trained on, as test."""
+    checkpoint: Checkpoint = "averaged"
+    language: str | None = None
+    """Language of the references, which decides how scores cut words; None is the run's target
+    language."""
+    output: Path | None = None
+    """File to write the translations to."""
+    search: Search = Search()
+
+    def run(self) -> None:
+        from transformer_jax.data.text import ParallelText, TextError, TextFiles
+        from transformer_jax.run.splits import dataset_splits
+        from transformer_jax.translator import Translator
+
+        if (self.test is None) == (self.split is None):
+            raise UserError(
+                "what to evaluate on: give --test SOURCE REFERENCE or --split NAME, and not both"
+            )
+        text: ParallelText
+        if self.test is not None:
+            text = TextFiles(str(self.test[0]), str(self.test[1]))
+        else:
+            splits = dataset_splits(self.run_dir)
+            if self.split not in splits:
+                raise UserError(
+                    f"the dataset of {self.run_dir} has no split {self.split!r}; it has "
+                    f"{', '.join(splits)}"
+                )
+            text = splits[self.split]
+        if self.language is not None:
+            check_language(self.language)
+        translator = Translator.load(self.run_dir, self.checkpoint)
+        if self.output is not None:
+            check_output(self.output, *(self.test or ()))
+            check_writable(self.output)
+        pairs = list(text)
+        if not pairs:
+            raise TextError(f"{text} hold no lines to evaluate on")
+        sources, references = zip(*pairs)
+        result = translator.evaluate(sources, references, self.search, language=self.language)
+        print(result)
+        if self.output is not None:
+            with opened_output(self.output) as file:
+                file.write("".join(f"{line}\n" for line in result.translations).encode())

@@ -1,0 +1,84 @@
+"""What commands write: where it may go, checked before the work, and how it is opened."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+from transformer_jax.errors import UserError
+
+__all__ = [
+    "check_output",
+    "check_picture",
+    "check_suffix",
+    "check_writable",
+    "opened_output",
+    "standard_stream",
+]
+
+
+def check_writable(path: Path) -> None:
+    """OSError for a file that cannot be written, before the work; nothing is left where none was.
+
+    A pipe or a device is not tried: its reader would take that for the end.
+    """
+    if not path.exists():
+        path = path.resolve()  # a link may point to what is not there yet
+        path.open("ab").close()
+        path.unlink()
+    elif path.is_file() or path.is_dir():
+        path.open("ab").close()
+
+
+def check_output(output: Path, *inputs: Path) -> None:
+    """What is read is not written over."""
+    for path in inputs:
+        if output.exists() and path.exists() and output.samefile(path):
+            raise UserError(f"{output} is to be read and written: name another --output")
+
+
+@contextlib.contextmanager
+def opened_output(path: Path | None) -> Iterator[BinaryIO]:
+    """A file open for writing bytes, packed as its name says, or standard output.
+
+    UserError where it does not take all.
+    """
+    from transformer_jax.data.packing import open_packed
+
+    output = standard_stream(sys.stdout, "output").buffer if path is None else open_packed(path)
+    try:
+        yield output
+        output.flush()
+        if path is not None:
+            output.close()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        place = path or "standard output"
+        raise UserError(f"{place} cannot be written: {error.strerror}") from None
+    finally:
+        if path is not None:
+            with contextlib.suppress(OSError):
+                output.close()  # or it would try once more
+
+
+def standard_stream(stream: TextIO, name: str) -> TextIO:
+    """Standard input or output; `at_a_terminal` puts the null device where there is none."""
+    if getattr(stream, "name", None) == os.devnull:
+        raise UserError(f"there is no standard {name}: name a file with --{name}")
+    return stream
+
+
+def check_picture(path: Path) -> Path:
+    return check_suffix(path, "picture", ".png", ".svg", ".pdf")
+
+
+def check_suffix(path: Path, what: str, *known: str) -> Path:
+    if path.suffix.lower() not in known:
+        raise UserError(f"{path} is no {what} that can be written: end it in {', '.join(known)}")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"{path}: there is no folder {path.absolute().parent}: make it first")
+    check_writable(path)
+    return path

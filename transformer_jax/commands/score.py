@@ -1,0 +1,26 @@
+"""score: score given translations."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformer_jax.commands.options import Checkpoint, RunDir
+
+__all__ = ["ScoreCommand"]
+
+
+@dataclass(frozen=True)
+class ScoreCommand:
+    """Print the log-probability (nats, end of sentence included) of each translation given."""
+
+    run_dir: RunDir
+    test: tuple[Path, Path]
+    """Source and translation file."""
+    checkpoint: Checkpoint = "averaged"
+
+    def run(self) -> None:
+        from transformer_jax.data.text import TextFiles
+        from transformer_jax.translator import Translator
+
+        translator = Translator.load(self.run_dir, self.checkpoint)
+        for log_prob in translator.score_stream(TextFiles(*map(str, self.test))):
+            print(f"{log_prob:.4f}")

@@ -1,0 +1,72 @@
+"""train: train a model, or resume a run."""
+
+import re
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformer_jax.commands.options import ConfigFile, Preset
+from transformer_jax.config import RunConfig
+from transformer_jax.errors import UserError
+
+__all__ = ["TrainCommand"]
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Train a model, or go on where its run folder stopped."""
+
+    run_dir: Path
+    """Folder of the run: made if missing, continued if there."""
+    preset: Preset = "base"
+    config_file: ConfigFile = None
+    print_config: bool = False
+    """Print as JSON what would be trained, and do nothing."""
+    init_from: Path | None = None
+    """Run folder whose parameters a new run starts from."""
+    fit_memory: bool = False
+    """Cut each update into as few batches as fit in the device's memory: batch_tokens falls as
+    accumulate rises."""
+    profile: int = 0
+    """Write a trace of so many steps to profile/ in the run folder, for TensorBoard's profiler."""
+    distributed: bool = False
+    """Train together with the other processes that SLURM, Open MPI, Kubernetes or a TPU pod has
+    started with the same command; JAX finds them."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where nothing tells JAX; with num_processes and process_id."""
+    num_processes: int | None = None
+    """How many processes train together."""
+    process_id: int | None = None
+    """Which of them this one is, from 0."""
+    config: RunConfig = RunConfig()
+
+    def run(self) -> None:
+        if self.print_config:
+            print(self.config.to_json(), end="")
+            return
+        if self.profile < 0:
+            raise UserError(f"profile {self.profile} steps: must not be negative")
+        from transformer_jax.devices.processes import is_first, joined
+        from transformer_jax.run.train import train
+
+        with joined(self._processes()):
+            train(
+                self.config,
+                self.run_dir,
+                init_from=self.init_from,
+                fit=self.fit_memory,
+                profile=self.profile,
+            )
+            if is_first():
+                print(self.run_dir)
+
+    def _processes(self):
+        from transformer_jax.devices.processes import Processes
+
+        given = (self.coordinator, self.num_processes, self.process_id)
+        if not self.distributed and given == (None,) * 3:
+            return None
+        again = shlex.join(["transformer-jax", *sys.argv[1:]])
+        again = re.sub(r"(--process[-_]id[ =])\d+", r"\1N", again)
+        return Processes(*given, again=again)
