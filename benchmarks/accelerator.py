@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.ledger import Where, write_json
-from transformer_jax.terminal import at_a_terminal
+from transformer_jax.terminal import at_a_terminal, run_program
 
 __all__ = ["PHASES", "Report", "main"]
 
@@ -271,5 +271,4 @@ def _leading(*words: Any) -> None:
 
 
 if __name__ == "__main__":
-    with at_a_terminal():
-        main()
+    run_program(main)

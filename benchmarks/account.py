@@ -1,6 +1,6 @@
 """What `benchmarks.accelerator` left in a folder, as an entry of the ledger.
 
-    python -m benchmarks.account runs/accelerator --ledger experiments/results
+    python -m benchmarks.account runs/accelerator --results-dir experiments/results
 
 The folder may come from another machine, whose checkout may be a copy that git knows nothing of:
 --commit names what ran there.
@@ -17,7 +17,7 @@ from benchmarks.accelerator import PHASES
 from experiments.ledger import Entry, Table, Where, publish, together
 from experiments.multi30k import ANCHOR
 from transformer_jax.errors import UserError
-from transformer_jax.terminal import at_a_terminal
+from transformer_jax.terminal import run_program
 
 __all__ = ["account"]
 
@@ -164,13 +164,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="what --output of benchmarks.accelerator named")
     parser.add_argument("--name", default="accelerator", help="of the entry")
-    parser.add_argument("--ledger", type=Path, required=True, help="folder of entries")
+    parser.add_argument("--results-dir", type=Path, required=True, help="folder of entries")
     parser.add_argument("--commit", default="", help="what ran there, if git did not know")
     parser.add_argument("--note", default="", help="what else is to be said of the runs")
     options = parser.parse_args()
-    publish(options.name, account(options.folder, options.commit, options.note), options.ledger)
+    entry = account(options.folder, options.commit, options.note)
+    publish(options.name, entry, options.results_dir)
 
 
 if __name__ == "__main__":
-    with at_a_terminal():
-        main()
+    run_program(main)

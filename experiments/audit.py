@@ -7,13 +7,11 @@ peaks of the learning rate and the speed, from this package's own code: shapes, 
 searches of the graph of what depends on what. Then what the paper cannot have meant.
 """
 
-import argparse
 import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,13 +20,14 @@ import numpy as np
 from jax.extend.core import Literal
 
 from experiments import table3_variations
-from experiments.ledger import Cell, Entry, Table, Where, publish
+from experiments.ledger import Cell, Entry, Table, Where
+from experiments.program import make_parser, publish_result
 from transformer_jax import OptimizerConfig, Transformer, functional, presets
 from transformer_jax.config import ModelConfig
 from transformer_jax.data.batching import Shape
 from transformer_jax.devices.layout import Layout
 from transformer_jax.tasks import Task
-from transformer_jax.terminal import at_a_terminal
+from transformer_jax.terminal import run_program
 from transformer_jax.training.runners import JitStep
 from transformer_jax.training.schedule import warmup_schedule
 
@@ -301,17 +300,15 @@ def _yes(agrees: bool | None) -> str | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ledger", type=Path, default=Path("runs"), help="folder of the result")
+    parser = make_parser(__doc__, "runs")
     arguments = parser.parse_args()
     start, where = time.perf_counter(), Where.here("python -m experiments.audit")
     tables = audit()
     missing = "table 1's recurrent and convolutional rows"
     where = where.after(time.perf_counter() - start)
     found = Entry("audit", "What needs no training, computed again", where, tables, missing)
-    publish("audit", found, arguments.ledger)
+    publish_result("audit", found, arguments)
 
 
 if __name__ == "__main__":
-    with at_a_terminal():
-        main()
+    run_program(main)

@@ -9,7 +9,6 @@ the grammar holds back: `test` is like the training text, the other splits are n
 Everything is written to one folder, whose name is printed last.
 """
 
-import argparse
 import itertools
 import time
 from dataclasses import replace
@@ -18,6 +17,7 @@ from typing import Any
 
 from experiments.figures3_5_heads import MEASURES, best, head_scores, sentences
 from experiments.ledger import Cell, Entry, Table, Where, record
+from experiments.program import make_parser
 from experiments.runs import recorded, trained
 from transformer_jax import presets
 from transformer_jax.config import RunConfig
@@ -27,7 +27,7 @@ from transformer_jax.decoding.options import Search
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bleu import exact_match, sacre_score
 from transformer_jax.run.splits import dataset_splits
-from transformer_jax.terminal import at_a_terminal
+from transformer_jax.terminal import run_program
 from transformer_jax.translator import Translator
 from transformer_jax.visualization.attention import attention_map
 from transformer_jax.visualization.curves import learning_curve
@@ -148,11 +148,9 @@ def entry(steps: int, found: dict, pronoun: dict, where: Where) -> Entry:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder to write")
+    parser = make_parser(__doc__, "runs/demo")
     parser.add_argument("--steps", type=int, default=STEPS, help="updates in all")
     parser.add_argument("--sentences", type=int, default=150, help="of each split to translate")
-    parser.add_argument("--ledger", type=Path, help="folder of the result; default: --output")
     arguments = parser.parse_args()
     for name in ("steps", "sentences"):
         if getattr(arguments, name) < 1:
@@ -182,11 +180,10 @@ def main() -> None:
     # What a run that went on had taken before is in its own record.
     whole = max(seconds, recorded(run_dir)["training_seconds"])
     result = entry(arguments.steps, found, pronoun, where.after(whole))
-    record(f"demo-{arguments.steps}", result, arguments.ledger or output)
+    record(f"demo-{arguments.steps}", result, arguments.results_dir or output)
     print(f"{seconds:.0f} seconds. Scores, translations, learning curve and attention are in")
     print(output)
 
 
 if __name__ == "__main__":
-    with at_a_terminal():
-        main()
+    run_program(main)

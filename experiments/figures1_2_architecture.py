@@ -22,7 +22,7 @@ from matplotlib.patches import FancyBboxPatch
 from experiments.calls import BATCH, SOURCE, TARGET, Call, calls, wires
 from transformer_jax import functional, presets
 from transformer_jax.config import ModelConfig
-from transformer_jax.terminal import at_a_terminal
+from transformer_jax.terminal import run_program
 
 # Primitive of the jaxpr -> the box of figure 2 that it belongs to.
 STEPS = {
@@ -233,5 +233,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with at_a_terminal():
-        main()
+    run_program(main)

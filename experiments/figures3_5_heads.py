@@ -17,7 +17,6 @@ Ours     The embedded corpus knows every pronoun's antecedent and every phrase, 
 --source, --layer and --head together draw any head on any sentence.
 """
 
-import argparse
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -27,13 +26,14 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.figures1_2_architecture import save
-from experiments.ledger import Cell, Entry, Table, Where, publish
+from experiments.ledger import Cell, Entry, Table, Where
+from experiments.program import make_parser, publish_result
 from transformer_jax.data.datasets import DatasetText
 from transformer_jax.decoding.options import Search
 from transformer_jax.errors import UserError
 from transformer_jax.run.folder import Run
 from transformer_jax.run.splits import dataset_splits
-from transformer_jax.terminal import at_a_terminal
+from transformer_jax.terminal import run_program
 from transformer_jax.translator import Translator
 from transformer_jax.visualization.attention import attention_lines, by_word, check_head, words
 
@@ -315,10 +315,8 @@ def one_head(translator: Translator, source: str, layer: int, head: int):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__, "runs/figures")
     parser.add_argument("--run-dir", type=Path, required=True, help="trained on the grammar")
-    parser.add_argument("--output", type=Path, default=Path("runs/figures"), help="folder to write")
-    parser.add_argument("--ledger", type=Path, help="folder of the result; default: --output")
     parser.add_argument("--sentences", type=int, default=SENTENCES, help="with 'it', of each split")
     parser.add_argument("--source", help="draw this sentence only; needs --layer and --head")
     parser.add_argument("--layer", type=int, help="from 1")
@@ -361,9 +359,8 @@ def main() -> None:
         "the paper has no numbers here, only pictures of heads that were chosen by eye; its model "
         f"has 6 layers of 8 heads, this one {model.num_layers} of {model.num_heads}",
     )
-    publish("figures3-5", made, arguments.ledger or arguments.output)
+    publish_result("figures3-5", made, arguments)
 
 
 if __name__ == "__main__":
-    with at_a_terminal():
-        main()
+    run_program(main)

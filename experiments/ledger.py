@@ -18,7 +18,7 @@ from typing import Any
 
 from transformer_jax.errors import UserError
 from transformer_jax.files import write_atomically
-from transformer_jax.terminal import at_a_terminal
+from transformer_jax.terminal import run_program
 
 __all__ = [
     "Entry",
@@ -164,7 +164,7 @@ def entries(folder: Path = RESULTS) -> dict[str, Entry]:
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path} is no entry of the ledger ({type(error).__name__}: {error}): run the "
-                "experiment again with --ledger, or take the file away"
+                "experiment again with --results-dir, or take the file away"
             ) from error
     return found
 
@@ -208,5 +208,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with at_a_terminal():
-        main()
+    run_program(main)

@@ -12,16 +12,16 @@ Anchor   Wu et al., "Good for Misconceived Reasons" (ACL 2021, arXiv 2105.14462)
 Run it again to go on where it stopped.
 """
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
 from experiments.ledger import Cell, Entry, Table, Where, record
+from experiments.program import make_parser
 from experiments.runs import recorded, trained
 from transformer_jax import presets
 from transformer_jax.config import RunConfig
 from transformer_jax.decoding.options import Search
-from transformer_jax.terminal import at_a_terminal
+from transformer_jax.terminal import run_program
 
 ANCHOR = 41.02  # tokenized BLEU
 BEAM = Search(beam_size=5, penalty="power", alpha=1.0)
@@ -110,13 +110,12 @@ def as_entry(text: str, recipe: str, steps: int, details: dict, where: Where) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of Multi30k")
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--text", choices=("bpe", "raw"), default="bpe")
     parser.add_argument("--recipe", choices=("anchor", "cpu"), default="anchor")
     parser.add_argument("--steps", type=int, help="updates in all (default: the recipe's 8,000)")
-    parser.add_argument("--ledger", type=Path, help="folder of the result; default: --run-dir")
     parser.add_argument("--commit", default="", help="commit that trained (default: HEAD)")
     arguments = parser.parse_args()
 
@@ -130,10 +129,9 @@ def main() -> None:
     trained(config, arguments.run_dir)
     scores = score(arguments.data, arguments.text, arguments.run_dir)
     found = entry(arguments, config, scores, where)
-    folder = arguments.ledger or arguments.run_dir
+    folder = arguments.results_dir or arguments.run_dir
     print(record(f"multi30k-{arguments.text}-{arguments.recipe}-{steps}", found, folder))
 
 
 if __name__ == "__main__":
-    with at_a_terminal():
-        main()
+    run_program(main)

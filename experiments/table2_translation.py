@@ -22,7 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.ledger import Entry, Table, Where, publish
+from experiments.ledger import Entry, Table, Where
+from experiments.program import make_parser, publish_result
 from experiments.runs import recorded, trained
 from transformer_jax import presets
 from transformer_jax.config import RunConfig
@@ -32,7 +33,7 @@ from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bleu import every_bleu
 from transformer_jax.files import write_atomically
 from transformer_jax.run.splits import dataset_splits
-from transformer_jax.terminal import at_a_terminal
+from transformer_jax.terminal import run_program
 
 # (pair, size) -> BLEU in the paper; en-fr big as the table has it.
 PAPER = {
@@ -249,7 +250,7 @@ def entry(found: dict, arguments: argparse.Namespace, config: RunConfig, count: 
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__, "runs/table2")
     parser.add_argument("--pair", choices=sorted(AT_HAND), default="en-de")
     parser.add_argument("--size", choices=("base", "big"), default="base")
     parser.add_argument("--full", action="store_true", help="the paper's sizes, on WMT14")
@@ -257,8 +258,6 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="of the twin")
     parser.add_argument("--steps", type=int, help="updates; default: the paper's, or 2,000")
     parser.add_argument("--reduced", type=Path, help="sources of sacreBLEU's wmt14, a line each")
-    parser.add_argument("--output", type=Path, default=Path("runs/table2"), help="folder to write")
-    parser.add_argument("--ledger", type=Path, help="folder of the result; default: --output")
     arguments = parser.parse_args(words)
     if arguments.steps is not None and arguments.steps < 1:
         raise UserError(f"--steps {arguments.steps} must be positive")
@@ -296,9 +295,8 @@ def main() -> None:
     found = score(arguments.run_dir, pairs, pair.partition("-")[2], part)
     made = entry(found, arguments, config, len(pairs))
     name = f"table2-{arguments.run_dir.name}-{config.train.steps}"
-    publish(name, made, arguments.ledger or arguments.output)
+    publish_result(name, made, arguments)
 
 
 if __name__ == "__main__":
-    with at_a_terminal():
-        main()
+    run_program(main)

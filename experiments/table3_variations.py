@@ -27,13 +27,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.claims import Claim, judge
-from experiments.ledger import Entry, Table, Where, publish, together
+from experiments.ledger import Entry, Table, Where, together
+from experiments.program import make_parser, publish_result
 from experiments.tasks import Task, run_all
 from transformer_jax import presets
 from transformer_jax.config import RunConfig
 from transformer_jax.data.grammar.corpus import stream
 from transformer_jax.errors import UserError, nearest
-from transformer_jax.terminal import at_a_terminal
+from transformer_jax.terminal import run_program
 
 
 class Printed(NamedTuple):
@@ -275,9 +276,7 @@ def entry(found: Sequence[dict], arguments: argparse.Namespace) -> Entry:
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("runs/table3"), help="folder to write")
-    parser.add_argument("--ledger", type=Path, help="folder of the result; default: --output")
+    parser = make_parser(__doc__, "runs/table3")
     parser.add_argument("--rows", nargs="+", default=list(PAPER), help="default: all 20")
     parser.add_argument("--seeds", type=int, help="of rows that decide a claim; 5, --full: 1")
     parser.add_argument("--steps", type=int, help="updates; default: 1,000, or the paper's")
@@ -308,9 +307,8 @@ def main() -> None:
     arguments = parse()
     run_all(tasks(arguments), arguments.jobs, arguments.output / "compiled")
     made = entry(finished(arguments), arguments)
-    publish(f"table3-{arguments.scale}", made, arguments.ledger or arguments.output)
+    publish_result(f"table3-{arguments.scale}", made, arguments)
 
 
 if __name__ == "__main__":
-    with at_a_terminal():
-        main()
+    run_program(main)

@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 # Public name -> module that holds it. Resolved on first use, so that `import transformer_jax`
 # and the command line's --help cost nothing.
 _HOME = {
+    "UserError": "errors",
     "ModelConfig": "config",
     "OptimizerConfig": "config",
     "DataConfig": "config",
@@ -15,13 +16,28 @@ _HOME = {
     "Transformer": "models.transformer",
     "Encoder": "models.transformer",
     "Decoder": "models.transformer",
+    "Family": "models.families",
+    "FAMILIES": "models.families",
+    "Layout": "devices.layout",
     "Search": "decoding.options",
     "generate": "decoding.generate",
+    "beam_search": "decoding.beam",
+    "greedy_search": "decoding.greedy",
+    "sample": "decoding.sampling",
+    "TrainState": "training.state",
     "make_step": "training.step",
+    "make_runner": "training.runners",
     "JitStep": "training.runners",
+    "PmapStep": "training.runners",
+    "MeshStep": "training.runners",
     "Recorder": "training.metrics",
     "train_loop": "training.loop",
+    "Task": "tasks",
+    "TASKS": "tasks",
+    "Run": "run.folder",
+    "load_variables": "run.variables",
     "train": "run.train",
+    "average": "run.average",
     "Translator": "translator",
 }
 _MODULES = {"functional": "functional", "presets": "config.presets"}

@@ -7,12 +7,12 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from transformer_jax.devices.signals import Stopped
 from transformer_jax.errors import UserError
 
-__all__ = ["at_a_terminal"]
+__all__ = ["at_a_terminal", "run_program"]
 
 
 @contextlib.contextmanager
@@ -66,6 +66,12 @@ def at_a_terminal() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def run_program(main: Callable[[], None]) -> None:
+    """Run the `main` of a program that was started by itself, `at_a_terminal`."""
+    with at_a_terminal():
+        main()
 
 
 def _end_output() -> None:

@@ -99,7 +99,7 @@ def test_growth_by_hand():
 
 @pytest.mark.slow
 def test_the_whole_audit(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["audit", "--ledger", str(tmp_path)])
+    monkeypatch.setattr("sys.argv", ["audit", "--results-dir", str(tmp_path)])
     audit.main()
     shown = capsys.readouterr().out
     assert "| self-attention | operations a layer | n^2 d | n^2.0" in shown

@@ -298,7 +298,7 @@ def test_the_demo_and_its_figures(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", [*fixed, *words])
         heads.main()
 
-    go("--sentences", "3", "--ledger", str(tmp_path))
+    go("--sentences", "3", "--results-dir", str(tmp_path))
     assert len(list((tmp_path / "figures").glob("figure*.svg"))) == 5
     table, _ = json.loads((tmp_path / "figures3-5.json").read_text())["tables"]
     assert [row[0] for row in table["rows"]][2:] == [

@@ -52,7 +52,7 @@ def test_the_whole_experiment_on_a_little_text(text, tmp_path, monkeypatch):
             (folder / f"{name}.{language}").write_text("\n".join(lines) + "\n")
     run = tmp_path / "run"
     arguments = f"--data {tmp_path} --run-dir {run} --recipe cpu --text {text} --steps 2"
-    words = f"{arguments} --ledger {tmp_path}".split()
+    words = f"{arguments} --results-dir {tmp_path}".split()
     monkeypatch.setattr("sys.argv", ["multi30k", *words])
     multi30k.main()
     entry = json.loads((tmp_path / f"multi30k-{text}-cpu-2.json").read_text())

@@ -147,7 +147,7 @@ def test_the_twin_from_end_to_end(tmp_path, monkeypatch, capsys):
         return replace(config, model=replace(config.model, d_model=16, d_ff=32, num_layers=1))
 
     monkeypatch.setattr(table2, "twin", narrow)
-    places = ("--shared", tmp_path, "--output", tmp_path / "runs", "--ledger", tmp_path)
+    places = ("--shared", tmp_path, "--output", tmp_path / "runs", "--results-dir", tmp_path)
     (tmp_path / "part.en").write_text(
         "\n".join((tmp_path / "dev/t.en").read_text().split("\n")[:3])
     )
@@ -176,7 +176,7 @@ def test_the_whole_run_in_small(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(table2, "full", narrow)
     go(monkeypatch, "--full", "--steps", 2, "--data-dir", archives,
-       "--output", tmp_path / "runs", "--ledger", tmp_path)  # fmt: skip
+       "--output", tmp_path / "runs", "--results-dir", tmp_path)  # fmt: skip
     entry = json.loads((tmp_path / "table2-en-de-base-full-2.json").read_text())
     # Two updates are not the paper's run: its number does not stand beside them.
     assert "| compound-split BLEU | - |" in capsys.readouterr().out
