@@ -40,8 +40,8 @@ def _run(folder: Path, data: Path, tiny: bool, seed: int) -> dict[str, Any]:
         config.train, seed=seed, parallel="jit", log_every=min(50, first), evaluate_every=steps
     )
     for part in (
-        replace(train, steps=first, checkpoint_each_epoch=False, checkpoint_every=steps),
-        replace(train, checkpoint_each_epoch=True),
+        replace(train, steps=first, checkpoint_every_epoch=False, checkpoint_every=steps),
+        replace(train, checkpoint_every_epoch=True),
     ):
         trained(replace(config, train=part), folder)
     found = recorded(folder)

@@ -32,7 +32,7 @@ FLAGS = {
 def repeated(folder: Path, environment: dict[str, str], tiny: bool) -> dict[str, Any]:
     """What differs between two whole runs, and between one of them and a killed one."""
     config = presets.recipe("tiny")
-    config = replace(config, data=replace(config.data, num_shapes=1))
+    config = replace(config, data=replace(config.data, max_batch_shapes=1))
     if tiny:
         config = replace(config, model=replace(config.model, **TINY))
     with mock.patch.dict(os.environ, environment):

@@ -24,7 +24,7 @@ from transformer_jax.decoding.options import Search
 from transformer_jax.terminal import run_program
 
 ANCHOR = 41.02  # tokenized BLEU
-BEAM = Search(beam_size=5, penalty="power", alpha=1.0)
+BEAM = Search(beam_size=5, length_penalty="power", alpha=1.0)
 
 
 def configuration(data: Path, text: str, recipe: str, steps: int | None) -> RunConfig:
@@ -45,7 +45,7 @@ def configuration(data: Path, text: str, recipe: str, steps: int | None) -> RunC
             validation=pair(validation),
             vocabulary="whitespace" if text == "bpe" else "bpe",
         ),
-        train=replace(config.train, checkpoint_each_epoch=True, evaluate_every=250, keep_last=10),
+        train=replace(config.train, checkpoint_every_epoch=True, evaluate_every=250, keep_last=10),
     )
     if recipe == "cpu":
         # A quarter of the anchor's tokens an update, so half its peak rate or a little more,
@@ -54,7 +54,7 @@ def configuration(data: Path, text: str, recipe: str, steps: int | None) -> RunC
             config,
             optimizer=replace(
                 config.optimizer,
-                accumulate=1,
+                accumulation_steps=1,
                 warmup_steps=1000,
                 lr_factor=0.003 * (config.model.d_model * 1000) ** 0.5,
             ),

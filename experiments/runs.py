@@ -44,7 +44,7 @@ def recorded(folder: Path) -> dict[str, Any]:
     return {
         "training_seconds": round(sum(r["seconds_per_step"] * n for r, n in zip(timings, steps))),
         "median_target_tokens_per_second": middle("tokens_per_second"),
-        "median_waiting_share": middle("waiting_share"),
+        "median_waiting_share": middle("input_wait_fraction"),
         "curve": [
             {k: r[k] for k in ("step", "validation_loss", "validation_perplexity")}
             for r in records["metrics"]

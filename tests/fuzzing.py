@@ -58,7 +58,7 @@ def configuration(folder: Path):
     vocabulary = train_vocabulary("whitespace", ["a b c"], 100)
     config = presets.recipe("tiny")
     model = presets.tiny(vocab_size=len(vocabulary))
-    corpus = write_corpus(folder / "corpus", [("a b", "c")], vocabulary, sentences=1)
+    corpus = write_corpus(folder / "corpus", [("a b", "c")], vocabulary, sentences_per_line=1)
     Run.create(folder, RunConfig(model, config.optimizer), corpus)
     return [folder / "config.json"], lambda: Run.open(folder)
 

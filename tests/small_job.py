@@ -50,7 +50,7 @@ def configuration(folder, steps=24, **train_options):
             vocabulary="whitespace",
             max_length=16,
             batch_tokens=64,
-            num_shapes=2,
+            max_batch_shapes=2,
         ),
         TrainConfig(steps=steps, **{**options, **train_options}),
     )

@@ -14,7 +14,7 @@ from transformer_jax.data.preparation import Receipt
 ROOT = Path(__file__).parents[1]
 SMALL = ["--preset", "tiny", "--parallel", "jit", "--vocabulary", "whitespace",
          "--d-model", 16, "--d-ff", 32, "--num-layers", 1, "--num-heads", 2, "--max-length", 16,
-         "--batch-tokens", 64, "--num-shapes", 1, "--warmup-steps", 20]  # fmt: skip
+         "--batch-tokens", 64, "--max-batch-shapes", 1, "--warmup-steps", 20]  # fmt: skip
 
 
 def command(*arguments, text=None):

@@ -182,7 +182,7 @@ def test_scores_of_a_search_are_those_of_score(command, run, tmp_path):
     """Without a length penalty: both are log-probabilities over the whole vocabulary."""
     lines = ["w1 w2", "w3 w1 w4", "w2"]
     (tmp_path / "in").write_text("\n".join(lines) + "\n")
-    options = ["--penalty", "none", "--n-best", 3]
+    options = ["--length-penalty", "none", "--n-best", 3]
     shown = command("translate", "--run-dir", run, "--input", "in", *options).splitlines()
     rows = [line.split(" ||| ") for line in shown]
     assert len(rows) == 9
@@ -249,7 +249,7 @@ def test_what_is_too_long_to_score_is_named_and_left_out(run, caplog):
 def test_lines_of_several_sentences(run, caplog):
     """This run's lines hold one sentence each; `.` ends one here as in any text."""
     translator = Translator.load(run)
-    assert Run.open(run).lines == Lines(sentences=1, tokens=6)
+    assert Run.open(run).lines == Lines(sentences_per_line=1, max_tokens=6)
     line, parts = "w1 w2. w3! w4?", ["w1 w2.", "w3!", "w4?"]
     apart = " ".join(translator.translate(parts, beam_size=1))
     assert translator.translate([line], beam_size=1) == [apart]

@@ -115,8 +115,8 @@ def test_metric_sums_reach_records_board_and_checkpoints(tmp_path, monkeypatch):
     board = EventAccumulator(str(whole.folder / "tensorboard"))
     board.Reload()
     np.testing.assert_allclose([e.value for e in board.Scalars("ends")], shares, rtol=1e-6)
-    pending = whole.checkpoints(read_only=True).metadata(6)["pending"]
-    assert set(pending) == {"loss", "tokens", "ends"} and pending["ends"] > 0
+    unlogged = whole.checkpoints(read_only=True).metadata(6)["unlogged_sums"]
+    assert set(unlogged) == {"loss", "tokens", "ends"} and unlogged["ends"] > 0
     # Stopped in the middle of a record it goes on to the same.
     first = replace(config, train=replace(config.train, steps=7))
     train(first, tmp_path / "parts", progress=False)

@@ -24,17 +24,27 @@ STEPS = 20
 CONFIGURATIONS = {
     "base": ({}, {}, {}),
     "pre": (
-        {"norm": "pre", "positions": "learned", "max_positions": 32, "tied": "none"},
-        {"accumulate": 2, "clip_norm": 1.0, "ema_decay": 0.9},
+        {
+            "norm_placement": "pre",
+            "position_encoding": "learned",
+            "max_positions": 32,
+            "tied_embeddings": "none",
+        },
+        {"accumulation_steps": 2, "clip_norm": 1.0, "ema_decay": 0.9},
         {},
     ),
     "additive": (
-        {"attention": "additive", "tied": "decoder", "attention_dropout": 0.1, "d_k": 4},
+        {
+            "attention_score": "additive",
+            "tied_embeddings": "decoder",
+            "attention_dropout": 0.1,
+            "d_k": 4,
+        },
         {"label_smoothing": 0.0},
         {"seed": 5},
     ),
     "narrow numbers": (
-        {"dtype": "bfloat16", "relu_dropout": 0.1, "positions": "t2t", "start_id": 3},
+        {"dtype": "bfloat16", "activation_dropout": 0.1, "position_encoding": "t2t", "start_id": 3},
         {},
         {},
     ),

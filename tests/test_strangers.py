@@ -180,7 +180,7 @@ def test_a_language_model_goes_through_the_job(tmp_path):
 
 
 def test_a_transformer_with_a_vocabulary_a_side(tmp_path):
-    config = with_task(configuration(tmp_path, steps=12), "dictionary", tied="none")
+    config = with_task(configuration(tmp_path, steps=12), "dictionary", tied_embeddings="none")
     whole, parts = train_in_parts(config, tmp_path, 7)
     check_equal(whole, parts)
     model = Run.open(whole.folder).config.model
@@ -188,7 +188,7 @@ def test_a_transformer_with_a_vocabulary_a_side(tmp_path):
     other = train(config, tmp_path / "other", init_from=whole.folder, progress=False)
     assert Translator.load(other.folder).translate(["w1 w2"])
     with pytest.raises(UserError, match="tied 'all' is one table for both sides"):
-        train(with_model(config, tied="all"), tmp_path / "tied", progress=False)
+        train(with_model(config, tied_embeddings="all"), tmp_path / "tied", progress=False)
     joint = with_task(config, "translation", target_vocab_size=20)
     with pytest.raises(UserError, match="target_vocab_size 20: the task translation has one voc"):
         train(joint, tmp_path / "joint", progress=False)
@@ -197,7 +197,7 @@ def test_a_transformer_with_a_vocabulary_a_side(tmp_path):
 
 def test_sentences_as_long_as_those_of_training_are_not_cut(tagging_runs):
     translator = Translator.load(tagging_runs[0].folder)
-    assert translator._splitter._lines.tokens == 5
+    assert translator._splitter._lines.max_tokens == 5
     [tags] = translator.translate(["w1 w2 w3 w4 w5"])
     assert len(tags.split()) == 5
     assert len(translator._splitter.encode("w1 w2 w3 w4 w5", 0, "auto")) == 1

@@ -60,7 +60,7 @@ def test_attention_of_its_own_translation(translator):
 def test_attention_where_positions_are_learned(caplog):
     vocabulary = WhitespaceVocabulary(["a", "b"])
     model = Transformer(
-        replace(presets.tiny(len(vocabulary)), positions="learned", max_positions=5)
+        replace(presets.tiny(len(vocabulary)), position_encoding="learned", max_positions=5)
     )
     tokens = jnp.ones((1, 1), jnp.int32)
     params = model.init(jax.random.key(0), tokens, tokens)["params"]

@@ -25,7 +25,7 @@ translator = Translator.load(folder / "run")
 sources, targets = ["w1 w2 w3", "w4 w5", "w11"], ["W3 W2 W1", "W5 W4", "W11"]
 searches = {
     "beam": Search(extra_length=4),
-    "t2t": Search(eos_rule="t2t", penalty="power", extra_length=4),
+    "t2t": Search(eos_rule="t2t", length_penalty="power", extra_length=4),
     "greedy": Search(method="greedy", extra_length=4),
     "sample": Search(method="sample", n_best=2, top_k=9, top_p=0.9, seed=1, extra_length=4),
 }
@@ -47,7 +47,7 @@ def outcome(folder, enabled):
     config = configuration(folder, steps=12)
     # A rate at which the last bit of an update stays the last bit.
     optimizer = replace(
-        config.optimizer, lr_factor=0.05, accumulate=2, ema_decay=0.9, clip_norm=1.0
+        config.optimizer, lr_factor=0.05, accumulation_steps=2, ema_decay=0.9, clip_norm=1.0
     )
     config = replace(config, optimizer=optimizer)
     (folder / "wanted.json").write_text(config.to_json())

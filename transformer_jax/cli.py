@@ -23,7 +23,9 @@ from transformer_jax.commands.train import TrainCommand
 from transformer_jax.commands.translate import TranslateCommand
 from transformer_jax.commands.verify_resume import VerifyResumeCommand
 from transformer_jax.config import RunConfig
+from transformer_jax.config.renamed import check_options
 from transformer_jax.errors import UserError
+from transformer_jax.run.formats import upgrade_run
 from transformer_jax.terminal import at_a_terminal
 
 __all__ = ["main"]
@@ -53,6 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
         if arguments == ["--version"]:
             print(f"transformer-jax {__version__}")
             return
+        check_options(arguments)
         arguments = [*map(_with_home, arguments)]
         command = tyro.cli(
             Flat[_union(arguments)],  # type: ignore[misc]
@@ -108,7 +111,7 @@ def _read_config(path: Path) -> RunConfig:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(tree, dict) and "config" in tree:
-            tree = tree["config"]
+            tree = upgrade_run(tree)["config"]
         return RunConfig.from_json(json.dumps(tree))
     except (UserError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no configuration: {error}") from None

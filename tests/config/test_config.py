@@ -26,7 +26,7 @@ from transformer_jax.errors import UserError
         ),
         (lambda: ModelConfig(dropout=1.0), r"dropout 1.0 is outside \[0, 1\)"),
         (lambda: ModelConfig(num_layers=0), "num_layers 0 must be positive"),
-        (lambda: ModelConfig(norm="both"), "norm 'both' is none of post, pre"),
+        (lambda: ModelConfig(norm_placement="both"), "norm_placement 'both' is none of post, pre"),
         (lambda: ModelConfig(d_model=9, num_heads=3), "d_model 9 is odd"),
         (lambda: ModelConfig(start_id=99, vocab_size=50), "start_id 99 is outside"),
         (lambda: OptimizerConfig(label_smoothing=-0.1), "label_smoothing -0.1 is outside"),
@@ -43,7 +43,7 @@ from transformer_jax.errors import UserError
             "leave train, validation and dataset out",
         ),
         (
-            lambda: RunConfig(ModelConfig(positions="learned", max_positions=64)),
+            lambda: RunConfig(ModelConfig(position_encoding="learned", max_positions=64)),
             "max_length 256 is more than the max_positions 64",
         ),
         (lambda: presets.recipe("bse"), "did you mean 'base'"),
@@ -93,7 +93,8 @@ def test_table_3_has_the_papers_rows():
         found[row] = (m.num_layers, m.d_model, m.d_ff, m.num_heads, m.key_size, m.value_size,
                       m.dropout, recipe.optimizer.label_smoothing,
                       recipe.train.steps // 1000)  # fmt: skip
-        assert (m.positions, m.norm) == ("learned" if row == "E-learned" else "paper", "post")
+        assert m.position_encoding == ("learned" if row == "E-learned" else "paper")
+        assert m.norm_placement == "post"
     assert found == TABLE_3
 
 
@@ -102,17 +103,19 @@ def test_defaults_are_the_papers():
     assert asdict(ModelConfig()) == {
         "architecture": "transformer", "vocab_size": 37_000, "target_vocab_size": None,
         "normalization": "layer", "d_model": 512, "d_ff": 2048, "num_heads": 8, "num_layers": 6,
-        "d_k": None, "d_v": None, "dropout": 0.1, "attention_dropout": 0.0, "relu_dropout": 0.0,
-        "norm": "post", "norm_epsilon": 1e-6, "positions": "paper", "max_positions": 1024,
-        "attention": "scaled", "tied": "all", "start_id": 0, "dtype": "float32",
+        "d_k": None, "d_v": None, "dropout": 0.1, "attention_dropout": 0.0,
+        "activation_dropout": 0.0,
+        "norm_placement": "post", "norm_epsilon": 1e-6, "position_encoding": "paper",
+        "max_positions": 1024,
+        "attention_score": "scaled", "tied_embeddings": "all", "start_id": 0, "dtype": "float32",
     }  # fmt: skip
     assert asdict(OptimizerConfig()) == {
         "lr_factor": 1.0, "warmup_steps": 4000, "beta1": 0.9, "beta2": 0.98, "epsilon": 1e-9,
-        "label_smoothing": 0.1, "accumulate": 1, "clip_norm": None, "ema_decay": None,
+        "label_smoothing": 0.1, "accumulation_steps": 1, "clip_norm": None, "ema_decay": None,
         "logits_block": None,
     }  # fmt: skip
     search = Search()
-    assert (search.method, search.beam_size, search.penalty, search.alpha) == (
+    assert (search.method, search.beam_size, search.length_penalty, search.alpha) == (
         "beam", 4, "gnmt", 0.6)  # fmt: skip
     assert search.extra_length == 50
     assert presets.recipe("base").train.average_last == 5
@@ -123,9 +126,10 @@ def test_defaults_are_the_papers():
 def test_the_later_t2t():
     changed = presets.t2t(presets.base())
     different = {n for n, v in asdict(changed).items() if v != asdict(presets.base())[n]}
-    assert different == {"norm", "positions", "attention_dropout", "relu_dropout"}
-    assert (changed.norm, changed.positions) == ("pre", "t2t")
-    assert (changed.attention_dropout, changed.relu_dropout) == (0.1, 0.1)
+    dropouts = {"attention_dropout", "activation_dropout"}
+    assert different == {"norm_placement", "position_encoding", *dropouts}
+    assert (changed.norm_placement, changed.position_encoding) == ("pre", "t2t")
+    assert (changed.attention_dropout, changed.activation_dropout) == (0.1, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +141,7 @@ def test_the_later_t2t():
         ('{"model": {"d_model": "512"}}', "model.d_model must be of type int"),
         ('{"model": {"d_model": true}}', "model.d_model must be of type int"),
         ('{"data": {"train": ["a"]}}', "data.train must be a list of 2"),
-        ('{"model": {"norm": "both"}}', "norm 'both'"),
+        ('{"model": {"norm_placement": "both"}}', "norm_placement 'both'"),
     ],
 )
 def test_bad_json(text, message):

@@ -35,6 +35,8 @@ SYLLABLES = ["ba", "de", "fi", "go", "lu", "mar", "nes", "pol", "rit", "sun"]
 LINES = [f"{a}{b} the {b}{c} {c}{a}{b}" for a in SYLLABLES for b in SYLLABLES for c in SYLLABLES]
 SIZE = 300  # 256 bytes, 4 special symbols, the letters, and a few pieces
 
+SMALL_BATCHES = DataConfig(batch_tokens=128, max_batch_shapes=5, max_length=64)
+
 
 @pytest.fixture(scope="module", params=["bpe", "unigram"])
 def pieces(request):
@@ -153,7 +155,7 @@ def test_pairs_with_a_blank_side_are_left_out(tmp_path):
     vocabulary = SentencePieceVocabulary.train(LINES, SIZE, "bpe")
     pairs = [("ba de", "fi"), *((blank, "fi") for blank in BLANKS), ("fi", " ")]
     corpus = write_corpus(tmp_path / "corpus", pairs, vocabulary, 64)
-    assert (len(corpus), corpus.left_out["empty"]) == (1, len(BLANKS) + 1)
+    assert (len(corpus), corpus.filtered_pairs["empty"]) == (1, len(BLANKS) + 1)
 
 
 def test_a_pipe_is_refused_at_once_where_text_is_read_again():
@@ -208,7 +210,7 @@ def test_a_corpus_holds_the_sentences_that_went_in(tmp_path):
 def test_long_and_empty_pairs_are_left_out_and_counted(tmp_path):
     corpus, _ = corpus_of(tmp_path / "c", [(3, 1), (5, 2), (0, 2), (9, 4)], max_length=6)
     assert len(corpus) == 2
-    assert corpus.left_out == {"empty": 1, "too_long": 1}
+    assert corpus.filtered_pairs == {"empty": 1, "too_long": 1}
     with pytest.raises(CorpusError, match="1 have an empty side, 2 exceed max_length 2"):
         corpus_of(tmp_path / "d", [(3, 1), (0, 2), (9, 4)], max_length=2)
 
@@ -230,7 +232,7 @@ def test_a_damaged_corpus_is_named(corpus, tmp_path):
 
 def test_every_sentence_comes_once_an_epoch(corpus):
     """Over epochs, with leftovers carried over: counts differ by at most one batch's carry."""
-    batches = Batches(corpus, DataConfig(batch_tokens=128, num_shapes=5, max_length=64), seed=1)
+    batches = Batches(corpus, SMALL_BATCHES, seed=1)
     seen = np.zeros(len(corpus), int)
     epochs = 20
     for n in range(batches.batches_before(epochs)):
@@ -254,7 +256,7 @@ def test_every_sentence_comes_once_an_epoch(corpus):
 
 
 def test_batch_n_is_a_function_of_n_seed_and_corpus(corpus):
-    config = DataConfig(batch_tokens=128, num_shapes=5, max_length=64)
+    config = SMALL_BATCHES
     first, again = (Batches(corpus, config, seed=1) for _ in range(2))
     order = [300, 2, 150, 2]
     for n in order:
@@ -275,7 +277,7 @@ def test_batch_n_is_a_function_of_n_seed_and_corpus(corpus):
 
 def test_order_is_another_in_every_epoch(corpus):
     """Of the sentences of a shape, and of the shapes."""
-    batches = Batches(corpus, DataConfig(batch_tokens=128, num_shapes=5, max_length=64), seed=1)
+    batches = Batches(corpus, SMALL_BATCHES, seed=1)
     sentences, shapes = [], []
     for epoch in range(3):
         plan = range(batches.batches_before(epoch), batches.batches_before(epoch + 1))
@@ -289,13 +291,13 @@ def test_order_is_another_in_every_epoch(corpus):
 
 
 def test_once_visits_each_pair_once(corpus):
-    batches = Batches(corpus, DataConfig(batch_tokens=128, num_shapes=5, max_length=64), seed=1)
+    batches = Batches(corpus, SMALL_BATCHES, seed=1)
     visited = np.concatenate([batch.indices for batch in batches.once()])
     assert sorted(visited[visited >= 0].tolist()) == list(range(len(corpus)))
 
 
 def test_padding_share_counts_slots(corpus):
-    batches = Batches(corpus, DataConfig(batch_tokens=128, num_shapes=5, max_length=64), seed=1)
+    batches = Batches(corpus, SMALL_BATCHES, seed=1)
     slots = tokens = 0
     for n in range(batches.batches_before(50)):
         batch = batches.batch(n)
@@ -353,4 +355,5 @@ def test_prefetch_keeps_order_and_passes_errors_on():
 
 def test_corpus_json_is_plain(corpus, tmp_path):
     meta = json.loads((tmp_path / "corpus" / "corpus.json").read_text())
-    assert meta.keys() == {"format", "fingerprint", "left_out", "sentences", "direction"}
+    names = {"format", "fingerprint", "filtered_pairs", "sentences_per_line", "direction"}
+    assert meta.keys() == names

@@ -12,7 +12,7 @@ from transformer_jax.data.pairing import Pairing
 from transformer_jax.data.preparation import prepare
 from transformer_jax.data.vocabulary import Vocabularies, WhitespaceVocabulary
 
-CONFIG = DataConfig(batch_tokens=32, num_shapes=3, max_length=16)
+CONFIG = DataConfig(batch_tokens=32, max_batch_shapes=3, max_length=16)
 
 
 def vocabularies():
@@ -56,7 +56,7 @@ def test_what_is_ignored_stands_where_a_target_has_ended(tmp_path):
     corpus = write_corpus(
         tmp_path / "c", [("a b", "X"), ("c", "Y X")], vocabularies(), pairing=Pairing(joint=False)
     )
-    [batch] = Batches(corpus, replace(CONFIG, num_shapes=1), seed=0, ignored=-1).once()
+    [batch] = Batches(corpus, replace(CONFIG, max_batch_shapes=1), seed=0, ignored=-1).once()
     rows = {i: row.tolist() for i, row in zip(batch.indices, batch.target)}
     assert rows[0] == [4, 1, -1] and rows[1] == [5, 4, 1]
     assert rows[-1] == [-1, -1, -1]  # an empty row

@@ -69,10 +69,10 @@ def beam_by_hand(table, limit, penalty, beam_size, eos_rule):
             for token in range(len(table)) if length < limit else [EOS]:
                 found.append((log_prob + log_probs[token], [*tokens, token], after))
         found.sort(key=lambda hypothesis: -hypothesis[0])
-        best = found[:places] if eos_rule == "place" else found[: 2 * beam_size]
+        best = found[:places] if eos_rule == "shrink" else found[: 2 * beam_size]
         now_ended = [hypothesis for hypothesis in best if hypothesis[1][-1] == EOS]
         ended += [(log_prob / penalty(length), tokens) for log_prob, tokens, _ in now_ended]
-        places -= len(now_ended) if eos_rule == "place" else 0
+        places -= len(now_ended) if eos_rule == "shrink" else 0
         alive = [hypothesis for hypothesis in best if hypothesis[1][-1] != EOS][:beam_size]
     return sorted(ended, reverse=True)
 

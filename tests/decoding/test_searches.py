@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.decoding.tables import EOS, beam_by_hand, exhaustive, forced, table_step
-from transformer_jax.decoding.beam import beam_search, length_penalty
+from transformer_jax.decoding.beam import beam_search, length_divisor
 from transformer_jax.decoding.greedy import greedy_search
 from transformer_jax.decoding.sampling import restrict, sample
 
@@ -18,7 +18,7 @@ PENALTIES = {
 
 
 @functools.partial(
-    jax.jit, static_argnames=("beam_size", "max_length", "n_best", "penalty", "eos_rule")
+    jax.jit, static_argnames=("beam_size", "max_length", "n_best", "length_penalty", "eos_rule")
 )
 def beam(tables, limits, alpha=0.6, *, beam_size, max_length, **options):
     step, cache = table_step(tables, beam_size)
@@ -36,13 +36,13 @@ def tables(count, size, seed=0, spread=2.0):
 @pytest.mark.gpu
 @pytest.mark.parametrize("alpha", [0.6, 2.0, -1.0])
 @pytest.mark.parametrize("penalty", PENALTIES)
-@pytest.mark.parametrize("eos_rule", ["place", "t2t"])
+@pytest.mark.parametrize("eos_rule", ["shrink", "t2t"])
 def test_a_wide_beam_is_exhaustive_search(penalty, alpha, eos_rule):
     size, limit, models, n_best = 3, 4, 24, 3
     drawn = tables(models, size)
     found = beam(
         drawn, jnp.full(models, limit), alpha, beam_size=size ** (limit - 1), max_length=limit,
-        n_best=n_best, penalty=penalty, eos_rule=eos_rule,
+        n_best=n_best, length_penalty=penalty, eos_rule=eos_rule,
     )  # fmt: skip
     for b in range(models):
         best = exhaustive(drawn[b], limit, lambda n: PENALTIES[penalty](n, alpha))
@@ -53,14 +53,14 @@ def test_a_wide_beam_is_exhaustive_search(penalty, alpha, eos_rule):
 
 
 @pytest.mark.parametrize("beam_size", [2, 3])
-@pytest.mark.parametrize("eos_rule", ["place", "t2t"])
+@pytest.mark.parametrize("eos_rule", ["shrink", "t2t"])
 def test_a_narrow_beam_is_the_search_by_hand(eos_rule, beam_size):
     """Where the beam is too narrow to find everything, which hypotheses end is the rule's."""
     models, limit = 40, 8
     drawn = tables(models, 6, seed=7)
     found = beam(
         drawn, jnp.full(models, limit), beam_size=beam_size, max_length=limit, n_best=2,
-        penalty="gnmt", eos_rule=eos_rule,
+        length_penalty="gnmt", eos_rule=eos_rule,
     )  # fmt: skip
     for b in range(models):
         best = beam_by_hand(
@@ -75,7 +75,7 @@ def test_a_narrow_beam_is_the_search_by_hand(eos_rule, beam_size):
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_beam_one_is_greedy(penalty):
     drawn, limits = tables(64, 7, seed=1), jnp.full(64, 9)
-    found = beam(drawn, limits, beam_size=1, max_length=9, n_best=1, penalty=penalty)
+    found = beam(drawn, limits, beam_size=1, max_length=9, n_best=1, length_penalty=penalty)
     step, cache = table_step(drawn, 1)
     greedy = greedy_search(step, cache, limits=limits, max_length=9)
     np.testing.assert_array_equal(found.tokens[:, 0], greedy.tokens)
@@ -167,11 +167,11 @@ def test_what_is_not_allowed_takes_its_probability_all_the_same():
         np.testing.assert_allclose(log_probs, found_again.log_probs.sum(1), rtol=1e-5)
 
 
-@pytest.mark.parametrize("eos_rule", ["place", "t2t"])
+@pytest.mark.parametrize("eos_rule", ["shrink", "t2t"])
 def test_the_same_in_any_batch_and_at_any_padding(eos_rule):
     drawn = tables(64, 6, seed=3)
     limits = jnp.asarray(np.random.default_rng(0).integers(2, 9, 64))
-    run = functools.partial(beam, beam_size=3, n_best=2, penalty="gnmt", eos_rule=eos_rule)
+    run = functools.partial(beam, beam_size=3, n_best=2, length_penalty="gnmt", eos_rule=eos_rule)
     whole = run(drawn, limits, max_length=8)
     for size, length in ((1, 8), (7, 8), (7, 13)):
         part = run(drawn[:size], limits[:size], max_length=length)
@@ -191,12 +191,12 @@ def test_each_sentence_keeps_to_its_own_limit():
 
 
 def test_length_penalties():
-    np.testing.assert_allclose(length_penalty(7, "gnmt", 0.6), 2**0.6, rtol=1e-6)
-    np.testing.assert_allclose(length_penalty(9, "power", 0.5), 3, rtol=1e-6)
-    assert length_penalty(9, "none", 0.5) == 1
+    np.testing.assert_allclose(length_divisor(7, "gnmt", 0.6), 2**0.6, rtol=1e-6)
+    np.testing.assert_allclose(length_divisor(9, "power", 0.5), 3, rtol=1e-6)
+    assert length_divisor(9, "none", 0.5) == 1
     with pytest.raises(ValueError, match="'log' is none of gnmt, power, none"):
-        length_penalty(9, "log", 1.0)
-    with pytest.raises(ValueError, match="eos_rule 'first' is none of place, t2t"):
+        length_divisor(9, "log", 1.0)
+    with pytest.raises(ValueError, match="eos_rule 'first' is none of shrink, t2t"):
         beam(tables(1, 4), jnp.array([3]), beam_size=2, max_length=3, eos_rule="first")
 
 

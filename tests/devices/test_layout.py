@@ -11,7 +11,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from tests.small_job import configuration, read_jsonl
-from transformer_jax import ModelConfig, OptimizerConfig, TrainConfig, Transformer, job, presets
+from transformer_jax import ModelConfig, OptimizerConfig, TrainConfig, Transformer, presets
+from transformer_jax import train as train_run
 from transformer_jax.data.batching import Batch, Shape
 from transformer_jax.decoding.inference import Inference
 from transformer_jax.decoding.options import Search
@@ -360,8 +361,9 @@ def test_other_models_too():
     """All at once: additive attention, learned positions, three tables of a vocabulary that tensor
     does not divide, every dropout."""
     model = replace(
-        MODEL, vocab_size=41, attention="additive", positions="learned", max_positions=16,
-        tied="none", norm="pre", dropout=0.2, attention_dropout=0.2, relu_dropout=0.2,
+        MODEL, vocab_size=41, attention_score="additive", position_encoding="learned",
+        max_positions=16, tied_embeddings="none", norm_placement="pre", dropout=0.2,
+        attention_dropout=0.2, activation_dropout=0.2,
     )  # fmt: skip
     check_agreement("mesh 2x2x2", model, accumulate=3)
 
@@ -371,12 +373,13 @@ def test_other_models_too():
 def test_a_job_that_stops_and_goes_on(tmp_path, options):
     """Saved, restored, evaluated by loss and BLEU, and averaged: as on one device."""
     config = configuration(tmp_path, best_metric="bleu", log_every=1)
-    config = replace(config, optimizer=replace(config.optimizer, ema_decay=0.9, accumulate=2))
+    optimizer = replace(config.optimizer, ema_decay=0.9, accumulation_steps=2)
+    config = replace(config, optimizer=optimizer)
 
     def run(name, steps, **options):
         options = {"parallel": "auto", **options, "steps": steps}
         changed = replace(config, train=replace(config.train, **options))
-        return job.train(changed, tmp_path / name, progress=False)
+        return train_run(changed, tmp_path / name, progress=False)
 
     run("many", 9, **options)
     many, one = run("many", 15, **options), run("one", 15, parallel="jit")

@@ -4,26 +4,26 @@ import signal
 
 import pytest
 
-from transformer_jax.training import stopping
+from transformer_jax.devices import signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_sent_twice_is_one(number):
-    with stopping.stop_signals() as received:
+    with signals.stop_signals() as received:
         signal.raise_signal(number)
         signal.raise_signal(number)
         assert received() == number
 
 
 def test_another_ctrl_c_later_does_not_wait(monkeypatch, request):
-    monkeypatch.setattr(stopping, "PATIENCE", -1.0)
+    monkeypatch.setattr(signals, "PATIENCE", -1.0)
     # A job in the background of a shell ignores Ctrl-C.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
-    with pytest.raises(KeyboardInterrupt), stopping.stop_signals():
+    with pytest.raises(KeyboardInterrupt), signals.stop_signals():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
-    with stopping.stop_signals() as received:
+    with signals.stop_signals() as received:
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)  # a scheduler is never in such a hurry
         assert received() == signal.SIGTERM

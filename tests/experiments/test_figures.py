@@ -109,15 +109,15 @@ def test_figure_1_follows_the_model():
 
 @pytest.mark.parametrize(
     ("change", "kind"),
-    [({"positions": "learned"}, "learned_positions"),
-     ({"attention": "additive"}, "additive_attention_weights")],
+    [({"position_encoding": "learned"}, "learned_positions"),
+     ({"attention_score": "additive"}, "additive_attention_weights")],
 )  # fmt: skip
 def test_other_models_are_seen_whole(change, kind):
     tree = calls(replace(presets.tiny(50), **change))
     found = [call for call in tree.all() if call.kind == kind]
     assert found
     assert all(call.reads for call in found) == (kind != "learned_positions")
-    pre = architecture.figure2(replace(presets.tiny(50), norm="pre", **change))
+    pre = architecture.figure2(replace(presets.tiny(50), norm_placement="pre", **change))
     assert any("MultiHeadAttention" in text.get_text() for text in pre.axes[1].texts)
 
 

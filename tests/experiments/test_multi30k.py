@@ -11,12 +11,12 @@ from experiments import multi30k
 @pytest.mark.parametrize("recipe", ["anchor", "cpu"])
 def test_configurations(text, recipe):
     config = multi30k.configuration(Path("data"), text, recipe, steps=None)
-    assert config.train.checkpoint_each_epoch
+    assert config.train.checkpoint_every_epoch
     assert config.train.average_last == 10
     peak = config.optimizer.lr_factor / (128 * config.optimizer.warmup_steps) ** 0.5
     assert peak == pytest.approx({"anchor": 0.005, "cpu": 0.003}[recipe])
     assert (
-        config.data.batch_tokens * config.optimizer.accumulate
+        config.data.batch_tokens * config.optimizer.accumulation_steps
         == {"anchor": 8192, "cpu": 2048}[recipe]
     )
 

@@ -24,7 +24,7 @@ def test_every_row_builds_at_both_scales(tmp_path):
         for name in ("d_model", "d_ff", "key_size", "value_size"):
             assert getattr(whole.model, name) == table3.WIDTH * getattr(small.model, name)
         assert whole.model.num_layers == table3.DEPTH * small.model.num_layers
-        for name in ("num_heads", "dropout", "positions"):
+        for name in ("num_heads", "dropout", "position_encoding"):
             assert getattr(whole.model, name) == getattr(small.model, name)
         assert whole.optimizer.label_smoothing == small.optimizer.label_smoothing
         assert whole.train.average_last == small.train.average_last == 1

@@ -14,7 +14,7 @@ from tests.models.test_transformer import SMALL, SOURCE, TARGET, S, T, build, fo
 from transformer_jax import functional as F
 from transformer_jax.models import layers, transformer
 
-DROPPING = replace(SMALL, num_layers=1, dropout=0.5, attention_dropout=0.3, relu_dropout=0.3)
+DROPPING = replace(SMALL, num_layers=1, dropout=0.5, attention_dropout=0.3, activation_dropout=0.3)
 
 
 def test_dropout_is_on_exactly_when_a_key_is_given():
@@ -35,7 +35,7 @@ def test_dropout_is_on_exactly_when_a_key_is_given():
         ({"dropout": 0.1}, 2 + 2 * 2 + 2 * 3),
         # On the weights of each attention: one in an encoder layer, two in a decoder's.
         ({"attention_dropout": 0.1}, 2 * 1 + 2 * 2),
-        ({"relu_dropout": 0.1}, 2 + 2),
+        ({"activation_dropout": 0.1}, 2 + 2),
         ({}, 0),
     ],
 )
@@ -51,7 +51,7 @@ def test_places_of_dropout(rates, places):
 def test_what_dropout_is_applied_to(norm, monkeypatch):
     """Section 5.4 with a dropout that doubles: embeddings plus positions, and each sub-layer's
     output before it is added (and, in post-norm, normalised)."""
-    model, variables = build(replace(SMALL, norm=norm, dropout=0.5))
+    model, variables = build(replace(SMALL, norm_placement=norm, dropout=0.5))
     monkeypatch.setattr(layers, "dropout", lambda x, rate, rng: x if rng is None else 2 * x)
     rngs = {"dropout": jax.random.key(0)}
     found = model.apply(variables, SOURCE, rngs=rngs, method="encode")
@@ -83,7 +83,7 @@ def test_dropout_of_weights_and_of_the_hidden_layer(monkeypatch):
     monkeypatch.setattr(layers, "dropout", recorded)
     network = importlib.import_module("transformer_jax.functional.feed_forward")
     monkeypatch.setattr(network, "dropout", recorded)
-    config = replace(SMALL, num_layers=1, attention_dropout=0.1, relu_dropout=0.2)
+    config = replace(SMALL, num_layers=1, attention_dropout=0.1, activation_dropout=0.2)
     model, variables = build(config)
     rngs = {"dropout": jax.random.key(0)}
     model.apply(variables, SOURCE, TARGET, rngs=rngs)

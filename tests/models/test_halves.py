@@ -99,7 +99,7 @@ def test_packed_sentences_are_those_of_rows_of_their_own(name):
 
 
 def test_a_table_a_side_has_the_rows_of_its_vocabulary():
-    config = replace(SMALL, tied="none", target_vocab_size=V + 5)
+    config = replace(SMALL, tied_embeddings="none", target_vocab_size=V + 5)
     model, variables = build(config)
     sizes = {n: leaf.shape[0] for n, leaf in variables["params"].items() if n.endswith("embedding")}
     assert sizes == {

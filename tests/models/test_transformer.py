@@ -19,15 +19,15 @@ SOURCE = jnp.array([[4, 5, 6, 7, 8, 9, 1], [5, 4, 1, 0, 0, 0, 0], [9, 9, 4, 5, 1
 TARGET = jnp.array([[6, 7, 8, 9, 1], [4, 1, 0, 0, 0], [5, 5, 6, 1, 0]])
 
 OTHERS = {
-    "pre-norm": {"norm": "pre"},
+    "pre-norm": {"norm_placement": "pre"},
     "d_k and d_v": {"d_k": 3, "d_v": 5},
-    "learned": {"positions": "learned", "max_positions": 16},
-    "t2t positions": {"positions": "t2t"},
-    "no positions": {"positions": "none"},
-    "unscaled": {"attention": "unscaled"},
-    "additive": {"attention": "additive"},
-    "decoder tied": {"tied": "decoder"},
-    "untied": {"tied": "none"},
+    "learned": {"position_encoding": "learned", "max_positions": 16},
+    "t2t positions": {"position_encoding": "t2t"},
+    "no positions": {"position_encoding": "none"},
+    "unscaled": {"attention_score": "unscaled"},
+    "additive": {"attention_score": "additive"},
+    "decoder tied": {"tied_embeddings": "decoder"},
+    "untied": {"tied_embeddings": "none"},
     "bos": {"start_id": 3},
 }
 VARIANTS = {"paper": {}} | {name: {"num_layers": 1, **change} for name, change in OTHERS.items()}
@@ -165,7 +165,7 @@ def test_a_cached_step_equals_the_full_forward(variant, dtype, tolerance):
 @given(st.permutations(range(S)))
 @settings(max_examples=10)
 def test_the_encoder_without_positions_is_permutation_equivariant(order):
-    model, variables = build(replace(SMALL, positions="none"))
+    model, variables = build(replace(SMALL, position_encoding="none"))
     order = jnp.array(order)
     encode = forward(model)
     memory = encode(variables, SOURCE[:1], method="encode")
@@ -268,7 +268,7 @@ def test_initialisation_of_the_code_of_record():
 
 def test_initialisation_of_what_the_paper_varies():
     config = ModelConfig(vocab_size=64, d_model=64, d_ff=8, num_heads=4, num_layers=1,
-                         positions="learned", attention="additive")  # fmt: skip
+                         position_encoding="learned", attention_score="additive")  # fmt: skip
     variables = jax.jit(Transformer(config).init)(jax.random.key(0), SOURCE, TARGET)["params"]
     assert abs(float(variables["position_table"].std()) * 8 - 1) < 0.02
     vector = variables["encoder_0"]["self_attention"]["vector"]
@@ -279,7 +279,7 @@ def test_initialisation_of_what_the_paper_varies():
 def test_post_norm_has_no_final_norm_and_pre_norm_has():
     names = build(SMALL)[1]["params"].keys()
     assert names == {"embedding", "encoder_0", "encoder_1", "decoder_0", "decoder_1"}
-    assert build(replace(SMALL, norm="pre"))[1]["params"].keys() - names == {
+    assert build(replace(SMALL, norm_placement="pre"))[1]["params"].keys() - names == {
         "encoder_norm", "decoder_norm"}  # fmt: skip
 
 
@@ -287,7 +287,7 @@ def test_the_start_symbol():
     """PAD's row never reaches the input: only a start_id of its own makes a row count."""
 
     def gradient_of_row(start_id, row):
-        model, variables = build(replace(SMALL, start_id=start_id, tied="none"))
+        model, variables = build(replace(SMALL, start_id=start_id, tied_embeddings="none"))
 
         def total(table):
             params = {**variables["params"], "target_embedding": table}

@@ -16,7 +16,7 @@ __all__ = ["CONFIGS", "path_of"]
 SMALL = ModelConfig(vocab_size=23, d_model=16, d_ff=24, num_heads=2, num_layers=1, dropout=0.0)
 CONFIGS = {
     "torch": SMALL,
-    "marian": replace(SMALL, positions="concatenated", norm_epsilon=1e-5),
+    "marian": replace(SMALL, position_encoding="concatenated", norm_epsilon=1e-5),
 }
 
 

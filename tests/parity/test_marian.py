@@ -18,11 +18,11 @@ transformers = pytest.importorskip("transformers")
     [
         ModelConfig(
             vocab_size=23, d_model=24, d_ff=40, num_heads=3, num_layers=2, dropout=0.0,
-            positions="concatenated", norm_epsilon=1e-5,
+            position_encoding="concatenated", norm_epsilon=1e-5,
         ),
         ModelConfig(
             vocab_size=37, d_model=16, d_ff=64, num_heads=4, num_layers=3, dropout=0.0,
-            positions="concatenated", norm_epsilon=1e-5,
+            position_encoding="concatenated", norm_epsilon=1e-5,
         ),
     ],
     ids=["24x2", "16x3"],

@@ -14,7 +14,13 @@ CONFIGS = [
     ModelConfig(vocab_size=23, d_model=24, d_ff=40, num_heads=3, num_layers=2, dropout=0.0),
     ModelConfig(vocab_size=31, d_model=32, d_ff=16, num_heads=8, num_layers=1, dropout=0.0),
     ModelConfig(
-        vocab_size=19, d_model=16, d_ff=48, num_heads=2, num_layers=3, dropout=0.0, norm="pre"
+        vocab_size=19,
+        d_model=16,
+        d_ff=48,
+        num_heads=2,
+        num_layers=3,
+        dropout=0.0,
+        norm_placement="pre",
     ),
 ]
 
@@ -30,12 +36,14 @@ def torch_twin(config, params):
     shape = {
         "d_model": config.d_model, "nhead": config.num_heads, "dim_feedforward": config.d_ff,
         "dropout": 0.0, "layer_norm_eps": config.norm_epsilon, "batch_first": True,
-        "norm_first": config.norm == "pre",
+        "norm_first": config.norm_placement == "pre",
     }  # fmt: skip
 
     def final():
         width = config.d_model
-        return nn.LayerNorm(width, eps=config.norm_epsilon) if config.norm == "pre" else None
+        return (
+            nn.LayerNorm(width, eps=config.norm_epsilon) if config.norm_placement == "pre" else None
+        )
 
     encoder = nn.TransformerEncoder(
         nn.TransformerEncoderLayer(**shape), config.num_layers, final(), enable_nested_tensor=False
@@ -89,7 +97,7 @@ def torch_twin(config, params):
                 (layer.linear2.weight, lambda q, ff=ff: np.asarray(ff(q)["kernel_out"]).T),
                 (layer.linear2.bias, lambda q, ff=ff: np.asarray(ff(q)["bias_out"])),
             ])  # fmt: skip
-        if config.norm == "pre":
+        if config.norm_placement == "pre":
             norm(stack.norm, at(f"{stack_name}_norm"))
     with torch.no_grad():
         for parameter, value in pairs:

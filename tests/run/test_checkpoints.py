@@ -23,7 +23,7 @@ def saved(tmp_path):
     values = np.random.default_rng(0).normal(size=(128, 129)).astype(np.float32)
     tree = {"small": jax.numpy.arange(3.0), "large": jax.numpy.asarray(values)}
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    checkpoints.save(7, {"params": tree}, {"run": "x"}, {"loss": float("nan")})
+    checkpoints.save(7, {"params": tree}, {"run_identity": "x"}, {"loss": float("nan")})
     checkpoints.close()
     return tmp_path / "checkpoints", tree
 
@@ -34,7 +34,7 @@ def test_what_was_saved_comes_back(saved):
     items, meta = Checkpoints(folder, read_only=True).restore(7, {"params": on_device(tree)})
     for name in tree:
         np.testing.assert_array_equal(items["params"][name], tree[name])
-    assert meta["run"] == "x"
+    assert meta["run_identity"] == "x"
     assert meta["scores"] == {"loss": None}
 
 
@@ -49,13 +49,13 @@ def test_what_changes_while_it_is_saved_comes_back_as_it_was(tmp_path, monkeypat
     monkeypatch.setattr(JsonCheckpointHandler, "_save_fn", write_late)
     pending, values = {"loss": 1.0}, np.zeros(2)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, {"params": {"w": values}}, {"pending": pending})
+    checkpoints.save(1, {"params": {"w": values}}, {"unlogged_sums": pending})
     pending["loss"] += 1.0
     values += 1.0
     went_on.set()
     checkpoints.wait()
     items, meta = checkpoints.restore(1, {"params": on_device({"w": jax.numpy.zeros(2)})})
-    assert meta["pending"] == {"loss": 1.0}
+    assert meta["unlogged_sums"] == {"loss": 1.0}
     np.testing.assert_array_equal(items["params"]["w"], 0.0)
     checkpoints.close()
 
@@ -85,15 +85,17 @@ def test_scores_that_are_not_numbers_are_never_the_best(tmp_path):
         checkpoints.save(step, {"params": {"w": jax.numpy.zeros(2)}}, {}, {"loss": loss})
     assert checkpoints.best_step() == 3
     checkpoints.close()
-    assert Checkpoints(tmp_path, best=lambda s: s["loss"], read_only=True).best_step() == 2
+    retention = Retention(best=lambda scores: scores["loss"])
+    assert Checkpoints(tmp_path, retention, read_only=True).best_step() == 2
 
 
 @pytest.mark.parametrize(
     "changed",
-    [{"pending": "x"}, {"pending": {"loss": "x"}}, {"newest": "x"}, {"of": 5}, {"order": 1},
+    [{"unlogged_sums": "x"}, {"unlogged_sums": {"loss": "x"}}, {"newest_step": "x"},
+     {"averaged_steps": 5}, {"data_order_digest": 1}, {"format": 99},
      {"scores": [1]}, {"scores": {"loss": "x"}}, {"fingerprints": {"params": 3}},
      {"fingerprints": None}, {"patience": 3}, {"patience": {}},
-     {"patience": {"metric": "loss", "limit": 3, "waited": "x", "best": None}}],
+     {"patience": {"metric": "loss", "limit": 3, "evaluations_without_gain": "x", "best": None}}],
 )  # fmt: skip
 def test_metadata_of_other_kinds_are_damage(saved, changed):
     folder, _ = saved

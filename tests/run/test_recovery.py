@@ -159,7 +159,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(tmp_path, whole, monkeypat
         train(config, tmp_path / "run", progress=False)
     assert told.value.signal == number
     stopped = Checkpoints(tmp_path / "run" / "checkpoints", read_only=True)
-    assert (stopped.steps(), stopped.due_steps()) == ([6, 10], [6])
+    assert (stopped.steps(), stopped.scheduled_steps()) == ([6, 10], [6])
     assert Translator.load(tmp_path / "run").checkpoint == "step 10"
     monkeypatch.undo()
     train(config, tmp_path / "run", progress=False)
@@ -189,7 +189,7 @@ def test_a_signal_while_a_checkpoint_is_read_is_no_damage(tmp_path, whole, monke
 
 
 def test_a_stopped_run_may_end_where_it_was_stopped(tmp_path, whole, monkeypatch):
-    """Its last step was saved out of turn, and is averaged with those before all the same."""
+    """Its last step was unscheduled, and is averaged with those before all the same."""
     _, config, _ = whole
     step = Recorder.step
 
@@ -202,7 +202,7 @@ def test_a_stopped_run_may_end_where_it_was_stopped(tmp_path, whole, monkeypatch
     with pytest.raises(Stopped):
         train(config, tmp_path / "run", progress=False)
     monkeypatch.undo()
-    assert "checkpoints/8: sound, saved out of turn" in report(tmp_path / "run")
+    assert "checkpoints/8: sound, unscheduled" in report(tmp_path / "run")
     train(replace(config, train=replace(config.train, steps=8)), tmp_path / "run", progress=False)
     assert "averaged/8: sound, mean of 6, 8" in report(tmp_path / "run")
     assert Translator.load(tmp_path / "run").checkpoint == "averaged at step 8"
@@ -215,7 +215,7 @@ def test_a_run_that_never_saved_may_still_change(tmp_path, whole, monkeypatch):
     def fail(*arguments, **options):
         raise UserError("no memory")
 
-    monkeypatch.setattr("transformer_jax.run.train.told", fail)
+    monkeypatch.setattr("transformer_jax.run.train.check_step_memory", fail)
     with pytest.raises(UserError, match="no memory"):
         train(config, tmp_path / "run", progress=False)
     monkeypatch.undo()

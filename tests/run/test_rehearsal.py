@@ -170,11 +170,11 @@ def test_a_run_knows_its_languages_and_lines(tmp_path):
     config = replace(config, data=replace(config.data, direction="en-fr"))
     run = train(config, tmp_path / "run", progress=False)
     tree = json.loads((run.folder / "config.json").read_text())
-    assert (tree["config"]["data"]["direction"], tree["lines"]) == (
+    assert (tree["config"]["data"]["direction"], tree["source_lines"]) == (
         "en-fr",
         {
-            "sentences": 1,
-            "tokens": 1 + max(len(s.split()) for s, _ in TextFiles(*config.data.train)),
+            "sentences_per_line": 1,
+            "max_tokens": 1 + max(len(s.split()) for s, _ in TextFiles(*config.data.train)),
         },
     )
     # Without the option the run goes on as it began.

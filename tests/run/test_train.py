@@ -33,7 +33,7 @@ def test_a_run_folder_holds_everything(whole):
     assert all(r["learning_rate"] > 0 for r in training)
     assert [r["step"] for r in records if "validation_perplexity" in r] == [6, 12, 18, 24]
     timing = read_jsonl(run.folder / "timings.jsonl")
-    assert all(0 <= t["waiting_share"] <= 1 for t in timing if "waiting_share" in t)
+    assert all(0 <= t["input_wait_fraction"] <= 1 for t in timing if "input_wait_fraction" in t)
 
 
 def test_going_on_is_bit_for_bit_the_uninterrupted_run(whole):
@@ -117,7 +117,7 @@ def test_which_checkpoints_are_kept(tmp_path, options, kept, monkeypatch):
 
 def test_a_checkpoint_at_the_end_of_each_epoch(tmp_path):
     config = configuration(
-        tmp_path, checkpoint_each_epoch=True, keep_last=100, evaluate_every=1000, steps=120
+        tmp_path, checkpoint_every_epoch=True, keep_last=100, evaluate_every=1000, steps=120
     )
     run = train(config, tmp_path / "run", progress=False)
     corpus = Corpus.open(run.folder / "corpus" / "train")
@@ -174,8 +174,8 @@ def test_init_from_brings_vocabulary_and_average_and_survives_a_kill(whole, tmp_
         np.testing.assert_array_equal(a, b)
     train(config, tmp_path / "run", progress=False)
     assert new.checkpoints(read_only=True).steps() == [2]
-    other = replace(config, model=replace(config.model, norm="pre"))
-    with pytest.raises(RunError, match="its norm is 'post', not 'pre'"):
+    other = replace(config, model=replace(config.model, norm_placement="pre"))
+    with pytest.raises(RunError, match="its norm_placement is 'post', not 'pre'"):
         train(other, tmp_path / "other", init_from=run.folder, progress=False)
     assert not Run.exists(tmp_path / "other")
 
@@ -186,8 +186,8 @@ def test_going_on_with_average_accumulation_and_bfloat16(tmp_path):
     config = replace(
         config,
         model=replace(config.model, dtype="bfloat16"),
-        data=replace(config.data, num_shapes=1),  # each is compiled
-        optimizer=replace(config.optimizer, ema_decay=0.9, accumulate=3),
+        data=replace(config.data, max_batch_shapes=1),  # each is compiled
+        optimizer=replace(config.optimizer, ema_decay=0.9, accumulation_steps=3),
     )
     whole = train(config, tmp_path / "whole", progress=False)
     for steps in (4, 9):
@@ -198,7 +198,7 @@ def test_going_on_with_average_accumulation_and_bfloat16(tmp_path):
 
 
 def test_a_run_of_bad_gradients_stops_and_says_where(tmp_path):
-    config = configuration(tmp_path, stop_after_skipped=3)
+    config = configuration(tmp_path, max_consecutive_skips=3)
     bad = replace(config, optimizer=replace(config.optimizer, lr_factor=1e30))
     from transformer_jax.training.loop import TrainingDiverged
 

@@ -51,8 +51,8 @@ def test_values_see_every_change(whole, tmp_path):
     [note] = (other / "checkpoints" / "24" / "meta").glob("metadata")
     for path, name in (
         (["fingerprints", "params", "['embedding']"], "parameters"),
-        (["fingerprints", "rest", "['step']"], "optimizer state"),
-        (["order"], "data order"),
+        (["fingerprints", "optimizer", "['step']"], "optimizer"),
+        (["data_order_digest"], "data order"),
     ):
         tree = json.loads(json.dumps(meta))
         place = tree

@@ -97,8 +97,13 @@ def narrow_sums(jaxpr):
 
 CHANGES = [
     {},
-    {"attention": "additive", "positions": "learned", "tied": "none"},
-    {"norm": "pre", "attention_dropout": 0.1, "relu_dropout": 0.1, "tied": "decoder"},
+    {"attention_score": "additive", "position_encoding": "learned", "tied_embeddings": "none"},
+    {
+        "norm_placement": "pre",
+        "attention_dropout": 0.1,
+        "activation_dropout": 0.1,
+        "tied_embeddings": "decoder",
+    },
 ]
 
 

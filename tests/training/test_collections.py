@@ -137,7 +137,7 @@ def runs(tmp_path_factory):
     config = replace(
         config,
         model=replace(config.model, normalization="batch"),
-        optimizer=replace(config.optimizer, accumulate=2, ema_decay=0.9),
+        optimizer=replace(config.optimizer, accumulation_steps=2, ema_decay=0.9),
     )
     whole = train(config, folder / "whole", progress=False)
     train(replace(config, train=replace(config.train, steps=10)), folder / "parts", progress=False)
@@ -172,4 +172,4 @@ def test_collections_go_on_bit_for_bit_and_are_translated_with(runs):
 
 def test_states_without_collections_are_saved_as_before():
     functions = Task().step_functions(Transformer(replace(MODEL, normalization="layer")), OPTIMIZER)
-    assert set(state_items(functions.shapes())) == {"params", "rest"}
+    assert set(state_items(functions.shapes())) == {"params", "optimizer"}

@@ -27,7 +27,7 @@ def job(tmp_path_factory):
     prepare(config.data, 100, folder / "corpus")
     corpus = Corpus.open(folder / "corpus" / "train")
     model = replace(config.model, vocab_size=len(corpus.vocabularies.source))
-    data = replace(config.data, batch_tokens=2048, num_shapes=1)
+    data = replace(config.data, batch_tokens=2048, max_batch_shapes=1)
     return replace(config, model=model, data=data), corpus
 
 
@@ -68,19 +68,19 @@ def test_updates_are_cut_into_the_fewest_batches_that_fit(job, monkeypatch):
     limit = 0.4 * sum(needed(config, corpus)[1])
     monkeypatch.setattr(memory, "device_memory", lambda: limit / memory.USABLE_MEMORY_FRACTION)
     layout, functions = Layout(jax.devices()[:1]), step_functions(config)
-    fitted = memory.fit_memory(config, corpus, layout, functions)
-    accumulate = fitted.optimizer.accumulate
+    fitted = memory.fit_batches(config, corpus, layout, functions)
+    accumulate = fitted.optimizer.accumulation_steps
     assert fitted.data.batch_tokens == 2048 // accumulate
     assert sum(needed(fitted, corpus)[1]) <= limit
     fewer = replace(
         config,
         data=replace(config.data, batch_tokens=2048 // (accumulate - 1)),
-        optimizer=replace(config.optimizer, accumulate=accumulate - 1),
+        optimizer=replace(config.optimizer, accumulation_steps=accumulate - 1),
     )
     assert sum(needed(fewer, corpus)[1]) > limit
     monkeypatch.setattr(memory, "device_memory", lambda: 1000)
     with pytest.raises(UserError, match=r"128 x 16 tokens an update: .* max_length 16 allows no"):
-        memory.fit_memory(config, corpus, Layout(jax.devices()[:1]), step_functions(config))
+        memory.fit_batches(config, corpus, Layout(jax.devices()[:1]), step_functions(config))
 
 
 @pytest.mark.slow
@@ -89,10 +89,10 @@ def test_a_fitted_run_goes_on_with_the_command_that_began_it(job, monkeypatch, t
     config = replace(config, train=replace(config.train, steps=1))
     limit = 0.6 * sum(needed(config, corpus)[1])
     monkeypatch.setattr(memory, "device_memory", lambda: limit / memory.USABLE_MEMORY_FRACTION)
-    run = train(config, tmp_path / "run", fit=True, progress=False)
-    assert run.config.optimizer.accumulate > 1
+    run = train(config, tmp_path / "run", fit_memory=True, progress=False)
+    assert run.config.optimizer.accumulation_steps > 1
     config = replace(config, train=replace(config.train, steps=2))
-    again = train(config, tmp_path / "run", fit=True, progress=False)
+    again = train(config, tmp_path / "run", fit_memory=True, progress=False)
     assert again.config.data == run.config.data
 
 

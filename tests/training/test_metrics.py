@@ -11,7 +11,7 @@ from transformer_jax.training.metrics import Recorder
 
 METRICS = {
     "loss_sum": 6.0, "tokens": 3.0, "learning_rate": 0.5, "gradient_norm": 1.0,
-    "skipped": 0, "skipped_in_a_row": 0, "metric_sums": {},
+    "skipped": 0, "consecutive_skips": 0, "metric_sums": {},
 }  # fmt: skip
 
 

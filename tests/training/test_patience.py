@@ -38,7 +38,7 @@ def test_it_ends_after_so_many_scheduled_evaluations(ended):
     assert records[-1] == {"step": 16, "evaluations_without_gain": 3}
     assert [r["step"] for r in records if "validation_loss" in r] == [4, 6, 8, 12, 16]
     checkpoints = run.checkpoints(read_only=True)
-    assert checkpoints.steps() == [6, 12, 16] == checkpoints.due_steps()
+    assert checkpoints.steps() == [6, 12, 16] == checkpoints.scheduled_steps()
     assert (run.store / "averaged" / "16").is_dir()
     assert "checkpoints/16: sound, ended after 3 evaluations without a gain" in report(run.folder)
 
@@ -98,7 +98,7 @@ def test_killed_before_its_average_it_is_still_averaged(ended, tmp_path, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patches:
-        patches.setattr(Run, "average", die)
+        patches.setattr("transformer_jax.run.train.average_checkpoints", die)
         with pytest.raises(Stopped):
             train(config, tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "averaged").exists()
@@ -127,14 +127,14 @@ def test_the_first_process_decides(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "more, scores, best, waited",
+    "more, scores, best, evaluations_without_gain",
     [
         (False, [3.0, 2.0, 2.05, 1.95], 2.0, 2),
         (True, [3.0, 3.05, 3.2], 3.2, 0),
         (True, [None, float("nan"), 1.0, 0.5], 1.0, 1),
     ],
 )
-def test_a_gain_is_more_than_min_delta(more, scores, best, waited):
+def test_a_gain_is_more_than_min_delta(more, scores, best, evaluations_without_gain):
     patience = Patience("it", more, 9, 0.1)
     assert not any(patience.ends(score) for score in scores)
-    assert (patience.best, patience.waited) == (best, waited)
+    assert (patience.best, patience.evaluations_without_gain) == (best, evaluations_without_gain)

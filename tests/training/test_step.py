@@ -115,12 +115,12 @@ def test_a_gradient_that_is_not_finite_changes_nothing_but_the_counters():
     update = jax.jit(functions.update)
     once, metrics = update(state, bad)
     twice, metrics = update(once, bad)
-    assert (metrics["skipped"], metrics["skipped_in_a_row"]) == (2, 2)
+    assert (metrics["skipped"], metrics["consecutive_skips"]) == (2, 2)
     assert fingerprints((twice.params, twice.opt_state, twice.ema)) == fingerprints(
         (state.params, state.opt_state, state.ema)
     )
     good, metrics = update(twice, sums)
-    assert (good.step, metrics["skipped"], metrics["skipped_in_a_row"]) == (3, 2, 0)
+    assert (good.step, metrics["skipped"], metrics["consecutive_skips"]) == (3, 2, 0)
     # The schedule has not moved on: this is the first update.
     np.testing.assert_allclose(metrics["learning_rate"], 8**-0.5 * 10**-1.5, rtol=1e-6)
     assert fingerprints(good.params) != fingerprints(state.params)

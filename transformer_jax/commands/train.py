@@ -55,7 +55,7 @@ class TrainCommand:
                 self.config,
                 self.run_dir,
                 init_from=self.init_from,
-                fit=self.fit_memory,
+                fit_memory=self.fit_memory,
                 profile=self.profile,
             )
             if is_first():

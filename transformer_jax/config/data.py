@@ -38,12 +38,12 @@ class DataConfig:
     """Tokens a side, EOS included; longer pairs are left out of training and counted."""
     batch_tokens: int = 25_000
     """Slots a side in one batch, padding included."""
-    num_shapes: int = 12
+    max_batch_shapes: int = 12
     """Most batch shapes (sentences x source x target), each compiled once."""
 
     def __post_init__(self):
         check_types(self)
-        check_positive(self, "max_length", "batch_tokens", "num_shapes")
+        check_positive(self, "max_length", "batch_tokens", "max_batch_shapes")
         require(
             self.corpus is None or (self.train, self.validation, self.dataset) == (None,) * 3,
             f"corpus {self.corpus} is prepared text: leave train, validation and dataset out",

@@ -38,21 +38,21 @@ class ModelConfig:
     """On each sub-layer's output and on embedding + position (section 5.4)."""
     attention_dropout: float = 0.0
     """On attention weights; the paper has none, later T2T has 0.1."""
-    relu_dropout: float = 0.0
+    activation_dropout: float = 0.0
     """Inside the feed-forward network; the paper has none, later T2T has 0.1."""
-    norm: Literal["post", "pre"] = "post"
+    norm_placement: Literal["post", "pre"] = "post"
     """post: LayerNorm(x + Sublayer(x)); pre: x + Sublayer(LayerNorm(x)) and a final norm."""
     normalization: Literal["layer", "batch"] = "layer"
     """Over the features of a position, or, with running statistics, over the batch."""
     norm_epsilon: float = 1e-6
     """Added to the variance in every norm."""
-    positions: Literal["paper", "concatenated", "t2t", "learned", "none"] = "paper"
+    position_encoding: Literal["paper", "concatenated", "t2t", "learned", "none"] = "paper"
     """Sinusoid layout, or a learned table (Table 3, row E)."""
     max_positions: int = 1024
     """Rows of the learned position table; sinusoids have no limit."""
-    attention: Literal["scaled", "unscaled", "additive"] = "scaled"
+    attention_score: Literal["scaled", "unscaled", "additive"] = "scaled"
     """Score of section 3.2.1: q.k / sqrt(d_k), q.k, or v.tanh(q + k)."""
-    tied: Literal["all", "decoder", "none"] = "all"
+    tied_embeddings: Literal["all", "decoder", "none"] = "all"
     """One table for source, target and output; or target and output; or three tables."""
     start_id: int = 0
     """Decoder start symbol: 0 is the zero vector of the padding row, 3 a row of its own (BOS)."""
@@ -69,11 +69,11 @@ class ModelConfig:
                 f"d_model {self.d_model} is not divisible by num_heads {self.num_heads}: "
                 "choose another pair, or give d_k and d_v",
             )
-        for name in ("dropout", "attention_dropout", "relu_dropout"):
+        for name in ("dropout", "attention_dropout", "activation_dropout"):
             value = getattr(self, name)
             require(0 <= value < 1, f"{name} {value} is outside [0, 1)")
         require(
-            self.positions in ("learned", "none") or self.d_model % 2 == 0,
+            self.position_encoding in ("learned", "none") or self.d_model % 2 == 0,
             f"d_model {self.d_model} is odd: sinusoidal positions come in pairs",
         )
         require(

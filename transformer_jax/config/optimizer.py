@@ -20,7 +20,7 @@ class OptimizerConfig:
     epsilon: float = 1e-9
     label_smoothing: float = 0.1
     """Mass moved off the target, spread over the other V - 1 classes."""
-    accumulate: int = 1
+    accumulation_steps: int = 1
     """Batches summed into one update."""
     clip_norm: float | None = None
     """Largest global norm of the gradient; None clips nothing, as in the paper."""
@@ -32,8 +32,8 @@ class OptimizerConfig:
 
     def __post_init__(self):
         check_types(self)
-        check_positive(self, "lr_factor", "warmup_steps", "epsilon", "accumulate", "clip_norm")
-        check_positive(self, "logits_block")
+        check_positive(self, "lr_factor", "warmup_steps", "epsilon")
+        check_positive(self, "accumulation_steps", "clip_norm", "logits_block")
         for name in ("beta1", "beta2", "label_smoothing", "ema_decay"):
             value = getattr(self, name)
             require(value is None or 0 <= value < 1, f"{name} {value} is outside [0, 1)")

@@ -31,7 +31,7 @@ TABLE_3: dict[str, tuple[dict, dict]] = {
     "D-dropout-0.2": ({"dropout": 0.2}, {}),
     "D-smoothing-0.0": ({}, {"label_smoothing": 0.0}),
     "D-smoothing-0.2": ({}, {"label_smoothing": 0.2}),
-    "E-learned": ({"positions": "learned"}, {}),
+    "E-learned": ({"position_encoding": "learned"}, {}),
     "big": ({"d_model": 1024, "d_ff": 4096, "num_heads": 16, "dropout": 0.3}, {}),
 }
 
@@ -78,18 +78,26 @@ def tiny(vocab_size: int = 1000) -> ModelConfig:
 def t2t(model: ModelConfig) -> ModelConfig:
     """What tensor2tensor made of `model` four months after the paper: not the paper's.
 
-    >>> t2t(base()).norm
+    >>> t2t(base()).norm_placement
     'pre'
     """
-    return replace(model, norm="pre", positions="t2t", attention_dropout=0.1, relu_dropout=0.1)
+    return replace(
+        model,
+        norm_placement="pre",
+        position_encoding="t2t",
+        attention_dropout=0.1,
+        activation_dropout=0.1,
+    )
 
 
 def _multi30k_recipe() -> RunConfig:
     # Peak rate 0.005 after 2,000 updates of 2 x 4,096 tokens, as Wu et al. train.
     return RunConfig(
         multi30k(),
-        OptimizerConfig(lr_factor=0.005 * (128 * 2000) ** 0.5, warmup_steps=2000, accumulate=2),
-        DataConfig(batch_tokens=4096, num_shapes=16),
+        OptimizerConfig(
+            lr_factor=0.005 * (128 * 2000) ** 0.5, warmup_steps=2000, accumulation_steps=2
+        ),
+        DataConfig(batch_tokens=4096, max_batch_shapes=16),
         TrainConfig(
             steps=8000, evaluate_every=530, checkpoint_every=53, keep_last=10, average_last=10
         ),
@@ -101,7 +109,7 @@ def _tiny_recipe() -> RunConfig:
         tiny(),
         # Small batches and few shapes: on a CPU updates and compilations are what costs time.
         OptimizerConfig(warmup_steps=300, lr_factor=0.6),
-        DataConfig(batch_tokens=1024, num_shapes=4, max_length=64),
+        DataConfig(batch_tokens=1024, max_batch_shapes=4, max_length=64),
         TrainConfig(
             steps=1500, evaluate_every=300, checkpoint_every=75, keep_last=6, average_last=6
         ),

@@ -9,6 +9,7 @@ from transformer_jax.config.checks import ConfigError, from_tree, require
 from transformer_jax.config.data import DataConfig
 from transformer_jax.config.model import ModelConfig
 from transformer_jax.config.optimizer import OptimizerConfig
+from transformer_jax.config.renamed import check_fields
 from transformer_jax.config.train import TrainConfig
 
 __all__ = ["RunConfig"]
@@ -28,7 +29,8 @@ class RunConfig:
 
     def __post_init__(self):
         require(
-            self.model.positions != "learned" or self.data.max_length <= self.model.max_positions,
+            self.model.position_encoding != "learned"
+            or self.data.max_length <= self.model.max_positions,
             f"max_length {self.data.max_length} is more than the max_positions "
             f"{self.model.max_positions} that the model learns: raise the one or lower the other",
         )
@@ -45,6 +47,7 @@ class RunConfig:
         """
         try:
             tree = json.loads(text)
+            check_fields(tree)
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"not JSON: {error}") from None
         return typing.cast(RunConfig, from_tree(cls, tree, ""))

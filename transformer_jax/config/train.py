@@ -22,7 +22,7 @@ class TrainConfig:
     """Steps between evaluations on the validation files; every checkpoint is evaluated too."""
     checkpoint_every: int = 1000
     """Steps between checkpoints."""
-    checkpoint_each_epoch: bool = False
+    checkpoint_every_epoch: bool = False
     """Save at the end of each epoch instead of every checkpoint_every steps."""
     keep_last: int = 5
     """Newest checkpoints to keep."""
@@ -38,7 +38,7 @@ class TrainConfig:
     """A gain is more than this, in the metric's own units."""
     average_last: int = 5
     """Checkpoints averaged at the end (section 6.1: 5 for base, 20 for big)."""
-    stop_after_skipped: int = 20
+    max_consecutive_skips: int = 20
     """Steps skipped in a row for gradients that are not finite before the run stops."""
     checkpoint_dir: str | None = None
     """Keep checkpoints here instead of in the run folder: another disk, or gs://BUCKET/FOLDER and
@@ -54,7 +54,7 @@ class TrainConfig:
         check_types(self)
         check_positive(self, "steps", "log_every", "evaluate_every", "checkpoint_every")
         check_positive(
-            self, "keep_last", "keep_every", "average_last", "stop_after_skipped", "patience"
+            self, "keep_last", "keep_every", "average_last", "max_consecutive_skips", "patience"
         )
         require(self.min_delta >= 0, f"min_delta {self.min_delta} must not be negative")
         require(

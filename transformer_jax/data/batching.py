@@ -59,9 +59,9 @@ def chained(order: str, batches: Iterable[np.ndarray]) -> str:
 
 
 def choose_shapes(
-    source_lengths: np.ndarray, target_lengths: np.ndarray, batch_tokens: int, num_shapes: int
+    source_lengths: np.ndarray, target_lengths: np.ndarray, batch_tokens: int, max_batch_shapes: int
 ) -> list[Shape]:
-    """At most `num_shapes` shapes that waste little padding when each pair takes the smallest.
+    """At most so many shapes that waste little padding when each pair takes the smallest.
 
     Starts from the rectangle that holds everything, adds the one that saves most until the
     number is reached, then moves one at a time until none moves. Rows fill `batch_tokens` on the
@@ -98,7 +98,7 @@ def choose_shapes(
         return divmod(index, counts.shape[1]) if saved[index] > 0 else None
 
     corners = [last]
-    while len(corners) < num_shapes and (corner := best_addition(corners)) is not None:
+    while len(corners) < max_batch_shapes and (corner := best_addition(corners)) is not None:
         corners.append(corner)
     moved = True
     while moved:
@@ -151,7 +151,7 @@ class Batches:
         self._ignored, self._corrupt = ignored, corrupt
         self._key = f"{corpus.fingerprint} {seed}"
         source, target = corpus.source.lengths, corpus.target.lengths
-        self.shapes = choose_shapes(source, target, config.batch_tokens, config.num_shapes)
+        self.shapes = choose_shapes(source, target, config.batch_tokens, config.max_batch_shapes)
         slots = np.array([shape.source + shape.target for shape in self.shapes])
         # Each pair takes the shape with the fewest slots among those that hold it.
         chosen = np.full(len(corpus), -1)

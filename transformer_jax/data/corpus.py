@@ -1,6 +1,7 @@
 """A parallel corpus tokenised once into memory-mapped arrays; training reads only these.
 
-Folder: source.tokens.npy, source.ends.npy, the same for target, corpus.json and the vocabularies.
+Folder: source.tokens.npy, source.sentence_ends.npy, the same for target, corpus.json and the
+vocabularies.
 Sentence i of a side is tokens[ends[i - 1] : ends[i]], EOS included where its task has one.
 """
 
@@ -28,7 +29,10 @@ from transformer_jax.files import replaced_folder, write_atomically
 
 __all__ = ["Corpus", "CorpusError", "Lines", "Side", "note_direction", "write_corpus"]
 
-FORMAT = 2
+FORMAT = 3
+# Names of format 2, which is still read, in corpus.json and of files.
+_OLD_NAMES = {"left_out": "filtered_pairs", "sentences": "sentences_per_line"}
+_OLD_FILES = {"sentence_ends": "ends"}
 
 
 class CorpusError(UserError):
@@ -64,33 +68,33 @@ class Side:
 class Lines:
     """What the source lines of a corpus are like, and with them those that a model can translate.
 
-    sentences  in a line, the 99th percentile; None where nobody counted
-    tokens     of the longest, EOS included; 0 where no source is read
+    sentences_per_line  the 99th percentile; None where nobody counted
+    max_tokens          of the longest, EOS included; 0 where no source is read
     """
 
-    sentences: int | None
-    tokens: int
+    sentences_per_line: int | None
+    max_tokens: int
 
     def __post_init__(self):
-        if self.tokens < 0 or (self.sentences is not None and self.sentences < 0):
-            raise ValueError(
-                f"no text has lines of {self.sentences} sentences, {self.tokens} tokens"
-            )
+        count = self.sentences_per_line
+        if self.max_tokens < 0 or (count is not None and count < 0):
+            raise ValueError(f"no text has lines of {count} sentences, {self.max_tokens} tokens")
 
     def joined(self, other: "Lines | None") -> "Lines":
         """Of two texts: what a model trained on both can translate."""
         if other is None:
             return self
-        counted = [n for n in (self.sentences, other.sentences) if n is not None]
-        return Lines(max(counted, default=None), max(self.tokens, other.tokens))
+        both = (self, other)
+        counted = [each.sentences_per_line for each in both if each.sentences_per_line is not None]
+        return Lines(max(counted, default=None), max(each.max_tokens for each in both))
 
 
 @dataclass(frozen=True)
 class Corpus:
     """Token arrays of both sides, their vocabularies, and what was left out when preparing.
 
-    `sentences` and `direction` are None where the corpus was prepared before they were recorded, or
-    where nobody could tell.
+    `sentences_per_line` and `direction` are None where the corpus was prepared before they were
+    recorded, or where nobody could tell.
     """
 
     folder: Path
@@ -98,14 +102,14 @@ class Corpus:
     target: Side
     vocabularies: Vocabularies
     fingerprint: str
-    left_out: dict[str, int]
-    sentences: int | None = None
+    filtered_pairs: dict[str, int]
+    sentences_per_line: int | None = None
     direction: str | None = None
 
     @property
     def lines(self) -> Lines:
         """Of the source."""
-        return Lines(self.sentences, int(self.source.lengths.max()))
+        return Lines(self.sentences_per_line, int(self.source.lengths.max()))
 
     def __len__(self) -> int:
         return len(self.source.ends)
@@ -116,15 +120,17 @@ class Corpus:
         path = folder / "corpus.json"
         try:
             meta = json.loads(path.read_text(encoding="utf-8"))
-            if (found := meta["format"]) != FORMAT:
+            if (found := meta["format"]) not in (2, FORMAT):
                 raise CorpusError(
-                    f"{folder} has corpus format {found!r}, this version reads {FORMAT}: "
+                    f"{folder} has corpus format {found!r}, this version reads 2 and {FORMAT}: "
                     "prepare it again"
                 )
-            fingerprint, left_out = str(meta["fingerprint"]), dict(meta["left_out"])
-            sentences, direction = meta.get("sentences"), meta.get("direction")
-            if not (isinstance(sentences, int | None) and isinstance(direction, str | None)):
-                raise ValueError(f"sentences {sentences!r}, direction {direction!r}")
+            if found == 2:
+                meta = {_OLD_NAMES.get(name, name): value for name, value in meta.items()}
+            fingerprint, filtered_pairs = str(meta["fingerprint"]), dict(meta["filtered_pairs"])
+            count, direction = meta.get("sentences_per_line"), meta.get("direction")
+            if not (isinstance(count, int | None) and isinstance(direction, str | None)):
+                raise ValueError(f"sentences_per_line {count!r}, direction {direction!r}")
         except FileNotFoundError:
             raise CorpusError(
                 f"{folder} holds no prepared corpus: run `transformer-jax prepare` first"
@@ -134,13 +140,14 @@ class Corpus:
         sides = []
         for name in _SIDES:
             try:
-                parts = [np.load(folder / f"{name}.{p}.npy", mmap_mode="r") for p in _PARTS]
+                files = [_OLD_FILES.get(f, f) if found == 2 else f for f in _PARTS.values()]
+                parts = [np.load(folder / f"{name}.{file}.npy", mmap_mode="r") for file in files]
             except (OSError, ValueError) as error:
                 raise CorpusError(f"{folder} is damaged: {error}; prepare it again") from None
             sides.append(Side(*parts))
         source, target = sides
         both = load_vocabularies(folder)
-        return cls(folder, source, target, both, fingerprint, left_out, sentences, direction)
+        return cls(folder, source, target, both, fingerprint, filtered_pairs, count, direction)
 
     def verify(self) -> None:
         """Read the arrays through once; raise CorpusError where they are not those written."""
@@ -154,7 +161,8 @@ class Corpus:
 # Pairs tokenised in one call: SentencePiece takes half the time that it needs one by one.
 CHUNK = 4096
 _SIDES = ("source", "target")
-_PARTS = ("tokens", "ends")
+# Array of a side -> its file.
+_PARTS = {"tokens": "tokens", "ends": "sentence_ends"}
 
 
 def write_corpus(
@@ -164,7 +172,7 @@ def write_corpus(
     max_length: int | None = None,
     *,
     pairing: Pairing = Pairing(),
-    sentences: int | None = None,
+    sentences_per_line: int | None = None,
     direction: str | None = None,
 ) -> Corpus:
     """Tokenise line pairs into `folder`, which appears whole or not at all.
@@ -173,24 +181,24 @@ def write_corpus(
     included), are left out and counted; a side that shows nothing is empty. Without `max_length`
     every pair is kept, empty ones too. A single vocabulary is that of both sides; `pairing` is the
     task's, and CorpusError names a pair that is not aligned where it says so. The fingerprint is a
-    SHA-256 of the arrays and the vocabularies; `sentences` and `direction` are written down beside
-    it.
+    SHA-256 of the arrays and the vocabularies; `sentences_per_line` and `direction` are written
+    down beside it.
     """
     if not isinstance(vocabularies, Vocabularies):
         vocabularies = Vocabularies(vocabularies, vocabularies)
     dtype = np.dtype(np.uint16 if max(map(len, vocabularies)) <= 2**16 else np.uint32)
     with replaced_folder(folder) as partial:
-        left_out = {"empty": 0, "too_long": 0}
+        filtered_pairs = {"empty": 0, "too_long": 0}
         ends = (array("q"), array("q"))
         raw = [partial / f"{name}.raw" for name in _SIDES]
         with raw[0].open("wb") as source_file, raw[1].open("wb") as target_file:
             for number, (words, encoded) in enumerate(_encoded(pairs, vocabularies, pairing), 1):
                 if max_length is not None:
                     if not all(words if pairing.reads_source else words[1:]):
-                        left_out["empty"] += 1
+                        filtered_pairs["empty"] += 1
                         continue
                     if max(map(len, encoded)) > max_length:
-                        left_out["too_long"] += 1
+                        filtered_pairs["too_long"] += 1
                         continue
                 if pairing.aligned and len(words[0]) != len(words[1]):
                     raise CorpusError(
@@ -203,15 +211,15 @@ def write_corpus(
                     side_ends.append((side_ends[-1] if side_ends else 0) + len(ids))
         if not ends[0]:
             raise CorpusError(
-                f"no sentence pair is left: {left_out['empty']} have an empty side, "
-                f"{left_out['too_long']} exceed max_length {max_length}"
+                f"no sentence pair is left: {filtered_pairs['empty']} have an empty side, "
+                f"{filtered_pairs['too_long']} exceed max_length {max_length}"
             )
         sides = []
         for name, path, side_ends in zip(_SIDES, raw, ends):
             tokens = np.memmap(path, dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
             side = Side(tokens, np.asarray(side_ends, np.int64))
-            for part in _PARTS:
-                np.save(partial / f"{name}.{part}.npy", getattr(side, part))
+            for part, file_name in _PARTS.items():
+                np.save(partial / f"{name}.{file_name}.npy", getattr(side, part))
             path.unlink()
             sides.append(side)
         save_vocabularies(vocabularies, partial)
@@ -219,8 +227,8 @@ def write_corpus(
         meta = {
             "format": FORMAT,
             "fingerprint": fingerprint,
-            "left_out": left_out,
-            "sentences": sentences,
+            "filtered_pairs": filtered_pairs,
+            "sentences_per_line": sentences_per_line,
             "direction": direction,
         }
         (partial / "corpus.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")

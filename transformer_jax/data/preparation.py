@@ -256,28 +256,28 @@ def _ensure(
         vocabularies,
         receipt.max_length,
         pairing=receipt.pairing,
-        sentences=sentences,
+        sentences_per_line=sentences,
         direction=data.known_direction,
     )
-    left_out = corpus.left_out
+    filtered = corpus.filtered_pairs
     log.info(
         "%s: %d pairs, vocabulary of %s; left out: %d with an empty side, %d beyond max_length %d",
-        train, len(corpus), corpus.vocabularies, left_out["empty"], left_out["too_long"],
+        train, len(corpus), corpus.vocabularies, filtered["empty"], filtered["too_long"],
         receipt.max_length,
     )  # fmt: skip
     shutil.rmtree(folder / VALIDATION, ignore_errors=True)
     if validation is not None:
-        left_out = write_corpus(
+        filtered = write_corpus(
             folder / VALIDATION,
             validation,
             vocabularies,
             receipt.max_length,
             pairing=receipt.pairing,
-        ).left_out
-        if any(left_out.values()):
+        ).filtered_pairs
+        if any(filtered.values()):
             log.info(
                 "%s: left out: %d with an empty side, %d beyond max_length %d",
-                validation, left_out["empty"], left_out["too_long"], receipt.max_length,
+                validation, filtered["empty"], filtered["too_long"], receipt.max_length,
             )  # fmt: skip
     receipt.write(folder)
 

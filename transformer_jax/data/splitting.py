@@ -46,7 +46,7 @@ class LineSplitter:
         encode = self._vocabulary.encode
         longest = self._max_length
         if self._lines is not None and how != "never":
-            longest = min(self._lines.tokens, longest)
+            longest = min(self._lines.max_tokens, longest)
         longest -= self._ends
         whole = encode(line)
         parts = self._split(line, number, how)
@@ -67,7 +67,7 @@ class LineSplitter:
 
     def _split(self, line: str, number: int, how: Splitting) -> list[str]:
         """The sentences of a line where it is to be cut into them, else the line."""
-        usual = self._lines.sentences if self._lines is not None else None
+        usual = self._lines.sentences_per_line if self._lines is not None else None
         if how == "never" or (how == "auto" and usual is None):
             return [line]
         try:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from transformer_jax.decoding.options import EosRule, LengthPenalty
 from transformer_jax.decoding.rows import Allowed, Step, check_limits, next_log_probs
 
-__all__ = ["BeamResult", "beam_search", "length_penalty"]
+__all__ = ["BeamResult", "beam_search", "length_divisor"]
 
 
 class BeamResult(NamedTuple):
@@ -24,14 +24,14 @@ class BeamResult(NamedTuple):
     scores: jax.Array
 
 
-def length_penalty(length, kind: LengthPenalty, alpha: float):
+def length_divisor(length, kind: LengthPenalty, alpha: float):
     """What a hypothesis' log-probability is divided by; `length` counts EOS.
 
     gnmt   ((5 + length) / 6)^alpha   the paper's (Wu et al. 2016, equation 14)
     power  length^alpha               fairseq, Marian, Hugging Face
     none   1
 
-    >>> float(length_penalty(7, "gnmt", 1.0)), float(length_penalty(7, "power", 1.0))
+    >>> float(length_divisor(7, "gnmt", 1.0)), float(length_divisor(7, "power", 1.0))
     (2.0, 7.0)
     """
     length = jnp.asarray(length, jnp.float32)
@@ -65,9 +65,9 @@ def beam_search(
     max_length: int,
     beam_size: int = 4,
     n_best: int = 1,
-    penalty: LengthPenalty = "gnmt",
+    length_penalty: LengthPenalty = "gnmt",
     alpha: float = 0.6,
-    eos_rule: EosRule = "place",
+    eos_rule: EosRule = "shrink",
     start_id: int = 0,
     eos_id: int = 1,
     allowed: Allowed | None = None,
@@ -79,10 +79,10 @@ def beam_search(
     growing hypothesis, however it goes on, can beat the worst of its n_best: log-probabilities
     only fall, so the bound is the best growing one divided by the most lenient penalty ahead.
 
-    eos_rule "place": of the best `beam_size` continuations those with EOS end, and each takes its
+    eos_rule "shrink": of the best `beam_size` continuations those with EOS end, and each takes its
     place in the beam with it, so that the beam narrows and beam 1 is greedy search.
     eos_rule "t2t": tensor2tensor looks for EOS among the best 2 * beam_size continuations and the
-    beam stays full. ValueError for another rule, penalty or an n_best beyond the beam.
+    beam stays full. ValueError for another rule, length penalty or an n_best beyond the beam.
 
     >>> table = jnp.log(jnp.array([[0.0, 0.4, 0.6], [0.0, 1.0, 0.0], [0.0, 0.9, 0.1]]))
     >>> step = lambda cache, tokens, parents: (cache, table[tokens])
@@ -97,7 +97,7 @@ def beam_search(
     check_limits(limits, max_length)
     limits = jnp.minimum(limits, max_length)
     sentences = limits.shape[0]
-    candidates = beam_size if eos_rule == "place" else 2 * beam_size
+    candidates = beam_size if eos_rule == "shrink" else 2 * beam_size
     first_row = jnp.arange(sentences)[:, None] * beam_size
 
     def continuations(beam):
@@ -115,7 +115,7 @@ def beam_search(
 
     def extend(beam):
         cache, log_probs, parents, last = continuations(beam)
-        if eos_rule == "place":
+        if eos_rule == "shrink":
             inside = jnp.arange(candidates)[None] < beam.places[:, None]
             log_probs = jnp.where(inside, log_probs, -jnp.inf)
         tokens = _take(beam.tokens, parents).at[:, :, beam.position].set(last)
@@ -128,13 +128,14 @@ def beam_search(
                 tokens,
                 jnp.full_like(last, length),
                 ended_log_probs,
-                ended_log_probs / length_penalty(length, penalty, alpha),
+                ended_log_probs / length_divisor(length, length_penalty, alpha),
             ),
         )
         growing, chosen = jax.lax.top_k(jnp.where(ended, -jnp.inf, log_probs), beam_size)
         # Of the penalties still ahead the first or the last is the most lenient.
         hope = growing[:, 0] / jnp.maximum(
-            length_penalty(length + 1, penalty, alpha), length_penalty(limits, penalty, alpha)
+            length_divisor(length + 1, length_penalty, alpha),
+            length_divisor(limits, length_penalty, alpha),
         )
         decided = hope <= done.scores[:, n_best - 1]
         return _Beam(

@@ -76,7 +76,7 @@ def generate(
             limits=limits,
             beam_size=search.beam_size,
             n_best=search.n_best,
-            penalty=search.penalty,
+            length_penalty=search.length_penalty,
             alpha=search.alpha,
             eos_rule=search.eos_rule,
             **common,

@@ -9,7 +9,7 @@ from transformer_jax.errors import LARGEST, UserError
 __all__ = ["EosRule", "LengthPenalty", "Search"]
 
 LengthPenalty = Literal["gnmt", "power", "none"]
-EosRule = Literal["place", "t2t"]
+EosRule = Literal["shrink", "t2t"]
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,13 @@ class Search:
     """W, hypotheses kept for a sentence."""
     n_best: int = 1
     """Translations of a sentence: the best of the beam, or independent samples."""
-    penalty: LengthPenalty = "gnmt"
+    length_penalty: LengthPenalty = "gnmt"
     """Divides the log-probability: gnmt ((5 + length) / 6)^alpha, power length^alpha, or none."""
     alpha: float = 0.6
     """Exponent of the length penalty; higher favours longer translations."""
-    eos_rule: EosRule = "place"
-    """place: an ended hypothesis gives up its place in the beam; t2t: the beam stays full."""
+    eos_rule: EosRule = "shrink"
+    """shrink: the beam is one narrower for each finished hypothesis; t2t: it stays full, as in
+    tensor2tensor."""
     extra_length: int = 50
     """A translation has at most this many tokens more than its source."""
     temperature: float = 1.0

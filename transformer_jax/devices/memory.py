@@ -42,5 +42,6 @@ def oom_as_user_error(tokens: int) -> Iterator[None]:
             raise
         raise UserError(
             f"the device's memory ({format_bytes(device_memory())}) does not hold a step of "
-            f"batch_tokens {tokens}: start with fewer and more --accumulate, as --fit-memory does"
+            f"batch_tokens {tokens}: start with fewer and more --accumulation-steps, as "
+            "--fit-memory does"
         ) from None

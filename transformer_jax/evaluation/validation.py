@@ -52,7 +52,8 @@ class Validation:
     """A run's validation text, and its model compiled to be scored on it for a task."""
 
     def __init__(self, config: RunConfig, layout: Layout, corpus: Corpus, task: ValidatedTask):
-        data = dataclasses.replace(config.data, num_shapes=min(8, config.data.num_shapes))
+        shapes = min(8, config.data.max_batch_shapes)
+        data = dataclasses.replace(config.data, max_batch_shapes=shapes)
         self._corpus, self._task = corpus, task
         pairing = task.pairing
         self._batches = Batches(corpus, data, 0, layout.share, pairing.ignored)

@@ -23,7 +23,7 @@ _TABLES = {
 
 
 class Embedding(DropoutModule):
-    """The tables of those `uses` that a model has, as `config.tied` shares them.
+    """The tables of those `uses` that a model has, as `config.tied_embeddings` shares them.
 
     Positions are added, and dropout follows, here and nowhere else.
     """
@@ -40,12 +40,12 @@ class Embedding(DropoutModule):
         normal = nn.initializers.normal(config.d_model**-0.5)
         made: dict[str, jax.Array] = {}
         for use in self.uses:
-            name = _TABLES[config.tied][use]
+            name = _TABLES[config.tied_embeddings][use]
             if name not in made:
                 table = named(normal, "V", "D")
                 made[name] = self.param(name, table, (sizes[use], config.d_model), FLOAT32)
-        self.tables = {use: made[_TABLES[config.tied][use]] for use in self.uses}
-        if config.positions == "learned":
+        self.tables = {use: made[_TABLES[config.tied_embeddings][use]] for use in self.uses}
+        if config.position_encoding == "learned":
             shape = (config.max_positions, config.d_model)
             table = named(normal, "P", "D")
             self.position_table = self.param("position_table", table, shape, FLOAT32)
@@ -60,7 +60,7 @@ class Embedding(DropoutModule):
 
     def target_at(self, tokens, position, max_length: int):
         """tokens [N] at one position of at most `max_length`, without dropout -> [N, 1, D]."""
-        learned = self.config.positions == "learned"
+        learned = self.config.position_encoding == "learned"
         table = self._positions(self.config.max_positions if learned else max_length)
         if table is not None:
             table = jax.lax.dynamic_slice_in_dim(table, position, 1)[None]
@@ -83,8 +83,8 @@ class Embedding(DropoutModule):
 
     def _positions(self, length):
         config = self.config
-        if config.positions == "none":
+        if config.position_encoding == "none":
             return None
-        if config.positions == "learned":
+        if config.position_encoding == "learned":
             return learned_positions(self.position_table, length)
-        return sinusoids(length, config.d_model, config.positions)
+        return sinusoids(length, config.d_model, config.position_encoding)

@@ -73,14 +73,14 @@ class TransformerFamily(Family):
         return Transformer(config)
 
     def check(self, config):
-        if config.target_vocab_size is not None and config.tied == "all":
+        if config.target_vocab_size is not None and config.tied_embeddings == "all":
             raise UserError(
-                f"tied {config.tied!r} is one table for both sides, which have a vocabulary each "
-                "here: choose decoder or none"
+                f"tied_embeddings {config.tied_embeddings!r} is one table for both sides, which "
+                "have a vocabulary each here: choose decoder or none"
             )
 
     def longest(self, config):
-        return config.max_positions if config.positions == "learned" else None
+        return config.max_positions if config.position_encoding == "learned" else None
 
     def parameters(self, config):
         width, heads = config.d_model, config.num_heads * (config.key_size + config.value_size)

@@ -94,7 +94,7 @@ class MultiHeadAttention(DropoutModule):
         self.key = Projection(keys, drawn, ("D", "HK"), self.dtype)
         self.value = Projection(values, drawn, ("D", "HDv"), self.dtype)
         self.output = Projection(config.d_model, config.d_model, ("HDv", "D"), self.dtype)
-        if config.attention == "additive":
+        if config.attention_score == "additive":
             # A head's vector is a matrix of key_size rows and one column.
             shape = (config.key_size, config.num_heads)
             initialise = named(glorot_uniform(1), "K", "H")
@@ -110,11 +110,11 @@ class MultiHeadAttention(DropoutModule):
         config = self.config
         keys, values = keys_values
         query = att.split_heads(self.query(x), config.num_heads)
-        if config.attention == "additive":
+        if config.attention_score == "additive":
             vector = self.vector.astype(self.dtype).T
             weights = att.additive_attention_weights(query, keys, vector, mask)
         else:
-            scale = 1.0 if config.attention == "unscaled" else None
+            scale = 1.0 if config.attention_score == "unscaled" else None
             weights = att.attention_weights(query, keys, mask, scale=scale)
         if not self.is_initializing():  # `init` would return them among the variables
             self.sow("attention", "weights", weights, reduce_fn=lambda _, new: new, init_fn=tuple)
@@ -134,7 +134,7 @@ class FeedForward(DropoutModule):
         bias_in = self.param("bias_in", named(zeros, "F"), (d_ff,), FLOAT32)
         kernel_out = self.param("kernel_out", named(glorot_out, "F", "D"), (d_ff, d_model), FLOAT32)
         bias_out = self.param("bias_out", named(zeros, "D"), (d_model,), FLOAT32)
-        rate = self.config.relu_dropout
+        rate = self.config.activation_dropout
         return feed_forward(
             x,
             kernel_in.astype(self.dtype),
@@ -151,7 +151,7 @@ class ResidualLayer(DropoutModule):
 
     def residual(self, x, norm, sublayer, rows, kept):
         """post: Norm(x + Dropout(Sublayer(x))), section 5.4; pre: the norm comes first."""
-        if self.config.norm == "pre":
+        if self.config.norm_placement == "pre":
             return x + self.drop(sublayer(norm(x, kept)), self.config.dropout, rows)
         return norm(x + self.drop(sublayer(x), self.config.dropout, rows), kept)
 

@@ -82,7 +82,7 @@ class Encoder(DropoutModule):
         if self.embedding is None:
             nn.share_scope(self, self.embed)
         self.layers = [EncoderLayer(config, name=f"encoder_{i}") for i in range(config.num_layers)]
-        if config.norm == "pre":
+        if config.norm_placement == "pre":
             self.encoder_norm = make_norm(config)
 
     def __call__(self, source, rows=None, mask=None, segments=None):
@@ -99,7 +99,7 @@ class Encoder(DropoutModule):
         x = self.embed.source(source, rows, places=_places(segments))
         for layer in self.layers:
             x = layer(x, mask, rows, kept)
-        return self.encoder_norm(x, kept) if self.config.norm == "pre" else x
+        return self.encoder_norm(x, kept) if self.config.norm_placement == "pre" else x
 
 
 class Decoder(DropoutModule):
@@ -124,7 +124,7 @@ class Decoder(DropoutModule):
         self.layers = [
             DecoderLayer(config, self.cross, name=f"decoder_{i}") for i in range(config.num_layers)
         ]
-        if config.norm == "pre":
+        if config.norm_placement == "pre":
             self.decoder_norm = make_norm(config)
 
     def __call__(self, target, memory=None, source=None, rows=None, masks=None, segments=None):
@@ -204,7 +204,7 @@ class Decoder(DropoutModule):
         return layer.cross_attention.keys_values(memory) if self.cross else None
 
     def _normed(self, x, kept=None):
-        return self.decoder_norm(x, kept) if self.config.norm == "pre" else x
+        return self.decoder_norm(x, kept) if self.config.norm_placement == "pre" else x
 
 
 class Transformer(DropoutModule):

@@ -39,7 +39,7 @@ def average(folder: Path, *, last: int = 5, steps: Sequence[int] = ()) -> list[i
                 f"{folder} has no checkpoint {', '.join(map(str, missing))}; it has "
                 f"{', '.join(map(str, found)) or 'none'}"
             )
-        chosen = steps or checkpoints.due_steps()[-last:] or found[-1:]
+        chosen = steps or checkpoints.scheduled_steps()[-last:] or found[-1:]
         if not chosen:
             raise RunError(f"{folder} has no checkpoint yet")
         return average_checkpoints(run, checkpoints, chosen)
@@ -82,7 +82,7 @@ def average_checkpoints(
         # The old one goes when the new one is known.
         averaged.clear()
         items["params"] = mean
-        averaged.save(taken[-1], items, {"of": taken, "newest": newest})
+        averaged.save(taken[-1], items, {"averaged_steps": taken, "newest_step": newest})
     averaged.close()
     return taken or steps
 
@@ -92,7 +92,7 @@ def _holds_average(averaged, template, steps, newest):
         _, meta = averaged.restore(averaged.steps()[-1], template)
     except (IndexError, DamagedCheckpoint):
         return False
-    return meta.get("of") == steps and meta.get("newest") == newest
+    return (meta.get("averaged_steps"), meta.get("newest_step")) == (steps, newest)
 
 
 def mean_tree(trees: Iterable[Any]) -> Any:

@@ -20,6 +20,7 @@ from etils import epath
 
 from transformer_jax.devices.processes import agreed, is_first, several, together
 from transformer_jax.errors import UserError
+from transformer_jax.run.formats import FORMAT, name_trees, rename_trees, upgrade_metadata
 from transformer_jax.run.names import DAMAGED, DELETED, step_folder
 from transformer_jax.run.retention import Retention
 from transformer_jax.training.fingerprint import fingerprints, paths
@@ -88,7 +89,7 @@ class Checkpoints:
                 meta = self.metadata(step)
             except DamagedCheckpoint:
                 continue
-            retention.note(step, meta["scores"], out_of_turn=meta.get("out_of_turn", False))
+            retention.note(step, meta["scores"], unscheduled=meta.get("unscheduled", False))
 
     def _alone(self):
         """A manager that reads without waiting for the others: what one process finds damaged it
@@ -126,9 +127,9 @@ class Checkpoints:
         """Steps of the finished checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def due_steps(self) -> list[int]:
-        """`steps` without those saved out of turn, which no other run would have."""
-        return self._retention.due(self.steps())
+    def scheduled_steps(self) -> list[int]:
+        """`steps` without those that were unscheduled, which no other run would have."""
+        return self._retention.scheduled(self.steps())
 
     def best_step(self) -> int | None:
         """The checkpoint with the highest score among those that have one."""
@@ -141,11 +142,11 @@ class Checkpoints:
         metadata: dict,
         scores: Mapping[str, float] | None = None,
         *,
-        out_of_turn: bool = False,
+        unscheduled: bool = False,
     ) -> None:
         """Start to save; returns once all that was given is copied and may be overwritten.
 
-        One `out_of_turn`, which not every run would have, is replaced by the next.
+        One `unscheduled`, which not every run would have, is replaced by the next.
         """
         # Orbax moves what it no longer keeps to DELETED while it finishes the save before this.
         self.wait()
@@ -159,12 +160,13 @@ class Checkpoints:
             _remove(self._folder / DELETED)
         together(f"step {step} may be saved")
         scores = dict(scores or {})
-        self._retention.note(step, scores, out_of_turn=out_of_turn)
+        self._retention.note(step, scores, unscheduled=unscheduled)
         prints = {name: fingerprints(tree) for name, tree in items.items()}
         # JSON has no NaN.
         written = {name: v if math.isfinite(v) else None for name, v in scores.items()}
-        meta = {**metadata, "step": step, "scores": written, "fingerprints": prints}
-        meta |= {"out_of_turn": True} if out_of_turn else {}
+        meta = {**metadata, "format": FORMAT, "step": step, "scores": written}
+        meta["fingerprints"] = prints
+        meta |= {"unscheduled": True} if unscheduled else {}
         # Orbax copies arrays, but makes JSON of what it was handed later, in a thread.
         meta = copy.deepcopy(meta)
         saved = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
@@ -178,7 +180,7 @@ class Checkpoints:
             restored = self._reader.restore(
                 step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
             )
-            meta = restored.meta
+            meta = upgrade_metadata(restored.meta)
             _check_metadata(meta)
         except Exception as error:
             raise self._damaged(step, error) from None
@@ -220,12 +222,13 @@ class Checkpoints:
                     f"its {name} are not those of this configuration; they "
                     f"lack {sorted(wanted - saved)[:3]} and have {sorted(saved - wanted)[:3]}",
                 )
-        arguments = {name: ocp.args.StandardRestore(tree) for name, tree in templates.items()}
+        trees = name_trees(templates, meta["format"])
+        arguments = {name: ocp.args.StandardRestore(tree) for name, tree in trees.items()}
         try:
             restored = self._reader.restore(step, args=ocp.args.Composite(**arguments))
         except Exception as error:
             raise self._damaged(step, error) from None
-        return {name: restored[name] for name in templates}, meta
+        return rename_trees({name: restored[name] for name in trees}, meta["format"]), meta
 
     def _damaged(self, step, error: Exception | str) -> DamagedCheckpoint:
         """Orbax raises many kinds of exception for damaged files, with pages of internals."""
@@ -303,16 +306,22 @@ def _check_metadata(meta) -> None:
     if not isinstance(meta, dict) or not {"fingerprints", "scores"} <= set(meta):
         raise ValueError("its metadata are incomplete")
     numbers = (int, float, type(None))
-    kinds = {"fingerprints": (dict,), "scores": numbers, "pending": numbers}
+    kinds = {"fingerprints": (dict,), "scores": numbers, "unlogged_sums": numbers}
     for name, kind in kinds.items():
         values = meta.get(name)
-        if values is None and name == "pending":
+        if values is None and name == "unlogged_sums":
             continue  # none yet, or not a checkpoint of training
         if not isinstance(values, dict) or not all(isinstance(v, kind) for v in values.values()):
             raise ValueError(f"its {name} are {values!r:.80}")
     if (patience := meta.get("patience")) is not None:
         check_record(patience)
-    for name, wanted in (("order", str), ("run", str), ("newest", int), ("of", list)):
+    others = {
+        "data_order_digest": str,
+        "run_identity": str,
+        "newest_step": int,
+        "averaged_steps": list,
+    }
+    for name, wanted in others.items():
         if name in meta and not isinstance(meta[name], wanted):
             raise ValueError(f"its {name} is {meta[name]!r:.80}")
 

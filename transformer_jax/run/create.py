@@ -16,7 +16,7 @@ from transformer_jax.run.folder import Run, RunError
 from transformer_jax.run.names import PREPARED
 from transformer_jax.tasks import Task, task_of
 from transformer_jax.tasks.task import MakeOptimizer
-from transformer_jax.training.memory import check_model, fit_memory
+from transformer_jax.training.memory import check_model, fit_batches
 
 __all__ = ["check_patience", "create_run", "with_vocabulary_sizes"]
 
@@ -26,7 +26,7 @@ _NOT_IN_PARAMETERS = {
     "target_vocab_size",
     "dropout",
     "attention_dropout",
-    "relu_dropout",
+    "activation_dropout",
     "dtype",
 }
 
@@ -35,7 +35,7 @@ def create_run(
     config: RunConfig,
     folder: Path,
     init_from: Path | None,
-    fit: bool,
+    fit_memory: bool,
     layout: Layout,
     optimizer: MakeOptimizer,
 ) -> Run:
@@ -85,11 +85,11 @@ def create_run(
     if other is not None:
         _check_init_from(config, corpus, other)
         lines = lines.joined(other.lines)
-    if fit:
+    if fit_memory:
         functions = task.step_functions(
             build_model(config.model), config.optimizer, config.train.seed, optimizer
         )
-        config = fit_memory(config, corpus, layout, functions)
+        config = fit_batches(config, corpus, layout, functions)
     return Run.create(folder, config, corpus, lines)
 
 

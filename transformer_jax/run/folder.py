@@ -29,6 +29,7 @@ from transformer_jax.errors import UserError
 from transformer_jax.files import write_atomically
 from transformer_jax.models.families import build_model
 from transformer_jax.run.checkpoints import Checkpoints
+from transformer_jax.run.formats import FORMAT, upgrade_run
 from transformer_jax.run.identity import identity, old_identities
 from transformer_jax.run.names import CHECKPOINTS, CONFIG, PREPARED
 from transformer_jax.run.retention import Retention
@@ -38,8 +39,6 @@ from transformer_jax.training.optimizer import make_optimizer
 from transformer_jax.training.step import StepFunctions
 
 __all__ = ["Run", "RunError", "check_store"]
-
-FORMAT = 2
 
 
 class RunError(UserError):
@@ -101,12 +100,11 @@ class Run:
             raise RunError(f"{folder} is not a run folder: it has no config.json")
         try:
             tree = json.loads(path.read_text(encoding="utf-8"))
-            found = tree.get("format") if isinstance(tree, dict) else None
-            if found != FORMAT:
-                raise ValueError(f"its format is {found!r}, this version reads {FORMAT}")
+            tree = upgrade_run(tree)
             config = RunConfig.from_json(json.dumps(tree["config"]))
             fingerprint = str(tree["corpus_fingerprint"])
-            lines = from_tree(Lines, tree["lines"], "lines") if tree.get("lines") else None
+            found = tree.get("source_lines")
+            lines = from_tree(Lines, found, "source_lines") if found else None
         except (UserError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunError(f"{path} cannot be read: {error}") from None
         vocabularies = load_vocabularies(folder)
@@ -124,7 +122,7 @@ class Run:
             "format": FORMAT,
             "version": __version__,
             "corpus_fingerprint": self.corpus_fingerprint,
-            "lines": None if self.lines is None else dataclasses.asdict(self.lines),
+            "source_lines": None if self.lines is None else dataclasses.asdict(self.lines),
             "config": json.loads(self.config.to_json()),
         }
         write_atomically(self.folder / CONFIG, json.dumps(tree, indent=2) + "\n")

@@ -9,9 +9,16 @@ import hashlib
 import json
 
 from transformer_jax.config import RunConfig
+from transformer_jax.config.renamed import FIELDS
 
 __all__ = ["identity", "old_identities"]
 
+# Today's name of a field -> the one that numbers are made of: that which it had at first.
+_FIRST_NAMES = {
+    f"{part}.{new}": f"{part}.{old}"
+    for part, fields in FIELDS.items()
+    for old, new in fields.items()
+}
 # The fields of version 0.1.0, which made the number of all of them.
 _NAMES = (
     "data.batch_tokens data.dataset data.direction data.max_length data.num_shapes "
@@ -34,7 +41,8 @@ def old_identities(config: RunConfig, corpus_fingerprint: str) -> list[str]:
     """What version 0.1.0 gave the same run; nothing for one that it could not have trained."""
     if _changed(config).keys() - set(_FIELDS):
         return []
-    fields = {name: config.deciding()[name] for name in _FIELDS}
+    decides = _named_at_first(config)
+    fields = {name: decides[name] for name in _FIELDS}
     if config.data.dataset is not None:
         return [_number(fields, corpus_fingerprint)]
     # It took the direction of own files for something that decides, en-de where none was given.
@@ -43,8 +51,12 @@ def old_identities(config: RunConfig, corpus_fingerprint: str) -> list[str]:
 
 
 def _changed(config: RunConfig) -> dict[str, object]:
-    defaults = RunConfig().deciding()
-    return {name: value for name, value in config.deciding().items() if value != defaults[name]}
+    defaults = _named_at_first(RunConfig())
+    return {n: value for n, value in _named_at_first(config).items() if value != defaults[n]}
+
+
+def _named_at_first(config: RunConfig) -> dict[str, object]:
+    return {_FIRST_NAMES.get(name, name): value for name, value in config.deciding().items()}
 
 
 def _number(fields: dict[str, object], corpus_fingerprint: str) -> str:

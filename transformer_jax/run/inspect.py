@@ -86,10 +86,10 @@ def _soundness(run: Run) -> list[str]:
         for step in checkpoints.steps():
             notes, read = [], dict(wanted)
             try:
-                saved = checkpoints.metadata(step)["fingerprints"]
-                if "rest" in read and {*saved.get("rest", ())} != {*paths(read["rest"])}:
+                saved = checkpoints.metadata(step)["fingerprints"].get("optimizer", ())
+                if "optimizer" in read and {*saved} != {*paths(read["optimizer"])}:
                     notes = ["but the state of an optimizer that is not Adam was not read"]
-                    del read["rest"]
+                    del read["optimizer"]
                 _, meta = checkpoints.restore(step, read)
             except DamagedCheckpoint as error:
                 if not step_folder(run.store / name, step).is_dir():
@@ -99,9 +99,11 @@ def _soundness(run: Run) -> list[str]:
             scores = [
                 f"{key} {value:.4g}" for key, value in meta["scores"].items() if value is not None
             ]
-            notes += [f"mean of {', '.join(map(str, meta['of']))}"] if "of" in meta else []
-            notes += ["saved out of turn"] if meta.get("out_of_turn") else []
+            if steps := meta.get("averaged_steps"):
+                notes.append(f"mean of {', '.join(map(str, steps))}")
+            notes += ["unscheduled"] if meta.get("unscheduled") else []
             if (patience := meta.get("patience")) and has_ended(patience):
-                notes.append(f"ended after {patience['waited']} evaluations without a gain")
+                count = patience["evaluations_without_gain"]
+                notes.append(f"ended after {count} evaluations without a gain")
             lines.append(f"{name}/{step}: {', '.join(['sound', *notes, *scores])}")
     return lines or ["no checkpoint yet"]

@@ -6,7 +6,7 @@ from transformer_jax.training.state import TrainState
 
 __all__ = ["predicting_items", "state_items", "state_of", "variables_of"]
 
-_COUNTERS = ("skipped", "skipped_in_a_row")
+_COUNTERS = ("skipped", "consecutive_skips")
 
 
 def predicting_items(state: TrainState) -> dict[str, Any]:
@@ -21,8 +21,8 @@ def variables_of(items: dict[str, Any]) -> dict[str, Any]:
 
 def state_items(state: TrainState) -> dict[str, Any]:
     """A state as the trees of a checkpoint; parameters stand alone so they load alone."""
-    rest = {name: getattr(state, name) for name in ("step", "opt_state", *_COUNTERS)}
-    items = {**predicting_items(state), "rest": rest}
+    optimizer = {name: getattr(state, name) for name in ("step", "opt_state", *_COUNTERS)}
+    items = {**predicting_items(state), "optimizer": optimizer}
     return items if state.ema is None else {**items, "ema": state.ema}
 
 
@@ -30,5 +30,5 @@ def state_of(items: dict[str, Any]) -> TrainState:
     """The inverse of `state_items`."""
     collections = items.get("collections", {})
     return TrainState(
-        params=items["params"], ema=items.get("ema"), collections=collections, **items["rest"]
+        params=items["params"], ema=items.get("ema"), collections=collections, **items["optimizer"]
     )

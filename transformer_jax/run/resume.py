@@ -34,7 +34,7 @@ def open_or_create_run(
     config: RunConfig,
     folder: Path,
     init_from: Path | None,
-    fit: bool,
+    fit_memory: bool,
     layout: Layout,
     optimizer: MakeOptimizer,
 ) -> Run:
@@ -51,10 +51,10 @@ def open_or_create_run(
         config = replace(config, data=replace(config.data, direction=direction))
     # In this order: whether the text differs is known when all of it has been read.
     if run is None or (_never_saved(run, config) and _differs(run, config)):
-        return create_run(config, folder, init_from, fit, layout, optimizer)
+        return create_run(config, folder, init_from, fit_memory, layout, optimizer)
     if init_from is not None:
         log.info("%s exists and goes on from its own checkpoints, not %s", folder, init_from)
-    return _resume_run(config, run, fit)
+    return _resume_run(config, run, fit_memory)
 
 
 def _absolute(data: DataConfig) -> DataConfig:
@@ -102,7 +102,7 @@ def _never_saved(run: Run, config: RunConfig) -> bool:
         return False
 
 
-def _resume_run(config: RunConfig, run: Run, fit: bool) -> Run:
+def _resume_run(config: RunConfig, run: Run, fit_memory: bool) -> Run:
     """A run with the run fields of `config`; nothing is written if refused."""
     data, folder = config.data, run.folder
     prepared = replace(run, config=config).prepared
@@ -132,12 +132,13 @@ def _resume_run(config: RunConfig, run: Run, fit: bool) -> Run:
     if receipt is not None and _asks_for(config.model, receipt):
         # Asked for as when the run began; the text may have given fewer types.
         config = replace(config, model=with_vocabulary_sizes(config.model, run.vocabularies))
-    if fit:  # as it was fitted when the run began
-        old = run.config
+    if fit_memory:  # as it was fitted when the run began
+        tokens = run.config.data.batch_tokens
+        steps = run.config.optimizer.accumulation_steps
         config = replace(
             config,
-            data=replace(config.data, batch_tokens=old.data.batch_tokens),
-            optimizer=replace(config.optimizer, accumulate=old.optimizer.accumulate),
+            data=replace(config.data, batch_tokens=tokens),
+            optimizer=replace(config.optimizer, accumulation_steps=steps),
         )
     run.check_config(config)
     config = run.task.with_metric(config)
@@ -175,10 +176,11 @@ def _check_not_ended(run: Run, train: TrainConfig) -> None:
         patience = Patience.of(train, run.task.metrics, meta)
         # A job that was killed before it had taken the average still takes it.
         if patience.ended and step_folder(run.store / AVERAGED, step).is_dir():
+            count = patience.evaluations_without_gain
             raise RunError(
-                f"{run.folder} ended at step {step}: {patience.waited} evaluations in a row had no "
-                f"gain in {train.best_metric}; to go on give another --patience than "
-                f"{train.patience}, or None"
+                f"{run.folder} ended at step {step}: {count} evaluations in a row had no gain in "
+                f"{train.best_metric}; to go on give another --patience than {train.patience}, or "
+                "None"
             )
 
 
@@ -198,7 +200,7 @@ def restore_or_init(
             log.warning("%s; moved to damaged/, trying an older one", error)
             reason = reason or str(error)
             continue
-        if not run.is_own(meta["run"]):
+        if not run.is_own(meta["run_identity"]):
             raise RunError(
                 f"checkpoint {step} of {run.folder} was saved with another configuration or text: "
                 "config.json is not the one that it was trained with"

@@ -14,12 +14,12 @@ class Retention:
     every  and those whose step is a multiple of this, for good
     best   makes a number of a checkpoint's scores, or None; the highest is kept
 
-    One that was saved out of turn, which not every run would have, counts for nothing else than the
+    One that was unscheduled, which not every run would have, counts for nothing else than the
     newest.
 
     >>> retention = Retention(last=1, every=None, best=lambda scores: scores.get("accuracy"))
     >>> for step, accuracy in ((1, 0.2), (2, 0.4), (3, 0.3), (4, math.nan)):
-    ...     retention.note(step, {"accuracy": accuracy}, out_of_turn=False)
+    ...     retention.note(step, {"accuracy": accuracy}, unscheduled=False)
     >>> sorted(retention.kept([1, 2, 3, 4])), retention.best_step()
     ([2, 4], 2)
     """
@@ -32,19 +32,19 @@ class Retention:
     ):
         self._last, self._every, self._best = last, every, best
         self._scores: dict[int, float] = {}
-        self._out_of_turn: set[int] = set()
+        self._unscheduled: set[int] = set()
 
-    def note(self, step: int, scores: Mapping[str, Any], *, out_of_turn: bool) -> None:
+    def note(self, step: int, scores: Mapping[str, Any], *, unscheduled: bool) -> None:
         """Take in a checkpoint; a score that is no number does not count."""
         score = self._best(scores)
         if score is not None and math.isfinite(score):
             self._scores[step] = score
-        (self._out_of_turn.add if out_of_turn else self._out_of_turn.discard)(step)
+        (self._unscheduled.add if unscheduled else self._unscheduled.discard)(step)
 
     def forget(self, step: int) -> None:
         """Drop what was known of a checkpoint that is gone."""
         self._scores.pop(step, None)
-        self._out_of_turn.discard(step)
+        self._unscheduled.discard(step)
 
     def best_step(self) -> int | None:
         """The checkpoint with the highest score among those that have one."""
@@ -53,16 +53,16 @@ class Retention:
     def _rank(self, step: int) -> tuple[float, int]:
         return self._scores[step], step
 
-    def due(self, steps: Iterable[int]) -> list[int]:
-        """`steps` without those saved out of turn."""
-        return [step for step in steps if step not in self._out_of_turn]
+    def scheduled(self, steps: Iterable[int]) -> list[int]:
+        """`steps` without those that were unscheduled."""
+        return [step for step in steps if step not in self._unscheduled]
 
     def kept(self, steps: Sequence[int]) -> set[int]:
         """Those of `steps`, oldest first, that stay."""
-        due = self.due(steps)
-        kept = {step for step in due if self._every and step % self._every == 0}
-        kept |= {*due[-self._last :], *steps[-1:]}
-        scored = [step for step in due if step in self._scores]
+        scheduled = self.scheduled(steps)
+        kept = {step for step in scheduled if self._every and step % self._every == 0}
+        kept |= {*scheduled[-self._last :], *steps[-1:]}
+        scored = [step for step in scheduled if step in self._scores]
         return kept | ({max(scored, key=self._rank)} if scored else set())
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:

@@ -45,7 +45,7 @@ def train(
     folder: Path,
     *,
     init_from: Path | None = None,
-    fit: bool = False,
+    fit_memory: bool = False,
     profile: int = 0,
     progress: bool = True,
     on_record: OnRecord | None = None,
@@ -54,7 +54,7 @@ def train(
     """Train in `folder`, or go on there from the newest sound checkpoint.
 
     `init_from` names another run whose vocabulary and parameters a new run starts with; a run
-    that goes on has them already. `fit` cuts each update of a new run into batches that the
+    that goes on has them already. `fit_memory` cuts each update of a new run into batches that the
     device's memory holds. `profile` writes a trace of so many steps to profile/. `on_record` is
     called with every record of metrics.jsonl, in the first process. `optimizer` makes another one
     than Adam, of (OptimizerConfig, schedule), whose learning rate is that schedule or kept by
@@ -74,16 +74,16 @@ def train(
         )
     try:
         layout = layout_of(config.model, config.train)
-        if fit and several():
+        if fit_memory and several():
             raise RunError(
-                "--fit-memory compiles in one process: find batch_tokens and --accumulate with "
-                "one, and give them to all"
+                "--fit-memory compiles in one process: find batch_tokens and --accumulation-steps "
+                "with one, and give them to all"
             )
         with contextlib.ExitStack() as held:
 
             def begin():
                 held.enter_context(locked(folder, f"another job is training in {folder}"))
-                return open_or_create_run(config, folder, init_from, fit, layout, optimizer)
+                return open_or_create_run(config, folder, init_from, fit_memory, layout, optimizer)
 
             # The first process holds the folder for all, and they do what its configuration says.
             run = first_does(begin) or Run.open(folder)
@@ -130,7 +130,7 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
     first = int(state.step)
     # Killed after patience had ended it, a run has only its average left to take.
     end = first if patience.ended else config.train.steps
-    accumulate = config.optimizer.accumulate
+    accumulate = config.optimizer.accumulation_steps
     recorder: Any = Silence()
     if is_first():
         recorder = Recorder(
@@ -138,12 +138,12 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
             log_every=config.train.log_every,
             total_steps=config.train.steps,
             first_step=first,
-            pending=before.get("pending"),
+            unlogged_sums=before.get("unlogged_sums"),
             progress=progress,
             on_record=on_record,
         )
 
-    order = before.get("order", "")
+    order = before.get("data_order_digest", "")
 
     def micro_batches(step):
         found = [batches.indices(step * accumulate + i) for i in range(accumulate)]
@@ -158,9 +158,9 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
             yield placed
 
     def save(state, step, scores):
-        meta = _metadata(run, recorder.pending, order)
+        meta = _metadata(run, recorder.unlogged_sums, order)
         meta |= {"patience": patience.record} if patience.limit is not None else {}
-        checkpoints.save(step, state_items(state), meta, scores, out_of_turn=scores is None)
+        checkpoints.save(step, state_items(state), meta, scores, unscheduled=scores is None)
 
     def evaluate(state):
         return {} if validation is None else validation.scores(state.evaluation_variables)
@@ -174,7 +174,8 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
         score = scores.get(f"validation_{config.train.best_metric}")
         if not first_decides(patience.ends(score)):
             return False
-        recorder.evaluation(step, {"evaluations_without_gain": patience.waited}, 0.0)
+        count = patience.evaluations_without_gain
+        recorder.evaluation(step, {"evaluations_without_gain": count}, 0.0)
         recorder.say(f"training ends: no gain in {patience.metric} over {patience.best}")
         return True
 
@@ -187,7 +188,7 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
                 if init_from is not None:
                     # So that a run killed before its first checkpoint goes on from these.
                     checkpoints.save(
-                        0, state_items(state), _metadata(run, None, ""), out_of_turn=True
+                        0, state_items(state), _metadata(run, None, ""), unscheduled=True
                     )
             batches_seen = seen()
             if profile and is_first():
@@ -215,8 +216,8 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
                 f"stopped by {stopped.name} after step {int(state.step)}, which is saved; "
                 f"{_again(run.folder)}",
             )
-        # The newest ends the run, even where it was saved out of turn when it was stopped there.
-        steps = sorted({*checkpoints.due_steps(), checkpoints.steps()[-1]})
+        # The newest ends the run, even where it is unscheduled, as it was stopped there.
+        steps = sorted({*checkpoints.scheduled_steps(), checkpoints.steps()[-1]})
         chosen = steps[-config.train.average_last :]
         average_checkpoints(run, checkpoints, chosen, places_in(runner.template))
     finally:
@@ -236,8 +237,12 @@ def _told_to_stop(checkpoints):
             yield lambda step: received()
 
 
-def _metadata(run, pending, order):
-    return {"pending": pending, "order": order, "run": run.identity}
+def _metadata(run, unlogged_sums, order):
+    return {
+        "run_identity": run.identity,
+        "data_order_digest": order,
+        "unlogged_sums": unlogged_sums,
+    }
 
 
 def _describe(corpus, batches, state, layout, train, memory):

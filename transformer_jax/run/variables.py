@@ -58,7 +58,7 @@ def _averaged(run, template, steps):
     for step in averaged.steps()[-1:]:
         try:
             items, meta = averaged.restore(step, template)
-            if steps and meta.get("newest", step) < steps[-1]:
+            if steps and meta.get("newest_step", step) < steps[-1]:
                 log.warning("training went on after the average at step %d was taken", step)
                 return None
             return variables_of(items), f"averaged at step {step}"

@@ -206,14 +206,14 @@ def values(folder: Path) -> dict[str, str]:
     step = checkpoints.steps()[-1]
     meta = checkpoints.metadata(step)
     prints = {
-        ("optimizer state" if name == "rest" else name): _short(json.dumps(tree, sort_keys=True))
+        name: _short(json.dumps(tree, sort_keys=True))
         for name, tree in meta["fingerprints"].items()
     }
     return {
         "update": str(step),
         "parameters": prints.pop("params"),
         **prints,
-        "data order": _short(meta["order"]),
+        "data order": _short(meta["data_order_digest"]),
         "metrics.jsonl": _short((folder / "metrics.jsonl").read_text(encoding="utf-8")),
     }
 

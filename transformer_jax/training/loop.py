@@ -41,7 +41,7 @@ def train_loop(
     recorder       takes the metrics of steps and evaluations; by default nothing is recorded
     evaluate       state -> scores by name, every `config.evaluate_every` steps and before each save
     save           (state, step, scores), as often as `config` says and after step `config.steps`
-    is_epoch_end   step -> whether an epoch ends with it, where `config.checkpoint_each_epoch`
+    is_epoch_end   step -> whether an epoch ends with it, where `config.checkpoint_every_epoch`
     waited         seconds that the loop has waited for batches so far
     stopped        step -> whether to stop after it; it is then saved with scores None
     ended          (step, scores of a scheduled evaluation) -> whether training ends there, saved
@@ -59,8 +59,8 @@ def train_loop(
             number, metrics = unread.popleft()
             metrics = jax.device_get(metrics)
             recorder.step(number, metrics, waited())
-            in_a_row = int(metrics["skipped_in_a_row"])
-            if in_a_row >= config.stop_after_skipped:
+            in_a_row = int(metrics["consecutive_skips"])
+            if in_a_row >= config.max_consecutive_skips:
                 first, last = (number - 1) * accumulate, number * accumulate - 1
                 batches = f"batch {last}" if first == last else f"batches {first} to {last}"
                 raise TrainingDiverged(
@@ -77,7 +77,7 @@ def train_loop(
             state, metrics = train_step(state, batch)
         unread.append((step, metrics))
         read(keep=1)
-        if config.checkpoint_each_epoch:
+        if config.checkpoint_every_epoch:
             save_now = is_epoch_end(step)
         else:
             save_now = step % config.checkpoint_every == 0

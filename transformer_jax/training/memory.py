@@ -16,7 +16,13 @@ from transformer_jax.models.families import family_of
 from transformer_jax.training.runners import StepMemory, StepRunner, make_runner
 from transformer_jax.training.step import StepFunctions
 
-__all__ = ["check_model", "check_step_memory", "fit_memory", "largest_shape", "largest_step_memory"]
+__all__ = [
+    "check_model",
+    "check_step_memory",
+    "fit_batches",
+    "largest_shape",
+    "largest_step_memory",
+]
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +62,10 @@ def largest_step_memory(
 ) -> tuple[Shape, StepMemory]:
     """The largest of the shapes, and what a step on it needs; it is compiled for that."""
     shape = largest_shape(shapes, config.model)
-    return shape, step.memory(shape, config.optimizer.accumulate)
+    return shape, step.memory(shape, config.optimizer.accumulation_steps)
 
 
-def fit_memory(
+def fit_batches(
     config: RunConfig, corpus: Corpus, layout: Layout, functions: StepFunctions
 ) -> RunConfig:
     """`config` with each update cut into as few batches as leave a step within the device.
@@ -70,14 +76,14 @@ def fit_memory(
     """
     limit = USABLE_MEMORY_FRACTION * device_memory()
     step = make_runner(config.train.parallel, functions, layout)
-    tokens = config.data.batch_tokens * config.optimizer.accumulate
+    tokens = config.data.batch_tokens * config.optimizer.accumulation_steps
     most = tokens // config.data.max_length
     accumulate = 1
     while True:
         tried = replace(
             config,
             data=replace(config.data, batch_tokens=tokens // accumulate),
-            optimizer=replace(config.optimizer, accumulate=accumulate),
+            optimizer=replace(config.optimizer, accumulation_steps=accumulate),
         )
         shapes = Batches(corpus, tried.data, config.train.seed).shapes
         memory = largest_step_memory(step, tried, shapes)[1]

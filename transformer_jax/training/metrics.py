@@ -41,9 +41,9 @@ def cut_after(path: Path, step: int) -> None:
 class Recorder:
     """Sums the metrics of steps into one record every `log_every` steps, and writes records.
 
-    metrics.jsonl holds only what a repeated run repeats; times go to timings.jsonl. `pending`,
-    the sums since the last record, travels in checkpoints so that a resumed run's records are
-    those of an uninterrupted one.
+    metrics.jsonl holds only what a repeated run repeats; times go to timings.jsonl.
+    `unlogged_sums`, those since the last record, travel in checkpoints so that a resumed run's
+    records are those of an uninterrupted one.
 
     folder     None writes no files
     on_record  is called with each record, a dict with "step", of training or of an evaluation. If
@@ -57,7 +57,7 @@ class Recorder:
         log_every: int,
         total_steps: int,
         first_step: int = 0,
-        pending: dict[str, float] | None = None,
+        unlogged_sums: dict[str, float] | None = None,
         progress: bool = True,
         on_record: OnRecord | None = None,
     ):
@@ -72,7 +72,7 @@ class Recorder:
         self._board = None if folder is None else _Board(folder / "tensorboard", first_step)
         self._on_record = on_record
         self._log_every = log_every
-        self.pending = {"loss": 0.0, "tokens": 0.0, **(pending or {})}
+        self.unlogged_sums = {"loss": 0.0, "tokens": 0.0, **(unlogged_sums or {})}
         self._bar = tqdm(
             total=total_steps,
             initial=first_step,
@@ -87,16 +87,16 @@ class Recorder:
     def step(self, step: int, metrics: dict[str, Any], waited: float) -> None:
         """Take in the metrics of one finished step; `waited` is the total wait for batches (s)."""
         tokens = float(metrics["tokens"])
-        if not metrics["skipped_in_a_row"]:  # a skipped step's loss may not be a number
+        if not metrics["consecutive_skips"]:  # a skipped step's loss may not be a number
             sums = {"loss": metrics["loss_sum"], "tokens": tokens, **metrics["metric_sums"]}
             for name, value in sums.items():
-                self.pending[name] = self.pending.get(name, 0.0) + float(value)
+                self.unlogged_sums[name] = self.unlogged_sums.get(name, 0.0) + float(value)
         self._clock_tokens += tokens
         self._bar.update(1)
         if step % self._log_every:
             return
-        sums = dict(self.pending)
-        self.pending = dict.fromkeys(sums, 0.0)
+        sums = dict(self.unlogged_sums)
+        self.unlogged_sums = dict.fromkeys(sums, 0.0)
         counted = sums.pop("tokens")
         means = {name: v / counted if counted else math.nan for name, v in sums.items()}
         rate = (
@@ -115,7 +115,7 @@ class Recorder:
             "step": step,
             "seconds_per_step": seconds / max(step - self._clock_step, 1),
             "tokens_per_second": self._clock_tokens / seconds,
-            "waiting_share": (waited - self._waited) / seconds,
+            "input_wait_fraction": (waited - self._waited) / seconds,
         }
         self._clock, self._clock_tokens, self._clock_step = time.perf_counter(), 0.0, step
         self._waited = waited
@@ -182,7 +182,7 @@ class Recorder:
 class Silence:
     """A recorder that records nothing: that of all processes but the first."""
 
-    pending = None
+    unlogged_sums = None
 
     def _ignore(self, *arguments) -> None:
         pass

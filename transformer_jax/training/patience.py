@@ -25,7 +25,7 @@ class Patience:
     """None never ends."""
     min_delta: float
     best: float | None = None
-    waited: int = 0
+    evaluations_without_gain: int = 0
 
     @classmethod
     def of(
@@ -39,15 +39,16 @@ class Patience:
         patience = cls(metric, metrics[metric], train.patience, train.min_delta)
         saved = before.get("patience") or {}
         if (saved.get("metric"), saved.get("limit")) == (metric, train.patience):
-            patience.best, patience.waited = saved["best"], saved["waited"]
+            patience.best = saved["best"]
+            patience.evaluations_without_gain = saved["evaluations_without_gain"]
         return patience
 
     def ends(self, score: float | None) -> bool:
         """Take in a score, where NaN and None are no gain; whether patience ends with it."""
         if self._gains(score):
-            self.best, self.waited = score, 0
+            self.best, self.evaluations_without_gain = score, 0
         else:
-            self.waited += 1
+            self.evaluations_without_gain += 1
         return self.ended
 
     def _gains(self, score):
@@ -65,17 +66,19 @@ class Patience:
     @property
     def record(self) -> dict[str, Any]:
         """What a checkpoint carries of it."""
-        names = ("metric", "limit", "best", "waited")
+        names = ("metric", "limit", "best", "evaluations_without_gain")
         return {name: getattr(self, name) for name in names}
 
 
 def has_ended(record: Mapping[str, Any]) -> bool:
     """Whether patience had ended when it wrote this down.
 
-    >>> has_ended({"limit": 2, "waited": 2}), has_ended({"limit": None, "waited": 2})
-    (True, False)
+    >>> has_ended({"limit": 2, "evaluations_without_gain": 2})
+    True
+    >>> has_ended({"limit": None, "evaluations_without_gain": 2})
+    False
     """
-    return record["limit"] is not None and record["waited"] >= record["limit"]
+    return record["limit"] is not None and record["evaluations_without_gain"] >= record["limit"]
 
 
 def check_record(record: Any) -> None:
@@ -83,7 +86,7 @@ def check_record(record: Any) -> None:
     kinds: dict[str, tuple[type, ...]] = {
         "metric": (str,),
         "limit": (int,),
-        "waited": (int,),
+        "evaluations_without_gain": (int,),
         "best": (int, float, type(None)),
     }
     sound = isinstance(record, dict) and all(

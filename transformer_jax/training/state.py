@@ -22,7 +22,7 @@ class TrainState(NamedTuple):
     """Moving average of the parameters, or None."""
     skipped: jax.Array
     """Updates left out because the gradient was not finite."""
-    skipped_in_a_row: jax.Array
+    consecutive_skips: jax.Array
     collections: dict[str, Any]
     """What the model keeps beside parameters, as running statistics; never averaged."""
 

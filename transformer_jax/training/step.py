@@ -144,7 +144,7 @@ def make_step(
             keep(opt_state, state.opt_state),
             keep(ema, state.ema),
             state.skipped + (~finite).astype(jnp.int32),
-            jnp.where(finite, 0, state.skipped_in_a_row + 1),
+            jnp.where(finite, 0, state.consecutive_skips + 1),
             keep(sums.collections, state.collections),
         )
         if taken := RECORDED & sums.metrics.keys():
@@ -155,7 +155,7 @@ def make_step(
             "metric_sums": sums.metrics,
             "gradient_norm": norm,
             "skipped": after.skipped,
-            "skipped_in_a_row": after.skipped_in_a_row,
+            "consecutive_skips": after.consecutive_skips,
         }
         rates = _rates(opt_state)
         if schedule is not None and not rates:
