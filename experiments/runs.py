@@ -39,12 +39,14 @@ def recorded(folder: Path) -> dict[str, Any]:
     steps = [b["step"] - a["step"] for a, b in zip([{"step": 0}, *timings], timings)]
 
     def middle(name):
-        return statistics.median(r[name] for r in timings) if timings else None
+        # Records of a run that began with an older version may have another name for it.
+        found = [r[name] for r in timings if name in r]
+        return statistics.median(found) if found else None
 
     return {
         "training_seconds": round(sum(r["seconds_per_step"] * n for r, n in zip(timings, steps))),
         "median_target_tokens_per_second": middle("tokens_per_second"),
-        "median_waiting_share": middle("input_wait_fraction"),
+        "median_input_wait_fraction": middle("input_wait_fraction"),
         "curve": [
             {k: r[k] for k in ("step", "validation_loss", "validation_perplexity")}
             for r in records["metrics"]

@@ -1,13 +1,13 @@
 """Table 2: translation of news, en-de and en-fr, base and big, and what each choice adds.
 
     python -m experiments.table2_translation --pair en-de --size base --full      WMT14
-    python -m experiments.table2_translation --pair en-de --shared ../shared/data the twin
+    python -m experiments.table2_translation --pair en-de --shared ../shared/data     scaled down
 
 Paper    BLEU 27.3 (base) and 28.4 (big) for en-de, 38.1 and 41.8 (the text: 41.0) for en-fr.
 Whole    wmt14_translate; 37,000 pieces for en-de and 32,000 for en-fr, shared; batches of 25,000
          tokens a side; equation 3; the average of the last 5 (base) or 20 (big) checkpoints, 1,250
          or 600 updates apart, which is about ten minutes; beam 4, alpha 0.6; newstest2014.
-Twin     the same path with preset `tiny` on what is at hand: for en-de other years of newstest and
+Without  the same path with preset `tiny` on what is at hand: for en-de other years of newstest and
          Tatoeba, for en-fr the Bible and Multi30k's captions; scored on the first sentences of
          newstest2013. It shows that the path runs, and which way each choice moves a score.
 
@@ -52,14 +52,15 @@ CHOICES = {
     "no length penalty": ("averaged", replace(BEAM, alpha=0.0)),
     "greedy": ("averaged", Search(method="greedy")),
 }
-# The twin: pieces, updates, tokens a batch, sentences to score.
+# Scaled down: pieces, updates, tokens a batch, sentences to score.
 PIECES, STEPS, BATCH_TOKENS, SCORED = 8000, 2000, 2048, 500
 NEWS = ("news-test2008", *(f"newstest20{y:02}" for y in (9, 10, 11, 12, 15, 16, 17, 18, 19, 20)))
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Files that the twin reads: (folder, stem or both names) of training text, and a test set."""
+    """Files that the scaled-down run reads: training text as (folder, stem or both names), and a
+    test set."""
 
     train: Sequence[tuple[str, str]]
     test: tuple[str, str]
@@ -94,7 +95,7 @@ def full(pair: str, size: str, data_dir: str | None) -> RunConfig:
     )
 
 
-def twin(pair: str, size: str, text: Path, steps: int) -> RunConfig:
+def scaled_config(pair: str, size: str, text: Path, steps: int) -> RunConfig:
     """The same path, small: big is tiny with twice the width, and averages more checkpoints."""
     config = presets.recipe("tiny")
     wide: dict[str, Any] = {
@@ -238,10 +239,10 @@ def entry(found: dict, arguments: argparse.Namespace, config: RunConfig, count: 
     else:
         missing = "the paper's seeds, which it does not tell"
     where = arguments.where.after(recorded(arguments.run_dir)["training_seconds"])
+    scale = "full size" if arguments.full else "scaled down"
     return Entry(
         "table2_translation",
-        f"Table 2, {pair} {size}, {'full size' if arguments.full else 'twin'}, {steps:,} updates, "
-        f"{count:,} sentences of {test}",
+        f"Table 2, {pair} {size}, {scale}, {steps:,} updates, {count:,} sentences of {test}",
         where,
         tables(found, pair, size, arguments.full and steps == paper),
         missing + ("" if arguments.reduced else "; sacreBLEU's reduced set (--reduced)"),
@@ -255,17 +256,17 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", choices=("base", "big"), default="base")
     parser.add_argument("--full", action="store_true", help="the paper's sizes, on WMT14")
     parser.add_argument("--data-dir", help="archives of WMT14; default: download")
-    parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="of the twin")
+    parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="not of --full")
     parser.add_argument("--steps", type=int, help="updates; default: the paper's, or 2,000")
     parser.add_argument("--reduced", type=Path, help="sources of sacreBLEU's wmt14, a line each")
     arguments = parser.parse_args(words)
     if arguments.steps is not None and arguments.steps < 1:
         raise UserError(f"--steps {arguments.steps} must be positive")
     if arguments.data_dir and not arguments.full:
-        raise UserError(f"--data-dir {arguments.data_dir} is of --full: the twin reads --shared")
+        raise UserError(f"--data-dir {arguments.data_dir} is of --full: without it give --shared")
     if arguments.reduced and not arguments.reduced.is_file():  # read when all is translated
         raise UserError(f"--reduced {arguments.reduced}: no such file")
-    scale = "full" if arguments.full else "twin"
+    scale = "full" if arguments.full else "small"
     arguments.run_dir = arguments.output / f"{arguments.pair}-{arguments.size}-{scale}"
     return arguments
 
@@ -279,7 +280,7 @@ def main() -> None:
             config = replace(config, train=replace(config.train, steps=steps))
     else:
         text = write_text(arguments.output / f"text-{pair}", arguments.shared, pair)
-        config = twin(pair, size, text, STEPS if steps is None else steps)
+        config = scaled_config(pair, size, text, STEPS if steps is None else steps)
     arguments.where = Where.here(
         f"python -m experiments.table2_translation --pair {pair} --size {size}"
         + (" --full" if arguments.full else "")

@@ -1,19 +1,19 @@
 """Table 3: what each choice of the architecture is worth, all 20 rows.
 
-    python -m experiments.table3_variations                       the twin: 68 small runs
+    python -m experiments.table3_variations                       scaled down: 68 small runs
     python -m experiments.table3_variations --rows base B-dk-16   some rows; the table has all done
     python -m experiments.table3_variations --full --data-dir WMT --jobs 1
 
 Whole (--full): presets `table3-ROW` on WMT14 en-de, scored on newstest2013 without averaging; big
 takes 300,000 updates, the others 100,000. One seed, unless --seeds says more.
 
-Twin: every width of the paper's base model divided by 8 and its depth by 2, on 3,000 sentences of
-the embedded grammar of at most 9 words. They are few, so that they repeat as often as WMT's did in
-the paper and dropout has something to do, and short, so that 1,000 updates lead far enough: both
-were chosen by trial runs of base and of the row without dropout. The rows that the paper's
-observations rest on have five seeds; two rows of one seed see the same batches, so their
-differences are paired. Perplexity and BLEU are those of 500 sentences of the grammar's validation
-split, as short.
+Scaled down (without it): every width of the paper's base model divided by 8 and its depth by 2, on
+3,000 sentences of the embedded grammar of at most 9 words. They are few, so that they repeat as
+often as WMT's did in the paper and dropout has something to do, and short, so that 1,000 updates
+lead far enough: both were chosen by trial runs of base and of the row without dropout. The rows
+that the paper's observations rest on have five seeds; two rows of one seed see the same batches, so
+their differences are paired. Perplexity and BLEU are those of 500 sentences of the grammar's
+validation split, as short.
 
 A run that is finished is not run again: the same command goes on where it was stopped.
 """
@@ -67,7 +67,7 @@ PAPER = {
     "E-learned": Printed(4.92, 25.7, None),
     "big": Printed(4.33, 26.4, 213),
 }
-# The twin: pairs to train on, pairs to score, English words of the longest, updates; and by how
+# Scaled down: pairs to train on, pairs to score, English words of the longest, updates; and by how
 # much the model is smaller.
 PAIRS, SCORED, LONGEST, STEPS = 3000, 500, 9, 1000
 WIDTH, DEPTH = 8, 2
@@ -106,7 +106,7 @@ CLAIMS = (
 )
 
 
-def twin(row: str, text: Path, seed: int, steps: int = STEPS) -> RunConfig:
+def scaled_config(row: str, text: Path, seed: int, steps: int = STEPS) -> RunConfig:
     """A row of Table 3, small: sizes that it names divided as those of base are."""
     model, optimizer = presets.TABLE_3[row]
     base = replace(presets.base(1000), **model)
@@ -174,7 +174,8 @@ def task(arguments: argparse.Namespace, row: str, seed: int) -> Task:
         config = full(row, arguments.data_dir, seed, arguments.steps)
         return Task(row, seed, config, folder, None, "newstest2013")
     text = write_text(arguments.output)
-    return Task(row, seed, twin(row, text, seed, arguments.steps), folder, SCORED, text.name)
+    config = scaled_config(row, text, seed, arguments.steps)
+    return Task(row, seed, config, folder, SCORED, text.name)
 
 
 def tasks(arguments: argparse.Namespace) -> list[Task]:
@@ -235,10 +236,10 @@ def missing(found: Sequence[dict], is_full: bool) -> str:
     said = [
         "how many seeds the paper's rows have is not told"
         if is_full
-        else "the rows at full size on WMT14 (--full), which need accelerators. The twin's numbers "
-        "compare with each other only. Its amount of text and of updates was chosen by trial runs "
-        "of base and of no dropout: that dropout helps is so in part by that choice. big has as "
-        "many updates as the others, in the paper three times as many",
+        else "the rows at full size on WMT14 (--full), which need accelerators. Scaled-down "
+        "numbers compare with each other only. The amount of text and of updates was chosen by "
+        "trial runs of base and of no dropout: that dropout helps is so in part by that choice. "
+        "big has as many updates as the others, in the paper three times as many",
         "Intervals: 95% each, not corrected for their number; of seeds, which draw parameters, "
         "order and dropout: all runs have the same text. Learned positions: 90% against half of "
         f"what a single head costs in the paper, {MARGINS['perplexity']:.3f} ln PPL and "
@@ -269,7 +270,7 @@ def entry(found: Sequence[dict], arguments: argparse.Namespace) -> Entry:
         + (f" --steps {arguments.steps}" if arguments.steps else ""),
         [Where(**each["where"]) for each in found],
     )
-    scale = "full size" if arguments.full else "twin on the embedded corpus"
+    scale = "full size" if arguments.full else "scaled down, on the embedded corpus"
     title = f"Table 3, variations of the architecture ({scale})"
     told = missing(found, arguments.full)
     return Entry("table3_variations", title, where, tables, told, {"runs": list(found)})
@@ -284,7 +285,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="the paper's sizes, on WMT14")
     parser.add_argument("--data-dir", help="archives of WMT14; default: download")
     arguments = parser.parse_args(words)
-    arguments.scale = "full" if arguments.full else "twin"
+    arguments.scale = "full" if arguments.full else "small"
     if arguments.seeds is None:
         arguments.seeds = 1 if arguments.full else SEEDS
     if arguments.jobs is None:
@@ -292,7 +293,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     if arguments.steps is None and not arguments.full:
         arguments.steps = STEPS
     if arguments.data_dir and not arguments.full:
-        raise UserError(f"--data-dir {arguments.data_dir} is of --full: the twin writes its text")
+        raise UserError(f"--data-dir {arguments.data_dir} is of --full: others write their text")
     for row in arguments.rows:
         if row not in PAPER:
             raise UserError(f"row {row!r} is none of Table 3; {nearest(row, PAPER)}")

@@ -35,7 +35,7 @@ def test_configurations_are_the_papers(pair, size, tmp_path):
     shapes = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)
     logits = jax.eval_shape(model.apply, shapes, tokens, tokens)
     assert logits.shape == (2, 3, whole.model.vocab_size)
-    small = table2.twin(pair, size, tmp_path, steps=400)
+    small = table2.scaled_config(pair, size, tmp_path, steps=400)
     assert small.train.average_last == train.average_last
     assert small.train.keep_last >= small.train.average_last
     # As many checkpoints as are averaged come before the end.
@@ -43,7 +43,7 @@ def test_configurations_are_the_papers(pair, size, tmp_path):
 
 
 def at_hand(shared, monkeypatch):
-    """Files as the twin finds them, with little in them."""
+    """Files as the scaled-down run finds them, with little in them."""
     corpus = table2.Corpus(
         [("news/a.en", "news/a.de"), ("bible/b.en.gz", "bible/b.de.gz")], ("dev/t.en", "dev/t.de")
     )
@@ -126,8 +126,8 @@ def test_what_each_choice_adds():
         "cased -> lower-cased": 0.0,
         "sacreBLEU: the whole set -> the reduced one": 0.5,
     }
-    twin, _ = table2.tables(found, "en-de", "base", is_full=False)
-    assert {row[1] for row in twin.rows} == {None}
+    scaled, _ = table2.tables(found, "en-de", "base", is_full=False)
+    assert {row[1] for row in scaled.rows} == {None}
 
 
 def go(monkeypatch, *words):
@@ -136,17 +136,17 @@ def go(monkeypatch, *words):
 
 
 @pytest.mark.slow
-def test_the_twin_from_end_to_end(tmp_path, monkeypatch, capsys):
+def test_the_scaled_down_run_from_end_to_end(tmp_path, monkeypatch, capsys):
     at_hand(tmp_path, monkeypatch)
     monkeypatch.setattr(table2, "PIECES", 300)
     monkeypatch.setattr(table2, "SCORED", 3)
-    twin = table2.twin
+    original = table2.scaled_config
 
     def narrow(*arguments):
-        config = twin(*arguments)
+        config = original(*arguments)
         return replace(config, model=replace(config.model, d_model=16, d_ff=32, num_layers=1))
 
-    monkeypatch.setattr(table2, "twin", narrow)
+    monkeypatch.setattr(table2, "scaled_config", narrow)
     places = ("--shared", tmp_path, "--output", tmp_path / "runs", "--results-dir", tmp_path)
     (tmp_path / "part.en").write_text(
         "\n".join((tmp_path / "dev/t.en").read_text().split("\n")[:3])
@@ -154,7 +154,7 @@ def test_the_twin_from_end_to_end(tmp_path, monkeypatch, capsys):
     go(monkeypatch, "--steps", 8, "--reduced", tmp_path / "part.en", *places)
     shown = capsys.readouterr().out
     assert "| compound-split BLEU | - |" in shown and "sacreBLEU -> the paper's BLEU" in shown
-    entry = json.loads((tmp_path / "table2-en-de-base-twin-8.json").read_text())
+    entry = json.loads((tmp_path / "table2-en-de-base-small-8.json").read_text())
     choices = entry["details"]["choices"]
     assert choices["as in the paper"]["checkpoint"] == "averaged at step 8"
     assert choices["no averaging"]["checkpoint"] == "step 8"

@@ -19,7 +19,7 @@ def test_every_row_builds_at_both_scales(tmp_path):
     assert list(table3.PAPER) == list(presets.TABLE_3)
     tokens = jnp.ones((2, 3), jnp.int32)
     for row in table3.PAPER:
-        small = table3.twin(row, tmp_path, seed=3)
+        small = table3.scaled_config(row, tmp_path, seed=3)
         whole = table3.full(row, None, seed=3)
         for name in ("d_model", "d_ff", "key_size", "value_size"):
             assert getattr(whole.model, name) == table3.WIDTH * getattr(small.model, name)
@@ -37,7 +37,8 @@ def test_every_row_builds_at_both_scales(tmp_path):
 
 
 def test_rows_of_one_seed_differ_by_their_row_alone(tmp_path):
-    base, smaller = (table3.twin(row, tmp_path, 4).deciding() for row in ("base", "B-dk-16"))
+    configs = (table3.scaled_config(row, tmp_path, 4) for row in ("base", "B-dk-16"))
+    base, smaller = (config.deciding() for config in configs)
     assert {name for name in base if base[name] != smaller[name]} == {"model.d_k"}
 
 
@@ -93,7 +94,7 @@ def test_what_is_missing_is_said():
 
 
 @pytest.mark.slow
-def test_a_few_steps_of_the_twin(tmp_path, monkeypatch, capsys):
+def test_a_few_steps_of_the_scaled_down_runs(tmp_path, monkeypatch, capsys):
     """Two rows by two processes; the same command again runs nothing."""
     monkeypatch.setattr(table3, "PAIRS", 1000)
     monkeypatch.setattr(table3, "SCORED", 3)
@@ -101,7 +102,7 @@ def test_a_few_steps_of_the_twin(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["table3", *words.split()])
     table3.main()
     assert " 2 of 2  B-dk-16" in capsys.readouterr().out
-    record = json.loads((tmp_path / "table3-twin.json").read_text())
+    record = json.loads((tmp_path / "table3-small.json").read_text())
     runs = {r["row"]: r for r in record["details"]["runs"]}
     assert set(runs) == {"base", "B-dk-16"}
     assert runs["B-dk-16"]["parameters"] < runs["base"]["parameters"]
@@ -109,7 +110,7 @@ def test_a_few_steps_of_the_twin(tmp_path, monkeypatch, capsys):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/result.json")}
     assert len(before) == 2
     # One row again, of which nothing is run; the table keeps the other, and a third seed.
-    done = tmp_path / "twin" / "base-0" / "result.json"
+    done = tmp_path / "small" / "base-0" / "result.json"
     words = f"--rows base --seeds 1 --steps 2 --jobs 1 --output {tmp_path}"
     arguments = table3.parse(words.split())
     more = table3.task(arguments, "base", 2)
@@ -129,7 +130,7 @@ def test_a_few_steps_of_the_twin(tmp_path, monkeypatch, capsys):
 def test_a_run_that_fails_is_named(tmp_path, capfd):
     """Its text is not there: the process says so, and the command names the folder."""
     text = tmp_path / "nowhere"
-    task = Task("base", 0, table3.twin("base", text, 0, 2), tmp_path / "base-0", 3, "x")
+    task = Task("base", 0, table3.scaled_config("base", text, 0, 2), tmp_path / "base-0", 3, "x")
     with pytest.raises(UserError, match=r"base-0 ended without a result \(exit code 1; messages"):
         run_all([task], 1, tmp_path / "compiled")
     assert "nowhere/train.en: No such file" in capfd.readouterr().err

@@ -1,0 +1,202 @@
+"""Options that mean nothing are refused in one line."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.commands.bad_input import (
+    GO_ON,
+    TRAIN,
+    bad_input,
+    check_one_message,
+    command,
+    nothing,
+    text,
+    write,
+)
+
+CASES = {
+    "an option that has another name now": (
+        nothing, ["translate", "--run-dir", "run", "--penalty", "none"],
+        "--penalty is now --length-penalty: write the new name",
+    ),
+    "a field that has another name now": (
+        nothing, [*GO_ON, "--accumulate=2"],
+        "--accumulate is now --accumulation-steps: write the new name",
+    ),
+    "a value that has another name now": (
+        nothing, ["translate", "--run-dir", "run", "--eos_rule=place"],
+        "--eos-rule place is now --eos-rule shrink: write the new name",
+    ),
+    "a configuration with a name of before": (
+        lambda: write("old.json", '{"model": {"tied": "all"}, "data": {"num_shapes": 1}}'),
+        ["train", "--run-dir", "new", "--config", "old.json"],
+        "old.json is no configuration: model.tied is now model.tied_embeddings, "
+        "data.num_shapes is now data.max_batch_shapes: write the new name",
+    ),
+    "unknown preset": (
+        nothing, ["train", "--run-dir", "new", "--preset", "bsae"],
+        "preset 'bsae' is unknown; did you mean 'base'?",
+    ),
+    "unknown dataset": (
+        nothing, ["train", "--run-dir", "new", "--dataset", "gramar"], "did you mean 'grammar'?",
+    ),
+    "unknown language pair": (
+        nothing, ["prepare", "--output", "new", "--dataset", "grammar", "--direction", "en-ed"],
+        "grammar has no direction 'en-ed'; did you mean 'en-de'?",
+    ),
+    "a language by its name": (
+        text("a\n", "b\n"), [*TRAIN, "--direction", "english-german"],
+        "direction 'english-german' is not two different languages, as in en-de or de-en",
+    ),
+    "a language that is none": (
+        text("a\n", "b\n"), [*TRAIN, "--direction", "en-xx"],
+        "'xx' is no language code: give two letters of ISO 639-1, as de, or three of",
+    ),
+    "a language of scores that is none": (
+        text("w1\n", "W1\n"),
+        ["evaluate", "--run-dir", "run", "--test", "src", "tgt", "--language", "german"],
+        "'german' is no language code",
+    ),
+    "a text without a direction": (
+        nothing, ["prepare", "--output", "new", "--dataset", "text", "--data-dir", "here"],
+        "dataset text needs --direction SOURCE-TARGET, as en-de",
+    ),
+    "a cache that cannot be": (
+        lambda: (text("a\n", "b\n")(), write("file", "")), [*TRAIN, "--cache-dir", "file/cache"],
+        "Not a directory: prepared data cannot be kept there; name another "
+        "folder with --cache-dir or $TRANSFORMER_JAX_CACHE",
+    ),
+    "a folder that no checkpoint comes back from": (
+        text("a\n", "b\n"), [*TRAIN, "--run-dir", "a[1]"],
+        "a[1] holds '[1]', and no checkpoint can be read back from such a path: choose another",
+    ),
+    "a home that the shell leaves": (
+        nothing, ["translate", "--run-dir=~/none"], f"{Path.home()}/none is not a run folder",
+    ),
+    "dataset and files": (
+        nothing, [*TRAIN, "--dataset", "grammar"], "dataset grammar brings its own text",
+    ),
+    "a folder for no dataset": (
+        nothing, [*TRAIN, "--data-dir", "d"], "data_dir d belongs to a dataset",
+    ),
+    "out of range": (nothing, [*TRAIN, "--dropout", "1.5"], "dropout 1.5 is outside [0, 1)"),
+    "a number that is none": (
+        nothing, ["translate", "--run-dir", "run", "--alpha", "nan"], "alpha nan is not finite",
+    ),
+    "too cold": (
+        nothing, ["translate", "--run-dir", "run", "--method", "sample", "--temperature", "1e-300"],
+        "temperature 1e-300 is below 1e-6: take --method greedy",
+    ),
+    "an unknown architecture": (
+        text("a\n" * 9, "b\n" * 9), [*TRAIN, "--architecture", "transformr"],
+        "architecture 'transformr' is unknown; did you mean 'transformer'?",
+    ),
+    "an unknown task": (
+        text("a\n" * 9, "b\n" * 9), [*TRAIN, "--task", "parsing"],
+        "task 'parsing' is unknown; known: translation",
+    ),
+    "an unknown metric": (
+        text("a\n" * 9, "b\n" * 9), [*TRAIN, "--best-metric", "blue"],
+        "best_metric 'blue' is none of the task's, loss, perplexity, accuracy, bleu, chrf",
+    ),
+    "a vocabulary a side for one": (
+        text("a\n" * 9, "b\n" * 9), [*TRAIN, "--target-vocab-size", "50"],
+        "target_vocab_size 50: the task translation has one vocabulary for both sides",
+    ),
+    "patience without evaluations": (
+        text("a\n" * 9, "b\n" * 9), [*TRAIN, "--patience", "3"],
+        "patience 3 counts evaluations, and there is no validation text: give one, or leave",
+    ),
+    "no patience": (nothing, [*TRAIN, "--patience", "0"], "patience 0 must be positive"),
+    "a loss for a gain": (
+        nothing, [*TRAIN, "--min-delta", "-0.5"], "min_delta -0.5 must not be negative",
+    ),
+    "no logits": (nothing, [*TRAIN, "--logits-block", "0"], "logits_block 0 must be positive"),
+    "a width beyond numbers": (
+        nothing, [*TRAIN, "--d-model", str(10**20)], "d_model 1e+20 is larger than 2147483647",
+    ),
+    "a budget beyond numbers": (
+        nothing, [*TRAIN, "--batch-tokens", str(10**12)], "batch_tokens 1e+12 is larger than",
+    ),
+    "a beam beyond numbers": (
+        nothing, ["translate", "--run-dir", "run", "--beam-size", str(10**11)],
+        "beam_size 100000000000 is larger than 2147483647",
+    ),
+    "a model beyond memory": (
+        text("a\n" * 9, "b\n" * 9), [*TRAIN, "--d-model", "2000000"],
+        "GB a device to train, a device has",
+    ),
+    "no name of a preset": (nothing, [*TRAIN, "--preset="], "preset '' is unknown; known: tiny"),
+    "a path that is none": (
+        lambda: write("given.json", r'{"data": {"train": ["a\u0000b", "c"]}}'),
+        ["train", "--run-dir", "new", "--config", "given.json"],
+        "given.json is no configuration: data.train[0] holds characters that no text has",
+    ),
+    "a rate beyond numbers": (
+        lambda: write("given.json", '{"optimizer": {"lr_factor": 1' + "0" * 400 + "}}"),
+        ["train", "--run-dir", "new", "--config", "given.json"],
+        "given.json is no configuration: optimizer.lr_factor must be of type float, not 1000",
+    ),
+    "no steps": (nothing, [*TRAIN, "--steps", "0"], "steps 0 must be positive"),
+    "not finite": (nothing, [*TRAIN, "--lr-factor", "inf"], "lr_factor inf is not finite"),
+    "heads that do not divide": (
+        nothing, [*TRAIN, "--num-heads", "3"], "d_model 16 is not divisible by num_heads 3: choose",
+    ),
+    "a batch smaller than a sentence": (
+        nothing, [*TRAIN, "--batch-tokens", "63"],
+        "batch_tokens 63 is smaller than one sentence of max_length 64: raise the one",
+    ),
+    "more averaged than kept": (
+        nothing, [*TRAIN, "--average-last", "9"], "average_last 9 is more than keep_last 6",
+    ),
+    "a trace of minus one step": (nothing, [*TRAIN, "--profile", "-1"], "profile -1 steps: must"),
+    "more translations than beams": (
+        nothing, ["translate", "--run-dir", "run", "--n-best", "9"], "more than beam_size 4: raise",
+    ),
+    "preset and file": (
+        nothing, [*TRAIN, "--config", "run/config.json"], "--preset tiny: give one of them",
+    ),
+    "no such file of a configuration": (
+        nothing, ["train", "--run-dir", "new", "--config", "none.json"], "none.json: No such file",
+    ),
+    "a field that is none": (
+        lambda: write("given.json", '{"model": {"dff": 9}}'),
+        ["train", "--run-dir", "new", "--config", "given.json"],
+        "given.json is no configuration: model has no field 'dff'; did you mean 'd_ff'?",
+    ),
+    "nothing to evaluate on": (
+        nothing, ["evaluate", "--run-dir", "run"], "give --test SOURCE REFERENCE or --split NAME",
+    ),
+    "a picture that is none": (
+        nothing, ["schedule", "--output", "rate.txt"], "rate.txt is no picture that can be written",
+    ),
+    "a folder that is not empty": (
+        nothing, ["verify-resume", "--output", "run"], "run is not empty: name a new folder",
+    ),
+}  # fmt: skip
+
+
+@bad_input(CASES)
+def test_options_that_cannot_be_used_get_one_message(case, real, run, tmp_path, caplog):
+    check_one_message(case, real, tmp_path, caplog)
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["trian", "--run-dir", "r"], "train"),
+        (["train", "--run-dir", "r", "--stesp", "9"], "--steps"),
+        (["train", "--run-dir", "r", "--steps", "many"], "many"),
+        (["train", "--run-dir", "r", "--norm-placement", "middle"], "post"),
+        (["translate"], "--run-dir"),
+        (["train", "--run-dir", "r", "--config"], "--config"),
+    ],
+)
+def test_options_that_are_none_are_told_with_their_nearest(arguments, said):
+    """By the library that parses them; like every such library it exits with 2."""
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert said in re.sub(r"[│╭╰─╮╯\s]+", " ", done.stderr)
+    assert "Traceback" not in done.stderr

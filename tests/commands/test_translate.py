@@ -1,0 +1,153 @@
+"""translate takes lines as they come."""
+
+import codecs
+import gzip
+import io
+import json
+import lzma
+import pickle
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from tests.small_job import ENVIRONMENT
+from transformer_jax import Translator
+from transformer_jax.data.corpus import Lines
+from transformer_jax.decoding.options import Search
+from transformer_jax.errors import UserError
+from transformer_jax.run.folder import Run
+
+
+def test_files_are_translated(command, run, tmp_path):
+    (tmp_path / "in").write_text("w1 w2\n\nw3\n")
+    assert command("translate", "--run-dir", run, "--input", "in", "--output", "out") == ""
+    expected = Translator.load(run).translate(["w1 w2", "", "w3"])
+    assert (tmp_path / "out").read_text().split("\n") == [*expected, ""]
+
+
+def test_scores_of_one_translation_each(command, run, tmp_path):
+    (tmp_path / "in").write_text("w1 w2\n\nw3\n")
+    shown = command("translate", "--run-dir", run, "--input", "in", "--scores").splitlines()
+    found = Translator.load(run).translations(["w1 w2", "w3"])
+    assert shown[0] == f"0 ||| {found[0][0].text} ||| {found[0][0].score:.4f}"
+    assert [line.split(" ||| ")[0] for line in shown] == ["0", "1", "2"]
+    assert shown[1] == "1 |||  ||| 0.0000"  # an empty line has its row
+    shown = command("translate", "--run-dir", run, "--input", "in", "--n-best", 2).splitlines()
+    assert [line.split(" ||| ")[0] for line in shown] == ["0", "0", "1", "2", "2"]
+
+
+def test_a_line_without_a_finite_score_is_told(run, caplog):
+    translator = Translator.load(run)
+    params = jax.tree.map(lambda x: x * np.nan, translator.params)
+    broken = Translator(translator.model, params, translator.vocabulary, max_length=16)
+    assert broken.translate(["", "w1 w2"]) == ["", ""]
+    assert "line 2: nothing in it has a finite score" in caplog.text
+
+
+def test_a_long_line_is_translated_in_pieces(run, caplog):
+    """No line that this run was trained on has more than 5 tokens and EOS; it took up to 15."""
+    translator = Translator.load(run)
+    short, long = "w1 w2", " ".join(["w1 w2 w3"] * 7)
+    one, whole, empty = translator.translate([short, long, ""], beam_size=1)
+    assert (one, empty) == (translator.translate([short], beam_size=1)[0], "")
+    tokens = long.split()
+    pieces = [" ".join(tokens[first : first + 5]) for first in range(0, 21, 5)]
+    assert whole == " ".join(translator.translate(pieces, beam_size=1))
+    assert "line 2 has 21 tokens, the model was trained on at most 5" in caplog.text
+    assert "translated in 5 pieces" in caplog.text
+    caplog.clear()
+    [whole] = translator.translate([long], beam_size=1, split_sentences="never")
+    pieces = [" ".join(tokens[:15]), " ".join(tokens[15:])]
+    assert whole == " ".join(translator.translate(pieces, beam_size=1, split_sentences="never"))
+    assert "trained on at most 15: translated in 2 pieces" in caplog.text
+
+
+def test_lines_of_several_sentences(run, caplog):
+    """This run's lines hold one sentence each; `.` ends one here as in any text."""
+    translator = Translator.load(run)
+    assert Run.open(run).lines == Lines(sentences_per_line=1, max_tokens=6)
+    line, parts = "w1 w2. w3! w4?", ["w1 w2.", "w3!", "w4?"]
+    apart = " ".join(translator.translate(parts, beam_size=1))
+    assert translator.translate([line], beam_size=1) == [apart]
+    assert "line 1 holds 3 sentences" in caplog.text
+    two = translator.translate(["w1 w2. w3!"], beam_size=1)  # one more than its lines hold
+    assert two == [" ".join(translator.translate(parts[:2], beam_size=1))]
+    never = translator.translate([line], beam_size=1, split_sentences="never")
+    tree = json.loads((run / "config.json").read_text())
+    del tree["lines"]  # a run from before
+    (run / "config.json").write_text(json.dumps(tree))
+    translator = Translator.load(run)
+    assert translator.translate([line], beam_size=1) == never
+    assert translator.translate([line], beam_size=1, split_sentences="always") == [apart]
+    with pytest.raises(UserError, match="split_sentences 'no' is none of auto, always, never"):
+        translator.translate([line], split_sentences="no")
+
+
+def test_sentences_of_a_line_draw_samples_of_their_own(run):
+    translator = Translator.load(run)
+    options = {"method": "sample", "seed": 3, "extra_length": 3}
+    [one] = translator.translate(["w1 w2."], **options)
+    [three] = translator.translate(["w1 w2. w1 w2. w1 w2."], **options)
+    assert three.startswith(one)
+    assert three != " ".join([one] * 3)
+
+
+def test_what_has_no_translation_has_no_score_of_a_sure_one(run):
+    translator = Translator.load(run)
+    translator._inference.variables = {
+        "params": jax.tree.map(lambda p: p * np.nan, translator.params)
+    }
+    written = io.BytesIO()
+    translator.translate_stream(
+        io.BytesIO(b"w1\n\n"), written, Search(), name="in", line_by_line=False, scores=True
+    )
+    assert written.getvalue() == b"0 |||  ||| -inf\n1 |||  ||| 0.0000\n"
+
+
+def test_blank_lines_stay_empty_whatever_they_hold(run):
+    translator = Translator.load(run)
+    blanks = ["", " ", "\t", "\u00a0", "\u200b", "\u3000", "\r"]
+    assert translator.translate([*blanks, "w1"])[:-1] == [""] * len(blanks)
+
+
+def test_any_iterable_of_lines_is_translated(run):
+    translator = Translator.load(run)
+    expected = translator.translate(["w1 w2", "w3"])
+    assert translator.translate(line for line in ("w1 w2", "w3")) == expected
+    assert translator.translate(("w1 w2", "w3")) == expected
+    for wrong in ("w1 w2", b"w1"):
+        with pytest.raises(TypeError, match="give a list of lines"):
+            translator.translate(wrong)
+
+
+def test_packed_text_is_translated_and_written(command, run, tmp_path):
+    (tmp_path / "in").write_bytes(gzip.compress(codecs.BOM_UTF8 + b"w1 w2\nw3\n"))
+    command("translate", "--run-dir", run, "--input", "in", "--output", "out.xz")
+    expected = "".join(f"{t}\n" for t in Translator.load(run).translate(["w1 w2", "w3"]))
+    assert lzma.decompress((tmp_path / "out.xz").read_bytes()).decode() == expected
+    with open("in", "rb") as packed:
+        line = [sys.executable, "-m", "transformer_jax", "translate", "--run-dir", run]
+        done = subprocess.run(line, stdin=packed, capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.stdout == expected
+
+
+def test_a_program_is_answered_line_by_line(run):
+    line = [sys.executable, "-m", "transformer_jax", "translate", "--run-dir", run]
+    lines = ["w1 w2", "", "w3"]
+    with subprocess.Popen(
+        [*line, "--line-buffered"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True, bufsize=1, env=ENVIRONMENT,
+    ) as program:  # fmt: skip
+        for text, expected in zip(lines, Translator.load(run).translate(lines)):
+            program.stdin.write(f"{text}\n")
+            assert program.stdout.readline() == f"{expected}\n"
+        program.stdin.close()
+        assert program.wait(60) == 0
+
+
+def test_a_translator_says_why_it_is_not_pickled(run):
+    with pytest.raises(TypeError, match=r"call Translator\.load there"):
+        pickle.dumps(Translator.load(run))
