@@ -187,7 +187,7 @@ def test_a_transformer_with_a_vocabulary_a_side(tmp_path):
     assert (model.vocab_size, model.target_vocab_size) == (16, 16)
     other = train(config, tmp_path / "other", init_from=whole.folder, progress=False)
     assert Translator.load(other.folder).translate(["w1 w2"])
-    with pytest.raises(UserError, match="tied 'all' is one table for both sides"):
+    with pytest.raises(UserError, match="tied_embeddings 'all' is one table for both sides"):
         train(with_model(config, tied_embeddings="all"), tmp_path / "tied", progress=False)
     joint = with_task(config, "translation", target_vocab_size=20)
     with pytest.raises(UserError, match="target_vocab_size 20: the task translation has one voc"):

@@ -45,7 +45,7 @@ def test_values_see_every_change(whole, tmp_path):
     other = shutil.copytree(one, tmp_path / "run")
     assert values(one) == values(other)
     assert set(values(one)) == {
-        "update", "parameters", "optimizer state", "data order", "metrics.jsonl",
+        "update", "parameters", "optimizer", "data order", "metrics.jsonl",
     }  # fmt: skip
     meta = Checkpoints(other / "checkpoints", read_only=True).metadata(24)
     [note] = (other / "checkpoints" / "24" / "meta").glob("metadata")
