@@ -77,7 +77,7 @@ def test_lines_of_several_sentences(run, caplog):
     assert two == [" ".join(translator.translate(parts[:2], beam_size=1))]
     never = translator.translate([line], beam_size=1, split_sentences="never")
     tree = json.loads((run / "config.json").read_text())
-    del tree["lines"]  # a run from before
+    del tree["source_lines"]  # a run from before
     (run / "config.json").write_text(json.dumps(tree))
     translator = Translator.load(run)
     assert translator.translate([line], beam_size=1) == never
