@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks.accelerator import PHASES
 from experiments.ledger import Entry, Table, Where, publish, together
 from experiments.multi30k import ANCHOR
+from experiments.program import refuse_old_options
 from transformer_jax.errors import UserError
 from transformer_jax.terminal import run_program
 
@@ -165,6 +166,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="what --output of benchmarks.accelerator named")
     parser.add_argument("--name", default="accelerator", help="of the entry")
     parser.add_argument("--results-dir", type=Path, required=True, help="folder of entries")
+    refuse_old_options(parser)
     parser.add_argument("--commit", default="", help="what ran there, if git did not know")
     parser.add_argument("--note", default="", help="what else is to be said of the runs")
     options = parser.parse_args()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from experiments.ledger import Entry, publish
 
-__all__ = ["make_parser", "publish_result"]
+__all__ = ["make_parser", "publish_result", "refuse_old_options"]
 
 
 class _Renamed(argparse.Action):
@@ -26,10 +26,15 @@ def make_parser(description: str | None, output: str | None = None) -> argparse.
         parser.add_argument("--output", type=Path, default=Path(output), help="folder to write")
         beside = "--output"
     parser.add_argument("--results-dir", type=Path, help=f"folder of the result; default: {beside}")
+    refuse_old_options(parser)
+    return parser
+
+
+def refuse_old_options(parser: argparse.ArgumentParser) -> None:
+    """Have a parser name the new option where an old one is given."""
     parser.add_argument(
         "--ledger", action=_Renamed, metavar="--results-dir", help=argparse.SUPPRESS
     )
-    return parser
 
 
 def publish_result(name: str, entry: Entry, arguments: argparse.Namespace) -> None:

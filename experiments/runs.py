@@ -9,7 +9,17 @@ from transformer_jax.config import RunConfig
 from transformer_jax.errors import UserError
 from transformer_jax.run.train import train
 
-__all__ = ["recorded", "trained"]
+__all__ = ["named_before", "recorded", "trained"]
+
+
+def named_before(folder: Path, word: str, old: str) -> Path:
+    """`folder`, or the one with `old` for a `word` of its name where older versions have left it.
+
+    >>> named_before(Path("runs/table3/small"), "small", "twin").name
+    'small'
+    """
+    before = folder.with_name(folder.name.replace(word, old))
+    return before if before.is_dir() else folder
 
 
 def trained(config: RunConfig, folder: Path, *, progress: bool = True) -> None:
@@ -39,8 +49,8 @@ def recorded(folder: Path) -> dict[str, Any]:
     steps = [b["step"] - a["step"] for a, b in zip([{"step": 0}, *timings], timings)]
 
     def middle(name):
-        # Records of a run that began with an older version may have another name for it.
-        found = [r[name] for r in timings if name in r]
+        # Records that version 0.1.0 wrote have another name for it.
+        found = [r.get(name, r.get("waiting_share")) for r in timings]
         return statistics.median(found) if found else None
 
     return {

@@ -24,7 +24,7 @@ from typing import Any
 
 from experiments.ledger import Entry, Table, Where
 from experiments.program import make_parser, publish_result
-from experiments.runs import recorded, trained
+from experiments.runs import named_before, recorded, trained
 from transformer_jax import presets
 from transformer_jax.config import RunConfig
 from transformer_jax.data.text import TextFiles, read_lines
@@ -267,7 +267,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     if arguments.reduced and not arguments.reduced.is_file():  # read when all is translated
         raise UserError(f"--reduced {arguments.reduced}: no such file")
     scale = "full" if arguments.full else "small"
-    arguments.run_dir = arguments.output / f"{arguments.pair}-{arguments.size}-{scale}"
+    run_dir = arguments.output / f"{arguments.pair}-{arguments.size}-{scale}"
+    arguments.run_dir = named_before(run_dir, "small", "twin")
     return arguments
 
 

@@ -29,11 +29,13 @@ from typing import NamedTuple
 from experiments.claims import Claim, judge
 from experiments.ledger import Entry, Table, Where, together
 from experiments.program import make_parser, publish_result
+from experiments.runs import named_before
 from experiments.tasks import Task, run_all
 from transformer_jax import presets
 from transformer_jax.config import RunConfig
 from transformer_jax.data.grammar.corpus import stream
 from transformer_jax.errors import UserError, nearest
+from transformer_jax.files import locked, replaced_folder
 from transformer_jax.terminal import run_program
 
 
@@ -148,9 +150,15 @@ def full(row: str, data_dir: str | None, seed: int, steps: int | None = None) ->
 
 def write_text(folder: Path) -> Path:
     """The first short sentences of the grammar's train and validation splits, as files."""
-    folder = folder / f"text-{PAIRS}-{SCORED}-{LONGEST}"
-    if folder.exists():
-        return folder
+    text = folder / f"text-{PAIRS}-{SCORED}-{LONGEST}"
+    with locked(folder):  # another program may write it
+        if not text.exists():
+            with replaced_folder(text) as partial:
+                _write_pairs(partial)
+    return text
+
+
+def _write_pairs(folder: Path) -> None:
     wanted = {"train": PAIRS, "validation": SCORED}
     found: dict[str, list[tuple[str, str]]] = {split: [] for split in wanted}
     for split, example in stream():
@@ -158,18 +166,14 @@ def write_text(folder: Path) -> Path:
             found[split].append((example.english, example.german))
         if all(len(found[split]) == count for split, count in wanted.items()):
             break
-    part = folder.with_name(f"{folder.name}.{os.getpid()}")
-    part.mkdir(parents=True)
     for split, pairs in found.items():
         for language, side in zip(("en", "de"), zip(*pairs)):
             lines = "".join(f"{line}\n" for line in side)
-            (part / f"{split}.{language}").write_text(lines, encoding="utf-8")
-    part.rename(folder)
-    return folder
+            (folder / f"{split}.{language}").write_text(lines, encoding="utf-8")
 
 
 def task(arguments: argparse.Namespace, row: str, seed: int) -> Task:
-    folder = arguments.output / arguments.scale / f"{row}-{seed}"
+    folder = arguments.folder / f"{row}-{seed}"
     if arguments.full:
         config = full(row, arguments.data_dir, seed, arguments.steps)
         return Task(row, seed, config, folder, None, "newstest2013")
@@ -286,6 +290,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data-dir", help="archives of WMT14; default: download")
     arguments = parser.parse_args(words)
     arguments.scale = "full" if arguments.full else "small"
+    arguments.folder = named_before(arguments.output / arguments.scale, "small", "twin")
     if arguments.seeds is None:
         arguments.seeds = 1 if arguments.full else SEEDS
     if arguments.jobs is None:

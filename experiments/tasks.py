@@ -48,8 +48,10 @@ class Task:
     @property
     def identity(self) -> str:
         """Equal for tasks that find the same."""
-        parts = (identity(self.config, self.text), self.config.train.steps, self.scored, BEAM)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
+        number = identity(self.config, self.text)
+        # As `repr` of these in a tuple, with the search as it was written at first.
+        parts = f"({number!r}, {self.config.train.steps}, {self.scored}, {_written_at_first(BEAM)})"
+        return hashlib.sha256(parts.encode()).hexdigest()
 
     def done(self) -> dict | None:
         """What the run found, if it was this task."""
@@ -63,6 +65,22 @@ class Task:
                 f"{self.result} is damaged ({type(error).__name__}: {error}): take it away, and "
                 "the same command finds it again"
             ) from error
+
+
+def _written_at_first(search: Search) -> str:
+    """The text of a search, by which finished results are known for ever; fields that are new since
+    then count where they are not at their defaults."""
+    words = {"length_penalty": "penalty", "shrink": "place"}
+    first = (
+        "method beam_size n_best penalty alpha eos_rule extra_length temperature top_k top_p seed"
+    )
+    defaults = asdict(Search())
+    fields = [
+        f"{words.get(name, name)}={words.get(value, value)!r}"
+        for name, value in asdict(search).items()
+        if words.get(name, name) in first.split() or value != defaults[name]
+    ]
+    return f"Search({', '.join(fields)})"
 
 
 def run(task: Task) -> dict:

@@ -2,7 +2,7 @@
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 # Public name -> module that holds it. Resolved on first use, so that `import transformer_jax`
 # and the command line's --help cost nothing.
@@ -18,7 +18,12 @@ _HOME = {
     "Decoder": "models.transformer",
     "Family": "models.families",
     "FAMILIES": "models.families",
+    "named": "models.dimensions",
+    "TextFiles": "data.text",
     "Layout": "devices.layout",
+    "layout_of": "devices.layout",
+    "Processes": "devices.processes",
+    "joined": "devices.processes",
     "Search": "decoding.options",
     "generate": "decoding.generate",
     "beam_search": "decoding.beam",
@@ -38,6 +43,7 @@ _HOME = {
     "load_variables": "run.variables",
     "train": "run.train",
     "average": "run.average",
+    "dataset_splits": "run.splits",
     "Translator": "translator",
 }
 _MODULES = {"functional": "functional", "presets": "config.presets"}

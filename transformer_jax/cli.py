@@ -26,6 +26,7 @@ from transformer_jax.config import RunConfig
 from transformer_jax.config.renamed import check_options
 from transformer_jax.errors import UserError
 from transformer_jax.run.formats import upgrade_run
+from transformer_jax.run.names import CONFIG
 from transformer_jax.terminal import at_a_terminal
 
 __all__ = ["main"]
@@ -97,7 +98,7 @@ def _starting_point(arguments: list[str]) -> RunConfig:
             raise UserError(f"--config {file} and --preset {preset}: give one of them")
         return _read_config(Path(file))
     if preset is None and arguments[:1] == ["train"] and run_dir is not None:
-        path = Path(run_dir) / "config.json"
+        path = Path(run_dir) / CONFIG
         if path.is_file():
             from transformer_jax.run.folder import Run
 
@@ -111,7 +112,7 @@ def _read_config(path: Path) -> RunConfig:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(tree, dict) and "config" in tree:
-            tree = upgrade_run(tree)["config"]
+            tree = (upgrade_run(tree) if "format" in tree else tree)["config"]
         return RunConfig.from_json(json.dumps(tree))
     except (UserError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no configuration: {error}") from None

@@ -13,6 +13,7 @@ from transformer_jax import (
     TrainConfig,
     presets,
 )
+from transformer_jax.config.renamed import check_options
 from transformer_jax.decoding.options import Search
 from transformer_jax.errors import UserError
 
@@ -170,3 +171,21 @@ def test_paths_and_the_schedule_of_a_run_decide_no_numbers():
     assert base.deciding() != replace(base, model=presets.tiny()).deciding()
     assert "train.seed" in base.deciding()
     assert json.dumps(base.deciding())
+
+
+def test_old_names_are_refused_as_options_and_taken_as_values():
+    for words in (
+        ["attention", "--source", "x=--norm"],
+        ["attention", "--source=--norm"],
+        ["train", "--data-dir", "y=--positions"],
+        ["translate", "--eos-rule", "t2t"],
+        ["train", "norm"],
+    ):
+        check_options(words)
+    for words, new in (
+        (["--no-checkpoint-each-epoch"], "--no-checkpoint-every-epoch"),
+        (["--eos_rule", "place"], "--eos-rule shrink"),
+        (["--steps", "3", "--relu-dropout", "0.1"], "--activation-dropout"),
+    ):
+        with pytest.raises(UserError, match=f"is now {new}: write the new name"):
+            check_options(words)

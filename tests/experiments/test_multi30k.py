@@ -64,4 +64,4 @@ def test_the_whole_experiment_on_a_little_text(text, tmp_path, monkeypatch):
         {"tokenized BLEU"} if text == "bpe" else {"BLEU", "chrF", "TER", "compound-split BLEU"}
     )
     assert record["curve"][-1]["step"] == 2
-    assert record["median_waiting_share"] is None  # two steps write no timings
+    assert record["median_input_wait_fraction"] is None  # two steps write no timings

@@ -46,7 +46,7 @@ def test_text_is_short_and_its_splits_share_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(table3, "PAIRS", 40)
     monkeypatch.setattr(table3, "SCORED", 10)
     folder = table3.write_text(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["text-40-10-9"]
+    assert {path.name for path in tmp_path.iterdir()} - {"lock"} == {"text-40-10-9"}
     train, validation = (
         (folder / f"{name}.en").read_text().splitlines() for name in ("train", "validation")
     )
@@ -174,3 +174,13 @@ def test_a_whole_run_takes_its_options():
         ("base", 0, 7), ("base", 1, 7), ("big", 0, 7), ("big", 1, 7),
     ]  # fmt: skip
     assert {t.folder.parent.name for t in found} == {"full"}
+
+
+def test_finished_results_of_older_versions_are_known(tmp_path):
+    """By the number that commit 5979451 gave, and in the folder that it wrote."""
+    arguments = table3.parse(["--full", "--output", str(tmp_path)])
+    expected = "ab3cd6f038da20d6d09e562e0fb91829317b2255aad20d7ff5e9aa5a44a2b783"
+    assert table3.task(arguments, "base", 0).identity == expected
+    assert table3.parse(["--output", str(tmp_path)]).folder == tmp_path / "small"
+    (tmp_path / "twin").mkdir()
+    assert table3.parse(["--output", str(tmp_path)]).folder == tmp_path / "twin"

@@ -10,6 +10,7 @@ import pytest
 
 from tests.small_job import configuration, read_jsonl
 from transformer_jax import RunConfig, Search, UserError, train
+from transformer_jax.cli import COMMANDS
 from transformer_jax.config.renamed import FIELDS, OPTIONS, rename_fields
 from transformer_jax.data.corpus import Corpus, CorpusError
 from transformer_jax.data.preparation import Receipt
@@ -42,7 +43,7 @@ def test_every_field_and_option_is_in_the_table():
         config = getattr(RunConfig(), part.name)
         own = {f.name for f in fields(config)}
         assert own == names_of(f"config.json, {part.name};")
-    assert {f.name for f in fields(Search)} == names_of("option of translate")
+    assert {f.name for f in fields(Search)} == names_of("search (")
 
 
 def test_every_renamed_name_is_in_the_table():
@@ -51,8 +52,21 @@ def test_every_renamed_name_is_in_the_table():
     for part in FIELDS.values():
         assert set(part.items()) <= renamed
         options -= {(as_option(old), as_option(new)) for old, new in part.items()}
-    assert options == {("--penalty", "--length-penalty"), ("place", "shrink")}
+    assert options == {
+        ("--no-checkpoint-each-epoch", "--no-checkpoint-every-epoch"),
+        ("--penalty", "--length-penalty"),
+        ("place", "shrink"),
+    }
     assert {("--penalty", "length_penalty"), ("--eos-rule place", "eos_rule")} <= renamed
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_of_a_command_is_in_the_table(command):
+    own = {f.name for f in fields(COMMANDS[command])} - {"config", "search"}
+    # --config is an option whose field has another name.
+    options = {as_option(name.removesuffix("_file")) for name in own}
+    rows = [(name, place.removeprefix("option of ").split(", ")) for name, place, _ in read_table()]
+    assert options == {name for name, commands in rows if command in commands}
 
 
 def as_option(field):
@@ -99,8 +113,8 @@ def test_records_and_prepared_text_have_the_names_of_the_table(run):
         assert found == names_of(f"{name}.jsonl")
     folder = run.folder / "corpus" / "train"
     assert json.loads((folder / "corpus.json").read_text()).keys() - {"format"} == names_of(
-        "prepared text"
-    ) - {"corpus.json", "source.tokens.npy", "source.sentence_ends.npy"}
+        "prepared text, train/"
+    ) - {"vocabulary.*", "corpus.json", "source.tokens.npy", "source.sentence_ends.npy"}
     assert {path.name for path in folder.iterdir()} == {
         "corpus.json", "source.tokens.npy", "source.sentence_ends.npy",
         "target.tokens.npy", "target.sentence_ends.npy", "vocabulary.json",

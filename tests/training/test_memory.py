@@ -10,7 +10,6 @@ from transformer_jax.data.batching import Batches, Shape
 from transformer_jax.data.corpus import Corpus
 from transformer_jax.data.preparation import prepare
 from transformer_jax.devices.layout import Layout
-from transformer_jax.devices.memory import oom_as_user_error
 from transformer_jax.errors import UserError
 from transformer_jax.models.transformer import Transformer
 from transformer_jax.run.train import train
@@ -118,8 +117,8 @@ def test_a_step_or_a_model_beyond_the_device_is_refused_before_the_first(job, mo
 def test_a_device_without_memory_is_told_in_one_line():
     with (
         pytest.raises(UserError, match="does not hold a step of batch_tokens 77: start with fewer"),
-        oom_as_user_error(77),
+        memory.oom_as_user_error(77),
     ):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
-    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), oom_as_user_error(77):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), memory.oom_as_user_error(77):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from transformer_jax.commands.options import RunDir
+from transformer_jax.run.names import AVERAGED
 
 __all__ = ["AverageCommand"]
 
@@ -19,6 +20,8 @@ class AverageCommand:
 
     def run(self) -> None:
         from transformer_jax.run.average import average
+        from transformer_jax.run.folder import Run
 
         steps = average(self.run_dir, last=self.last, steps=self.steps)
-        print(f"{self.run_dir / 'averaged'}: mean of {', '.join(map(str, steps))}")
+        folder = Run.open(self.run_dir).store / AVERAGED
+        print(f"{folder}: mean of {', '.join(map(str, steps))}")

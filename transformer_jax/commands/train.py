@@ -27,7 +27,7 @@ class TrainCommand:
     """Run folder whose parameters a new run starts from."""
     fit_memory: bool = False
     """Cut each update into as few batches as fit in the device's memory: batch_tokens falls as
-    accumulate rises."""
+    accumulation_steps rises."""
     profile: int = 0
     """Write a trace of so many steps to profile/ in the run folder, for TensorBoard's profiler."""
     distributed: bool = False

@@ -4,7 +4,7 @@ Frozen: run folders of that time are read through this for ever, and identities 
 names. docs/formats.md has today's names in one table.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformer_jax.errors import UserError
@@ -32,7 +32,11 @@ OPTIONS = {
     f"--{old.replace('_', '-')}": f"--{new.replace('_', '-')}"
     for fields in FIELDS.values()
     for old, new in fields.items()
-} | {"--penalty": "--length-penalty", "--eos-rule place": "--eos-rule shrink"}
+} | {
+    "--no-checkpoint-each-epoch": "--no-checkpoint-every-epoch",
+    "--penalty": "--length-penalty",
+    "--eos-rule place": "--eos-rule shrink",
+}
 
 
 def rename_fields(tree: Any) -> Any:
@@ -64,16 +68,18 @@ def check_fields(tree: Any) -> None:
         raise UserError(f"{', '.join(found)}: write the new name")
 
 
-def check_options(arguments: Iterable[str]) -> None:
+def check_options(arguments: Sequence[str]) -> None:
     """UserError for an option, or a value of one, that is called otherwise now.
 
     >>> check_options(["translate", "--penalty=none"])
     Traceback (most recent call last):
     transformer_jax.errors.UserError: --penalty is now --length-penalty: write the new name
     """
-    words = [part for word in arguments for part in word.split("=", 1)]
-    for word, following in zip(words, [*words[1:], ""]):
-        option = word.replace("_", "-") if word.startswith("--") else word
-        for old in (option, f"{option} {following}"):
+    for word, following in zip(arguments, [*arguments[1:], ""]):
+        if not word.startswith("--"):
+            continue
+        option, equals, value = word.partition("=")
+        option = option.replace("_", "-")
+        for old in (option, f"{option} {value if equals else following}"):
             if old in OPTIONS:
                 raise UserError(f"{old} is now {OPTIONS[old]}: write the new name")

@@ -1,15 +1,11 @@
-"""The memory of a device: how much there is, and what is said where it does not suffice."""
+"""The memory of a device."""
 
-import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 
-from transformer_jax.errors import UserError
-
-__all__ = ["device_memory", "format_bytes", "oom_as_user_error"]
+__all__ = ["device_memory", "format_bytes"]
 
 
 def device_memory() -> int:
@@ -30,18 +26,3 @@ def format_bytes(size: float) -> str:
     ('1.50 GB', '0.04 MB')
     """
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"
-
-
-@contextlib.contextmanager
-def oom_as_user_error(tokens: int) -> Iterator[None]:
-    """Within, a device without memory left is a UserError, with what to do."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise UserError(
-            f"the device's memory ({format_bytes(device_memory())}) does not hold a step of "
-            f"batch_tokens {tokens}: start with fewer and more --accumulation-steps, as "
-            "--fit-memory does"
-        ) from None

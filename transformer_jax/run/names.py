@@ -9,6 +9,7 @@ __all__ = [
     "DAMAGED",
     "DELETED",
     "PREPARED",
+    "PROFILE",
     "is_step",
     "step_folder",
 ]
@@ -21,6 +22,7 @@ DAMAGED = "damaged"
 DELETED = "deleted"
 # Text that was prepared for the run: its training part and its validation part.
 PREPARED = "corpus"
+PROFILE = "profile"
 
 
 def step_folder(folder: Any, step: int) -> Any:

@@ -14,7 +14,6 @@ from transformer_jax.config import RunConfig
 from transformer_jax.data.batching import Batches, Prefetch, chained
 from transformer_jax.devices.allocator import keep_freed_memory
 from transformer_jax.devices.layout import layout_of
-from transformer_jax.devices.memory import oom_as_user_error
 from transformer_jax.devices.processes import RESTART, first_decides, first_does, is_first, several
 from transformer_jax.devices.settings import usual_settings
 from transformer_jax.devices.signals import Stopped, hang_up_as_terminate, stop_signals
@@ -23,11 +22,12 @@ from transformer_jax.files import locked
 from transformer_jax.run.average import average_checkpoints
 from transformer_jax.run.folder import Run, RunError, check_store
 from transformer_jax.run.items import state_items
+from transformer_jax.run.names import PROFILE
 from transformer_jax.run.rehearsal import rehearse
 from transformer_jax.run.resume import open_or_create_run, places_in, restore_or_init
 from transformer_jax.tasks.task import MakeOptimizer
 from transformer_jax.training.loop import train_loop
-from transformer_jax.training.memory import check_step_memory
+from transformer_jax.training.memory import check_step_memory, oom_as_user_error
 from transformer_jax.training.metrics import OnRecord, Recorder, Silence
 from transformer_jax.training.optimizer import make_optimizer
 from transformer_jax.training.patience import Patience
@@ -62,7 +62,7 @@ def train(
 
     Runs on the devices that `config.train.parallel` and `.mesh` name.
     Evaluates, saves and at the end averages checkpoints as `config.train` says. One job at a time
-    may hold the folder; within `processes.joined` it is one of several processes, which all call
+    may hold the folder; within `joined` it is one of several processes, which all call
     this function. SIGINT and SIGTERM end the job after its step, saved, with
     `Stopped`.
     """
@@ -192,7 +192,7 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
                     )
             batches_seen = seen()
             if profile and is_first():
-                batches_seen = profiled(batches_seen, run.folder / "profile", profile)
+                batches_seen = profiled(batches_seen, run.folder / PROFILE, profile)
             with contextlib.closing(batches_seen):  # a trace ends with them
                 state = train_loop(
                     state,

@@ -20,6 +20,7 @@ from transformer_jax.config.train import mesh_sizes
 from transformer_jax.data.grammar.corpus import examples
 from transformer_jax.errors import UserError
 from transformer_jax.run.folder import Run
+from transformer_jax.run.names import CONFIG, DAMAGED
 
 __all__ = [
     "Moved",
@@ -118,7 +119,7 @@ def verify_resume(config: RunConfig, folder: Path, updates: int, kills: int) -> 
             average_last=2,
         ),
     )
-    (folder / "config.json").write_text(config.to_json(), encoding="utf-8")
+    (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
     finish(folder, "whole")
     chance = random.Random(config.train.seed)
     last: list[int] = []
@@ -138,9 +139,9 @@ def verify_moves(folder: Path, topologies: Sequence["Topology"]) -> Moved:
         steps = whole.config.train.steps * number // len(topologies)
         train = replace(whole.config.train, steps=steps, parallel="auto", mesh=part.mesh)
         config = replace(whole.config, train=train)
-        (folder / "config.json").write_text(config.to_json(), encoding="utf-8")
+        (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
         finish(folder, "moved", part)
-    if (folder / "moved" / "damaged").exists():
+    if (folder / "moved" / DAMAGED).exists():
         raise UserError(f"{folder / 'moved'}: a checkpoint was not what had been saved")
     order = [values(folder / name)["data order"] for name in ("whole", "moved")]
     losses = [_losses(folder / name / "metrics.jsonl") for name in ("whole", "moved")]
@@ -240,7 +241,7 @@ def _job(
         job = subprocess.Popen(
             [
                 *(sys.executable, "-m", "transformer_jax", "train"),
-                *("--run-dir", str(folder / name), "--config", str(folder / "config.json")),
+                *("--run-dir", str(folder / name), "--config", str(folder / CONFIG)),
                 *options,
             ],
             stdin=subprocess.DEVNULL,

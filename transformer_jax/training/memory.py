@@ -1,10 +1,13 @@
 """What a step needs of a device's memory, known before the first one, and batches that fit."""
 
+import contextlib
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+
+import jax
 
 from transformer_jax.config import ModelConfig, RunConfig
 from transformer_jax.data.batching import Batches, Shape
@@ -22,6 +25,7 @@ __all__ = [
     "fit_batches",
     "largest_shape",
     "largest_step_memory",
+    "oom_as_user_error",
 ]
 
 log = logging.getLogger(__name__)
@@ -71,8 +75,8 @@ def fit_batches(
     """`config` with each update cut into as few batches as leave a step within the device.
 
     An update sees about as many tokens as were asked for (rows are whole): batch_tokens falls as
-    accumulate rises. Each candidate is compiled; UserError where not even a batch of one sentence
-    fits.
+    accumulation_steps rises. Each candidate is compiled; UserError where not even a batch of one
+    sentence fits.
     """
     limit = USABLE_MEMORY_FRACTION * device_memory()
     step = make_runner(config.train.parallel, functions, layout)
@@ -120,3 +124,18 @@ def check_step_memory(step: StepRunner, config: RunConfig, shapes: Sequence[Shap
         f"largest batch: {shape.rows} sentences of {shape.source} + {shape.target} tokens, "
         f"compiled in {time.perf_counter() - start:.0f} s; a step on it needs {sizes}"
     )
+
+
+@contextlib.contextmanager
+def oom_as_user_error(tokens: int) -> Iterator[None]:
+    """Within, a device without memory left is a UserError, with what to do."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"the device's memory ({format_bytes(device_memory())}) does not hold a step of "
+            f"batch_tokens {tokens}: start with fewer and more --accumulation-steps, as "
+            "--fit-memory does"
+        ) from None
