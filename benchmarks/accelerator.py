@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.ledger import Where, write_json
-from transformer_jax.terminal import at_a_terminal, run_program
+from transformer_jax.terminal import command_errors, run_program
 
 __all__ = ["PHASES", "Report", "main"]
 
@@ -266,7 +266,7 @@ def _in_its_own_process(name: str, output: Path, deadline: float, *options: Any)
 def _leading(*words: Any) -> None:
     """A phase as the leader of a group, which ends with all that it has started."""
     os.setsid()
-    with at_a_terminal():
+    with command_errors():
         run_phase(*words)
 
 

@@ -31,7 +31,7 @@ FLAGS = {
 
 def repeated(folder: Path, environment: dict[str, str], tiny: bool) -> dict[str, Any]:
     """What differs between two whole runs, and between one of them and a killed one."""
-    config = presets.recipe("tiny")
+    config = presets.run_config("tiny")
     config = replace(config, data=replace(config.data, max_batch_shapes=1))
     if tiny:
         config = replace(config, model=replace(config.model, **TINY))

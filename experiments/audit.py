@@ -52,12 +52,12 @@ def count(model: ModelConfig) -> int:
 
 @functools.cache
 def _without_table(row: str) -> int:
-    return count(replace(presets.recipe(f"table3-{row}").model, vocab_size=1))
+    return count(replace(presets.run_config(f"table3-{row}").model, vocab_size=1))
 
 
 def count_of_row(row: str, vocab_size: int) -> int:
     """Parameters of a row of Table 3; its only leaf of `vocab_size` rows is the shared table."""
-    width = presets.recipe(f"table3-{row}").model.d_model
+    width = presets.run_config(f"table3-{row}").model.d_model
     return _without_table(row) + (vocab_size - 1) * width
 
 
@@ -71,7 +71,7 @@ def fitting_tables(rows: Iterable[str]) -> range:
         paper = table3_variations.PAPER[row].millions
         if paper is None:
             raise ValueError(f"the paper prints no parameters of row {row}")
-        model = presets.recipe(f"table3-{row}").model
+        model = presets.run_config(f"table3-{row}").model
         without = count_of_row(row, 0)
         # Half a million either way of the printed number.
         low = max(low, math.ceil((paper * 10**6 - 500_000 - without) / model.d_model))
@@ -108,7 +108,7 @@ def flops_per_token(model: ModelConfig, rows: int = 32) -> float:
 
 def peak(name: str) -> float:
     """The highest learning rate of a preset."""
-    config = presets.recipe(name)
+    config = presets.run_config(name)
     warmup = config.optimizer.warmup_steps
     schedule = warmup_schedule(config.model.d_model, warmup)
     return float(jnp.max(schedule(jnp.arange(2 * warmup))))
@@ -264,7 +264,7 @@ def doubts_table() -> Table:
     )
     rows_a = [row for row in presets.TABLE_3 if row == "base" or row.startswith("A-")]
     parameters = {count_of_row(row, ROWS_OF_TEXT) for row in rows_a}
-    work = [flops_per_token(presets.recipe(f"table3-{row}").model) for row in rows_a]
+    work = [flops_per_token(presets.run_config(f"table3-{row}").model) for row in rows_a]
     known = TRAINING["base"]
     hours = known["steps"] * known["step"] / 3600
     step = known["hours"] * 3600 / known["steps"]

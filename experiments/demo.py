@@ -21,11 +21,11 @@ from experiments.program import make_parser
 from experiments.runs import recorded, trained
 from transformer_jax import presets
 from transformer_jax.config import RunConfig
-from transformer_jax.data.datasets import DatasetText
+from transformer_jax.data.datasets import DatasetSplit
 from transformer_jax.data.grammar.corpus import SPLITS
 from transformer_jax.decoding.options import Search
 from transformer_jax.errors import UserError
-from transformer_jax.evaluation.bleu import exact_match, sacre_score
+from transformer_jax.evaluation.bleu import exact_match, sacrebleu_score
 from transformer_jax.run.splits import dataset_splits
 from transformer_jax.terminal import run_program
 from transformer_jax.translator import Translator
@@ -40,7 +40,7 @@ SHOWN, PRONOUNS, LONGEST = 4, 100, 16
 
 def configuration(steps: int) -> RunConfig:
     """The `tiny` recipe without dropout: the text does not repeat often enough to be learned."""
-    config = presets.recipe("tiny")
+    config = presets.run_config("tiny")
     return replace(
         config,
         model=replace(config.model, dropout=0.0),
@@ -50,7 +50,7 @@ def configuration(steps: int) -> RunConfig:
 
 
 def scores(
-    translator: Translator, splits: dict[str, DatasetText], count: int, output: Path
+    translator: Translator, splits: dict[str, DatasetSplit], count: int, output: Path
 ) -> dict[str, dict[str, Any]]:
     """BLEU and exact match of each split's first `count` sentences; all translations on file."""
     found = {}
@@ -62,7 +62,7 @@ def scores(
             translations = translator.translate(sources, Search(), split_sentences="never")
             rows = list(zip(sources, references, translations))
             file.writelines("\t".join((name, *row)) + "\n" for row in rows)
-            bleu = sacre_score("BLEU", translations, references)
+            bleu = sacrebleu_score("BLEU", translations, references)
             exact = exact_match(translations, references)
             found[name] = {
                 "BLEU": bleu.value,
@@ -78,7 +78,9 @@ def scores(
     return found
 
 
-def pronoun_attention(translator: Translator, splits: dict[str, DatasetText], output: Path) -> dict:
+def pronoun_attention(
+    translator: Translator, splits: dict[str, DatasetSplit], output: Path
+) -> dict:
     """The encoder head that looks from "it" to its antecedent; chosen on validation, told on test.
 
     A head's score is the mean weight from the pronoun to the noun; chance spreads the weight

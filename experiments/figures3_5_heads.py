@@ -28,7 +28,7 @@ import numpy as np
 from experiments.figures1_2_architecture import save
 from experiments.ledger import Cell, Entry, Table, Where
 from experiments.program import make_parser, publish_result
-from transformer_jax.data.datasets import DatasetText
+from transformer_jax.data.datasets import DatasetSplit
 from transformer_jax.decoding.options import Search
 from transformer_jax.errors import UserError
 from transformer_jax.run.folder import Run
@@ -63,7 +63,7 @@ class Sentence:
     phrases: list[tuple[int, int]]
 
 
-def sentences(translator: Translator, split: DatasetText, count: int) -> list[Sentence]:
+def sentences(translator: Translator, split: DatasetSplit, count: int) -> list[Sentence]:
     """The first sentences of a split that speak of "it"."""
     found = []
     for example in split.examples():

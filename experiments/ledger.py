@@ -26,9 +26,9 @@ __all__ = [
     "Where",
     "entries",
     "markdown",
+    "merge_provenance",
     "publish",
     "record",
-    "together",
     "write_json",
 ]
 
@@ -92,11 +92,11 @@ class Where:
         return replace(self, seconds=round(seconds, 1))
 
 
-def together(command: str, several: Sequence[Where]) -> Where:
+def merge_provenance(command: str, several: Sequence[Where]) -> Where:
     """Of parts of one result; what differs between them stands side by side, seconds add up.
 
     >>> parts = [Where("x", "aaa", "CPU", {"jax": "0.10.2"}, 1.0) for _ in range(2)]
-    >>> together("x", [*parts, Where("x", "bbb", "GPU", {"jax": "0.10.2"}, 2.0)])
+    >>> barrier("x", [*parts, Where("x", "bbb", "GPU", {"jax": "0.10.2"}, 2.0)])
     Where(command='x', commit='aaa and bbb', machine='CPU and GPU', versions={'jax': '0.10.2'}, seconds=4.0)
     """  # noqa: E501
 

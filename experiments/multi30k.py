@@ -29,7 +29,7 @@ BEAM = Search(beam_size=5, length_penalty="power", alpha=1.0)
 
 def configuration(data: Path, text: str, recipe: str, steps: int | None) -> RunConfig:
     """The run: the `multi30k` preset on one of two texts, whole or cut down for a CPU."""
-    config = presets.recipe("multi30k")
+    config = presets.run_config("multi30k")
     folder, validation = data, "val"
     if text == "bpe":
         folder, validation = data / "revisit-mmt-bpe", "valid"

@@ -30,7 +30,7 @@ from transformer_jax.config import RunConfig
 from transformer_jax.data.text import TextFiles, read_lines
 from transformer_jax.decoding.options import Search
 from transformer_jax.errors import UserError
-from transformer_jax.evaluation.bleu import every_bleu
+from transformer_jax.evaluation.bleu import bleu_variants
 from transformer_jax.files import write_atomically
 from transformer_jax.run.splits import dataset_splits
 from transformer_jax.terminal import run_program
@@ -86,7 +86,7 @@ AT_HAND = {
 
 def full(pair: str, size: str, data_dir: str | None) -> RunConfig:
     """The paper's run."""
-    config = presets.recipe(size)
+    config = presets.run_config(size)
     dropout = 0.1 if (pair, size) == ("en-fr", "big") else config.model.dropout
     return replace(
         config,
@@ -97,7 +97,7 @@ def full(pair: str, size: str, data_dir: str | None) -> RunConfig:
 
 def scaled_config(pair: str, size: str, text: Path, steps: int) -> RunConfig:
     """The same path, small: big is tiny with twice the width, and averages more checkpoints."""
-    config = presets.recipe("tiny")
+    config = presets.run_config("tiny")
     wide: dict[str, Any] = {
         "d_model": 256,
         "d_ff": 512,
@@ -106,7 +106,7 @@ def scaled_config(pair: str, size: str, text: Path, steps: int) -> RunConfig:
         "d_v": 32,
         "dropout": 0.3,
     }
-    average = presets.recipe(size).train.average_last
+    average = presets.run_config(size).train.average_last
     source, target = pair.split("-")
     return replace(
         config,
@@ -183,7 +183,7 @@ def score(run_dir: Path, pairs: Sequence[tuple[str, str]], language: str, part: 
             "scores": {
                 each.name + suffix: {"value": each.value, "signature": each.signature}
                 for suffix, places in sets.items()
-                for each in every_bleu(
+                for each in bleu_variants(
                     [translations[i] for i in places], [references[i] for i in places], language
                 )
             },
@@ -230,7 +230,7 @@ def tables(found: dict, pair: str, size: str, is_full: bool) -> list[Table]:
 
 def entry(found: dict, arguments: argparse.Namespace, config: RunConfig, count: int) -> Entry:
     pair, size, steps = arguments.pair, arguments.size, config.train.steps
-    paper = presets.recipe(size).train.steps
+    paper = presets.run_config(size).train.steps
     test = "newstest2014" if arguments.full else "newstest2013"
     if not arguments.full:
         missing = "WMT14, newstest2014, the paper's sizes, and accelerators for them"

@@ -27,14 +27,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.claims import Claim, judge
-from experiments.ledger import Entry, Table, Where, together
+from experiments.ledger import Entry, Table, Where, merge_provenance
 from experiments.program import make_parser, publish_result
 from experiments.runs import named_before
 from experiments.tasks import Task, run_all
 from transformer_jax import presets
 from transformer_jax.config import RunConfig
 from transformer_jax.data.grammar.corpus import stream
-from transformer_jax.errors import UserError, nearest
+from transformer_jax.errors import UserError, did_you_mean
 from transformer_jax.files import locked, replaced_folder
 from transformer_jax.terminal import run_program
 
@@ -121,15 +121,15 @@ def scaled_config(row: str, text: Path, seed: int, steps: int = STEPS) -> RunCon
             d_v=base.value_size // WIDTH,
             num_layers=base.num_layers // DEPTH,
         ),
-        replace(presets.recipe("tiny").optimizer, **optimizer),
+        replace(presets.run_config("tiny").optimizer, **optimizer),
         replace(
-            presets.recipe("tiny").data,
+            presets.run_config("tiny").data,
             train=(str(text / "train.en"), str(text / "train.de")),
             validation=(str(text / "validation.en"), str(text / "validation.de")),
             cache_dir=str(text / "cache"),
         ),
         replace(
-            presets.recipe("table3-base").train,
+            presets.run_config("table3-base").train,
             steps=steps,
             seed=seed,
             evaluate_every=steps,
@@ -142,7 +142,7 @@ def scaled_config(row: str, text: Path, seed: int, steps: int = STEPS) -> RunCon
 
 def full(row: str, data_dir: str | None, seed: int, steps: int | None = None) -> RunConfig:
     """A row of Table 3 as the paper has it."""
-    config = presets.recipe(f"table3-{row}")
+    config = presets.run_config(f"table3-{row}")
     data = replace(config.data, dataset="wmt14_translate", direction="en-de", data_dir=data_dir)
     steps = config.train.steps if steps is None else steps
     return replace(config, data=data, train=replace(config.train, seed=seed, steps=steps))
@@ -268,7 +268,7 @@ def entry(found: Sequence[dict], arguments: argparse.Namespace) -> Entry:
     tables = [rows_table(found, score)]
     if (claims := claims_table(found, score)).rows:
         tables.append(claims)
-    where = together(
+    where = merge_provenance(
         f"python -m experiments.table3_variations{' --full' if arguments.full else ''} "
         f"--seeds {1 + max(each['seed'] for each in found)}"
         + (f" --steps {arguments.steps}" if arguments.steps else ""),
@@ -301,7 +301,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         raise UserError(f"--data-dir {arguments.data_dir} is of --full: others write their text")
     for row in arguments.rows:
         if row not in PAPER:
-            raise UserError(f"row {row!r} is none of Table 3; {nearest(row, PAPER)}")
+            raise UserError(f"row {row!r} is none of Table 3; {did_you_mean(row, PAPER)}")
     for name in ("seeds", "steps", "jobs"):
         value = getattr(arguments, name)
         if value is not None and value < 1:

@@ -20,7 +20,7 @@ from transformer_jax.config import RunConfig
 from transformer_jax.decoding.options import Search
 from transformer_jax.errors import UserError
 from transformer_jax.run.identity import identity
-from transformer_jax.terminal import at_a_terminal
+from transformer_jax.terminal import command_errors
 
 __all__ = ["BEAM", "Task", "run", "run_all"]
 
@@ -137,7 +137,7 @@ def run_all(wanted: Sequence[Task], jobs: int, cache: Path) -> None:
                 flush=True,
             )
     finally:
-        # Stopped, or one has failed: the others save what they have and end, too.
+        # Interrupted, or one has failed: the others save what they have and end, too.
         pool.shutdown(wait=False, cancel_futures=True)
         for job in multiprocessing.active_children():
             job.terminate()
@@ -159,5 +159,5 @@ def _in_a_process(task: Task) -> dict:
 
 
 def _job(task: Task) -> None:
-    with at_a_terminal():
+    with command_errors():
         run(task)

@@ -23,7 +23,7 @@ from transformer_jax.data.corpus import write_corpus
 from transformer_jax.data.grammar.corpus import examples
 from transformer_jax.data.vocabulary import load_vocabulary, train_vocabulary
 from transformer_jax.errors import UserError
-from transformer_jax.run.checkpoints import Checkpoints, on_device
+from transformer_jax.run.checkpoints import Checkpoints, single_device_template
 from transformer_jax.run.folder import Run
 
 # A single read takes milliseconds.
@@ -56,7 +56,7 @@ def edited(content: bytes, rng: random.Random) -> bytes:
 
 def configuration(folder: Path):
     vocabulary = train_vocabulary("whitespace", ["a b c"], 100)
-    config = presets.recipe("tiny")
+    config = presets.run_config("tiny")
     model = presets.tiny(vocab_size=len(vocabulary))
     corpus = write_corpus(folder / "corpus", [("a b", "c")], vocabulary, sentences_per_line=1)
     Run.create(folder, RunConfig(model, config.optimizer), corpus)
@@ -85,7 +85,7 @@ def checkpoint(folder: Path):
     checkpoints = Checkpoints(folder)
     checkpoints.save(7, {"params": tree}, {"run": "x"}, {"loss": 1.0})
     checkpoints.close()
-    template = {"params": on_device(tree)}
+    template = {"params": single_device_template(tree)}
 
     def read():
         found, _ = Checkpoints(folder, read_only=True).restore(7, template)

@@ -239,7 +239,7 @@ MUTANTS = [
     ("run/checkpoints.py", "self._check_notes()\n", "pass\n", "tests/run/test_hostile.py"),
     ("run/retention.py", "scheduled = self.scheduled(steps)", "scheduled = list(steps)",
      "tests/run/test_recovery.py::test_a_stopped_run_goes_on_as_if_nothing_had_been"),
-    ("devices/signals.py", "class Stopped(BaseException)", "class Stopped(Exception)",
+    ("devices/signals.py", "class Interrupted(BaseException)", "class Interrupted(Exception)",
      "tests/run/test_recovery.py::test_a_signal_while_a_checkpoint_is_read_is_no_damage"),
     ("devices/layout.py", "size % self.sizes[axis] == 0", "True",
      "tests/devices/test_layout.py::test_every_parameter_has_its_place"),

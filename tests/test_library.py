@@ -21,7 +21,7 @@ from transformer_jax.decoding.options import Search
 from transformer_jax.run.train import train
 from transformer_jax.tasks import TASKS, Translation
 from transformer_jax.training.loop import train_loop
-from transformer_jax.training.metrics import Recorder
+from transformer_jax.training.metrics import MetricsWriter
 from transformer_jax.training.runners import JitStep
 from transformer_jax.training.step import make_step
 
@@ -61,7 +61,7 @@ def test_own_model_loss_optimizer_and_arrays_through_the_loop():
     functions = own_steps()
     records = []
     with jax.numpy_rank_promotion("allow"):
-        recorder = Recorder(
+        writer = MetricsWriter(
             None, log_every=20, total_steps=100, progress=False, on_record=records.append
         )
         state = train_loop(
@@ -69,7 +69,7 @@ def test_own_model_loss_optimizer_and_arrays_through_the_loop():
             JitStep(functions),
             own_batches(),
             TrainConfig(steps=100),
-            recorder,
+            writer,
         )
         assert int(state.step) == 100  # the batches go on for ever
         again = train_loop(state, JitStep(functions), own_batches(), TrainConfig(steps=100))
@@ -117,7 +117,7 @@ def test_metric_sums_reach_records_board_and_checkpoints(tmp_path, monkeypatch):
     np.testing.assert_allclose([e.value for e in board.Scalars("ends")], shares, rtol=1e-6)
     unlogged = whole.checkpoints(read_only=True).metadata(6)["unlogged_sums"]
     assert set(unlogged) == {"loss", "tokens", "ends"} and unlogged["ends"] > 0
-    # Stopped in the middle of a record it goes on to the same.
+    # Interrupted in the middle of a record it goes on to the same.
     first = replace(config, train=replace(config.train, steps=7))
     train(first, tmp_path / "parts", progress=False)
     parts = train(config, tmp_path / "parts", progress=False)

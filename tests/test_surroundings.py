@@ -15,9 +15,9 @@ from transformer_jax import Translator, __version__
 from transformer_jax.cli import main
 from transformer_jax.data.corpus import CorpusError
 from transformer_jax.data.preparation import cache_folder
-from transformer_jax.devices.signals import stop_signals
+from transformer_jax.devices.signals import deferred_signals
 from transformer_jax.run.train import train
-from transformer_jax.training.metrics import Recorder
+from transformer_jax.training.metrics import MetricsWriter
 
 # What importing every module leaves behind, but for what NumPy and requests set up for themselves.
 IMPORTS = """
@@ -90,7 +90,7 @@ def test_a_terminal_that_goes_away_stops_a_job_as_sigterm_does():
 
     before = signal.signal(signal.SIGHUP, own)  # the suite itself may run under nohup
     try:
-        with stop_signals() as received:
+        with deferred_signals() as received:
             os.kill(os.getpid(), signal.SIGHUP)
             assert received() == signal.SIGHUP
         assert signal.getsignal(signal.SIGHUP) == own
@@ -101,11 +101,11 @@ def test_a_terminal_that_goes_away_stops_a_job_as_sigterm_does():
 HUNG_UP = """
 import os, pty, signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore it
-from transformer_jax.terminal import at_a_terminal
+from transformer_jax.terminal import command_errors
 main, terminal = pty.openpty()
 os.dup2(terminal, 2)
 os.close(main)
-with at_a_terminal():
+with command_errors():
     signal.raise_signal(signal.SIGHUP)
 """
 
@@ -116,17 +116,17 @@ def test_a_command_ends_in_order_where_its_terminal_has_gone(tmp_path, monkeypat
     def gone(*arguments, **options):
         raise OSError(errno.EIO, "Input/output error")
 
-    recorder = Recorder(tmp_path, log_every=1, total_steps=2)
-    monkeypatch.setattr(recorder._bar, "write", gone)
-    recorder.evaluation(1, {"validation_loss": 2.0}, 0.1)
-    recorder.close()
+    writer = MetricsWriter(tmp_path, log_every=1, total_steps=2)
+    monkeypatch.setattr(writer._bar, "write", gone)
+    writer.write_evaluation(1, {"validation_loss": 2.0}, 0.1)
+    writer.close()
     assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 1, "validation_loss": 2.0}]
 
 
 def test_nohup_is_heeded(monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with stop_signals() as received:
+        with deferred_signals() as received:
             os.kill(os.getpid(), signal.SIGHUP)
             assert received() is None
         main(["--version"])

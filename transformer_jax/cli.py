@@ -27,7 +27,7 @@ from transformer_jax.config.renamed import check_options
 from transformer_jax.errors import UserError
 from transformer_jax.run.formats import upgrade_run
 from transformer_jax.run.names import CONFIG
-from transformer_jax.terminal import at_a_terminal
+from transformer_jax.terminal import command_errors
 
 __all__ = ["main"]
 
@@ -52,7 +52,7 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `transformer-jax`; exits non-zero with one line on bad input."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    with at_a_terminal():
+    with command_errors():
         if arguments == ["--version"]:
             print(f"transformer-jax {__version__}")
             return
@@ -104,7 +104,7 @@ def _starting_point(arguments: list[str]) -> RunConfig:
 
             return Run.open(Path(run_dir)).config
     command = COMMANDS.get(arguments[0] if arguments else "")
-    return presets.recipe(str(getattr(command, "preset", "base")) if preset is None else preset)
+    return presets.run_config(str(getattr(command, "preset", "base")) if preset is None else preset)
 
 
 def _read_config(path: Path) -> RunConfig:

@@ -2,10 +2,10 @@
 
 from collections.abc import Collection
 
-__all__ = ["LARGEST", "UserError", "is_text", "nearest"]
+__all__ = ["MAX_INT32", "UserError", "did_you_mean", "is_encodable"]
 
 # Whole number that any option may be: what numbers of 32 bits hold.
-LARGEST = 2**31 - 1
+MAX_INT32 = 2**31 - 1
 
 
 class UserError(Exception):
@@ -15,12 +15,12 @@ class UserError(Exception):
     """
 
 
-def nearest(name: str, known: Collection[str]) -> str:
+def did_you_mean(name: str, known: Collection[str]) -> str:
     """The end of a message about a name that is not known.
 
-    >>> nearest("gramar", ["grammar", "text"])
+    >>> did_you_mean("gramar", ["grammar", "text"])
     "did you mean 'grammar'?"
-    >>> nearest("x", ["grammar", "text"])
+    >>> did_you_mean("x", ["grammar", "text"])
     'known: grammar, text'
     """
     import difflib  # only where something is wrong
@@ -29,10 +29,10 @@ def nearest(name: str, known: Collection[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
 
 
-def is_text(text: str) -> bool:
+def is_encodable(text: str) -> bool:
     """Whether a string has an encoding: JSON can spell halves of characters, which have none.
 
-    >>> is_text("\u00e4"), is_text("\\ud800")
+    >>> is_encodable("\u00e4"), is_encodable("\\ud800")
     (True, False)
     """
     return not any("\ud800" <= character <= "\udfff" for character in text)

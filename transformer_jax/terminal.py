@@ -9,14 +9,14 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 
-from transformer_jax.devices.signals import Stopped
+from transformer_jax.devices.signals import Interrupted
 from transformer_jax.errors import UserError
 
-__all__ = ["at_a_terminal", "run_program"]
+__all__ = ["command_errors", "run_program"]
 
 
 @contextlib.contextmanager
-def at_a_terminal() -> Iterator[None]:
+def command_errors() -> Iterator[None]:
     """Messages go to standard error; what the user can mend ends the process with one of them."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("transformer_jax").setLevel(logging.INFO)
@@ -57,20 +57,20 @@ def at_a_terminal() -> Iterator[None]:
         if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
             raise
         sys.exit(f"transformer-jax: out of memory: {str(error).splitlines()[0]:.200}")
-    except (KeyboardInterrupt, Stopped) as stop:
+    except (KeyboardInterrupt, Interrupted) as stop:
         with contextlib.suppress(OSError):  # the terminal may be what has gone
             print(f"transformer-jax: {str(stop) or 'interrupted'}", file=sys.stderr)
         _end_output()  # its reader may have been interrupted first
         # XLA may still be compiling in threads of its own, and crashes if Python goes down first.
-        os._exit(128 + (stop.signal if isinstance(stop, Stopped) else signal.SIGINT))
+        os._exit(128 + (stop.signal if isinstance(stop, Interrupted) else signal.SIGINT))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def run_program(main: Callable[[], None]) -> None:
-    """Run the `main` of a program that was started by itself, `at_a_terminal`."""
-    with at_a_terminal():
+    """Run the `main` of a program that was started by itself, `command_errors`."""
+    with command_errors():
         main()
 
 
@@ -83,4 +83,4 @@ def _end_output() -> None:
 
 
 def _end(number, frame):
-    raise Stopped(signal.Signals(number))
+    raise Interrupted(signal.Signals(number))

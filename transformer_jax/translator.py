@@ -25,7 +25,7 @@ from transformer_jax.devices.settings import usual_settings
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bleu import Score
 from transformer_jax.models.families import build_model
-from transformer_jax.run.checkpoints import on_device
+from transformer_jax.run.checkpoints import single_device_template
 from transformer_jax.run.folder import Run
 from transformer_jax.run.variables import load_variables
 from transformer_jax.tasks import TASKS, Task
@@ -133,7 +133,7 @@ class Translator:
         run = Run.open(Path(run_dir))
         devices = jax.local_devices()
         layout = Layout(devices, data=len(devices))
-        place = functools.partial(on_device, sharding=layout.replicated)
+        place = functools.partial(single_device_template, sharding=layout.replicated)
         variables, name = load_variables(run, checkpoint, place)
         data = run.config.data
         return cls(

@@ -13,7 +13,7 @@ def test_a_configuration_is_printed_and_read_again(command, run):
     )
     config = RunConfig.from_json(printed)
     assert config.model.d_ff == 99
-    assert config.data == presets.recipe("tiny").data
+    assert config.data == presets.run_config("tiny").data
     Path("given.json").write_text(printed)
     options = ["--config", "given.json", "--num-heads", 2, "--print-config"]
     again = RunConfig.from_json(command("train", "--run-dir", "new", *options))

@@ -47,7 +47,7 @@ from transformer_jax.errors import UserError
             lambda: RunConfig(ModelConfig(position_encoding="learned", max_positions=64)),
             "max_length 256 is more than the max_positions 64",
         ),
-        (lambda: presets.recipe("bse"), "did you mean 'base'"),
+        (lambda: presets.run_config("bse"), "did you mean 'base'"),
     ],
 )
 def test_errors_name_field_value_and_rule(make, message):
@@ -55,9 +55,9 @@ def test_errors_name_field_value_and_rule(make, message):
         make()
 
 
-@pytest.mark.parametrize("name", presets.RECIPES)
+@pytest.mark.parametrize("name", presets.RUN_CONFIGS)
 def test_every_recipe_is_sound_and_survives_json(name):
-    config = presets.recipe(name)
+    config = presets.run_config(name)
     assert RunConfig.from_json(config.to_json()) == config
 
 
@@ -89,7 +89,7 @@ TABLE_3 = {
 def test_table_3_has_the_papers_rows():
     found = {}
     for row in presets.TABLE_3:
-        recipe = presets.recipe(f"table3-{row}")
+        recipe = presets.run_config(f"table3-{row}")
         m = recipe.model
         found[row] = (m.num_layers, m.d_model, m.d_ff, m.num_heads, m.key_size, m.value_size,
                       m.dropout, recipe.optimizer.label_smoothing,
@@ -119,9 +119,9 @@ def test_defaults_are_the_papers():
     assert (search.method, search.beam_size, search.length_penalty, search.alpha) == (
         "beam", 4, "gnmt", 0.6)  # fmt: skip
     assert search.extra_length == 50
-    assert presets.recipe("base").train.average_last == 5
-    assert presets.recipe("big").train.average_last == 20
-    assert presets.recipe("base").data.batch_tokens == 25_000
+    assert presets.run_config("base").train.average_last == 5
+    assert presets.run_config("big").train.average_last == 20
+    assert presets.run_config("base").data.batch_tokens == 25_000
 
 
 def test_the_later_t2t():

@@ -7,7 +7,7 @@ import pytest
 
 from transformer_jax import DataConfig
 from transformer_jax.data.corpus import Corpus, CorpusError
-from transformer_jax.data.preparation import Receipt, cache_folder, prepare, prepare_once
+from transformer_jax.data.preparation import Receipt, cache_folder, prepare, prepare_cached
 from transformer_jax.data.text import TextError
 from transformer_jax.errors import UserError
 
@@ -80,39 +80,39 @@ def test_prepared_text_is_left_alone_until_something_changes(tmp_path, data):
 def test_equal_text_is_prepared_once_for_all_runs(tmp_path, data):
     cache = replace(data, cache_dir=str(tmp_path / "cache"))
     first, second = tmp_path / "first", tmp_path / "second"
-    prepare_once(cache, 300, first)
+    prepare_cached(cache, 300, first)
     [cached] = (tmp_path / "cache" / "corpora").iterdir()
     stamp = (cached / "train" / "corpus.json").stat()
-    prepare_once(cache, 300, second)
+    prepare_cached(cache, 300, second)
     assert (second / "train" / "corpus.json").samefile(first / "train" / "corpus.json")
     assert (second / "train" / "corpus.json").stat().st_mtime_ns == stamp.st_mtime_ns
     # A run keeps its text when the cache is cleared, and other settings are other text.
     shutil.rmtree(tmp_path / "cache")
     Corpus.open(first / "train").verify()
-    prepare_once(cache, 290, second)
+    prepare_cached(cache, 290, second)
     assert len(Corpus.open(second / "train").vocabularies.source) == 290
     assert len(Corpus.open(first / "train").vocabularies.source) == 300
 
 
 def test_a_damaged_cache_is_written_again(tmp_path, data):
     cache = replace(data, cache_dir=str(tmp_path / "cache"))
-    prepare_once(cache, 300, tmp_path / "first")
+    prepare_cached(cache, 300, tmp_path / "first")
     [cached] = (tmp_path / "cache" / "corpora").iterdir()
     path = cached / "train" / "source.tokens.npy"
     sound = path.read_bytes()
     path.unlink()  # it is a link to the first folder's file
     path.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
-    prepare_once(cache, 300, tmp_path / "second")
+    prepare_cached(cache, 300, tmp_path / "second")
     assert (tmp_path / "second" / "train" / "source.tokens.npy").read_bytes() == sound
     assert path.read_bytes() == sound
 
 
 def test_a_cache_without_its_validation_is_written_again(tmp_path, data):
     cache = replace(data, validation=data.train, cache_dir=str(tmp_path / "cache"))
-    prepare_once(cache, 300, tmp_path / "first")
+    prepare_cached(cache, 300, tmp_path / "first")
     [cached] = (tmp_path / "cache" / "corpora").iterdir()
     shutil.rmtree(cached / "validation")
-    prepare_once(cache, 300, tmp_path / "second")
+    prepare_cached(cache, 300, tmp_path / "second")
     second = Corpus.open(tmp_path / "second" / "validation")
     assert second.fingerprint == Corpus.open(tmp_path / "first" / "validation").fingerprint
 

@@ -16,13 +16,13 @@ from transformer_jax import train as train_run
 from transformer_jax.data.batching import Batch, Shape
 from transformer_jax.decoding.inference import Inference
 from transformer_jax.decoding.options import Search
-from transformer_jax.devices.layout import Layout, layout_of
+from transformer_jax.devices.layout import Layout, make_layout
 from transformer_jax.devices.traffic import traffic
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.evaluate import make_evaluation
 from transformer_jax.run.checkpoints import Checkpoints
 from transformer_jax.run.inspect import report
-from transformer_jax.run.items import state_items, state_of
+from transformer_jax.run.items import state_from_items, state_to_items
 from transformer_jax.tasks import Task
 from transformer_jax.training.fingerprint import fingerprints
 from transformer_jax.training.runners import (
@@ -230,12 +230,12 @@ def test_every_parameter_has_its_place():
 )
 def test_what_does_not_fit_is_refused(options, model, message):
     with pytest.raises(UserError, match=message):
-        layout_of(replace(MODEL, **model), TrainConfig(**options))
+        make_layout(replace(MODEL, **model), TrainConfig(**options))
 
 
 def test_layouts_that_are_asked_for():
     def sizes(**options):
-        return layout_of(MODEL, TrainConfig(**options)).sizes
+        return make_layout(MODEL, TrainConfig(**options)).sizes
 
     eight = {"data": 8, "fsdp": 1, "tensor": 1}
     assert sizes() == sizes(parallel="mesh") == sizes(parallel="pmap") == eight
@@ -342,16 +342,16 @@ def test_restored_on_another_layout(tmp_path):
     """What one layout saved another reads, leaf by leaf the same, and goes on alike."""
     _, state = train(runner("mesh 2x2x2"), steps=3)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(3, state_items(state), {})
+    checkpoints.save(3, state_to_items(state), {})
     checkpoints.wait()
-    saved = fingerprints(state_items(state))
+    saved = fingerprints(state_to_items(state))
     following = []
     for way in ("jit", "pmap 8", "mesh 8x1x1", "mesh 1x8x1", "mesh 1x1x4"):
         step = runner(way)
         template = step.layout.template(step._functions.shapes(), step._functions.axes())
-        items, _ = checkpoints.restore(3, state_items(template))
+        items, _ = checkpoints.restore(3, state_to_items(template))
         assert fingerprints(items) == saved
-        _, metrics = step(state_of(items), [step.place(batch(9))])
+        _, metrics = step(state_from_items(items), [step.place(batch(9))])
         following.append(float(metrics["loss_sum"]))
     np.testing.assert_allclose(following, following[0], rtol=1e-4)
 

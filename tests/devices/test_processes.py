@@ -189,7 +189,7 @@ import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint
 from transformer_jax.run.retention import Retention
-from transformer_jax.devices.processes import together
+from transformer_jax.devices.processes import merge_provenance
 folder, coordinator, me = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 jax.distributed.initialize(coordinator, 2, me)
 mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -203,7 +203,7 @@ if me == 0:
     own = (folder / "2" / "p" / "ocdbt.process_1" / "d").iterdir()
     largest = max(own, key=lambda path: path.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:1000])
-together("one part is damaged")
+barrier("one part is damaged")
 template = {"w": jax.ShapeDtypeStruct((400_000,), np.float32, sharding=place)}
 for step in (2, 1):
     try:

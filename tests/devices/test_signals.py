@@ -9,21 +9,21 @@ from transformer_jax.devices import signals
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_sent_twice_is_one(number):
-    with signals.stop_signals() as received:
+    with signals.deferred_signals() as received:
         signal.raise_signal(number)
         signal.raise_signal(number)
         assert received() == number
 
 
 def test_another_ctrl_c_later_does_not_wait(monkeypatch, request):
-    monkeypatch.setattr(signals, "PATIENCE", -1.0)
+    monkeypatch.setattr(signals, "DOUBLE_SIGNAL_WINDOW", -1.0)
     # A job in the background of a shell ignores Ctrl-C.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
-    with pytest.raises(KeyboardInterrupt), signals.stop_signals():
+    with pytest.raises(KeyboardInterrupt), signals.deferred_signals():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
-    with signals.stop_signals() as received:
+    with signals.deferred_signals() as received:
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)  # a scheduler is never in such a hurry
         assert received() == signal.SIGTERM

@@ -12,7 +12,7 @@ from transformer_jax.run.checkpoints import (
     Checkpoints,
     DamagedCheckpoint,
     _ignore_late_results,
-    on_device,
+    single_device_template,
 )
 from transformer_jax.run.retention import Retention
 
@@ -31,7 +31,8 @@ def saved(tmp_path):
 @pytest.mark.gpu
 def test_what_was_saved_comes_back(saved):
     folder, tree = saved
-    items, meta = Checkpoints(folder, read_only=True).restore(7, {"params": on_device(tree)})
+    template = {"params": single_device_template(tree)}
+    items, meta = Checkpoints(folder, read_only=True).restore(7, template)
     for name in tree:
         np.testing.assert_array_equal(items["params"][name], tree[name])
     assert meta["run_identity"] == "x"
@@ -54,7 +55,8 @@ def test_what_changes_while_it_is_saved_comes_back_as_it_was(tmp_path, monkeypat
     values += 1.0
     went_on.set()
     checkpoints.wait()
-    items, meta = checkpoints.restore(1, {"params": on_device({"w": jax.numpy.zeros(2)})})
+    template = single_device_template({"w": jax.numpy.zeros(2)})
+    items, meta = checkpoints.restore(1, {"params": template})
     assert meta["unlogged_sums"] == {"loss": 1.0}
     np.testing.assert_array_equal(items["params"]["w"], 0.0)
     checkpoints.close()
@@ -69,12 +71,12 @@ def test_a_flipped_bit_that_orbax_restores_is_found_and_its_array_named(saved):
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     with pytest.raises(DamagedCheckpoint, match=r"checkpoints/7: params \['large'\] differs from"):
-        Checkpoints(folder, read_only=True).restore(7, {"params": on_device(tree)})
+        Checkpoints(folder, read_only=True).restore(7, {"params": single_device_template(tree)})
 
 
 def test_another_model_is_told_from_damage(saved):
     folder, tree = saved
-    template = on_device({"small": tree["small"], "new": tree["small"]})
+    template = single_device_template({"small": tree["small"], "new": tree["small"]})
     with pytest.raises(DamagedCheckpoint, match=r"lack \[\"\['new'\]\"\] and have .*large"):
         Checkpoints(folder, read_only=True).restore(7, {"params": template})
 
@@ -132,6 +134,6 @@ def test_late_reads_of_a_damaged_file_are_not_reported(saved, monkeypatch):
     _ignore_late_results.cache_clear()
     checkpoints = Checkpoints(folder, read_only=True)
     with pytest.raises(DamagedCheckpoint, match="a read failed"):
-        checkpoints.restore(7, {"params": on_device(tree)})
+        checkpoints.restore(7, {"params": single_device_template(tree)})
     _ignore_late_results.cache_clear()  # the hook of pytest comes back
     assert reported == ["something else"]

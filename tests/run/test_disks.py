@@ -105,7 +105,7 @@ def gone(function):
         return function(self, step, *rest, **options)
     return wrapper
 checkpoints.Checkpoints.save = gone(checkpoints.Checkpoints.save)
-from transformer_jax.terminal import at_a_terminal
+from transformer_jax.terminal import command_errors
 """
 
 
@@ -122,7 +122,7 @@ def test_a_folder_that_vanishes_or_closes_during_a_save(tmp_path, whole, what):
         "read-only": f"os.system('mount --bind {kept} {kept} && mount -o remount,ro,bind {kept}')",
     }[what]
     job = textwrap.indent(PROGRAM, "    ")
-    program = GOES.replace("ACT", act) + f"with at_a_terminal():\n{job}"
+    program = GOES.replace("ACT", act) + f"with command_errors():\n{job}"
     (tmp_path / "wanted.json").write_text(config.to_json())
     (tmp_path / "job.py").write_text(program)
     done = in_a_namespace(

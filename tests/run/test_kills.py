@@ -55,7 +55,7 @@ def delete_half(folder, **options):
 POINTS = {
     "first save": "at(ocp.CheckpointManager, 'save', 1)",
     "between metrics and save": "at(checkpoints.Checkpoints, 'save', CALL)",
-    "in the middle of a record": "at(metrics.Recorder, '_write', CALL + 3, write_half)",
+    "in the middle of a record": "at(metrics.MetricsWriter, '_write', CALL + 3, write_half)",
     "in the middle of a write": "at(ocdbt_utils, 'merge_ocdbt_per_process_files', CALL)",
     "before the rename": "at(async_path, 'rename', CALL)",
     "before an old step is pruned": (

@@ -17,14 +17,14 @@ from transformer_jax import Translator
 from transformer_jax.cli import main
 from transformer_jax.data.corpus import CorpusError
 from transformer_jax.data.preparation import Receipt
-from transformer_jax.devices.signals import Stopped
+from transformer_jax.devices.signals import Interrupted
 from transformer_jax.errors import UserError
 from transformer_jax.files import locked
 from transformer_jax.run.checkpoints import Checkpoints
 from transformer_jax.run.folder import Run, RunError
 from transformer_jax.run.inspect import report
 from transformer_jax.run.train import train
-from transformer_jax.training.metrics import Recorder
+from transformer_jax.training.metrics import MetricsWriter
 
 
 def damage(folder, how):
@@ -147,15 +147,17 @@ def test_two_jobs_on_one_folder(whole):
 def test_a_stopped_run_goes_on_as_if_nothing_had_been(tmp_path, whole, monkeypatch, number):
     """Stopped after step 10, between checkpoints; one more that is saved in between is no part."""
     _, config, run = whole
-    step = Recorder.step
+    step = MetricsWriter.write_step
 
     def stop(self, number_of_step, *rest):
         step(self, number_of_step, *rest)
         if number_of_step == 9:  # metrics are read a step late
             signal.raise_signal(number)
 
-    monkeypatch.setattr(Recorder, "step", stop)
-    with pytest.raises(Stopped, match=f"{number.name} after step 10, .* --run-dir .*/run") as told:
+    monkeypatch.setattr(MetricsWriter, "step", stop)
+    with pytest.raises(
+        Interrupted, match=f"{number.name} after step 10, .* --run-dir .*/run"
+    ) as told:
         train(config, tmp_path / "run", progress=False)
     assert told.value.signal == number
     stopped = Checkpoints(tmp_path / "run" / "checkpoints", read_only=True)
@@ -191,15 +193,15 @@ def test_a_signal_while_a_checkpoint_is_read_is_no_damage(tmp_path, whole, monke
 def test_a_stopped_run_may_end_where_it_was_stopped(tmp_path, whole, monkeypatch):
     """Its last step was unscheduled, and is averaged with those before all the same."""
     _, config, _ = whole
-    step = Recorder.step
+    step = MetricsWriter.write_step
 
     def stop(self, number, *rest):
         step(self, number, *rest)
         if number == 7:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(Recorder, "step", stop)
-    with pytest.raises(Stopped):
+    monkeypatch.setattr(MetricsWriter, "step", stop)
+    with pytest.raises(Interrupted):
         train(config, tmp_path / "run", progress=False)
     monkeypatch.undo()
     assert "checkpoints/8: sound, unscheduled" in report(tmp_path / "run")

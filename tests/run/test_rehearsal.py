@@ -21,14 +21,14 @@ from transformer_jax.run.folder import RunError
 from transformer_jax.run.rehearsal import PROBE
 from transformer_jax.run.train import train
 from transformer_jax.tasks import task_of
-from transformer_jax.training.metrics import Recorder
+from transformer_jax.training.metrics import MetricsWriter
 
 
 @pytest.fixture
 def said(monkeypatch):
     """What jobs tell at the terminal."""
     lines = []
-    monkeypatch.setattr(Recorder, "say", lambda self, text: lines.extend(text.splitlines()))
+    monkeypatch.setattr(MetricsWriter, "say", lambda self, text: lines.extend(text.splitlines()))
     return lines
 
 

@@ -17,7 +17,7 @@ from transformer_jax import (
 from transformer_jax.data.batching import Batches
 from transformer_jax.data.corpus import Corpus
 from transformer_jax.data.preparation import prepare
-from transformer_jax.devices.signals import Stopped
+from transformer_jax.devices.signals import Interrupted
 from transformer_jax.run.folder import Run, RunError
 from transformer_jax.run.train import train
 
@@ -162,7 +162,9 @@ def test_init_from_brings_vocabulary_and_average_and_survives_a_kill(whole, tmp_
         raise KeyboardInterrupt
 
     monkeypatch.setattr("transformer_jax.run.train.train_loop", end)
-    with pytest.raises(Stopped, match="stopped by SIGINT; go on with: transformer-jax train --run"):
+    with pytest.raises(
+        Interrupted, match="stopped by SIGINT; go on with: transformer-jax train --run"
+    ):
         train(config, tmp_path / "run", init_from=run.folder, progress=False)
     monkeypatch.undo()
     new = Run.open(tmp_path / "run")

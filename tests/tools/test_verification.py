@@ -16,7 +16,7 @@ from tests.small_job import configuration
 from transformer_jax import OptimizerConfig
 from transformer_jax.errors import UserError
 from transformer_jax.run.checkpoints import Checkpoints
-from transformer_jax.tools.verification import Moved, Topology, Verdict, _job, values
+from transformer_jax.tools.verification import ResumeReport, Topology, TopologyReport, _job, values
 
 PACKAGE = Path(__file__).parents[2] / "transformer_jax"
 
@@ -68,7 +68,7 @@ def test_values_see_every_change(whole, tmp_path):
 
 
 def test_a_verdict_shows_each_value():
-    verdict = Verdict({"parameters": ("aa", "aa"), "data order": ("bb", "cc")}, [3, 8])
+    verdict = ResumeReport({"parameters": ("aa", "aa"), "data order": ("bb", "cc")}, [3, 8])
     assert not verdict.holds
     assert str(verdict).splitlines() == [
         "            never killed  killed after updates 3, 8",
@@ -80,7 +80,7 @@ def test_a_verdict_shows_each_value():
 
 def test_a_move_shows_what_differs():
     def moved(order, difference):
-        return Moved(["1", "2x4"], ("aa", order), {7: 0.0, 8: difference, 9: 2e-5})
+        return TopologyReport(["1", "2x4"], ("aa", order), {7: 0.0, 8: difference, 9: 2e-5})
 
     assert moved("aa", 9e-5).holds
     assert not moved("aa", 2e-4).holds

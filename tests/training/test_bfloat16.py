@@ -33,7 +33,7 @@ def zipf_batch():
 
 
 def functions(dtype, model=MODEL):
-    optimizer = presets.recipe("tiny").optimizer
+    optimizer = presets.run_config("tiny").optimizer
     return Task().step_functions(Transformer(replace(model, dtype=dtype)), optimizer, seed=0)
 
 

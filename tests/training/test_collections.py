@@ -14,7 +14,7 @@ from transformer_jax.data.batching import Batch
 from transformer_jax.devices.layout import Layout
 from transformer_jax.functional.normalization import batch_statistics
 from transformer_jax.run.folder import Run
-from transformer_jax.run.items import state_items
+from transformer_jax.run.items import state_to_items
 from transformer_jax.run.train import train
 from transformer_jax.run.variables import load_variables
 from transformer_jax.tasks import Task
@@ -172,4 +172,4 @@ def test_collections_go_on_bit_for_bit_and_are_translated_with(runs):
 
 def test_states_without_collections_are_saved_as_before():
     functions = Task().step_functions(Transformer(replace(MODEL, normalization="layer")), OPTIMIZER)
-    assert set(state_items(functions.shapes())) == {"params", "optimizer"}
+    assert set(state_to_items(functions.shapes())) == {"params", "optimizer"}

@@ -7,7 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboardX.record_writer import RecordWriter
 
 from tests.small_job import read_jsonl
-from transformer_jax.training.metrics import Recorder
+from transformer_jax.training.metrics import MetricsWriter
 
 METRICS = {
     "loss_sum": 6.0, "tokens": 3.0, "learning_rate": 0.5, "gradient_norm": 1.0,
@@ -16,12 +16,12 @@ METRICS = {
 
 
 def record(folder, first, last, loss):
-    recorder = Recorder(folder, log_every=1, total_steps=9, first_step=first, progress=False)
+    writer = MetricsWriter(folder, log_every=1, total_steps=9, first_step=first, progress=False)
     for step in range(first + 1, last + 1):
-        recorder.step(step, {**METRICS, "loss_sum": 3 * loss}, 0.0)
-    recorder.evaluation(last, {"validation_loss": loss + 1}, 0.1)
-    recorder.flush()
-    recorder.close()
+        writer.write_step(step, {**METRICS, "loss_sum": 3 * loss}, 0.0)
+    writer.write_evaluation(last, {"validation_loss": loss + 1}, 0.1)
+    writer.flush()
+    writer.close()
 
 
 def test_tensorboard_shows_the_records_and_not_those_that_were_taken_back(tmp_path):

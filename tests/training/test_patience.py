@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.small_job import configuration, last_prints, read_jsonl
-from transformer_jax.devices.signals import Stopped
+from transformer_jax.devices.signals import Interrupted
 from transformer_jax.run.checkpoints import Checkpoints
 from transformer_jax.run.folder import Run, RunError
 from transformer_jax.run.inspect import report
@@ -99,7 +99,7 @@ def test_killed_before_its_average_it_is_still_averaged(ended, tmp_path, monkeyp
 
     with monkeypatch.context() as patches:
         patches.setattr("transformer_jax.run.train.average_checkpoints", die)
-        with pytest.raises(Stopped):
+        with pytest.raises(Interrupted):
             train(config, tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "averaged").exists()
     run = train(config, tmp_path / "run", progress=False)
@@ -120,7 +120,7 @@ def test_another_metric_counts_anew(ended):
 
 
 def test_the_first_process_decides(tmp_path, monkeypatch):
-    monkeypatch.setattr("transformer_jax.run.train.first_decides", lambda ends: False)
+    monkeypatch.setattr("transformer_jax.run.train.broadcast_from_first", lambda ends: False)
     config = configuration(tmp_path, evaluate_every=4, patience=1, min_delta=50.0)
     run = train(config, tmp_path / "run", progress=False)
     assert run.checkpoints(read_only=True).steps()[-1] == 24

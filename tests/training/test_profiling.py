@@ -4,12 +4,12 @@ from pathlib import Path
 
 import jax
 
-from transformer_jax.training.profiling import SKIPPED, profiled
+from transformer_jax.training.profiling import SKIPPED, trace_steps
 
 
 def test_a_trace_holds_the_steps_that_it_was_asked_for(tmp_path):
     unread = []
-    for number in profiled(range(12), tmp_path / "profile", steps=4):
+    for number in trace_steps(range(12), tmp_path / "profile", steps=4):
         with jax.profiler.StepTraceAnnotation("train", step_num=number + 1):
             unread.append(jax.jit(lambda x: x + 1)(number))
         while len(unread) > 1:  # as the loop reads metrics
@@ -28,7 +28,7 @@ def test_a_trace_holds_the_steps_that_it_was_asked_for(tmp_path):
 
 
 def test_a_run_of_few_steps_ends_its_trace(tmp_path):
-    assert list(profiled(range(SKIPPED + 1), tmp_path, steps=4)) == list(range(SKIPPED + 1))
+    assert list(trace_steps(range(SKIPPED + 1), tmp_path, steps=4)) == list(range(SKIPPED + 1))
     assert len(list(tmp_path.rglob("*.xplane.pb"))) == 1
-    assert list(profiled(range(1), tmp_path / "none", steps=4)) == [0]
+    assert list(trace_steps(range(1), tmp_path / "none", steps=4)) == [0]
     assert not (tmp_path / "none").exists()

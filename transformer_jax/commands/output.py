@@ -65,7 +65,7 @@ def opened_output(path: Path | None) -> Iterator[BinaryIO]:
 
 
 def standard_stream(stream: TextIO, name: str) -> TextIO:
-    """Standard input or output; `at_a_terminal` puts the null device where there is none."""
+    """Standard input or output; `command_errors` puts the null device where there is none."""
     if getattr(stream, "name", None) == os.devnull:
         raise UserError(f"there is no standard {name}: name a file with --{name}")
     return stream

@@ -5,7 +5,7 @@ import math
 import typing
 from typing import Literal
 
-from transformer_jax.errors import LARGEST, UserError, is_text, nearest
+from transformer_jax.errors import MAX_INT32, UserError, did_you_mean, is_encodable
 
 __all__ = ["ConfigError", "check_positive", "check_types", "from_tree", "require"]
 
@@ -36,7 +36,7 @@ def check_types(config) -> None:
         kinds = [typing.get_origin(k) or k for k in typing.get_args(kind) or (kind,)]
         kinds = [tuple] if typing.get_origin(kind) is tuple else kinds
         if type(value) is int and name != "seed":
-            require(abs(value) <= LARGEST, f"{name} {value:.3g} is larger than {LARGEST}")
+            require(abs(value) <= MAX_INT32, f"{name} {value:.3g} is larger than {MAX_INT32}")
         if float in kinds and type(value) in (int, float):
             require(math.isfinite(value), f"{name} {value} is not finite")
             continue
@@ -54,7 +54,7 @@ def from_tree(kind, tree, path):
         require(isinstance(tree, dict), f"{where} must be an object, not {tree!r:.80}")
         hints = typing.get_type_hints(kind)
         for name in tree:
-            require(name in hints, f"{where} has no field {name!r}; {nearest(name, hints)}")
+            require(name in hints, f"{where} has no field {name!r}; {did_you_mean(name, hints)}")
         prefix = f"{path}." if path else ""
         values = {n: from_tree(hints[n], value, prefix + n) for n, value in tree.items()}
         return typing.cast(type, kind)(**values)
@@ -68,10 +68,10 @@ def from_tree(kind, tree, path):
         return tuple(from_tree(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(parts))
     if typing.get_origin(kind) is Literal:
         kind = str
-    if kind is float and type(tree) is int and abs(tree) <= LARGEST:
+    if kind is float and type(tree) is int and abs(tree) <= MAX_INT32:
         tree = float(tree)
     if type(tree) is str:
-        sound = "\0" not in tree and is_text(tree)
+        sound = "\0" not in tree and is_encodable(tree)
         require(sound, f"{where} holds characters that no text has: {tree!r:.80}")
     require(type(tree) is kind, f"{where} must be of type {kind.__name__}, not {tree!r:.80}")
     return tree

@@ -1,15 +1,15 @@
 """Named configurations, each a difference from the paper's base model. Imports no jax.
 
-`presets.base(vocab_size=37000)` is a ModelConfig; `presets.recipe("base")` the whole run.
+`presets.base(vocab_size=37000)` is a ModelConfig; `presets.run_config("base")` the whole run.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 
 from transformer_jax.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig, TrainConfig
-from transformer_jax.errors import UserError, nearest
+from transformer_jax.errors import UserError, did_you_mean
 
-__all__ = ["RECIPES", "TABLE_3", "base", "big", "multi30k", "recipe", "t2t", "tiny"]
+__all__ = ["RUN_CONFIGS", "TABLE_3", "base", "big", "multi30k", "run_config", "t2t", "tiny"]
 
 # Table 3: row name -> (change of the base model, change of its training).
 TABLE_3: dict[str, tuple[dict, dict]] = {
@@ -132,7 +132,7 @@ def _table_3_recipe(row: str) -> RunConfig:
     )
 
 
-RECIPES: dict[str, Callable[[], RunConfig]] = {
+RUN_CONFIGS: dict[str, Callable[[], RunConfig]] = {
     "tiny": _tiny_recipe,
     "multi30k": _multi30k_recipe,
     # Every ten minutes of the paper's 12 hours would be 1,389 updates; these divide all of them, so
@@ -146,12 +146,12 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
 }
 
 
-def recipe(name: str) -> RunConfig:
+def run_config(name: str) -> RunConfig:
     """The whole run of a preset by name: model, optimizer, data and training.
 
-    >>> recipe("multi30k").model.d_model
+    >>> run_config("multi30k").model.d_model
     128
     """
-    if name not in RECIPES:
-        raise UserError(f"preset {name!r} is unknown; {nearest(name, RECIPES)}")
-    return RECIPES[name]()
+    if name not in RUN_CONFIGS:
+        raise UserError(f"preset {name!r} is unknown; {did_you_mean(name, RUN_CONFIGS)}")
+    return RUN_CONFIGS[name]()

@@ -22,10 +22,10 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from transformer_jax.config.languages import languages_of
 from transformer_jax.data import builders, wmt
-from transformer_jax.errors import UserError, nearest
+from transformer_jax.errors import UserError, did_you_mean
 from transformer_jax.files import locked
 
-__all__ = ["DatasetError", "DatasetText", "load_dataset"]
+__all__ = ["DatasetError", "DatasetSplit", "load_dataset"]
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class DatasetError(UserError):
 
 
 @dataclass(frozen=True)
-class DatasetText:
+class DatasetSplit:
     """Pairs of two languages of a prepared split."""
 
     builder: tfds.core.DatasetBuilder
@@ -84,7 +84,7 @@ class DatasetText:
 
 def load_dataset(
     name: str, direction: str | None, data_dir: str | None, cache: Path
-) -> dict[str, DatasetText]:
+) -> dict[str, DatasetSplit]:
     """Split -> its text, prepared under `cache` unless it is there already.
 
     name       one of DATASETS; grammar takes a size, as in grammar/10k
@@ -106,7 +106,7 @@ def load_dataset(
                 _prepare(builder, data_dir)
             if not builder.info.splits:
                 raise _damaged(folder)
-    return {split: DatasetText(builder, split, source, target) for split in builder.info.splits}
+    return {split: DatasetSplit(builder, split, source, target) for split in builder.info.splits}
 
 
 @contextlib.contextmanager
@@ -131,7 +131,7 @@ def _builder(
 ) -> tfds.core.DatasetBuilder:
     name, _, config = name.partition("/")
     if name not in DATASETS:
-        raise DatasetError(f"dataset {name!r} is unknown; {nearest(name, DATASETS)}")
+        raise DatasetError(f"dataset {name!r} is unknown; {did_you_mean(name, DATASETS)}")
     if config and name != "grammar":
         raise DatasetError(f"dataset {name} has no configuration {config!r}: leave it out")
     if name == "text":
@@ -147,7 +147,9 @@ def _builder(
     if not fitting:
         known = [f"{a}-{b}" for g in languages for a in g for b in g if a != b]
         wrong = f"{source}-{target}"
-        raise DatasetError(f"dataset {name} has no direction {wrong!r}; {nearest(wrong, known)}")
+        raise DatasetError(
+            f"dataset {name} has no direction {wrong!r}; {did_you_mean(wrong, known)}"
+        )
     if name == "grammar":
         if data_dir is not None:
             raise DatasetError("dataset grammar is written, not read: leave --data-dir out")

@@ -24,7 +24,7 @@ from transformer_jax.data.text import ParallelText, TextError, TextFiles, digest
 from transformer_jax.data.vocabulary import Vocabularies, Vocabulary, train_vocabulary
 from transformer_jax.files import locked, replaced_folder
 
-__all__ = ["Receipt", "cache_folder", "prepare", "prepare_once"]
+__all__ = ["Receipt", "cache_folder", "prepare", "prepare_cached"]
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def prepare(
     return folder
 
 
-def prepare_once(
+def prepare_cached(
     data: DataConfig,
     vocab_size: int,
     folder: Path,

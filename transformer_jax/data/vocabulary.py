@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from transformer_jax.errors import UserError, is_text
+from transformer_jax.errors import UserError, is_encodable
 
 __all__ = [
     "BOS_ID",
@@ -112,7 +112,7 @@ class WhitespaceVocabulary:
             raise VocabularyError(f"{path} is damaged: {error}") from None
         if not isinstance(types, list) or not all(isinstance(token, str) for token in types):
             raise VocabularyError(f"{path} is damaged: not a list of strings")
-        if not is_text("".join(types)):
+        if not is_encodable("".join(types)):
             raise VocabularyError(f"{path} is damaged: half a character is no text")
         return cls(types)
 
@@ -225,7 +225,7 @@ class SentencePieceVocabulary:
 
 def _check_text(texts: Sequence[str]) -> None:
     for text in texts:
-        if isinstance(text, str) and not is_text(text):
+        if isinstance(text, str) and not is_encodable(text):
             raise UserError(f"{text!r:.80} has half a character, which is no text: give UTF-8")
 
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from transformer_jax.errors import LARGEST, UserError
+from transformer_jax.errors import MAX_INT32, UserError
 
 __all__ = ["EosRule", "LengthPenalty", "Search"]
 
@@ -44,8 +44,8 @@ class Search:
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"{name} {value} is not finite")
-            if type(value) is int and not -LARGEST <= value <= LARGEST:
-                raise UserError(f"{name} {value} is larger than {LARGEST}")
+            if type(value) is int and not -MAX_INT32 <= value <= MAX_INT32:
+                raise UserError(f"{name} {value} is larger than {MAX_INT32}")
         rules = {
             "beam_size": (self.beam_size >= 1, "must be at least 1"),
             "n_best": (self.n_best >= 1, "must be at least 1"),

@@ -19,7 +19,7 @@ from transformer_jax.config.train import mesh_sizes
 from transformer_jax.errors import UserError
 from transformer_jax.models.families import family_of
 
-__all__ = ["BATCH", "Layout", "layout_of"]
+__all__ = ["BATCH", "Layout", "make_layout"]
 
 # Mesh axes along which a batch is cut.
 BATCH = ("data", "fsdp")
@@ -50,7 +50,7 @@ class Layout:
 
         `axes` are the letters of its dimensions; one without any lies whole on every device. So
         does a dimension whose size its mesh axis does not divide: only a vocabulary is ever such a
-        one (`layout_of` refuses others).
+        one (`make_layout` refuses others).
         """
 
         def spec(leaf, letters):
@@ -100,7 +100,7 @@ class Layout:
         rows = {(part.start or 0, part.stop or len(indices)) for (part,) in filter(None, parts)}
         return np.concatenate([indices[start:stop] for start, stop in sorted(rows)])
 
-    def by_rows(
+    def shard_map_rows(
         self, function: Callable, takes: tuple, gives: Any, axes: Iterable[str] = BATCH
     ) -> Callable:
         """`function` of what each device holds; along other `axes` the compiler divides the work.
@@ -133,7 +133,7 @@ def _check_fit(model: ModelConfig, sizes: dict[str, int]) -> None:
                 )
 
 
-def layout_of(model: ModelConfig, train: TrainConfig) -> Layout:
+def make_layout(model: ModelConfig, train: TrainConfig) -> Layout:
     """The layout that `train.parallel` and `train.mesh` ask for on the devices there are.
 
     UserError where they do not fit the devices or the model.

@@ -24,32 +24,32 @@ import numpy as np
 from jax._src import distributed  # JAX has no public name for its key-value store
 from jax.experimental import multihost_utils
 
-from transformer_jax.devices.signals import PATIENCE, Stopped
+from transformer_jax.devices.signals import DOUBLE_SIGNAL_WINDOW, Interrupted
 from transformer_jax.errors import UserError
 
 __all__ = [
     "RESTART",
     "Processes",
-    "agreed",
-    "first_does",
+    "all_agree",
+    "barrier",
     "is_first",
+    "is_multi_process",
     "joined",
-    "several",
-    "together",
+    "run_on_first",
 ]
 
 log = logging.getLogger(__name__)
 RESTART = "start all processes again, they go on from the newest checkpoint"
 T = TypeVar("T")
 
-BEAT = 1.0
+HEARTBEAT_INTERVAL = 1.0
 """Seconds between signs of life."""
-LOST = 15.0
+HEARTBEAT_TIMEOUT = 15.0
 """Seconds without one after which a process counts as lost."""
-JAX_LOST = int(2 * (LOST + 5 * BEAT))
+JAX_HEARTBEAT_TIMEOUT = int(2 * (HEARTBEAT_TIMEOUT + 5 * HEARTBEAT_INTERVAL))
 """The same of JAX, which names nobody: `_Watch` must be first. Its own signs of life are half of it
 apart and it counts from the last one, so half of it may be all the time there is."""
-LIFE = "transformer_jax/life/"
+KEY_PREFIX = "transformer_jax/life/"
 _numbers = itertools.count()
 
 
@@ -82,7 +82,7 @@ class Processes:
             )
 
 
-def several() -> bool:
+def is_multi_process() -> bool:
     return jax.process_count() > 1
 
 
@@ -91,30 +91,34 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def agreed(value: bool) -> bool:
+def all_agree(value: bool) -> bool:
     """Whether it is so in every process."""
-    return bool(np.all(multihost_utils.process_allgather(np.array(value)))) if several() else value
+    return (
+        bool(np.all(multihost_utils.process_allgather(np.array(value))))
+        if is_multi_process()
+        else value
+    )
 
 
-def first_decides(value: bool) -> bool:
+def broadcast_from_first(value: bool) -> bool:
     """What the first process says, in every process."""
-    if not several():
+    if not is_multi_process():
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
 
 
-def together(name: str) -> None:
+def barrier(name: str) -> None:
     """Wait until every process is here."""
-    if several():
+    if is_multi_process():
         multihost_utils.sync_global_devices(name)
 
 
-def first_does(function: Callable[[], T]) -> T | None:
+def run_on_first(function: Callable[[], T]) -> T | None:
     """What `function` returns, in the first process; the others wait, and get None.
 
     What it raises there they raise as a UserError.
     """
-    if not several():
+    if not is_multi_process():
         return function()
     client, key = _client(), f"transformer_jax/first/{next(_numbers)}"
     if is_first():
@@ -152,24 +156,24 @@ def joined(processes: Processes | None) -> Iterator[None]:
             # Who is through early waits with signs of life, not in JAX's farewell without.
             client.wait_at_barrier("transformer_jax/through", 600_000)
         except BaseException as error:
-            if isinstance(error, Stopped) and error.signal == signal.SIGTERM:
+            if isinstance(error, Interrupted) and error.signal == signal.SIGTERM:
                 # All stop at one step; the first holds the connections, so it goes last.
                 with contextlib.suppress(Exception):
                     client.wait_at_barrier("transformer_jax/stopped", 20_000)
-                    time.sleep(BEAT if index == 0 else 0.0)
+                    time.sleep(HEARTBEAT_INTERVAL if index == 0 else 0.0)
                 raise
             if isinstance(error, jax.errors.JaxRuntimeError):
                 # A connection broke, perhaps: if a process is lost `_Watch` will find it.
-                time.sleep(LOST + 3 * BEAT)
+                time.sleep(HEARTBEAT_TIMEOUT + 3 * HEARTBEAT_INTERVAL)
             watch.stop()
             said = str(error) or repr(error)
             if not isinstance(error, UserError):
                 said += f"; {RESTART}: {processes.again}"
             with contextlib.suppress(Exception):
-                client.key_value_set(f"{LIFE}ended/{index}", said)
+                client.key_value_set(f"{KEY_PREFIX}ended/{index}", said)
             # The others look twice, a second apart; JAX's own farewell would wait for them in
             # vain. The first holds the connections, so it goes last.
-            time.sleep((3 if index else 6) * BEAT)
+            time.sleep((3 if index else 6) * HEARTBEAT_INTERVAL)
             atexit.register(os._exit, 1)
             raise
         finally:
@@ -188,7 +192,7 @@ def _initialise(processes: Processes) -> None:
         }
     try:
         jax.distributed.initialize(
-            **given, heartbeat_timeout_seconds=JAX_LOST, initialization_timeout=300
+            **given, heartbeat_timeout_seconds=JAX_HEARTBEAT_TIMEOUT, initialization_timeout=300
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(
@@ -207,7 +211,7 @@ def _as_sigterm() -> Callable:
 
     def handler(number, frame):
         nonlocal first
-        if first and time.monotonic() - first > PATIENCE:
+        if first and time.monotonic() - first > DOUBLE_SIGNAL_WINDOW:
             raise KeyboardInterrupt
         first = first or time.monotonic()
         os.kill(os.getpid(), signal.SIGTERM)
@@ -245,30 +249,30 @@ class _Watch(threading.Thread):
     def run(self):
         for number in itertools.count():
             try:
-                key = f"{LIFE}alive/{jax.process_index()}"
+                key = f"{KEY_PREFIX}alive/{jax.process_index()}"
                 self._client.key_value_set(key, str(number), allow_overwrite=True)
-                life = dict(self._client.key_value_dir_get(LIFE))
+                life = dict(self._client.key_value_dir_get(KEY_PREFIX))
                 for other in self._seen:
                     self._look(other, life)
             except Exception:
                 # JAX is ending, or was too busy to answer: whoever stops looking finds nobody.
                 log.debug("no signs of life could be read", exc_info=True)
-            if self._over.wait(BEAT):
+            if self._over.wait(HEARTBEAT_INTERVAL):
                 return
 
     def _look(self, other: int, life: dict[str, str]):
-        said = life.get(f"{LIFE}ended/{other}")
+        said = life.get(f"{KEY_PREFIX}ended/{other}")
         # Whoever has met the same error says so itself, before the second look.
         if said is not None and other in self._ended and not self._over.is_set():
             self._end(f"process {other} ended: {said}")
         if said is not None:
             self._ended.add(other)
-        beat = life.get(f"{LIFE}alive/{other}", "")
+        beat = life.get(f"{KEY_PREFIX}alive/{other}", "")
         before, since = self._seen[other]
         if beat != before:
             self._seen[other] = (beat, time.monotonic())
-        elif time.monotonic() - since > LOST:
-            lost = f"process {other} is lost, silent for {LOST:.0f} s"
+        elif time.monotonic() - since > HEARTBEAT_TIMEOUT:
+            lost = f"process {other} is lost, silent for {HEARTBEAT_TIMEOUT:.0f} s"
             self._end(f"{lost}; {RESTART}: {self._again}")
 
     def _end(self, what: str):

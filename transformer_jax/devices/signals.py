@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["Stopped", "hang_up_as_terminate", "stop_signals"]
+__all__ = ["Interrupted", "deferred_signals", "hang_up_as_terminate"]
 
 # Seconds in which a second Ctrl-C counts as the first.
-PATIENCE = 1.0
+DOUBLE_SIGNAL_WINDOW = 1.0
 
 
-class Stopped(BaseException):
+class Interrupted(BaseException):
     """A job that ended because a signal asked it to; the message says how it goes on.
 
     No Exception: what catches those, to word them as damage, must let it through.
@@ -23,11 +23,11 @@ class Stopped(BaseException):
     def __init__(self, received: signal.Signals, message: str = ""):
         super().__init__(message or f"stopped by {received.name}")
         self.signal = received
-        self.says_how_to_go_on = bool(message)
+        self.has_resume_hint = bool(message)
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[], signal.Signals | None]]:
+def deferred_signals() -> Iterator[Callable[[], signal.Signals | None]]:
     """Within, SIGINT, SIGTERM and SIGHUP are noted; the function tells which one came, or None.
 
     SIGHUP, which a terminal sends that goes away, is left alone where it is ignored, as by nohup.
@@ -35,7 +35,7 @@ def stop_signals() -> Iterator[Callable[[], signal.Signals | None]]:
     the first, does not want to wait: then it acts as it did before. Python lets only the main
     thread take signals; in another one nothing is noted.
 
-    >>> with stop_signals() as received:
+    >>> with deferred_signals() as received:
     ...     signal.raise_signal(signal.SIGTERM)
     ...     received().name
     'SIGTERM'
@@ -51,7 +51,7 @@ def stop_signals() -> Iterator[Callable[[], signal.Signals | None]]:
     def note(number, frame):
         nonlocal first
         first = first or time.monotonic()
-        if noted and number == signal.SIGINT and time.monotonic() - first > PATIENCE:
+        if noted and number == signal.SIGINT and time.monotonic() - first > DOUBLE_SIGNAL_WINDOW:
             restore()
             signal.raise_signal(number)
         noted.append(signal.Signals(number))

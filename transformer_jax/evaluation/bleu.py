@@ -14,14 +14,14 @@ from transformer_jax.errors import UserError
 
 __all__ = [
     "Score",
+    "bleu_variants",
     "compound_split",
-    "every_bleu",
+    "default_score",
     "exact_match",
     "missing_tokenizer",
     "paper_bleu",
-    "sacre_score",
+    "sacrebleu_score",
     "score_all",
-    "suited_score",
     "tokenized_bleu",
 ]
 
@@ -57,7 +57,7 @@ def missing_tokenizer(language: str | None) -> str | None:
     )
 
 
-def sacre_score(
+def sacrebleu_score(
     name: str,
     hypotheses: Sequence[str],
     references: Sequence[str],
@@ -71,7 +71,7 @@ def sacre_score(
     missing. TER cuts between the characters of zh and ja. `lowercase` is for BLEU and chrF; TER
     never minds the case.
 
-    >>> sacre_score("BLEU", ["A man rides a horse."], ["A man rides a horse."]).value
+    >>> sacrebleu_score("BLEU", ["A man rides a horse."], ["A man rides a horse."]).value
     100.00000000000004
     """
     from sacrebleu.metrics import BLEU, CHRF, TER
@@ -197,14 +197,14 @@ def score_all(
     ['chrF']
     """
     language = short_code(language or "")
-    scores = [sacre_score("chrF", hypotheses, references, language)]
+    scores = [sacrebleu_score("chrF", hypotheses, references, language)]
     if language in SPACELESS:
         return scores
     if missing := missing_tokenizer(language):
         log.warning("%s", missing)
     else:
-        scores.insert(0, sacre_score("BLEU", hypotheses, references, language))
-    scores.append(sacre_score("TER", hypotheses, references, language))
+        scores.insert(0, sacrebleu_score("BLEU", hypotheses, references, language))
+    scores.append(sacrebleu_score("TER", hypotheses, references, language))
     if language == "de":  # the language whose compounds the code of record splits
         try:
             scores.append(paper_bleu(hypotheses, references, language))
@@ -213,16 +213,18 @@ def score_all(
     return scores
 
 
-def every_bleu(hypotheses: Sequence[str], references: Sequence[str], language: str) -> list[Score]:
+def bleu_variants(
+    hypotheses: Sequence[str], references: Sequence[str], language: str
+) -> list[Score]:
     """BLEU of raw text in each way that is called BLEU: sacreBLEU's, of Moses tokens, the paper's;
     each cased and lower-cased.
 
-    >>> len(every_bleu(["Ein Mann reitet."], ["Ein Mann reitet."], "de"))
+    >>> len(bleu_variants(["Ein Mann reitet."], ["Ein Mann reitet."], "de"))
     6
     """
     found = []
     for lowercase in (False, True):
-        found.append(sacre_score("BLEU", hypotheses, references, lowercase=lowercase))
+        found.append(sacrebleu_score("BLEU", hypotheses, references, lowercase=lowercase))
         for split in (False, True):
             found.append(
                 paper_bleu(hypotheses, references, language, split=split, lowercase=lowercase)
@@ -230,7 +232,7 @@ def every_bleu(hypotheses: Sequence[str], references: Sequence[str], language: s
     return found
 
 
-def suited_score(
+def default_score(
     name: str,
     vocabulary: Vocabulary,
     hypotheses: Sequence[str],
@@ -248,7 +250,7 @@ def suited_score(
         )
         if name == "BLEU":
             return tokenized_bleu(hypotheses, references)
-    return sacre_score(name, hypotheses, references, language)
+    return sacrebleu_score(name, hypotheses, references, language)
 
 
 def join_subwords(line: str) -> str:

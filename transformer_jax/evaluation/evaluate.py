@@ -51,7 +51,7 @@ def make_evaluation(
         found = map_blocks(counted, block, features, batch.target, ignored)
         return jax.lax.psum(found.sum(axis=0), BATCH)
 
-    sums = jax.jit(layout.by_rows(sums, takes=(P(), P(BATCH)), gives=P()))
+    sums = jax.jit(layout.shard_map_rows(sums, takes=(P(), P(BATCH)), gives=P()))
 
     def evaluate(variables, batches):
         total = [0.0, 0.0, 0.0]

@@ -22,7 +22,7 @@ import numpy as np
 from flax import linen as nn
 
 from transformer_jax.config import ModelConfig
-from transformer_jax.errors import UserError, nearest
+from transformer_jax.errors import UserError, did_you_mean
 from transformer_jax.models.transformer import Transformer
 
 __all__ = ["FAMILIES", "Family", "build_model", "family_of"]
@@ -111,7 +111,7 @@ def family_of(config: ModelConfig) -> Family:
     """The family that `config.architecture` names; UserError where there is none."""
     name = config.architecture
     if name not in FAMILIES:
-        raise UserError(f"architecture {name!r} is unknown; {nearest(name, FAMILIES)}")
+        raise UserError(f"architecture {name!r} is unknown; {did_you_mean(name, FAMILIES)}")
     return FAMILIES[name]
 
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from transformer_jax.devices.settings import usual_settings
 from transformer_jax.files import locked
-from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint, on_device
+from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint, single_device_template
 from transformer_jax.run.folder import Run, RunError, check_store
-from transformer_jax.run.items import predicting_items
+from transformer_jax.run.items import prediction_items
 from transformer_jax.run.names import AVERAGED
 from transformer_jax.run.variables import restore_evaluated
 
@@ -49,7 +49,7 @@ def average_checkpoints(
     run: Run,
     checkpoints: Checkpoints,
     steps: Sequence[int],
-    place: Callable[[Any], Any] = on_device,
+    place: Callable[[Any], Any] = single_device_template,
 ) -> list[int]:
     """Write averaged/ from the checkpoints of these steps (section 6.1).
 
@@ -57,7 +57,7 @@ def average_checkpoints(
     newest: means of running statistics would be those of no parameters. Returns the steps
     averaged.
     """
-    template = place(predicting_items(run.step_functions().shapes()))
+    template = place(prediction_items(run.step_functions().shapes()))
     averaged = Checkpoints(run.store / AVERAGED)
     steps, taken = sorted(set(steps)), []
     items: dict[str, Any] = {}

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from transformer_jax.devices.processes import agreed, is_first, several, together
+from transformer_jax.devices.processes import all_agree, barrier, is_first, is_multi_process
 from transformer_jax.errors import UserError
 from transformer_jax.run.formats import FORMAT, name_trees, rename_trees, upgrade_metadata
 from transformer_jax.run.names import DAMAGED, DELETED, step_folder
@@ -70,7 +70,7 @@ class Checkpoints:
                 self._sweep()
             self._check_notes()
         if not read_only:
-            together("checkpoints are swept")
+            barrier("checkpoints are swept")
         options = ocp.CheckpointManagerOptions(
             preservation_policy=retention,
             # A half-deleted folder would still be listed: rename first, delete later.
@@ -83,7 +83,7 @@ class Checkpoints:
         )
         with _quiet():
             self._manager = ocp.CheckpointManager(self._folder, options=options)
-            self._reader = self._alone() if several() else self._manager
+            self._reader = self._alone() if is_multi_process() else self._manager
         for step in self.steps():
             try:
                 meta = self.metadata(step)
@@ -121,7 +121,7 @@ class Checkpoints:
                 if self._read_only:
                     raise DamagedCheckpoint(f"{damaged}; move that folder away") from None
                 log.warning("%s; moved to damaged/", damaged)
-                self._set_aside(found.step)
+                self._quarantine(found.step)
 
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, oldest first."""
@@ -158,7 +158,7 @@ class Checkpoints:
                 probe.mkdir()
                 probe.rmdir()
             _remove(self._folder / DELETED)
-        together(f"step {step} may be saved")
+        barrier(f"step {step} may be saved")
         scores = dict(scores or {})
         self._retention.note(step, scores, unscheduled=unscheduled)
         prints = {name: fingerprints(tree) for name, tree in items.items()}
@@ -198,7 +198,7 @@ class Checkpoints:
             items, meta = self._read(step, templates)
         except DamagedCheckpoint as error:
             damaged = error
-        if not agreed(damaged is None):
+        if not all_agree(damaged is None):
             raise damaged or self._damaged(step, "another process cannot read it")
         for name, tree in items.items():
             found, saved = fingerprints(tree), meta["fingerprints"][name]
@@ -236,19 +236,19 @@ class Checkpoints:
             raise error
         return DamagedCheckpoint(f"checkpoint {step_folder(self._folder, step)}: {_reason(error)}")
 
-    def set_aside_after(self, step: int) -> None:
+    def quarantine_after(self, step: int) -> None:
         """Move checkpoints newer than `step` into damaged/: they stand in the way of new saves.
 
         Nothing is deleted: what could not be read today may be readable tomorrow.
         """
         for newer in [s for s in self.steps() if s > step]:
             if is_first():
-                self._set_aside(newer)
+                self._quarantine(newer)
             self._retention.forget(newer)
-        together("damaged checkpoints are moved")
+        barrier("damaged checkpoints are moved")
         self._manager.reload()
 
-    def _set_aside(self, step):
+    def _quarantine(self, step):
         aside = self._folder.with_name(DAMAGED)
         _remove(step_folder(aside, step))
         aside.mkdir(exist_ok=True)
@@ -270,7 +270,7 @@ class Checkpoints:
         if not self._read_only and is_first():
             self._sweep()
 
-    def told_to_stop(self, step: int) -> bool:
+    def reached_preemption(self, step: int) -> bool:
         """Whether every process of several shall stop after this step, as one got SIGTERM."""
         return self._manager.reached_preemption(step)
 
@@ -365,7 +365,7 @@ def _quiet():
         logger.setLevel(level)
 
 
-def on_device(tree, sharding: jax.sharding.Sharding | None = None):
+def single_device_template(tree, sharding: jax.sharding.Sharding | None = None):
     """Shapes of a tree with their place, as `restore` wants them: the first device by default."""
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(

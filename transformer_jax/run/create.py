@@ -8,7 +8,7 @@ from typing import Any
 from transformer_jax.config import ModelConfig, RunConfig, TrainConfig
 from transformer_jax.config.languages import check_direction
 from transformer_jax.data.corpus import Corpus, CorpusError
-from transformer_jax.data.preparation import TRAIN, VALIDATION, Receipt, prepare_once
+from transformer_jax.data.preparation import TRAIN, VALIDATION, Receipt, prepare_cached
 from transformer_jax.data.vocabulary import Vocabularies
 from transformer_jax.devices.layout import Layout
 from transformer_jax.models.families import build_model, family_of
@@ -64,7 +64,7 @@ def create_run(
         data = replace(data, vocabulary=kind, max_length=receipt.max_length)
     else:
         prepared = folder / PREPARED
-        prepare_once(
+        prepare_cached(
             data,
             config.model.vocab_size,
             prepared,

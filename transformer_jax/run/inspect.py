@@ -8,9 +8,9 @@ from pathlib import Path
 import jax
 
 from transformer_jax.config import RunConfig
-from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint, on_device
+from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint, single_device_template
 from transformer_jax.run.folder import Run
-from transformer_jax.run.items import predicting_items, state_items
+from transformer_jax.run.items import prediction_items, state_to_items
 from transformer_jax.run.names import AVERAGED, CHECKPOINTS, step_folder
 from transformer_jax.training.fingerprint import paths
 from transformer_jax.training.patience import has_ended
@@ -72,8 +72,8 @@ def _table(parameters: list[tuple[str, tuple[int, ...]]]) -> list[str]:
 
 def _soundness(run: Run) -> list[str]:
     """A line for each checkpoint."""
-    state = on_device(run.step_functions().shapes())
-    items, averaged = state_items(state), predicting_items(state)
+    state = single_device_template(run.step_functions().shapes())
+    items, averaged = state_to_items(state), prediction_items(state)
     lines = []
     for name, wanted in ((CHECKPOINTS, items), (AVERAGED, averaged)):
         if not (run.store / name).is_dir():

@@ -4,13 +4,13 @@ from typing import Any
 
 from transformer_jax.training.state import TrainState
 
-__all__ = ["predicting_items", "state_items", "state_of", "variables_of"]
+__all__ = ["prediction_items", "state_from_items", "state_to_items", "variables_of"]
 
 _COUNTERS = ("skipped", "consecutive_skips")
 
 
-def predicting_items(state: TrainState) -> dict[str, Any]:
-    """Those of `state_items` that predicting needs."""
+def prediction_items(state: TrainState) -> dict[str, Any]:
+    """Those of `state_to_items` that predicting needs."""
     collections = {"collections": state.collections} if state.collections else {}
     return {"params": state.params, **collections}
 
@@ -19,15 +19,15 @@ def variables_of(items: dict[str, Any]) -> dict[str, Any]:
     return {"params": items["params"], **items.get("collections", {})}
 
 
-def state_items(state: TrainState) -> dict[str, Any]:
+def state_to_items(state: TrainState) -> dict[str, Any]:
     """A state as the trees of a checkpoint; parameters stand alone so they load alone."""
     optimizer = {name: getattr(state, name) for name in ("step", "opt_state", *_COUNTERS)}
-    items = {**predicting_items(state), "optimizer": optimizer}
+    items = {**prediction_items(state), "optimizer": optimizer}
     return items if state.ema is None else {**items, "ema": state.ema}
 
 
-def state_of(items: dict[str, Any]) -> TrainState:
-    """The inverse of `state_items`."""
+def state_from_items(items: dict[str, Any]) -> TrainState:
+    """The inverse of `state_to_items`."""
     collections = items.get("collections", {})
     return TrainState(
         params=items["params"], ema=items.get("ema"), collections=collections, **items["optimizer"]

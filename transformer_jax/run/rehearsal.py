@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 
 from transformer_jax.devices.memory import format_bytes
-from transformer_jax.devices.processes import first_does
+from transformer_jax.devices.processes import run_on_first
 from transformer_jax.evaluation.validation import Validation
 from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint
 from transformer_jax.run.folder import Run, RunError
@@ -42,7 +42,7 @@ def _save_and_restore(run: Run, state: TrainState) -> str:
         if folder.exists():
             shutil.rmtree(folder) if isinstance(folder, Path) else folder.rmtree()
 
-    first_does(remove)  # what a killed job left
+    run_on_first(remove)  # what a killed job left
     tree = {"step": state.step}
     wanted = {"step": jax.ShapeDtypeStruct((), state.step.dtype, sharding=state.step.sharding)}
     probe = Checkpoints(folder / CHECKPOINTS)
@@ -56,7 +56,7 @@ def _save_and_restore(run: Run, state: TrainState) -> str:
         ) from None
     finally:
         probe.close()
-    first_does(remove)
+    run_on_first(remove)
     return "a checkpoint is saved and read back"
 
 

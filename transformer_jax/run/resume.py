@@ -12,13 +12,13 @@ import jax.numpy as jnp
 
 from transformer_jax.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from transformer_jax.data.corpus import Corpus
-from transformer_jax.data.preparation import TRAIN, Receipt, prepare_once
+from transformer_jax.data.preparation import TRAIN, Receipt, prepare_cached
 from transformer_jax.devices.layout import Layout
 from transformer_jax.functional.keys import seed_key
 from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint
 from transformer_jax.run.create import check_patience, create_run, with_vocabulary_sizes
 from transformer_jax.run.folder import Run, RunError
-from transformer_jax.run.items import state_items, state_of
+from transformer_jax.run.items import state_from_items, state_to_items
 from transformer_jax.run.names import AVERAGED, CHECKPOINTS, DAMAGED, is_step, step_folder
 from transformer_jax.run.variables import load_variables
 from transformer_jax.tasks.task import MakeOptimizer
@@ -111,7 +111,7 @@ def _resume_run(config: RunConfig, run: Run, fit_memory: bool) -> Run:
     if cleared:
         # Somebody cleared the prepared text away: the same text gives the same corpus.
         given = run.vocabularies
-        prepare_once(
+        prepare_cached(
             data,
             len(given.source),
             prepared,
@@ -195,7 +195,7 @@ def restore_or_init(
     reason = ""
     for step in reversed(checkpoints.steps()):
         try:
-            items, meta = checkpoints.restore(step, state_items(template))
+            items, meta = checkpoints.restore(step, state_to_items(template))
         except DamagedCheckpoint as error:
             log.warning("%s; moved to damaged/, trying an older one", error)
             reason = reason or str(error)
@@ -205,8 +205,8 @@ def restore_or_init(
                 f"checkpoint {step} of {run.folder} was saved with another configuration or text: "
                 "config.json is not the one that it was trained with"
             )
-        checkpoints.set_aside_after(step)
-        return state_of(items), meta
+        checkpoints.quarantine_after(step)
+        return state_from_items(items), meta
     if checkpoints.steps():
         raise RunError(
             f"{run.folder} has no sound checkpoint to go on from: {reason} (a run that was trained "

@@ -8,12 +8,12 @@ from transformer_jax.errors import UserError
 from transformer_jax.run.folder import Run
 
 if TYPE_CHECKING:  # tensorflow-datasets only where a dataset is asked for
-    from transformer_jax.data.datasets import DatasetText
+    from transformer_jax.data.datasets import DatasetSplit
 
 __all__ = ["dataset_splits"]
 
 
-def dataset_splits(run_dir: Path) -> "dict[str, DatasetText]":
+def dataset_splits(run_dir: Path) -> "dict[str, DatasetSplit]":
     """Split -> its text, of the dataset that a run was trained on."""
     run = Run.open(run_dir)
     data = run.config.data

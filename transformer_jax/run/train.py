@@ -13,25 +13,31 @@ import jax
 from transformer_jax.config import RunConfig
 from transformer_jax.data.batching import Batches, Prefetch, chained
 from transformer_jax.devices.allocator import keep_freed_memory
-from transformer_jax.devices.layout import layout_of
-from transformer_jax.devices.processes import RESTART, first_decides, first_does, is_first, several
+from transformer_jax.devices.layout import make_layout
+from transformer_jax.devices.processes import (
+    RESTART,
+    broadcast_from_first,
+    is_first,
+    is_multi_process,
+    run_on_first,
+)
 from transformer_jax.devices.settings import usual_settings
-from transformer_jax.devices.signals import Stopped, hang_up_as_terminate, stop_signals
+from transformer_jax.devices.signals import Interrupted, deferred_signals, hang_up_as_terminate
 from transformer_jax.evaluation.validation import Validation
 from transformer_jax.files import locked
 from transformer_jax.run.average import average_checkpoints
 from transformer_jax.run.folder import Run, RunError, check_store
-from transformer_jax.run.items import state_items
+from transformer_jax.run.items import state_to_items
 from transformer_jax.run.names import PROFILE
 from transformer_jax.run.rehearsal import rehearse
 from transformer_jax.run.resume import open_or_create_run, places_in, restore_or_init
 from transformer_jax.tasks.task import MakeOptimizer
 from transformer_jax.training.loop import train_loop
 from transformer_jax.training.memory import check_step_memory, oom_as_user_error
-from transformer_jax.training.metrics import OnRecord, Recorder, Silence
+from transformer_jax.training.metrics import MetricsWriter, NullMetricsWriter, OnRecord
 from transformer_jax.training.optimizer import make_optimizer
 from transformer_jax.training.patience import Patience
-from transformer_jax.training.profiling import profiled
+from transformer_jax.training.profiling import trace_steps
 from transformer_jax.training.runners import make_runner
 
 __all__ = ["train"]
@@ -64,7 +70,7 @@ def train(
     Evaluates, saves and at the end averages checkpoints as `config.train` says. One job at a time
     may hold the folder; within `joined` it is one of several processes, which all call
     this function. SIGINT and SIGTERM end the job after its step, saved, with
-    `Stopped`.
+    `Interrupted`.
     """
     check_store(config.train.checkpoint_dir or folder)
     if re.match(r"\w+:/", str(folder)):
@@ -73,8 +79,8 @@ def train(
             "share (a mounted bucket may be); --checkpoint-dir may be on object storage"
         )
     try:
-        layout = layout_of(config.model, config.train)
-        if fit_memory and several():
+        layout = make_layout(config.model, config.train)
+        if fit_memory and is_multi_process():
             raise RunError(
                 "--fit-memory compiles in one process: find batch_tokens and --accumulation-steps "
                 "with one, and give them to all"
@@ -86,21 +92,21 @@ def train(
                 return open_or_create_run(config, folder, init_from, fit_memory, layout, optimizer)
 
             # The first process holds the folder for all, and they do what its configuration says.
-            run = first_does(begin) or Run.open(folder)
-            layout = layout_of(run.config.model, run.config.train)
+            run = run_on_first(begin) or Run.open(folder)
+            layout = make_layout(run.config.model, run.config.train)
             with oom_as_user_error(run.config.data.batch_tokens):
                 _train(run, layout, init_from, profile, progress, on_record, optimizer)
-    except (KeyboardInterrupt, Stopped) as stop:
-        if isinstance(stop, Stopped) and stop.says_how_to_go_on:
+    except (KeyboardInterrupt, Interrupted) as stop:
+        if isinstance(stop, Interrupted) and stop.has_resume_hint:
             raise
-        number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
+        number = stop.signal if isinstance(stop, Interrupted) else signal.SIGINT
         again = _again(folder) if Run.exists(folder) else "the same command starts anew"
-        raise Stopped(number, f"stopped by {number.name}; {again}") from None
+        raise Interrupted(number, f"stopped by {number.name}; {again}") from None
     return run
 
 
 def _again(folder):
-    if several():
+    if is_multi_process():
         return RESTART
     return f"go on with: transformer-jax train --run-dir {shlex.quote(str(folder))}"
 
@@ -131,9 +137,9 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
     # Killed after patience had ended it, a run has only its average left to take.
     end = first if patience.ended else config.train.steps
     accumulate = config.optimizer.accumulation_steps
-    recorder: Any = Silence()
+    writer: Any = NullMetricsWriter()
     if is_first():
-        recorder = Recorder(
+        writer = MetricsWriter(
             run.folder,
             log_every=config.train.log_every,
             total_steps=config.train.steps,
@@ -158,9 +164,9 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
             yield placed
 
     def save(state, step, scores):
-        meta = _metadata(run, recorder.unlogged_sums, order)
+        meta = _metadata(run, writer.unlogged_sums, order)
         meta |= {"patience": patience.record} if patience.limit is not None else {}
-        checkpoints.save(step, state_items(state), meta, scores, unscheduled=scores is None)
+        checkpoints.save(step, state_to_items(state), meta, scores, unscheduled=scores is None)
 
     def evaluate(state):
         return {} if validation is None else validation.scores(state.evaluation_variables)
@@ -172,34 +178,34 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
 
     def ended(step, scores):
         score = scores.get(f"validation_{config.train.best_metric}")
-        if not first_decides(patience.ends(score)):
+        if not broadcast_from_first(patience.ends(score)):
             return False
         count = patience.evaluations_without_gain
-        recorder.evaluation(step, {"evaluations_without_gain": count}, 0.0)
-        recorder.say(f"training ends: no gain in {patience.metric} over {patience.best}")
+        writer.write_evaluation(step, {"evaluations_without_gain": count}, 0.0)
+        writer.print_line(f"training ends: no gain in {patience.metric} over {patience.best}")
         return True
 
     prefetch = Prefetch(micro_batches, first, end)
     try:
         with _told_to_stop(checkpoints) as received:
-            recorder.say(_describe(corpus, batches, state, layout, config.train, memory))
+            writer.print_line(_describe(corpus, batches, state, layout, config.train, memory))
             if not before:
-                recorder.say(rehearse(run, state, validation))
+                writer.print_line(rehearse(run, state, validation))
                 if init_from is not None:
                     # So that a run killed before its first checkpoint goes on from these.
                     checkpoints.save(
-                        0, state_items(state), _metadata(run, None, ""), unscheduled=True
+                        0, state_to_items(state), _metadata(run, None, ""), unscheduled=True
                     )
             batches_seen = seen()
             if profile and is_first():
-                batches_seen = profiled(batches_seen, run.folder / PROFILE, profile)
+                batches_seen = trace_steps(batches_seen, run.folder / PROFILE, profile)
             with contextlib.closing(batches_seen):  # a trace ends with them
                 state = train_loop(
                     state,
                     runner,
                     batches_seen,
                     config.train,
-                    recorder,
+                    writer,
                     evaluate=evaluate,
                     save=save,
                     is_epoch_end=is_epoch_end,
@@ -211,7 +217,7 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
         checkpoints.wait()
         stopped = received(int(state.step))
         if stopped is not None and int(state.step) < config.train.steps and not patience.ended:
-            raise Stopped(
+            raise Interrupted(
                 stopped,
                 f"stopped by {stopped.name} after step {int(state.step)}, which is saved; "
                 f"{_again(run.folder)}",
@@ -223,17 +229,17 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
     finally:
         prefetch.close()
         checkpoints.close()
-        recorder.close()
+        writer.close()
 
 
 @contextlib.contextmanager
 def _told_to_stop(checkpoints):
     """Step -> the signal after which to stop there, or None; the same in every process."""
-    if several():  # JAX takes SIGTERM and agrees on a step
+    if is_multi_process():  # JAX takes SIGTERM and agrees on a step
         with hang_up_as_terminate():
-            yield lambda step: signal.SIGTERM if checkpoints.told_to_stop(step) else None
+            yield lambda step: signal.SIGTERM if checkpoints.reached_preemption(step) else None
     else:
-        with stop_signals() as received:
+        with deferred_signals() as received:
             yield lambda step: received()
 
 

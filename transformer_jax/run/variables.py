@@ -4,9 +4,9 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint, on_device
+from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint, single_device_template
 from transformer_jax.run.folder import Run, RunError
-from transformer_jax.run.items import predicting_items, variables_of
+from transformer_jax.run.items import prediction_items, variables_of
 from transformer_jax.run.names import AVERAGED, CHECKPOINTS
 
 __all__ = ["load_variables", "restore_evaluated"]
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def load_variables(
-    run: Run, checkpoint: str = "averaged", place: Callable[[Any], Any] = on_device
+    run: Run, checkpoint: str = "averaged", place: Callable[[Any], Any] = single_device_template
 ) -> tuple[dict[str, Any], str]:
     """(parameters and collections, name of the checkpoint) to predict with.
 
@@ -24,7 +24,7 @@ def load_variables(
     or a step. "averaged" falls back to the newest sound checkpoint while there is no sound
     average as new as it.
     """
-    template = place(predicting_items(run.step_functions().shapes()))
+    template = place(prediction_items(run.step_functions().shapes()))
     if not (run.store / CHECKPOINTS).is_dir():
         raise RunError(f"{run.folder} has no checkpoint yet")
     checkpoints = run.checkpoints(read_only=True)

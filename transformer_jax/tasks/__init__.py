@@ -1,7 +1,7 @@
 """Tasks by name, as `DataConfig.task` says them; put another one in to train for it."""
 
 from transformer_jax.config import DataConfig
-from transformer_jax.errors import UserError, nearest
+from transformer_jax.errors import UserError, did_you_mean
 from transformer_jax.tasks.task import Task
 from transformer_jax.tasks.translation import Translation
 
@@ -13,5 +13,5 @@ TASKS: dict[str, Task] = {"translation": Translation()}
 def task_of(data: DataConfig) -> Task:
     """The task that `data.task` names; UserError where there is none."""
     if data.task not in TASKS:
-        raise UserError(f"task {data.task!r} is unknown; {nearest(data.task, TASKS)}")
+        raise UserError(f"task {data.task!r} is unknown; {did_you_mean(data.task, TASKS)}")
     return TASKS[data.task]

@@ -8,7 +8,7 @@ from transformer_jax.config.languages import SPACELESS, short_code
 from transformer_jax.data.segmentation import is_spaceless
 from transformer_jax.data.vocabulary import WhitespaceVocabulary
 from transformer_jax.errors import UserError
-from transformer_jax.evaluation.bleu import missing_tokenizer, score_all, suited_score
+from transformer_jax.evaluation.bleu import default_score, missing_tokenizer, score_all
 from transformer_jax.tasks.task import Task
 
 __all__ = ["Translation"]
@@ -48,7 +48,7 @@ class Translation(Task):
         """Text of a whitespace vocabulary is tokenised already and gets the BLEU of tokens; other
         text gets every score of raw text."""
         if isinstance(vocabulary, WhitespaceVocabulary):
-            return [suited_score("BLEU", vocabulary, predictions, references, language)]
+            return [default_score("BLEU", vocabulary, predictions, references, language)]
         if language is None and any(map(is_spaceless, references)):
             log.warning(
                 "some references have scripts without spaces and their language is not known: "
@@ -58,4 +58,4 @@ class Translation(Task):
 
     def score(self, metric, predictions, references, vocabulary, language):
         name = {"bleu": "BLEU", "chrf": "chrF"}[metric]
-        return suited_score(name, vocabulary, predictions, references, language).value
+        return default_score(name, vocabulary, predictions, references, language).value

@@ -23,9 +23,9 @@ from transformer_jax.run.folder import Run
 from transformer_jax.run.names import CONFIG, DAMAGED
 
 __all__ = [
-    "Moved",
+    "ResumeReport",
     "Topology",
-    "Verdict",
+    "TopologyReport",
     "finish",
     "values",
     "verify_moves",
@@ -39,7 +39,7 @@ TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ResumeReport:
     """What the two runs hold at their end, name -> (never killed, killed), and the kills."""
 
     values: dict[str, tuple[str, str]]
@@ -62,7 +62,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Moved:
+class TopologyReport:
     """What a run that was moved from topology to topology has of one that stayed where it was."""
 
     topologies: list[str]
@@ -91,7 +91,7 @@ class Moved:
         )
 
 
-def verify_resume(config: RunConfig, folder: Path, updates: int, kills: int) -> Verdict:
+def verify_resume(config: RunConfig, folder: Path, updates: int, kills: int) -> ResumeReport:
     """Train `config` for `updates` in folder/whole, and with `kills` SIGKILLs in folder/killed.
 
     Jobs are processes of their own, as a user starts them.
@@ -129,10 +129,10 @@ def verify_resume(config: RunConfig, folder: Path, updates: int, kills: int) -> 
         last.append(_kill(folder, max(wanted + every // 2, *last, 0) + 1))
     finish(folder, "killed")
     sides = [values(folder / name) for name in ("whole", "killed")]
-    return Verdict({name: (sides[0][name], sides[1][name]) for name in sides[0]}, last)
+    return ResumeReport({name: (sides[0][name], sides[1][name]) for name in sides[0]}, last)
 
 
-def verify_moves(folder: Path, topologies: Sequence["Topology"]) -> Moved:
+def verify_moves(folder: Path, topologies: Sequence["Topology"]) -> TopologyReport:
     """Train what folder/whole was trained on in folder/moved, in a part on each topology."""
     whole = Run.open(folder / "whole")
     for number, part in enumerate(topologies, 1):
@@ -148,7 +148,7 @@ def verify_moves(folder: Path, topologies: Sequence["Topology"]) -> Moved:
     differences = {
         step: abs(losses[1].get(step, math.inf) / loss - 1) for step, loss in losses[0].items()
     }
-    return Moved(list(map(str, topologies)), (order[0], order[1]), differences)
+    return TopologyReport(list(map(str, topologies)), (order[0], order[1]), differences)
 
 
 @dataclass(frozen=True)

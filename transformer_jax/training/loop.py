@@ -9,7 +9,7 @@ import jax
 
 from transformer_jax.config import TrainConfig
 from transformer_jax.errors import UserError
-from transformer_jax.training.metrics import Recorder, Silence
+from transformer_jax.training.metrics import MetricsWriter, NullMetricsWriter
 from transformer_jax.training.state import TrainState
 
 __all__ = ["TrainingDiverged", "train_loop"]
@@ -24,7 +24,7 @@ def train_loop(
     train_step: Callable[[TrainState, Any], tuple[TrainState, dict]],
     micro_batches: Iterable[Any],
     config: TrainConfig,
-    recorder: Recorder | Silence = Silence(),
+    writer: MetricsWriter | NullMetricsWriter = NullMetricsWriter(),
     *,
     evaluate: Callable[[TrainState], dict[str, float]] = lambda state: {},
     save: Callable[[TrainState, int, dict[str, float] | None], None] = lambda *state: None,
@@ -38,7 +38,7 @@ def train_loop(
 
     train_step     (state, micro-batches of a step) -> (state, metrics), a runner's
     micro_batches  what each step, from state.step on, takes: a list of `accumulate` batches
-    recorder       takes the metrics of steps and evaluations; by default nothing is recorded
+    writer       takes the metrics of steps and evaluations; by default nothing is recorded
     evaluate       state -> scores by name, every `config.evaluate_every` steps and before each save
     save           (state, step, scores), as often as `config` says and after step `config.steps`
     is_epoch_end   step -> whether an epoch ends with it, where `config.checkpoint_every_epoch`
@@ -58,7 +58,7 @@ def train_loop(
         while len(unread) > keep:
             number, metrics = unread.popleft()
             metrics = jax.device_get(metrics)
-            recorder.step(number, metrics, waited())
+            writer.write_step(number, metrics, waited())
             in_a_row = int(metrics["consecutive_skips"])
             if in_a_row >= config.max_consecutive_skips:
                 first, last = (number - 1) * accumulate, number * accumulate - 1
@@ -87,16 +87,16 @@ def train_loop(
             read(keep=0)
             start = time.perf_counter()
             scores = evaluate(state)
-            recorder.evaluation(step, scores, time.perf_counter() - start)
+            writer.write_evaluation(step, scores, time.perf_counter() - start)
             end |= step % config.evaluate_every == 0 and ended(step, scores)
             save_now |= end
             if save_now:
-                recorder.flush()
+                writer.flush()
                 save(state, step, scores)
         if stopped(step):
             read(keep=0)
             if not save_now:
-                recorder.flush()
+                writer.flush()
                 save(state, step, None)
             end = True
         if end:

@@ -17,14 +17,14 @@ from tqdm import tqdm
 from transformer_jax.errors import UserError
 from transformer_jax.files import write_atomically
 
-__all__ = ["Recorder", "Silence", "cut_after"]
+__all__ = ["MetricsWriter", "NullMetricsWriter", "truncate_after_step"]
 
 log = logging.getLogger(__name__)
 
 OnRecord = Callable[[dict[str, float]], object]
 
 
-def cut_after(path: Path, step: int) -> None:
+def truncate_after_step(path: Path, step: int) -> None:
     """Drop the records of a JSONL file that belong to steps after `step`, or are half written."""
     if not path.exists():
         return
@@ -38,7 +38,7 @@ def cut_after(path: Path, step: int) -> None:
     write_atomically(path, b"".join(kept))
 
 
-class Recorder:
+class MetricsWriter:
     """Sums the metrics of steps into one record every `log_every` steps, and writes records.
 
     metrics.jsonl holds only what a repeated run repeats; times go to timings.jsonl.
@@ -65,7 +65,7 @@ class Recorder:
         if folder is not None:
             for name in ("metrics", "timings"):
                 path = folder / f"{name}.jsonl"
-                cut_after(path, first_step)
+                truncate_after_step(path, first_step)
                 # Unbuffered: what a full disk did not take must not come up again when files are
                 # closed.
                 self._files[name] = path.open("ab", buffering=0)
@@ -84,7 +84,7 @@ class Recorder:
         self._clock, self._clock_tokens, self._clock_step = time.perf_counter(), 0.0, first_step
         self._waited = 0.0
 
-    def step(self, step: int, metrics: dict[str, Any], waited: float) -> None:
+    def write_step(self, step: int, metrics: dict[str, Any], waited: float) -> None:
         """Take in the metrics of one finished step; `waited` is the total wait for batches (s)."""
         tokens = float(metrics["tokens"])
         if not metrics["consecutive_skips"]:  # a skipped step's loss may not be a number
@@ -124,13 +124,13 @@ class Recorder:
         shown.append(f"{timing['tokens_per_second']:.0f} tokens/s")
         self._bar.set_postfix_str(", ".join(shown), refresh=False)
 
-    def evaluation(self, step: int, scores: dict[str, float], seconds: float) -> None:
+    def write_evaluation(self, step: int, scores: dict[str, float], seconds: float) -> None:
         """Write the scores of an evaluation after `step`; its time is kept out of the speed."""
         if not scores:
             return
         self._take({"step": step, **scores}, {"step": step, "evaluation_seconds": seconds})
         text = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
-        self.say(f"step {step}: {text}")
+        self.print_line(f"step {step}: {text}")
         self._clock += seconds
 
     def _take(self, record: dict[str, float], timing: dict[str, float]) -> None:
@@ -147,7 +147,7 @@ class Recorder:
                 self._on_record = None
                 log.warning("on_record failed and is called no more: %r", error)
 
-    def say(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         """Print a line above the progress bar."""
         if not self._bar.disable:
             with contextlib.suppress(OSError):  # a terminal that has gone away
@@ -179,15 +179,15 @@ class Recorder:
             raise UserError(f"{file.name} cannot be written: {error.strerror}") from None
 
 
-class Silence:
-    """A recorder that records nothing: that of all processes but the first."""
+class NullMetricsWriter:
+    """A writer that records nothing: that of all processes but the first."""
 
     unlogged_sums = None
 
     def _ignore(self, *arguments) -> None:
         pass
 
-    step = evaluation = say = flush = close = _ignore
+    write_step = write_evaluation = print_line = flush = close = _ignore
 
 
 class _Board:

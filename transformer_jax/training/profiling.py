@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import jax
 
-__all__ = ["profiled"]
+__all__ = ["trace_steps"]
 
 T = TypeVar("T")
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 SKIPPED = 3
 
 
-def profiled(batches: Iterable[T], folder: Path, steps: int) -> Iterator[T]:
+def trace_steps(batches: Iterable[T], folder: Path, steps: int) -> Iterator[T]:
     """`batches`, while a trace of `steps` steps on them is written to folder/.
 
     The step of a batch has ended by the time that the second batch after it is asked for, as

@@ -224,9 +224,9 @@ class MeshStep(StepRunner):
             return jax.tree.map(lambda leaf: leaf[None], sums)
 
         whole = jax.tree.map(_without_fsdp, specs)
-        gathered = self.layout.by_rows(gather, (specs,), whole, axes=self.layout.sizes)
+        gathered = self.layout.shard_map_rows(gather, (specs,), whole, axes=self.layout.sizes)
         takes = (P(), P(BATCH), P(BATCH), P())
-        parts = self.layout.by_rows(part, takes, gives=P(BATCH))
+        parts = self.layout.shard_map_rows(part, takes, gives=P(BATCH))
         rng = self._functions.rng(state, micro)
         return parts(gathered(state.params), collections, batch, rng)
 
@@ -249,7 +249,9 @@ class MeshStep(StepRunner):
             return jax.lax.psum(own, "data") if "data" in self.layout.cut else own
 
         gives = super()._sums()
-        return self.layout.by_rows(add_up, (self._sums(),), gives, axes=self.layout.sizes)(sums)
+        return self.layout.shard_map_rows(add_up, (self._sums(),), gives, axes=self.layout.sizes)(
+            sums
+        )
 
     def _sums(self):
         """How parts of sums lie, each a whole gradient but for what tensor cuts."""
