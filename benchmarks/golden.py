@@ -19,7 +19,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from transformer_jax import functional
 from transformer_jax.config import ModelConfig, OptimizerConfig
 from transformer_jax.data.batching import Batch
-from transformer_jax.decoding.inference import Inference
+from transformer_jax.decoding.inference import BatchDecoder
 from transformer_jax.decoding.options import Search
 from transformer_jax.models.transformer import Transformer
 from transformer_jax.tasks import Task
@@ -81,7 +81,7 @@ def computed(params: Any, dtype: str) -> dict[str, np.ndarray]:
     found = {"logits": logits, "loss": sums.loss}
     found |= named("gradient", sums.gradients)
     sources = [row[row > 1].tolist() for row in given.source]
-    inference = Inference(model, {"params": params})
+    inference = BatchDecoder(model, {"params": params})
     for name, search in SEARCHES.items():
         best = [found[0] for found in inference.translate(sources, search)]
         found[f"{name} tokens"] = np.concatenate([[len(b.ids), *b.ids] for b in best])

@@ -49,9 +49,9 @@ def compile_all() -> None:
     import jax
 
     from transformer_jax import OptimizerConfig, Transformer, presets
-    from transformer_jax.data.batching import Shape
+    from transformer_jax.data.batching import BatchShape
     from transformer_jax.devices.layout import Layout
-    from transformer_jax.devices.traffic import traffic
+    from transformer_jax.devices.traffic import collective_traffic
     from transformer_jax.tasks import Task
     from transformer_jax.training.runners import JitStep, MeshStep
 
@@ -63,9 +63,9 @@ def compile_all() -> None:
             for sizes in meshes:
                 layout = Layout(jax.devices()[:count], *sizes)
                 step = (JitStep if count == 1 else MeshStep)(functions, layout)
-                compiled = step.lower(Shape(ROWS, LENGTH, LENGTH)).compile()
+                compiled = step.lower(BatchShape(ROWS, LENGTH, LENGTH)).compile()
                 memory = compiled.memory_analysis()
-                found = traffic(compiled, layout) if count > 1 else {}
+                found = collective_traffic(compiled, layout) if count > 1 else {}
                 case = {
                     "model": name,
                     "parameters": params,

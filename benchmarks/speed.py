@@ -109,7 +109,7 @@ def tokens(rows: int, length: int, vocabulary: int) -> np.ndarray:
 def train_ours(model: ModelConfig, tiny: bool, profile: Path | None) -> dict[str, Any]:
     import jax
 
-    from transformer_jax.data.batching import Batch, Shape
+    from transformer_jax.data.batching import Batch, BatchShape
     from transformer_jax.models.transformer import Transformer
     from transformer_jax.tasks import Task
     from transformer_jax.training.runners import JitStep
@@ -118,7 +118,7 @@ def train_ours(model: ModelConfig, tiny: bool, profile: Path | None) -> dict[str
     functions = Task().step_functions(Transformer(model), OptimizerConfig(), seed=0)
     runner = JitStep(functions)
     start = time.perf_counter()
-    memory = runner.memory(Shape(rows, length, length), 1)
+    memory = runner.memory(BatchShape(rows, length, length), 1)
     compiled = time.perf_counter() - start
     state = [jax.jit(functions.init)(jax.random.key(0))]
     side = tokens(rows, length, model.vocab_size)
@@ -241,14 +241,14 @@ def decode_ours(model: ModelConfig, sources: Sequence[list[int]], tiny: bool) ->
     import jax
     import jax.numpy as jnp
 
-    from transformer_jax.decoding.inference import Inference
+    from transformer_jax.decoding.inference import BatchDecoder
     from transformer_jax.decoding.options import Search
     from transformer_jax.models.transformer import Transformer
 
     network = Transformer(model)
     one = jnp.ones((1, 1), jnp.int32)
     variables = jax.jit(network.init)(jax.random.key(0), one, one)
-    inference = Inference(network, variables, batch_tokens=1024 if tiny else 65_536)
+    inference = BatchDecoder(network, variables, batch_tokens=1024 if tiny else 65_536)
     # Random parameters never end a sentence: all are as long as their source, with EOS.
     search = Search(beam_size=BEAM, extra_length=1)
     written = [0]

@@ -24,7 +24,7 @@ from experiments.ledger import Cell, Entry, Table, Where
 from experiments.program import make_parser, publish_result
 from transformer_jax import OptimizerConfig, Transformer, functional, presets
 from transformer_jax.config import ModelConfig
-from transformer_jax.data.batching import Shape
+from transformer_jax.data.batching import BatchShape
 from transformer_jax.devices.layout import Layout
 from transformer_jax.tasks import Task
 from transformer_jax.terminal import run_program
@@ -102,7 +102,7 @@ def flops_per_token(model: ModelConfig, rows: int = 32) -> float:
     """
     functions = Task().step_functions(Transformer(model), OptimizerConfig(), seed=0)
     step = JitStep(functions, Layout(jax.devices()[:1]))
-    lowered = step.lower(Shape(rows, SENTENCE, SENTENCE))
+    lowered = step.lower(BatchShape(rows, SENTENCE, SENTENCE))
     return lowered.cost_analysis()["flops"] / (rows * SENTENCE)
 
 

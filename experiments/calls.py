@@ -35,7 +35,13 @@ WATCHED = (
     (norms, ("layer_norm", "batch_norm")),
     (
         attention,
-        ("split_heads", "attention_weights", "additive_attention_weights", "attend", "merge_heads"),
+        (
+            "split_heads",
+            "attention_weights",
+            "additive_attention_weights",
+            "apply_attention",
+            "merge_heads",
+        ),
     ),
 )
 # What is no step of the flow: two methods, and modules that only call what is watched.

@@ -16,7 +16,7 @@ from tests.small_job import configuration, read_jsonl
 from tests.strangers import Lstm
 from transformer_jax import ModelConfig, TrainConfig, Transformer
 from transformer_jax.decoding.generate import generate
-from transformer_jax.decoding.inference import Inference
+from transformer_jax.decoding.inference import BatchDecoder
 from transformer_jax.decoding.options import Search
 from transformer_jax.run.train import train
 from transformer_jax.tasks import TASKS, Translation
@@ -159,7 +159,7 @@ def test_generate_finds_what_a_translator_finds(model, search):
     found = generate(model, params, source, search, limits=limits)
     assert found.tokens.shape == (2, search.n_best, 4 + search.extra_length)
     if isinstance(model, Transformer):
-        wanted = Inference(model, {"params": params}).translate([[4, 5, 6], [7]], search)
+        wanted = BatchDecoder(model, {"params": params}).translate([[4, 5, 6], [7]], search)
         for row, hypotheses in enumerate(wanted):
             rows = sorted(
                 zip(found.scores[row], found.tokens[row], found.lengths[row]), key=lambda r: -r[0]

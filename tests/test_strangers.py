@@ -217,7 +217,7 @@ def test_corruption_depends_on_the_sentence_and_its_pass_alone(tmp_path, seed):
         batches = Batches(corpus, config, seed, share, corrupt=corrupt)
         found = {}
         for n in range(100):
-            batch, (_, indices, seen) = batches.batch(n), batches.indices(n)
+            batch, (_, indices, seen) = batches.batch(n), batches.shape_and_indices(n)
             for row, key in zip(batch.source, zip(share(indices), share(seen))):
                 assert found.setdefault(key, row.tolist()) == row.tolist()
         return found
@@ -233,7 +233,7 @@ def test_corruption_depends_on_the_sentence_and_its_pass_alone(tmp_path, seed):
     share = np.mean([token == 2 for row in whole.values() for token in row[:6]])
     assert 0.03 < share < 0.1
     # Validation reads the text as it is.
-    once = Batches(corpus, configuration(tmp_path).data, seed, corrupt=corrupt).once()
+    once = Batches(corpus, configuration(tmp_path).data, seed, corrupt=corrupt).one_epoch()
     assert not any((batch.source == 2).any() for batch in once)
 
 

@@ -25,8 +25,8 @@ def translator():
 def test_attention_of_a_pair(translator):
     seen = translator.attention("a b c", "d d")
     assert seen.source == ["a", "b", "c", "</s>"]
-    assert seen.target_read == ["<s>", "d", "d"]
-    assert seen.target_written == ["d", "d", "</s>"]
+    assert seen.decoder_input_tokens == ["<s>", "d", "d"]
+    assert seen.target_tokens == ["d", "d", "</s>"]
     layers, heads = 2, 4
     assert seen.encoder.shape == (layers, heads, 4, 4)
     assert seen.decoder.shape == (layers, heads, 3, 3)
@@ -53,7 +53,7 @@ def test_attention_of_a_pair(translator):
 def test_attention_of_its_own_translation(translator):
     [translation] = translator.translate(["a b"])
     own, given = translator.attention("a b"), translator.attention("a b", translation)
-    assert own.target_written == given.target_written
+    assert own.target_tokens == given.target_tokens
     np.testing.assert_array_equal(own.cross, given.cross)
 
 

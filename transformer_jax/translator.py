@@ -18,7 +18,7 @@ from transformer_jax.data.corpus import Lines
 from transformer_jax.data.splitting import LineSplitter, Splitting
 from transformer_jax.data.text import ParallelText, decode_lines, is_blank
 from transformer_jax.data.vocabulary import Vocabularies, Vocabulary
-from transformer_jax.decoding.inference import BATCH_TOKENS, Inference
+from transformer_jax.decoding.inference import BATCH_TOKENS, BatchDecoder
 from transformer_jax.decoding.options import Search
 from transformer_jax.devices.layout import Layout
 from transformer_jax.devices.settings import usual_settings
@@ -53,14 +53,14 @@ class Attention:
     """Attention weights of one sentence pair, float32; the keys of a row sum to 1.
 
     source          S pieces that the encoder reads, "</s>" last
-    target_read     T pieces that the decoder has read at each position, "<s>" first
-    target_written  T pieces that it writes there, "</s>" last
+    decoder_input_tokens     T pieces that the decoder has read at each position, "<s>" first
+    target_tokens  T pieces that it writes there, "</s>" last
     encoder [L, H, S, S]   decoder [L, H, T, T]   cross [L, H, T, S]
     """
 
     source: list[str]
-    target_read: list[str]
-    target_written: list[str]
+    decoder_input_tokens: list[str]
+    target_tokens: list[str]
     encoder: np.ndarray
     decoder: np.ndarray
     cross: np.ndarray
@@ -116,7 +116,7 @@ class Translator:
         self._splitter = LineSplitter(vocabulary.source, max_length, lines, languages, task.pairing)
         batch_tokens = max(BATCH_TOKENS, max_length)
         variables = {"params": params, **(collections or {})}
-        self._inference = Inference(model, variables, batch_tokens, layout, task.pairing)
+        self._inference = BatchDecoder(model, variables, batch_tokens, layout, task.pairing)
 
     @property
     def vocabulary(self) -> Vocabulary:

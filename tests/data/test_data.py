@@ -281,7 +281,7 @@ def test_order_is_another_in_every_epoch(corpus):
     sentences, shapes = [], []
     for epoch in range(3):
         plan = range(batches.batches_before(epoch), batches.batches_before(epoch + 1))
-        found = [batches.indices(n) for n in plan]
+        found = [batches.shape_and_indices(n) for n in plan]
         shapes.append([k for k, *_ in found])
         sentences.append(sorted(tuple(sorted(indices)) for k, indices, _ in found if k == 0))
         assert shapes[-1] != sorted(shapes[-1])
@@ -292,7 +292,7 @@ def test_order_is_another_in_every_epoch(corpus):
 
 def test_once_visits_each_pair_once(corpus):
     batches = Batches(corpus, SMALL_BATCHES, seed=1)
-    visited = np.concatenate([batch.indices for batch in batches.once()])
+    visited = np.concatenate([batch.indices for batch in batches.one_epoch()])
     assert sorted(visited[visited >= 0].tolist()) == list(range(len(corpus)))
 
 
@@ -303,7 +303,7 @@ def test_padding_share_counts_slots(corpus):
         batch = batches.batch(n)
         slots += batch.source.size + batch.target.size
         tokens += (batch.source != 0).sum() + (batch.target != 0).sum()
-    assert abs(batches.padding_share() - (1 - tokens / slots)) < 0.005
+    assert abs(batches.padding_fraction() - (1 - tokens / slots)) < 0.005
 
 
 def test_more_shapes_never_waste_more():

@@ -48,7 +48,7 @@ def test_a_language_model_reads_no_source(tmp_path):
     batches = Batches(corpus, CONFIG, seed=0)
     first = batches.batch(0)
     assert first.source.shape == (first.target.shape[0], 0)
-    visited = np.concatenate([batch.indices for batch in batches.once()])
+    visited = np.concatenate([batch.indices for batch in batches.one_epoch()])
     assert sorted(visited[visited >= 0].tolist()) == list(range(12))
 
 
@@ -56,7 +56,7 @@ def test_what_is_ignored_stands_where_a_target_has_ended(tmp_path):
     corpus = write_corpus(
         tmp_path / "c", [("a b", "X"), ("c", "Y X")], vocabularies(), pairing=Pairing(joint=False)
     )
-    [batch] = Batches(corpus, replace(CONFIG, max_batch_shapes=1), seed=0, ignored=-1).once()
+    [batch] = Batches(corpus, replace(CONFIG, max_batch_shapes=1), seed=0, ignored=-1).one_epoch()
     rows = {i: row.tolist() for i, row in zip(batch.indices, batch.target)}
     assert rows[0] == [4, 1, -1] and rows[1] == [5, 4, 1]
     assert rows[-1] == [-1, -1, -1]  # an empty row

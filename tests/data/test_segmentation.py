@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformer_jax.data.segmentation import cut, join_pieces, split_sentences
+from transformer_jax.data.segmentation import join_pieces, split_long_line, split_sentences
 
 SCRIPTS = 'ab .,;!?\u2014(\u3000\u3002\u4f60\u0301\u0e01\u0e31\u0964\U0001f468\u200d"\u201d'
 LINES = st.text(alphabet="ab .,;!?\u2014(", max_size=80).map(str.strip)
@@ -10,7 +10,7 @@ LINES = st.text(alphabet="ab .,;!?\u2014(", max_size=80).map(str.strip)
 
 @given(LINES | st.text(SCRIPTS, max_size=80).map(str.strip), st.integers(1, 12))
 def test_pieces_fit_and_lose_nothing(line, limit):
-    pieces = cut(line, lambda text: len(text) <= limit)
+    pieces = split_long_line(line, lambda text: len(text) <= limit)
     assert all(len(piece) <= limit for piece in pieces)
     assert pieces == [line] or "" not in pieces
     assert "".join("".join(pieces).split()) == "".join(line.split())
@@ -43,7 +43,7 @@ def test_pieces_fit_and_lose_nothing(line, limit):
     ],
 )
 def test_where_lines_are_cut(line, limit, pieces):
-    assert cut(line, lambda text: len(text) <= limit) == pieces
+    assert split_long_line(line, lambda text: len(text) <= limit) == pieces
 
 
 def test_the_splitter_is_given_no_more_than_it_takes_at_once(monkeypatch):
@@ -67,9 +67,9 @@ def test_a_megabyte_is_measured_a_few_times_over():
         measured += len(text)
         return len(text) <= 256
 
-    assert len(cut("x" * 1_000_000, fits)) == 3907
+    assert len(split_long_line("x" * 1_000_000, fits)) == 3907
     assert measured < 20 * 1_000_000
-    assert cut("a" + " " * 1_000_000 + "b", lambda text: len(text) <= 2) == ["a", "b"]
+    assert split_long_line("a" + " " * 1_000_000 + "b", lambda text: len(text) <= 2) == ["a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from transformer_jax import ModelConfig, Transformer
-from transformer_jax.decoding.inference import Inference
+from transformer_jax.decoding.inference import BatchDecoder
 from transformer_jax.decoding.options import Search
 from transformer_jax.functional import token_log_probs
 
@@ -21,7 +21,7 @@ def inference():
     params = jax.jit(model.init)(jax.random.key(3), tokens, tokens)["params"]
     sharp = {**params, "embedding": params["embedding"] * 3}
     # Sharper than an untrained model, so that rounding does not decide between tokens.
-    return Inference(model, {"params": sharp}, batch_tokens=96)
+    return BatchDecoder(model, {"params": sharp}, batch_tokens=96)
 
 
 def teacher_forced(inference, source, target):

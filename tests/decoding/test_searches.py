@@ -8,7 +8,7 @@ import pytest
 from tests.decoding.tables import EOS, beam_by_hand, exhaustive, forced, table_step
 from transformer_jax.decoding.beam import beam_search, length_divisor
 from transformer_jax.decoding.greedy import greedy_search
-from transformer_jax.decoding.sampling import restrict, sample
+from transformer_jax.decoding.sampling import filter_logits, sample
 
 PENALTIES = {
     "gnmt": lambda n, a: ((5 + n) / 6) ** a,
@@ -266,24 +266,24 @@ def test_restrictions():
     logits = jnp.log(jnp.array([[0.1, 0.4, 0.3, 0.2], [0.7, 0.1, 0.1, 0.1]]))
 
     def kept(**options):
-        return (restrict(logits, **options) > -jnp.inf).astype(int).tolist()
+        return (filter_logits(logits, **options) > -jnp.inf).astype(int).tolist()
 
     assert kept(top_k=2) == [[0, 1, 1, 0], [1, 1, 1, 1]]  # ties at the border stay
     assert kept(top_p=0.65) == [[0, 1, 1, 0], [1, 0, 0, 0]]
     assert kept(top_p=1e-9) == [[0, 1, 0, 0], [1, 0, 0, 0]]
     assert kept() == [[1] * 4] * 2
-    hot = jax.nn.softmax(restrict(logits, temperature=2.0))
+    hot = jax.nn.softmax(filter_logits(logits, temperature=2.0))
     np.testing.assert_allclose(hot, jax.nn.softmax(logits / 2), rtol=1e-6)
     assert kept(top_k=3)[0] == [0, 1, 1, 1]
-    deep = restrict(jnp.stack([logits, logits[::-1]]), top_k=2, top_p=0.65)  # any leading axes
-    np.testing.assert_array_equal(deep[1], restrict(logits[::-1], top_k=2, top_p=0.65))
+    deep = filter_logits(jnp.stack([logits, logits[::-1]]), top_k=2, top_p=0.65)  # any leading axes
+    np.testing.assert_array_equal(deep[1], filter_logits(logits[::-1], top_k=2, top_p=0.65))
     nan, inf = float("nan"), float("inf")
     for bad in (
         {"temperature": 0.0}, {"temperature": nan}, {"temperature": inf}, {"top_k": -1},
         {"top_p": 0.0}, {"top_p": nan},
     ):  # fmt: skip
         with pytest.raises(ValueError, match=next(iter(bad))):
-            restrict(logits, **bad)
+            filter_logits(logits, **bad)
 
 
 def test_sampling_follows_the_distribution_and_ignores_other_rows():
@@ -310,7 +310,7 @@ def test_sampling_heeds_its_options():
     _, logits = table_step(table, 1)[0](jnp.zeros(1), jnp.array([0]), None)
     for options in ({"temperature": 0.5}, {"top_k": 2}, {"top_p": 0.5}):
         drawn = sample(step, cache, rngs, limits=jnp.full(rows, 2), max_length=2, **options)
-        expected = np.asarray(jax.nn.softmax(restrict(logits, **options)))[0]
+        expected = np.asarray(jax.nn.softmax(filter_logits(logits, **options)))[0]
         shares = np.bincount(np.asarray(drawn.tokens[:, 0]), minlength=6) / rows
         assert np.abs(shares - expected).max() < 5 * np.sqrt(0.25 / rows)
         assert not shares[expected == 0].any()

@@ -13,11 +13,11 @@ from jax.sharding import PartitionSpec as P
 from tests.small_job import configuration, read_jsonl
 from transformer_jax import ModelConfig, OptimizerConfig, TrainConfig, Transformer, presets
 from transformer_jax import train as train_run
-from transformer_jax.data.batching import Batch, Shape
-from transformer_jax.decoding.inference import Inference
+from transformer_jax.data.batching import Batch, BatchShape
+from transformer_jax.decoding.inference import BatchDecoder
 from transformer_jax.decoding.options import Search
 from transformer_jax.devices.layout import Layout, make_layout
-from transformer_jax.devices.traffic import traffic
+from transformer_jax.devices.traffic import collective_traffic
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.evaluate import make_evaluation
 from transformer_jax.run.checkpoints import Checkpoints
@@ -36,7 +36,7 @@ from transformer_jax.training.step import Sums
 # V, D, F, H and the lengths are sizes that cannot be taken for one another.
 MODEL = ModelConfig(vocab_size=40, d_model=16, d_ff=24, num_heads=4, num_layers=1, dropout=0.0)
 OPTIMIZER = OptimizerConfig(warmup_steps=10)
-SHAPE = Shape(16, 7, 6)
+SHAPE = BatchShape(16, 7, 6)
 STEPS = 20
 WAYS = {
     "pmap 4": (PmapStep, (4, 1, 1)),
@@ -82,7 +82,7 @@ def train(step, steps=STEPS, accumulate=1):
     """(losses a token, the state in the end) of steps on batches of unequal parts."""
     state, losses = start(step), []
     for n in range(0, steps * accumulate, accumulate):
-        placed = [step.place(batch(n + i)) for i in range(accumulate)]
+        placed = [step.place_batch(batch(n + i)) for i in range(accumulate)]
         state, metrics = step(state, placed)
         losses.append(float(metrics["loss_sum"]) / float(metrics["tokens"]))
     return np.array(losses), state
@@ -128,7 +128,7 @@ def gradients(way, model, params):
     step = runner(way, model)
     state = start(step)._replace(params=jax.device_put(params))
     state = jax.device_put(state, step.layout.shardings(state, step._functions.axes()))
-    added = step._first(state, step.place(batch(0)))
+    added = step._first(state, step.place_batch(batch(0)))
     total = step._compiled(lambda sums: step._total(sums), ("sums",), "metrics", donate=False)
     return Sums(*jax.device_get(total(added)))
 
@@ -143,12 +143,12 @@ def test_a_shape_is_compiled_once_and_the_state_is_donated(way):
     """Also a state that was restored: its places are those that the step pins."""
     step = runner(way)
     before = start(step)
-    state, _ = step(before, [step.place(batch(0))])
+    state, _ = step(before, [step.place_batch(batch(0))])
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
     axes = step._functions.axes()
     placed = jax.device_put(jax.device_get(state), step.layout.shardings(state, axes))
     for again in (state, placed):
-        after, _ = step(again, [step.place(batch(1))])
+        after, _ = step(again, [step.place_batch(batch(1))])
         specs = jax.tree.map(lambda leaf: leaf.sharding.spec, after)
         assert way == "jit" or specs == step.layout.specs(after, axes)
     assert step._whole._cache_size() == 1
@@ -250,9 +250,9 @@ def test_layouts_that_are_asked_for():
 
 def test_rows_that_do_not_divide_are_filled_up():
     layout = Layout(jax.devices()[:4], 2, 2)
-    assert layout.share(np.array([7, 5, 3])).tolist() == [7, 5, 3, -1]
+    assert layout.local_rows(np.array([7, 5, 3])).tolist() == [7, 5, 3, -1]
     full = np.arange(8)
-    assert layout.share(full) is not full and layout.share(full).tolist() == full.tolist()
+    assert layout.local_rows(full) is not full and layout.local_rows(full).tolist() == full.tolist()
 
 
 def test_every_device_keeps_its_share():
@@ -280,7 +280,7 @@ def test_data_parallel_traffic_is_the_gradient_once():
     step = runner("mesh 4x1x1")
     params = step._functions.shapes().params
     size = sum(leaf.size * 4 for leaf in jax.tree.leaves(params))
-    found = traffic(step.lower(SHAPE).compile(), step.layout)
+    found = collective_traffic(step.lower(SHAPE).compile(), step.layout)
     assert found == {("all-reduce", ("data",)): (found["all-reduce", ("data",)].calls, size + 8)}
 
 
@@ -292,7 +292,7 @@ def test_fsdp_traffic_is_the_parameters_twice():
     letters = jax.tree.leaves(step._functions.axes().params)
     cut = sum(x.size * 4 for x, spec in zip(leaves, letters) if "D" in spec)
     rest = sum(x.size * 4 for x in leaves) - cut
-    found = traffic(step.lower(SHAPE).compile(), step.layout)
+    found = collective_traffic(step.lower(SHAPE).compile(), step.layout)
     assert found["all-gather", ("fsdp",)].bytes == cut
     assert found["reduce-scatter", ("fsdp",)].bytes == cut
     # The loss, tokens and the norm of the gradient's parts come with the rest.
@@ -328,8 +328,8 @@ def test_translation_is_that_of_one_device(search):
     placed = jax.device_put(params, layout.shardings(params, axes))
     rng = np.random.default_rng(0)
     sources = [rng.integers(4, MODEL.vocab_size, rng.integers(1, 9)).tolist() for _ in range(21)]
-    one = Inference(Transformer(MODEL), params)
-    many = Inference(Transformer(MODEL), placed, layout=layout)
+    one = BatchDecoder(Transformer(MODEL), params)
+    many = BatchDecoder(Transformer(MODEL), placed, layout=layout)
     wanted, found = (side.translate(sources, search) for side in (one, many))
     assert [[h.ids for h in each] for each in found] == [[h.ids for h in each] for each in wanted]
     scores = [side.score(sources, sources) for side in (one, many)]
@@ -348,10 +348,10 @@ def test_restored_on_another_layout(tmp_path):
     following = []
     for way in ("jit", "pmap 8", "mesh 8x1x1", "mesh 1x8x1", "mesh 1x1x4"):
         step = runner(way)
-        template = step.layout.template(step._functions.shapes(), step._functions.axes())
+        template = step.layout.restore_template(step._functions.shapes(), step._functions.axes())
         items, _ = checkpoints.restore(3, state_to_items(template))
         assert fingerprints(items) == saved
-        _, metrics = step(state_from_items(items), [step.place(batch(9))])
+        _, metrics = step(state_from_items(items), [step.place_batch(batch(9))])
         following.append(float(metrics["loss_sum"]))
     np.testing.assert_allclose(following, following[0], rtol=1e-4)
 

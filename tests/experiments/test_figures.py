@@ -74,10 +74,10 @@ def test_lines_are_the_flow_of_data(tree):
     keys_values, module = attention.inner[:2]
     assert wires(keys_values) == [(-1, 0), (-1, 2), (0, 1), (1, 4), (2, 3), (3, 4)]
     assert [each.kind for each in module.inner][:4] == [
-        "Projection", "split_heads", "attention_weights", "attend",
+        "Projection", "split_heads", "attention_weights", "apply_attention",
     ]  # fmt: skip
-    assert {("in", "attend"), ("attention_weights", "attend")} <= named(module)
-    assert ("split_heads", "attend") not in named(module)
+    assert {("in", "apply_attention"), ("attention_weights", "apply_attention")} <= named(module)
+    assert ("split_heads", "apply_attention") not in named(module)
     decoder, group = layer(decode)
     # The memory's keys and values, and its mask, go past self-attention to the second sub-layer.
     assert wires(decoder) == [(-1, 0), (-1, 1), (0, 1), (1, 2), (2, 3)]

@@ -14,8 +14,8 @@ MASK = jnp.ones((2, 1, 3, 3), bool)
 CASES = [
     ("split_heads", (X, 0), ValueError, "not divisible by num_heads 0"),
     ("masked_softmax", (jnp.ones((1, 2, 3, 3)), MASK), ValueError, "must broadcast to"),
-    ("attend", (jnp.ones((2, 2, 3, 3)), HEADS[:1]), ValueError, "value has shape"),
-    ("attend", (jnp.ones((2, 2, 3, 3)), HEADS[:, :1]), ValueError, "value has shape"),
+    ("apply_attention", (jnp.ones((2, 2, 3, 3)), HEADS[:1]), ValueError, "value has shape"),
+    ("apply_attention", (jnp.ones((2, 2, 3, 3)), HEADS[:, :1]), ValueError, "value has shape"),
     ("additive_attention_weights", (HEADS, HEADS, jnp.ones((1, 4))), ValueError, "vector has"),
     ("dropout", (IDS, 0.5, F.seed_key(0)), TypeError, "input of dropout is int32"),
     ("dropout", (X, 0.5, F.fold_in_rows(F.seed_key(0), jnp.arange(3))), ValueError, "do not fit"),

@@ -43,7 +43,7 @@ CASES = {
         lambda q, k, m: F.additive_attention_weights(q, k, W["vector"], m),
         (floats(B, T, H, K), floats(B, S, H, K), MASK),
     ),
-    "attend": (F.attend, (floats(B, H, T, S), floats(B, S, H, D))),
+    "apply_attention": (F.apply_attention, (floats(B, H, T, S), floats(B, S, H, D))),
     "dot_product_attention": (
         F.dot_product_attention,
         (floats(B, T, H, K), floats(B, S, H, K), floats(B, S, H, D), MASK),

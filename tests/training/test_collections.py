@@ -52,7 +52,7 @@ def run(way, accumulate=1, steps=2):
     state = jax.jit(step._functions.init, out_shardings=places)(jax.random.key(0))
     losses = []
     for n in range(steps):
-        placed = [step.place(batch(n * accumulate + i)) for i in range(accumulate)]
+        placed = [step.place_batch(batch(n * accumulate + i)) for i in range(accumulate)]
         state, metrics = step(state, placed)
         losses.append(float(metrics["loss_sum"]))
     return jax.device_get(state), losses

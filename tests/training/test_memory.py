@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from tests.small_job import configuration
-from transformer_jax.data.batching import Batches, Shape
+from transformer_jax.data.batching import Batches, BatchShape
 from transformer_jax.data.corpus import Corpus
 from transformer_jax.data.preparation import prepare
 from transformer_jax.devices.layout import Layout
@@ -56,7 +56,7 @@ def test_the_state_is_counted_exactly_and_the_rest_grows_with_the_batch(job):
 def test_the_largest_shape_is_the_one_that_needs_most(job):
     config, _ = job
     step = JitStep(step_functions(config))
-    shapes = [Shape(8, 64, 64), Shape(128, 4, 4), Shape(16, 8, 32)]
+    shapes = [BatchShape(8, 64, 64), BatchShape(128, 4, 4), BatchShape(16, 8, 32)]
     sizes = {shape: sum(memory.largest_step_memory(step, config, [shape])[1]) for shape in shapes}
     assert memory.largest_shape(shapes, config.model) == max(sizes, key=sizes.get)
 

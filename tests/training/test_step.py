@@ -299,7 +299,7 @@ def test_logits_in_blocks_train_alike(way):
         step = way(functions, layout)
         places = jax.tree.map(lambda leaf: leaf.sharding, step.template)
         state = jax.jit(functions.init, out_shardings=places)(jax.random.key(0))
-        state, metrics = step(state, [step.place(batch(8, 5, padding=1))])
+        state, metrics = step(state, [step.place_batch(batch(8, 5, padding=1))])
         found.append((metrics["loss_sum"], metrics["tokens"], metrics["gradient_norm"]))
     np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
 
@@ -349,6 +349,6 @@ def test_batches_of_any_tree_are_placed_by_every_runner(way):
     layout = Layout(jax.devices()[: sizes[0] * sizes[1]], sizes[0] * sizes[1])
     step = way(functions, layout)
     x = np.arange(24, dtype=np.float32).reshape(8, 3)
-    state, metrics = step(functions.init(jax.random.key(0)), [step.place({"x": x})])
+    state, metrics = step(functions.init(jax.random.key(0)), [step.place_batch({"x": x})])
     np.testing.assert_allclose(state.params["w"], x.mean(0), rtol=1e-6)
     assert metrics["tokens"] == 8

@@ -168,7 +168,7 @@ def test_in_a_browser(browser, tmp_path):
     Select(browser.find_element(By.ID, "part")).select_by_visible_text("decoder, to the source")
     assert [word.text for word in words("rows")] == ["ein", "Hut", "</s>"]
     ActionChains(browser).move_to_element(words("rows")[0]).perform()
-    cross = by_word(attention.cross[1, 2], attention.target_written, attention.source)
+    cross = by_word(attention.cross[1, 2], attention.target_tokens, attention.source)
     expect(0, cross)
     # A row of the matrix is one more place to point at.
     rows = browser.find_elements(By.CSS_SELECTOR, "#matrix .row")

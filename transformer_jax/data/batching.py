@@ -20,13 +20,21 @@ from transformer_jax.config import DataConfig
 from transformer_jax.data.corpus import Corpus
 from transformer_jax.data.vocabulary import PAD_ID
 
-__all__ = ["Batch", "Batches", "Corrupt", "Prefetch", "Shape", "chained", "choose_shapes"]
+__all__ = [
+    "Batch",
+    "BatchShape",
+    "Batches",
+    "Corrupt",
+    "Prefetch",
+    "choose_shapes",
+    "extend_order_digest",
+]
 
 # Lengths are rounded up to this many quantiles a side before shapes are chosen among them.
 GRID = 64
 
 
-class Shape(NamedTuple):
+class BatchShape(NamedTuple):
     """Sentences in a batch and slots a side."""
 
     rows: int
@@ -45,11 +53,15 @@ class Batch(NamedTuple):
 Corrupt = Callable[[Batch, Callable[[int], np.ndarray]], Batch]
 
 
-def chained(order: str, batches: Iterable[np.ndarray]) -> str:
-    """One number for the sentences that a run has seen: `order`, that of those before, and more.
+def extend_order_digest(order: str, batches: Iterable[np.ndarray]) -> str:
+    """Extend the digest of the data order: SHA-256 of the digest before and of these batches.
 
-    >>> first, second = np.array([4, 7]), np.array([2])
-    >>> chained(chained("", [first]), [second]) == chained(chained("", [second]), [first])
+    Args:
+        order: Digest of the batches before, "" at first.
+        batches: Indices of the sentences of each batch.
+
+    >>> first, second = [np.array([4, 7]), np.array([2])], [np.array([2]), np.array([4, 7])]
+    >>> extend_order_digest("", first) == extend_order_digest("", second)
     False
     """
     digest = hashlib.sha256(order.encode())
@@ -60,7 +72,7 @@ def chained(order: str, batches: Iterable[np.ndarray]) -> str:
 
 def choose_shapes(
     source_lengths: np.ndarray, target_lengths: np.ndarray, batch_tokens: int, max_batch_shapes: int
-) -> list[Shape]:
+) -> list[BatchShape]:
     """At most so many shapes that waste little padding when each pair takes the smallest.
 
     Starts from the rectangle that holds everything, adds the one that saves most until the
@@ -69,7 +81,7 @@ def choose_shapes(
 
     >>> lengths = np.array([4] * 90 + [10] * 10)
     >>> choose_shapes(lengths, lengths, 80, 2)
-    [Shape(rows=16, source=4, target=4), Shape(rows=8, source=10, target=10)]
+    [BatchShape(rows=16, source=4, target=4), BatchShape(rows=8, source=10, target=10)]
     """
     sources, source_cells = _quantile_grid(source_lengths)
     targets, target_cells = _quantile_grid(target_lengths)
@@ -115,7 +127,7 @@ def choose_shapes(
     for i, j in sorted(set(corners)):
         rows = batch_tokens // int(max(sources[i], targets[j]))
         rows = rows // 8 * 8 if rows >= 8 else max(rows, 1)
-        shapes.append(Shape(rows, int(sources[i]), int(targets[j])))
+        shapes.append(BatchShape(rows, int(sources[i]), int(targets[j])))
     return shapes
 
 
@@ -136,18 +148,18 @@ class Batches:
         corpus: Corpus,
         config: DataConfig,
         seed: int,
-        share: Callable[[np.ndarray], np.ndarray] = lambda indices: indices,
+        select_local: Callable[[np.ndarray], np.ndarray] = lambda indices: indices,
         ignored: int = PAD_ID,
         corrupt: Corrupt | None = None,
     ):
-        """`share` makes of a batch's sentences those to assemble here, with -1 for empty rows.
+        """`select_local` gives those of a batch's sentences to assemble here, -1 for empty rows.
 
         ignored  stands in the target after its end
         corrupt  (batch, draw) -> the batch that training reads in place of that of the text, whose
                  rows depend each on itself and its own numbers; draw(n) [B, n] are uint64 that
                  depend on the seed, the sentence, how often it was seen before, and the call
         """
-        self._corpus, self._share = corpus, share
+        self._corpus, self._select_local = corpus, select_local
         self._ignored, self._corrupt = ignored, corrupt
         self._key = f"{corpus.fingerprint} {seed}"
         source, target = corpus.source.lengths, corpus.target.lengths
@@ -199,7 +211,7 @@ class Batches:
         order = np.argsort(self._random("batches", epoch, len(finished)), kind="stable")
         return [finished[i] for i in order]
 
-    def indices(self, n: int) -> tuple[int, np.ndarray, np.ndarray]:
+    def shape_and_indices(self, n: int) -> tuple[int, np.ndarray, np.ndarray]:
         """(shape, sentence numbers, how often each was seen before) of training batch n."""
         epoch = self.epoch_of(n)
         k, j = self._plan(epoch)[n - self.batches_before(epoch)]
@@ -214,9 +226,9 @@ class Batches:
 
     def batch(self, n: int) -> Batch:
         """Training batch n."""
-        return self.assemble(*self.indices(n))
+        return self.assemble(*self.shape_and_indices(n))
 
-    def once(self) -> Iterator[Batch]:
+    def one_epoch(self) -> Iterator[Batch]:
         """Every pair exactly once; the last batch of a shape is filled up with empty rows."""
         for k, members in enumerate(self._members):
             rows = self.shapes[k].rows
@@ -226,9 +238,11 @@ class Batches:
                 yield self.assemble(k, padded)
 
     def assemble(self, k: int, indices: np.ndarray, passes: np.ndarray | None = None) -> Batch:
-        """Sentences in rows of shape k, of those `share` leaves; corrupted if `passes` tell how
-        often each was seen before."""
-        shape, indices = self.shapes[k], self._share(indices)
+        """The batch of shape k that this process reads of these sentences.
+
+        It is corrupted where `passes` says how often each sentence was read before.
+        """
+        shape, indices = self.shapes[k], self._select_local(indices)
         batch = Batch(
             self._corpus.source.rows(indices, shape.source),
             self._corpus.target.rows(indices, shape.target, self._ignored),
@@ -236,7 +250,7 @@ class Batches:
         )
         if passes is None or self._corrupt is None:
             return batch
-        names = [f"{i} {seen}" for i, seen in zip(indices, self._share(passes))]
+        names = [f"{i} {seen}" for i, seen in zip(indices, self._select_local(passes))]
 
         calls = itertools.count()
 
@@ -246,7 +260,7 @@ class Batches:
 
         return self._corrupt(batch, draw)
 
-    def padding_share(self) -> float:
+    def padding_fraction(self) -> float:
         """1 - tokens (EOS included) / slots, both sides, per epoch."""
         lengths = self._corpus.source.lengths + self._corpus.target.lengths
         slots = sum(len(m) * (s.source + s.target) for m, s in zip(self._members, self.shapes))

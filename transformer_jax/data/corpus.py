@@ -27,7 +27,7 @@ from transformer_jax.data.vocabulary import (
 from transformer_jax.errors import UserError
 from transformer_jax.files import replaced_folder, write_atomically
 
-__all__ = ["Corpus", "CorpusError", "Lines", "Side", "note_direction", "write_corpus"]
+__all__ = ["Corpus", "CorpusError", "Lines", "TokenArray", "note_direction", "write_corpus"]
 
 FORMAT = 3
 # Names of format 2, which is still read, in corpus.json and of files.
@@ -40,7 +40,7 @@ class CorpusError(UserError):
 
 
 @dataclass(frozen=True)
-class Side:
+class TokenArray:
     """One language of a corpus, memory-mapped: token ids of all sentences, and where each ends."""
 
     tokens: np.ndarray
@@ -98,8 +98,8 @@ class Corpus:
     """
 
     folder: Path
-    source: Side
-    target: Side
+    source: TokenArray
+    target: TokenArray
     vocabularies: Vocabularies
     fingerprint: str
     filtered_pairs: dict[str, int]
@@ -144,7 +144,7 @@ class Corpus:
                 parts = [np.load(folder / f"{name}.{file}.npy", mmap_mode="r") for file in files]
             except (OSError, ValueError) as error:
                 raise CorpusError(f"{folder} is damaged: {error}; prepare it again") from None
-            sides.append(Side(*parts))
+            sides.append(TokenArray(*parts))
         source, target = sides
         both = load_vocabularies(folder)
         return cls(folder, source, target, both, fingerprint, filtered_pairs, count, direction)
@@ -217,7 +217,7 @@ def write_corpus(
         sides = []
         for name, path, side_ends in zip(_SIDES, raw, ends):
             tokens = np.memmap(path, dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
-            side = Side(tokens, np.asarray(side_ends, np.int64))
+            side = TokenArray(tokens, np.asarray(side_ends, np.int64))
             for part, file_name in _PARTS.items():
                 np.save(partial / f"{name}.{file_name}.npy", getattr(side, part))
             path.unlink()
@@ -256,7 +256,7 @@ def _encoded(
             yield (source, target), (pairing.source(source), pairing.target(target))
 
 
-def _fingerprint(sides: Iterable[Side], vocabularies: Vocabularies) -> str:
+def _fingerprint(sides: Iterable[TokenArray], vocabularies: Vocabularies) -> str:
     digest = hashlib.sha256(vocabularies.source.to_bytes())
     if not vocabularies.joint:
         digest.update(vocabularies.target.to_bytes())

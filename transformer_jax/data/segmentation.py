@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from transformer_jax.config.languages import WITHOUT_SPACES, short_code
 
-__all__ = ["cut", "is_spaceless", "join_pieces", "split_sentences"]
+__all__ = ["is_spaceless", "join_pieces", "split_long_line", "split_sentences"]
 
 _SPACE = "[ \t\u3000]"
 # Quotes and brackets that end with the sentence before them.
@@ -43,7 +43,9 @@ def split_sentences(line: str, language: str | None) -> list[str]:
     """
     from sentencex import segment
 
-    blocks = [line] if len(line) <= _BLOCK else cut(line, lambda text: len(text) <= _BLOCK)
+    blocks = (
+        [line] if len(line) <= _BLOCK else split_long_line(line, lambda text: len(text) <= _BLOCK)
+    )
     found = []
     for block in blocks:
         # The splitter ends in a panic behind spaces of more than one byte: it sees plain ones.
@@ -79,12 +81,12 @@ def join_pieces(pieces: Sequence[str], language: str | None) -> str:
     return joined
 
 
-def cut(line: str, fits: Callable[[str], bool]) -> list[str]:
+def split_long_line(line: str, fits: Callable[[str], bool]) -> list[str]:
     """Pieces of `line` that fit, each as long as the best places to cut allow.
 
     A single character is a piece even where it does not fit.
 
-    >>> cut("One two. Three, four five.", lambda text: len(text) <= 12)
+    >>> split_long_line("One two. Three, four five.", lambda text: len(text) <= 12)
     ['One two.', 'Three,', 'four five.']
     """
     return _cut(line.strip(), fits, 0)

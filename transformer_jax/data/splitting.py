@@ -6,7 +6,7 @@ from typing import Literal
 
 from transformer_jax.data.corpus import Lines
 from transformer_jax.data.pairing import Pairing
-from transformer_jax.data.segmentation import cut, join_pieces, split_sentences
+from transformer_jax.data.segmentation import join_pieces, split_long_line, split_sentences
 from transformer_jax.data.text import is_blank
 from transformer_jax.data.vocabulary import Vocabulary, WhitespaceVocabulary
 from transformer_jax.errors import UserError
@@ -56,7 +56,7 @@ class LineSplitter:
             if len(ids) <= longest:
                 found.append(ids)
                 continue
-            pieces = cut(part, lambda text: len(encode(text)) <= longest)
+            pieces = split_long_line(part, lambda text: len(encode(text)) <= longest)
             log.warning(
                 "line %d has %d tokens%s, the model was trained on at most %d: translated in %d "
                 "pieces", number + 1, len(ids), " in a sentence" if len(parts) > 1 else "",

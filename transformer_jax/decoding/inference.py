@@ -20,7 +20,7 @@ from transformer_jax.errors import UserError
 from transformer_jax.functional.losses import map_blocks, token_log_probs
 from transformer_jax.models.families import family_of
 
-__all__ = ["BATCH_TOKENS", "Hypothesis", "Inference"]
+__all__ = ["BATCH_TOKENS", "BatchDecoder", "Hypothesis"]
 
 # Of a batch on one device, padding included, unless the caller has others.
 BATCH_TOKENS = 4096
@@ -33,7 +33,7 @@ class Hypothesis:
     """Token ids without EOS, log-probability (nats) and score = log-probability / penalty.
 
     A search chooses among V - 2 tokens, PAD and BOS being none; log-probabilities are the model's
-    over all V, as those of `Inference.score`.
+    over all V, as those of `BatchDecoder.score`.
     """
 
     ids: list[int]
@@ -41,7 +41,7 @@ class Hypothesis:
     score: float
 
 
-class Inference:
+class BatchDecoder:
     """A model with its variables, ready to predict from lists of token ids (without EOS).
 
     `variables` may be replaced; what is compiled stays. `batch_tokens` are those of one device:

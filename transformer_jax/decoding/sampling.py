@@ -10,10 +10,10 @@ from jaxtyping import Array, Float
 from transformer_jax.decoding.rows import Allowed, Generated, Step, extend_rows
 from transformer_jax.functional.keys import row_keys
 
-__all__ = ["restrict", "sample"]
+__all__ = ["filter_logits", "sample"]
 
 
-def restrict(
+def filter_logits(
     logits: Float[Array, "*N V"], temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
 ) -> Float[Array, "*N V"]:
     """Logits / temperature with -inf on what top-k (0 = off) and top-p leave out.
@@ -22,7 +22,7 @@ def restrict(
     to at least `top_p` (Holtzman et al. 2020); the likeliest always stays. Of equally likely
     tokens at the border of top-k all stay. ValueError for a number out of range.
 
-    >>> [f"{x:.2f}" for x in restrict(jnp.log(jnp.array([[0.5, 0.3, 0.2]])), top_p=0.6)[0]]
+    >>> [f"{x:.2f}" for x in filter_logits(jnp.log(jnp.array([[0.5, 0.3, 0.2]])), top_p=0.6)[0]]
     ['-0.69', '-1.20', '-inf']
     """
     if not 0 < temperature < math.inf:
@@ -74,7 +74,7 @@ def sample(
 
     def choose(log_probs, position):
         drawn = jax.vmap(lambda rng: jax.random.fold_in(rng, position))(rngs)
-        offered = restrict(log_probs, temperature, top_k, top_p)
+        offered = filter_logits(log_probs, temperature, top_k, top_p)
         return jax.vmap(jax.random.categorical)(drawn, offered)
 
     return extend_rows(

@@ -19,12 +19,12 @@ from transformer_jax.config.train import mesh_sizes
 from transformer_jax.errors import UserError
 from transformer_jax.models.families import family_of
 
-__all__ = ["BATCH", "Layout", "make_layout"]
+__all__ = ["BATCH_AXES", "Layout", "make_layout"]
 
 # Mesh axes along which a batch is cut.
-BATCH = ("data", "fsdp")
+BATCH_AXES = ("data", "fsdp")
 # Letter of a dimension -> the mesh axis that cuts it.
-_CUT = {"D": "fsdp", **dict.fromkeys(("H", "HK", "HDv", "F", "V"), "tensor")}
+_MESH_AXIS = {"D": "fsdp", **dict.fromkeys(("H", "HK", "HDv", "F", "V"), "tensor")}
 
 
 class Layout:
@@ -37,9 +37,9 @@ class Layout:
             tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * 3, devices=devices
         )
         self.replicated = NamedSharding(self.mesh, P())
-        self.rows = NamedSharding(self.mesh, P(BATCH))
+        self.row_sharding = NamedSharding(self.mesh, P(BATCH_AXES))
         self.shards = data * fsdp
-        self.cut = tuple(name for name in BATCH if sizes[name] > 1)
+        self.batch_axes = tuple(name for name in BATCH_AXES if sizes[name] > 1)
 
     def __str__(self) -> str:
         used = [f"{name}={size}" for name, size in self.sizes.items() if size > 1]
@@ -54,8 +54,10 @@ class Layout:
         """
 
         def spec(leaf, letters):
-            cut = [_CUT.get(letter) for letter in letters]
-            return P(*(a if self._cuts(a, size) else None for a, size in zip(cut, leaf.shape)))
+            cut = [_MESH_AXIS.get(letter) for letter in letters]
+            return P(
+                *(a if self._is_sharded(a, size) else None for a, size in zip(cut, leaf.shape))
+            )
 
         return jax.tree.map(spec, tree, axes)
 
@@ -72,14 +74,14 @@ class Layout:
                     "a mesh of data alone"
                 )
 
-    def _cuts(self, axis: str | None, size: int) -> bool:
+    def _is_sharded(self, axis: str | None, size: int) -> bool:
         return axis is not None and self.sizes[axis] > 1 and size % self.sizes[axis] == 0
 
     def shardings(self, tree, axes) -> Any:
         """`specs` on the mesh."""
         return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), self.specs(tree, axes))
 
-    def template(self, tree, axes) -> Any:
+    def restore_template(self, tree, axes) -> Any:
         """Shapes of a tree with the place of each leaf, as checkpoints are restored to."""
         return jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -87,7 +89,7 @@ class Layout:
             self.shardings(tree, axes),
         )
 
-    def share(self, indices: np.ndarray) -> np.ndarray:
+    def local_rows(self, indices: np.ndarray) -> np.ndarray:
         """Those of a batch's sentences that this process reads; -1 are rows that fill it up.
 
         Rows are filled up to a multiple of the parts that a batch is cut into.
@@ -96,12 +98,12 @@ class Layout:
         indices = np.pad(indices, (0, missing), constant_values=-1)
         if jax.process_count() == 1:
             return indices
-        parts = self.rows.addressable_devices_indices_map(indices.shape).values()
+        parts = self.row_sharding.addressable_devices_indices_map(indices.shape).values()
         rows = {(part.start or 0, part.stop or len(indices)) for (part,) in filter(None, parts)}
         return np.concatenate([indices[start:stop] for start, stop in sorted(rows)])
 
     def shard_map_rows(
-        self, function: Callable, takes: tuple, gives: Any, axes: Iterable[str] = BATCH
+        self, function: Callable, takes: tuple, gives: Any, axes: Iterable[str] = BATCH_AXES
     ) -> Callable:
         """`function` of what each device holds; along other `axes` the compiler divides the work.
 
@@ -116,9 +118,9 @@ class Layout:
             check_vma=False,
         )
 
-    def place(self, batch: Any) -> Any:
-        """The rows of `share` on their devices."""
-        place = functools.partial(jax.make_array_from_process_local_data, self.rows)
+    def shard_batch(self, batch: Any) -> Any:
+        """The rows of `local_rows` on their devices."""
+        place = functools.partial(jax.make_array_from_process_local_data, self.row_sharding)
         return jax.tree.map(place, batch)
 
 

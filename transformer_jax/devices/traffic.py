@@ -9,7 +9,7 @@ import numpy as np
 
 from transformer_jax.devices.layout import Layout
 
-__all__ = ["Traffic", "traffic"]
+__all__ = ["Traffic", "collective_traffic"]
 
 _COLLECTIVE = re.compile(
     r"= (?P<result>.*?) (?P<kind>all-reduce|all-gather|reduce-scatter|all-to-all|"
@@ -31,7 +31,7 @@ class Traffic(NamedTuple):
         return self.bytes * (devices - 1) / devices * (2 if kind == "all-reduce" else 1)
 
 
-def traffic(compiled: Any, layout: Layout) -> dict[tuple[str, tuple[str, ...]], Traffic]:
+def collective_traffic(compiled: Any, layout: Layout) -> dict[tuple[str, tuple[str, ...]], Traffic]:
     """(kind, axes of the mesh) -> Traffic of a compiled step, as `runner.lower(shape).compile()`.
 
     Of the HLO that the CPU's compiler writes; those of other devices start and end a collective

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from transformer_jax.data.batching import Batch
 from transformer_jax.data.vocabulary import PAD_ID
-from transformer_jax.devices.layout import BATCH, Layout
+from transformer_jax.devices.layout import BATCH_AXES, Layout
 from transformer_jax.functional.losses import label_smoothed_cross_entropy, map_blocks
 
 __all__ = ["make_evaluation", "read_target"]
@@ -31,7 +31,7 @@ def make_evaluation(
 ) -> Callable[[Any, Iterable[Batch]], dict[str, float]]:
     """evaluate(variables, batches) -> {"loss", "perplexity", "accuracy"} per target token.
 
-    Batches hold the rows of `layout.share`; each device reads its part of them.
+    Batches hold the rows of `layout.local_rows`; each device reads its part of them.
     Loss is the plain negative log-likelihood in nats, without label smoothing; perplexity its
     exponential; accuracy the share of tokens that the model finds likeliest. EOS counts, targets
     that are `ignored` do not. Logits are there for `block` positions at once, None for all.
@@ -49,13 +49,13 @@ def make_evaluation(
             return jnp.stack([loss, jnp.sum(right, dtype=jnp.float32), count])
 
         found = map_blocks(counted, block, features, batch.target, ignored)
-        return jax.lax.psum(found.sum(axis=0), BATCH)
+        return jax.lax.psum(found.sum(axis=0), BATCH_AXES)
 
-    sums = jax.jit(layout.shard_map_rows(sums, takes=(P(), P(BATCH)), gives=P()))
+    sums = jax.jit(layout.shard_map_rows(sums, takes=(P(), P(BATCH_AXES)), gives=P()))
 
     def evaluate(variables, batches):
         total = [0.0, 0.0, 0.0]
-        for batch in map(layout.place, batches):
+        for batch in map(layout.shard_batch, batches):
             # Reading each result keeps few steps in flight, which the CPU backend needs.
             total = [a + float(b) for a, b in zip(total, jax.device_get(sums(variables, batch)))]
         loss, right, count = total

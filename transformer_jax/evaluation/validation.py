@@ -9,10 +9,10 @@ from flax import linen as nn
 
 from transformer_jax.config import RunConfig
 from transformer_jax.data.batching import Batch, Batches
-from transformer_jax.data.corpus import Corpus, Side
+from transformer_jax.data.corpus import Corpus, TokenArray
 from transformer_jax.data.pairing import Pairing
 from transformer_jax.data.vocabulary import Vocabulary
-from transformer_jax.decoding.inference import BATCH_TOKENS, Hypothesis, Inference
+from transformer_jax.decoding.inference import BATCH_TOKENS, BatchDecoder, Hypothesis
 from transformer_jax.decoding.options import Search
 from transformer_jax.devices.layout import Layout
 from transformer_jax.models.families import build_model
@@ -33,7 +33,7 @@ class ValidatedTask(Protocol):
     def check_references(self, config: RunConfig, references: Sequence[str]) -> None: ...
 
     def predict(
-        self, inference: Inference, sources: Sequence[Sequence[int]], search: Search
+        self, inference: BatchDecoder, sources: Sequence[Sequence[int]], search: Search
     ) -> list[list[Hypothesis]]: ...
 
     def write(self, vocabulary: Vocabulary, ids: Sequence[int]) -> str: ...
@@ -56,7 +56,7 @@ class Validation:
         data = dataclasses.replace(config.data, max_batch_shapes=shapes)
         self._corpus, self._task = corpus, task
         pairing = task.pairing
-        self._batches = Batches(corpus, data, 0, layout.share, pairing.ignored)
+        self._batches = Batches(corpus, data, 0, layout.local_rows, pairing.ignored)
         self._metric = config.train.best_metric
         self._language = data.languages[1]
         some = itertools.islice(_sentences(corpus.target, pairing.target_ends), 20)
@@ -65,7 +65,7 @@ class Validation:
         model = build_model(config.model)
         self._evaluate = task.evaluation(model, layout, config.optimizer.logits_block)
         batch_tokens = max(BATCH_TOKENS, data.max_length)
-        self.inference = Inference(model, None, batch_tokens, layout, pairing)
+        self.inference = BatchDecoder(model, None, batch_tokens, layout, pairing)
 
     def scores(self, variables: Mapping[str, Any]) -> dict[str, float]:
         """What the task measures, as validation_loss, and the metric that decides the best."""
@@ -84,7 +84,7 @@ class Validation:
         self, variables: Mapping[str, Any], most: int | None
     ) -> tuple[dict[str, float], bool]:
         """Scores, of so many batches and sentences at most, and whether anything was predicted."""
-        found = self._evaluate(variables, itertools.islice(self._batches.once(), most))
+        found = self._evaluate(variables, itertools.islice(self._batches.one_epoch(), most))
         if predicted := self._metric not in found:
             found[self._metric] = self._predicted_score(variables, most)
         return {f"validation_{name}": value for name, value in found.items()}, predicted
@@ -104,7 +104,7 @@ class Validation:
         return task.score(self._metric, predictions, texts, target, self._language)
 
 
-def _sentences(side: Side, ends: bool) -> Iterator[list[int]]:
+def _sentences(side: TokenArray, ends: bool) -> Iterator[list[int]]:
     """Token ids of each sentence, without the EOS that it `ends` with."""
     start = 0
     for end in side.ends:

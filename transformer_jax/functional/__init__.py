@@ -2,7 +2,7 @@
 
 from transformer_jax.functional.attention import (
     additive_attention_weights,
-    attend,
+    apply_attention,
     attention_weights,
     dot_product_attention,
     masked_softmax,
@@ -37,7 +37,7 @@ from transformer_jax.functional.rows import row_axes
 
 __all__ = [
     "additive_attention_weights",
-    "attend",
+    "apply_attention",
     "attention_weights",
     "batch_norm",
     "batch_statistics",

@@ -15,7 +15,7 @@ from transformer_jax.functional.arguments import check_floating, check_mask, che
 
 __all__ = [
     "additive_attention_weights",
-    "attend",
+    "apply_attention",
     "attention_weights",
     "dot_product_attention",
     "masked_softmax",
@@ -128,14 +128,14 @@ def additive_attention_weights(
     return masked_softmax(scores, mask).astype(query.dtype)
 
 
-def attend(
+def apply_attention(
     weights: Float[Array, "B H T S"], value: Float[Array, "B S H Dv"]
 ) -> Float[Array, "B T H Dv"]:
     """Weighted sum of the values, the product with V in equation 1, in their dtype.
 
     ValueError if the values are not of the weights' batch, keys and heads.
 
-    >>> attend(jnp.full((1, 1, 1, 2), 0.5), jnp.array([[[[2.0]], [[4.0]]]]))
+    >>> apply_attention(jnp.full((1, 1, 1, 2), 0.5), jnp.array([[[[2.0]], [[4.0]]]]))
     Array([[[[3.]]]], dtype=float32)
     """
     batch, heads, _, keys = weights.shape
@@ -160,7 +160,7 @@ def dot_product_attention(
     >>> dot_product_attention(query, key, jnp.array([[[[2.0]], [[4.0]]]]))
     Array([[[[3.]]]], dtype=float32)
     """
-    return attend(attention_weights(query, key, mask, scale=scale), value)
+    return apply_attention(attention_weights(query, key, mask, scale=scale), value)
 
 
 def _check_pair(query, key):

@@ -119,7 +119,7 @@ class MultiHeadAttention(DropoutModule):
         if not self.is_initializing():  # `init` would return them among the variables
             self.sow("attention", "weights", weights, reduce_fn=lambda _, new: new, init_fn=tuple)
         weights = self.drop(weights, config.attention_dropout, rows)
-        return self.output(att.merge_heads(att.attend(weights, values)))
+        return self.output(att.merge_heads(att.apply_attention(weights, values)))
 
 
 class FeedForward(DropoutModule):

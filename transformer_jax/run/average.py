@@ -49,15 +49,15 @@ def average_checkpoints(
     run: Run,
     checkpoints: Checkpoints,
     steps: Sequence[int],
-    place: Callable[[Any], Any] = single_device_template,
+    make_template: Callable[[Any], Any] = single_device_template,
 ) -> list[int]:
     """Write averaged/ from the checkpoints of these steps (section 6.1).
 
-    Damaged ones are left out. `place` as in `load_variables`. Collections are those of the
+    Damaged ones are left out. `make_template` as in `load_variables`. Collections are those of the
     newest: means of running statistics would be those of no parameters. Returns the steps
     averaged.
     """
-    template = place(prediction_items(run.step_functions().shapes()))
+    template = make_template(prediction_items(run.step_functions().shapes()))
     averaged = Checkpoints(run.store / AVERAGED)
     steps, taken = sorted(set(steps)), []
     items: dict[str, Any] = {}

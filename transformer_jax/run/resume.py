@@ -25,7 +25,7 @@ from transformer_jax.tasks.task import MakeOptimizer
 from transformer_jax.training.patience import Patience
 from transformer_jax.training.state import TrainState
 
-__all__ = ["open_or_create_run", "places_in", "restore_or_init"]
+__all__ = ["open_or_create_run", "restore_or_init", "template_of"]
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +215,7 @@ def restore_or_init(
     places = jax.tree.map(lambda leaf: leaf.sharding, template)
     state = jax.jit(init, out_shardings=places)(seed_key(run.config.train.seed))
     if init_from is not None:
-        variables, name = load_variables(Run.open(init_from), place=places_in(template))
+        variables, name = load_variables(Run.open(init_from), make_template=template_of(template))
         params = variables.pop("params")
         log.info("starting from %s, %s", init_from, name)
         # The state is donated to each step, so the average needs arrays of its own.
@@ -224,6 +224,6 @@ def restore_or_init(
     return state, {}
 
 
-def places_in(template: TrainState) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def template_of(template: TrainState) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """What gives the named trees of a state the shapes and places that they have in `template`."""
     return lambda items: {name: getattr(template, name) for name in items}

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from transformer_jax.config import RunConfig
-from transformer_jax.data.batching import Batches, Prefetch, chained
+from transformer_jax.data.batching import Batches, Prefetch, extend_order_digest
 from transformer_jax.devices.allocator import keep_freed_memory
 from transformer_jax.devices.layout import make_layout
 from transformer_jax.devices.processes import (
@@ -30,7 +30,7 @@ from transformer_jax.run.folder import Run, RunError, check_store
 from transformer_jax.run.items import state_to_items
 from transformer_jax.run.names import PROFILE
 from transformer_jax.run.rehearsal import rehearse
-from transformer_jax.run.resume import open_or_create_run, places_in, restore_or_init
+from transformer_jax.run.resume import open_or_create_run, restore_or_init, template_of
 from transformer_jax.tasks.task import MakeOptimizer
 from transformer_jax.training.loop import train_loop
 from transformer_jax.training.memory import check_step_memory, oom_as_user_error
@@ -122,7 +122,7 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
         corpus,
         config.data,
         config.train.seed,
-        layout.share,
+        layout.local_rows,
         ignored=task.pairing.ignored,
         corrupt=task.corrupt,
     )
@@ -152,15 +152,15 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
     order = before.get("data_order_digest", "")
 
     def micro_batches(step):
-        found = [batches.indices(step * accumulate + i) for i in range(accumulate)]
+        found = [batches.shape_and_indices(step * accumulate + i) for i in range(accumulate)]
         with usual_settings():  # which hold in the thread that asks for them
-            placed = [runner.place(batches.assemble(*each)) for each in found]
+            placed = [runner.place_batch(batches.assemble(*each)) for each in found]
         return [indices for _, indices, _ in found], placed
 
     def seen():
         nonlocal order
         for indices, placed in prefetch:
-            order = chained(order, indices)
+            order = extend_order_digest(order, indices)
             yield placed
 
     def save(state, step, scores):
@@ -225,7 +225,7 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
         # The newest ends the run, even where it is unscheduled, as it was stopped there.
         steps = sorted({*checkpoints.scheduled_steps(), checkpoints.steps()[-1]})
         chosen = steps[-config.train.average_last :]
-        average_checkpoints(run, checkpoints, chosen, places_in(runner.template))
+        average_checkpoints(run, checkpoints, chosen, template_of(runner.template))
     finally:
         prefetch.close()
         checkpoints.close()
@@ -257,7 +257,7 @@ def _describe(corpus, batches, state, layout, train, memory):
     return (
         f"{len(corpus)} sentence pairs, vocabulary {corpus.vocabularies}, "
         f"{parameters:,} parameters, {epoch:.1f} batches an epoch, "
-        f"{batches.padding_share():.1%} padding, "
+        f"{batches.padding_fraction():.1%} padding, "
         f"{layout.mesh.size} {jax.devices()[0].device_kind} device(s), {layout}\n"
         f"from step {int(state.step)} to {train.steps}; shapes of batches: {len(batches.shapes)}, "
         f"each is compiled when it comes first\n{memory}"

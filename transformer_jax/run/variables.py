@@ -15,16 +15,26 @@ log = logging.getLogger(__name__)
 
 
 def load_variables(
-    run: Run, checkpoint: str = "averaged", place: Callable[[Any], Any] = single_device_template
+    run: Run,
+    checkpoint: str = "averaged",
+    make_template: Callable[[Any], Any] = single_device_template,
 ) -> tuple[dict[str, Any], str]:
-    """(parameters and collections, name of the checkpoint) to predict with.
+    """Load the variables to predict with from a run's checkpoints.
 
-    `place` makes of the shapes of {"params": ...}, and "collections" where the model has some,
-    those with shardings that they are restored to. `checkpoint` is "averaged", "best", "last"
-    or a step. "averaged" falls back to the newest sound checkpoint while there is no sound
-    average as new as it.
+    Args:
+        run: The run.
+        checkpoint: "averaged", "best", "last" or a step. "averaged" falls back to the newest intact
+            checkpoint while there is no intact average as new as it.
+        make_template: Gives the shapes of {"params": ...}, and of "collections" where the model has
+            some, the shardings that they are restored to.
+
+    Returns:
+        Parameters and collections as Flax's variables, and the name of the checkpoint.
+
+    Raises:
+        RunError: There is no such checkpoint, or no intact one.
     """
-    template = place(prediction_items(run.step_functions().shapes()))
+    template = make_template(prediction_items(run.step_functions().shapes()))
     if not (run.store / CHECKPOINTS).is_dir():
         raise RunError(f"{run.folder} has no checkpoint yet")
     checkpoints = run.checkpoints(read_only=True)

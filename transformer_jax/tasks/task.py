@@ -16,7 +16,7 @@ from transformer_jax.config import OptimizerConfig, RunConfig
 from transformer_jax.data.batching import Batch, Corrupt
 from transformer_jax.data.pairing import Pairing
 from transformer_jax.data.vocabulary import Vocabulary
-from transformer_jax.decoding.inference import Hypothesis, Inference
+from transformer_jax.decoding.inference import BatchDecoder, Hypothesis
 from transformer_jax.decoding.options import Search
 from transformer_jax.devices.layout import Layout
 from transformer_jax.errors import UserError
@@ -121,13 +121,13 @@ class Task:
 
     def predict(
         self,
-        inference: Inference,
+        inference: BatchDecoder,
         sources: Sequence[Sequence[int]],
         search: Search,
         numbers: Sequence[int] | None = None,
         parts: Sequence[int] | None = None,
     ) -> list[list[Hypothesis]]:
-        """Hypotheses of each source, best first, as `Inference.translate` finds them."""
+        """Hypotheses of each source, best first, as `BatchDecoder.translate` finds them."""
         if self.pairing.aligned:
             return inference.label(sources, numbers)
         return inference.translate(sources, search, numbers, parts)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import jax
 
 from transformer_jax.config import ModelConfig, RunConfig
-from transformer_jax.data.batching import Batches, Shape
+from transformer_jax.data.batching import Batches, BatchShape
 from transformer_jax.data.corpus import Corpus
 from transformer_jax.devices.layout import Layout
 from transformer_jax.devices.memory import device_memory, format_bytes
@@ -50,11 +50,11 @@ def check_model(model: ModelConfig, layout: Layout) -> None:
         )
 
 
-def largest_shape(shapes: Sequence[Shape], model: ModelConfig) -> Shape:
+def largest_shape(shapes: Sequence[BatchShape], model: ModelConfig) -> BatchShape:
     """The shape whose step keeps most numbers, as the model's family counts them.
 
-    >>> largest_shape([Shape(8, 16, 16), Shape(64, 2, 2)], ModelConfig())
-    Shape(rows=8, source=16, target=16)
+    >>> largest_shape([BatchShape(8, 16, 16), BatchShape(64, 2, 2)], ModelConfig())
+    BatchShape(rows=8, source=16, target=16)
     """
 
     family = family_of(model)
@@ -62,8 +62,8 @@ def largest_shape(shapes: Sequence[Shape], model: ModelConfig) -> Shape:
 
 
 def largest_step_memory(
-    step: StepRunner, config: RunConfig, shapes: Sequence[Shape]
-) -> tuple[Shape, StepMemory]:
+    step: StepRunner, config: RunConfig, shapes: Sequence[BatchShape]
+) -> tuple[BatchShape, StepMemory]:
     """The largest of the shapes, and what a step on it needs; it is compiled for that."""
     shape = largest_shape(shapes, config.model)
     return shape, step.memory(shape, config.optimizer.accumulation_steps)
@@ -109,7 +109,7 @@ def fit_batches(
         accumulate = int(min(max(accumulate + 1, accumulate * parts), most))
 
 
-def check_step_memory(step: StepRunner, config: RunConfig, shapes: Sequence[Shape]) -> str:
+def check_step_memory(step: StepRunner, config: RunConfig, shapes: Sequence[BatchShape]) -> str:
     """A line on the largest batch and its memory; UserError where the device has less."""
     check_model(config.model, step.layout)
     start = time.perf_counter()

@@ -14,8 +14,8 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from transformer_jax.data.batching import Batch, Shape
-from transformer_jax.devices.layout import BATCH, Layout
+from transformer_jax.data.batching import Batch, BatchShape
+from transformer_jax.devices.layout import BATCH_AXES, Layout
 from transformer_jax.functional.rows import rows_cut_along
 from transformer_jax.training.state import TrainState
 from transformer_jax.training.step import StepFunctions, Sums, add_sums
@@ -44,7 +44,7 @@ class StepRunner:
         self._functions = functions
         shapes, axes = functions.shapes(), functions.axes()
         layout.check_axes(shapes.params, axes.params)
-        self.template = layout.template(shapes, axes)
+        self.template = layout.restore_template(shapes, axes)
         self._specs = layout.specs(shapes.params, axes.params)
         gradients, total, update = self._gradients, self._total, functions.update
 
@@ -88,7 +88,7 @@ class StepRunner:
         mesh = self.layout.mesh
         places = {
             "state": jax.tree.map(lambda leaf: leaf.sharding, self.template),
-            "batch": self.layout.rows,
+            "batch": self.layout.row_sharding,
             "sums": jax.tree.map(lambda spec: NamedSharding(mesh, spec), self._sums()),
             "micro": self.layout.replicated,
             "metrics": self.layout.replicated,
@@ -101,8 +101,8 @@ class StepRunner:
             out_shardings=out,
         )
 
-    def place(self, batch: Any) -> Any:
-        """A batch, the rows of `layout.share`, as the step takes it."""
+    def place_batch(self, batch: Any) -> Any:
+        """A batch, the rows of `layout.local_rows`, as the step takes it."""
         raise NotImplementedError
 
     def __call__(self, state: TrainState, micro_batches: Sequence[Batch]):
@@ -118,7 +118,7 @@ class StepRunner:
         """Bytes of the state on one device."""
         return sum(_device_bytes(leaf) for leaf in jax.tree.leaves(self.template))
 
-    def memory(self, shape: Shape, accumulate: int) -> StepMemory:
+    def memory(self, shape: BatchShape, accumulate: int) -> StepMemory:
         """What a step on batches of a shape needs; compiles it, computes nothing."""
         persistent = self.state_bytes
         if accumulate == 1:
@@ -130,12 +130,12 @@ class StepRunner:
         persistent += found[0].output_size_in_bytes
         return StepMemory(persistent, max(each.temp_size_in_bytes for each in found))
 
-    def lower(self, shape: Shape) -> Any:
+    def lower(self, shape: BatchShape) -> Any:
         """A step on one batch of a shape, not compiled yet."""
         return self._whole.lower(self.template, self._batch(shape))
 
-    def _batch(self, shape: Shape) -> Any:
-        """What `place` makes of a batch of a shape: sizes alone."""
+    def _batch(self, shape: BatchShape) -> Any:
+        """What `place_batch` makes of a batch of a shape: sizes alone."""
         rows = -(-shape.rows // self.layout.shards) * self.layout.shards
         sizes = ((rows, shape.source), (rows, shape.target), (rows,))
         leaves: Any = (jax.ShapeDtypeStruct(size, "int32") for size in sizes)
@@ -161,7 +161,7 @@ class JitStep(StepRunner):
     def _total(self, sums):
         return sums
 
-    def place(self, batch):
+    def place_batch(self, batch):
         return batch
 
 
@@ -188,7 +188,7 @@ class PmapStep(StepRunner):
             donate_argnums=0 if donate else (),
         )
 
-    def place(self, batch):
+    def place_batch(self, batch):
         parts = self.layout.shards
         return jax.tree.map(lambda rows: np.reshape(rows, (parts, -1, *rows.shape[1:])), batch)
 
@@ -219,14 +219,14 @@ class MeshStep(StepRunner):
             return jax.tree.map(_gather, params, specs)
 
         def part(params, collections, batch, rng):
-            with rows_cut_along(*self.layout.cut):
+            with rows_cut_along(*self.layout.batch_axes):
                 sums = self._functions.gradients(params, _own(collections), batch, rng)
             return jax.tree.map(lambda leaf: leaf[None], sums)
 
         whole = jax.tree.map(_without_fsdp, specs)
         gathered = self.layout.shard_map_rows(gather, (specs,), whole, axes=self.layout.sizes)
-        takes = (P(), P(BATCH), P(BATCH), P())
-        parts = self.layout.shard_map_rows(part, takes, gives=P(BATCH))
+        takes = (P(), P(BATCH_AXES), P(BATCH_AXES), P())
+        parts = self.layout.shard_map_rows(part, takes, gives=P(BATCH_AXES))
         rng = self._functions.rng(state, micro)
         return parts(gathered(state.params), collections, batch, rng)
 
@@ -236,17 +236,17 @@ class MeshStep(StepRunner):
         def add_up(sums):
             gradients = jax.tree.map(scatter, sums.gradients, specs)
             rest = _own(sums._replace(gradients={}, collections={}))
-            rest = jax.lax.psum(rest, self.layout.cut)
-            collections = _agreed(_own(sums.collections), self.layout.cut)
+            rest = jax.lax.psum(rest, self.layout.batch_axes)
+            collections = _agreed(_own(sums.collections), self.layout.batch_axes)
             return rest._replace(gradients=gradients, collections=collections)
 
         def scatter(part, spec):
             """The sum of all parts [1, ...] of a gradient; of it, what the device keeps."""
             if "fsdp" not in spec:
-                return jax.lax.psum(part[0], self.layout.cut)
+                return jax.lax.psum(part[0], self.layout.batch_axes)
             axis = spec.index("fsdp")
             own = jax.lax.psum_scatter(part[0], "fsdp", scatter_dimension=axis, tiled=True)
-            return jax.lax.psum(own, "data") if "data" in self.layout.cut else own
+            return jax.lax.psum(own, "data") if "data" in self.layout.batch_axes else own
 
         gives = super()._sums()
         return self.layout.shard_map_rows(add_up, (self._sums(),), gives, axes=self.layout.sizes)(
@@ -255,12 +255,12 @@ class MeshStep(StepRunner):
 
     def _sums(self):
         """How parts of sums lie, each a whole gradient but for what tensor cuts."""
-        parts: Any = P(BATCH)
-        whole = jax.tree.map(lambda spec: P(BATCH, *_without_fsdp(spec)), self._specs)
+        parts: Any = P(BATCH_AXES)
+        whole = jax.tree.map(lambda spec: P(BATCH_AXES, *_without_fsdp(spec)), self._specs)
         return Sums(whole, parts, parts, parts, parts)
 
-    def place(self, batch):
-        return self.layout.place(batch)
+    def place_batch(self, batch):
+        return self.layout.shard_batch(batch)
 
 
 def _own(tree):

@@ -177,8 +177,8 @@ def draw(seen: Attention, part: str, layer: int, head: int | None = None) -> Fig
     """
     weights = getattr(seen, part)
     check_head(weights, layer, head)
-    rows = seen.source if part == "encoder" else seen.target_written
-    columns = seen.target_read if part == "decoder" else seen.source
+    rows = seen.source if part == "encoder" else seen.target_tokens
+    columns = seen.decoder_input_tokens if part == "decoder" else seen.source
     chosen = weights[layer - 1].mean(0) if head is None else weights[layer - 1, head - 1]
     which = "mean of all heads" if head is None else f"head {head}"
     return attention_map(

@@ -12,8 +12,8 @@ __all__ = ["attention_page"]
 # Part -> its name on the page, and the sides that ask and answer.
 PARTS = {
     "encoder": ("encoder, to the source", "source", "source"),
-    "cross": ("decoder, to the source", "target_written", "source"),
-    "decoder": ("decoder, to what it has written", "target_written", "target_read"),
+    "cross": ("decoder, to the source", "target_tokens", "source"),
+    "decoder": ("decoder, to what it has written", "target_tokens", "decoder_input_tokens"),
 }
 
 
@@ -39,8 +39,7 @@ def attention_page(seen: Attention) -> str:
             "weights": (weights * 10_000).round().astype(int).tolist(),
         }
     sides = (
-        " ".join(word for word, _ in words(side)[:-1])
-        for side in (seen.source, seen.target_written)
+        " ".join(word for word, _ in words(side)[:-1]) for side in (seen.source, seen.target_tokens)
     )
     page = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     # A "<" in the data would let a word end the script that holds it.
