@@ -12,7 +12,7 @@ from unittest import mock
 
 from benchmarks.speed import TINY
 from transformer_jax import presets
-from transformer_jax.tools.verification import finish, values, verify_resume
+from transformer_jax.tools.verification import read_fingerprints, run_to_end, verify_resume
 
 __all__ = ["FLAGS", "repeated"]
 
@@ -37,8 +37,8 @@ def repeated(folder: Path, environment: dict[str, str], tiny: bool) -> dict[str,
         config = replace(config, model=replace(config.model, **TINY))
     with mock.patch.dict(os.environ, environment):
         verdict = verify_resume(config, folder, updates=UPDATES, kills=1)
-        finish(folder, "again")
-    whole, again = (values(folder / name) for name in ("whole", "again"))
+        run_to_end(folder, "again")
+    whole, again = (read_fingerprints(folder / name) for name in ("whole", "again"))
     return {
         "environment": environment,
         "updates": UPDATES,

@@ -35,7 +35,12 @@ from transformer_jax.run.folder import Run
 from transformer_jax.run.splits import dataset_splits
 from transformer_jax.terminal import run_program
 from transformer_jax.translator import Translator
-from transformer_jax.visualization.attention import attention_lines, by_word, check_head, words
+from transformer_jax.visualization.attention import (
+    attention_lines,
+    by_word,
+    check_head,
+    merge_pieces,
+)
 
 # Sentences with "it" of each split; words of the longest that is drawn.
 SENTENCES, LONGEST = 100, 14
@@ -70,11 +75,11 @@ def sentences(translator: Translator, split: DatasetSplit, count: int) -> list[S
         if not len(example["antecedents"]):
             continue
         source, target = example["en"].decode(), example["de"].decode()
-        seen = translator.attention(source, target)
-        labels = [word for word, _ in words(seen.source)]
+        maps = translator.attention(source, target)
+        labels = [word for word, _ in merge_pieces(maps.source)]
         (pronoun, noun), (german, _) = example["antecedents"].tolist()
         before = len(_pronouns(" ".join(target.split()[:german])))
-        weights = by_word(seen.encoder, seen.source, seen.source)
+        weights = by_word(maps.encoder, maps.source, maps.source)
         spans = [tuple(span) for span in example["spans"].tolist()]
         phrases = [_smallest(spans, place) for place in range(len(labels) - 1)]
         found.append(Sentence(source, target, labels, weights, pronoun, noun, before, phrases))
@@ -306,10 +311,10 @@ def pictures(shown: Sentence, scores: np.ndarray) -> dict:
 
 def one_head(translator: Translator, source: str, layer: int, head: int):
     """Any head on any sentence, both from 1."""
-    seen = translator.attention(source, source)  # the encoder sees no target
-    check_head(seen.encoder, layer, head)
-    labels = [word for word, _ in words(seen.source)]
-    weights = by_word(seen.encoder[layer - 1, head - 1], seen.source, seen.source)
+    maps = translator.attention(source, source)  # the encoder sees no target
+    check_head(maps.encoder, layer, head)
+    labels = [word for word, _ in merge_pieces(maps.source)]
+    weights = by_word(maps.encoder[layer - 1, head - 1], maps.source, maps.source)
     title = f"layer {layer} head {head}"
     return attention_lines(weights[None], labels, labels, title=title)
 

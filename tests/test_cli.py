@@ -9,7 +9,7 @@ import pytest
 
 from tests.small_job import write_text
 from transformer_jax.cli import COMMANDS, main
-from transformer_jax.data.preparation import Receipt
+from transformer_jax.data.preparation import Manifest
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--preset", "tiny", "--parallel", "jit", "--vocabulary", "whitespace",
@@ -120,6 +120,6 @@ def test_a_dataset_is_prepared_once_and_evaluated_by_split(tmp_path, caplog, cap
     with pytest.raises(SystemExit, match=message):
         here("evaluate", "--run-dir", "one", "--split", "tset")
     here("prepare", *dataset, *SMALL, "--output", "prepared")
-    assert (Path("prepared") / Receipt.FILE).read_bytes() == (
-        Path("one") / "corpus" / Receipt.FILE
+    assert (Path("prepared") / Manifest.FILE).read_bytes() == (
+        Path("one") / "corpus" / Manifest.FILE
     ).read_bytes()

@@ -19,7 +19,7 @@ from transformer_jax.decoding.options import Search
 from transformer_jax.errors import UserError
 from transformer_jax.functional import token_log_probs
 from transformer_jax.run.folder import Run
-from transformer_jax.run.inspect import report
+from transformer_jax.run.inspect import describe_run
 from transformer_jax.run.train import train
 
 
@@ -259,7 +259,7 @@ def test_other_optimizers_go_through_the_job(tmp_path, optimizer):
         optimizer is adafactor
     )
     assert Translator.load(parts.folder).translate(["w1"])
-    assert "DAMAGED" not in (found := report(whole.folder))
+    assert "DAMAGED" not in (found := describe_run(whole.folder))
     checkpoints = len(whole.checkpoints(read_only=True).steps())
     assert found.count("an optimizer that is not Adam was not read") == checkpoints > 1
     with pytest.raises(Exception, match=r"are not those of .* one's own goes on with the same"):

@@ -13,7 +13,7 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from transformer_jax import RunConfig, Translator
-from transformer_jax.run.inspect import report
+from transformer_jax.run.inspect import describe_run
 from transformer_jax.run.average import average
 from transformer_jax.run.train import train
 from transformer_jax.decoding.options import Search
@@ -36,7 +36,7 @@ for name, search in searches.items():
 found["scores"] = translator.score(sources, targets)
 found["perplexity"] = translator.evaluate(sources, targets, language="de").perplexity
 found["attention"] = float(translator.attention("w1 w2", "W2").cross[0, 0, 0, 0])
-found["sound"] = report(folder / "run").count("sound")
+found["sound"] = describe_run(folder / "run").count("sound")
 print(json.dumps(found))
 """
 

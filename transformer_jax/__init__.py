@@ -23,7 +23,7 @@ _HOME = {
     "Layout": "devices.layout",
     "make_layout": "devices.layout",
     "Processes": "devices.processes",
-    "joined": "devices.processes",
+    "distributed_session": "devices.processes",
     "Search": "decoding.options",
     "generate": "decoding.generate",
     "beam_search": "decoding.beam",

@@ -30,7 +30,7 @@ from transformer_jax.run.folder import Run
 from transformer_jax.run.variables import load_variables
 from transformer_jax.tasks import TASKS, Task
 
-__all__ = ["Attention", "Evaluation", "Translation", "Translator"]
+__all__ = ["AttentionMaps", "Evaluation", "Translation", "Translator"]
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Translation:
 
 
 @dataclass(frozen=True)
-class Attention:
+class AttentionMaps:
     """Attention weights of one sentence pair, float32; the keys of a row sum to 1.
 
     source          S pieces that the encoder reads, "</s>" last
@@ -265,14 +265,14 @@ class Translator:
             first += len(lines)
 
     @usual_settings()
-    def attention(self, source: str, target: str | None = None) -> Attention:
+    def attention(self, source: str, target: str | None = None) -> AttentionMaps:
         """What the model attends to when it writes `target` (default: its own translation)."""
         pairing, (of_source, of_target) = self.task.pairing, self.vocabularies
         read = self._encode_whole(of_source, source, "source")
         if target is None:
             [target] = self.translate([source], split_sentences="never")
         written = self._encode_whole(of_target, target, "target")
-        return Attention(
+        return AttentionMaps(
             of_source.tokens(pairing.source(read)),
             ["<s>", *of_target.tokens(pairing.target(written)[:-1])],
             of_target.tokens(pairing.target(written)),

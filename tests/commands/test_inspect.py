@@ -8,7 +8,7 @@ import jax
 from tests.run.test_recovery import damage
 from transformer_jax import Translator
 from transformer_jax.run.checkpoints import Checkpoints
-from transformer_jax.run.inspect import report
+from transformer_jax.run.inspect import describe_run
 
 
 def test_inspect_shows_fields_parameters_and_checkpoints(command, run):
@@ -40,7 +40,7 @@ def test_inspect_knows_what_a_job_replaces_meanwhile(run, monkeypatch):
         return restore(self, step, templates)
 
     monkeypatch.setattr(Checkpoints, "restore", replaced)
-    shown = report(run)
+    shown = describe_run(run)
     assert "checkpoints/24: sound" in shown
     assert "checkpoints/12" not in shown
 

@@ -7,7 +7,7 @@ import pytest
 
 from transformer_jax import DataConfig
 from transformer_jax.data.corpus import Corpus, CorpusError
-from transformer_jax.data.preparation import Receipt, cache_folder, prepare, prepare_cached
+from transformer_jax.data.preparation import Manifest, cache_folder, prepare, prepare_cached
 from transformer_jax.data.text import TextError
 from transformer_jax.errors import UserError
 
@@ -42,7 +42,7 @@ def test_faults_of_the_text_are_named_whatever_the_vocabulary(
     config = DataConfig(train=pair, vocabulary=kind)
     with pytest.raises(UserError, match=message):
         prepare(config, 300, tmp_path / "out")
-    assert Receipt.read(tmp_path / "out") is None
+    assert Manifest.read(tmp_path / "out") is None
 
 
 def test_faults_of_the_validation_text_are_found_before_the_work(tmp_path, data):
@@ -69,7 +69,7 @@ def test_prepared_text_is_left_alone_until_something_changes(tmp_path, data):
     stamp = (out / "train" / "corpus.json").stat().st_mtime_ns
     prepare(data, 300, out)
     assert (out / "train" / "corpus.json").stat().st_mtime_ns == stamp
-    (out / Receipt.FILE).write_text("[")
+    (out / Manifest.FILE).write_text("[")
     prepare(data, 300, out)
     assert Corpus.open(out / "train").fingerprint == first
     with pytest.raises(CorpusError, match="was prepared from other text or with other settings"):
@@ -159,7 +159,7 @@ def test_validation_of_other_settings_does_not_stay_behind(tmp_path, data):
     out = tmp_path / "out"
     prepare(replace(data, validation=data.train), 300, out)
     assert (out / "validation").is_dir()
-    (out / Receipt.FILE).unlink()
+    (out / Manifest.FILE).unlink()
     prepare(data, 290, out)
     assert not (out / "validation").exists()
 

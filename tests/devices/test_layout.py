@@ -21,7 +21,7 @@ from transformer_jax.devices.traffic import collective_traffic
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.evaluate import make_evaluation
 from transformer_jax.run.checkpoints import Checkpoints
-from transformer_jax.run.inspect import report
+from transformer_jax.run.inspect import describe_run
 from transformer_jax.run.items import state_from_items, state_to_items
 from transformer_jax.tasks import Task
 from transformer_jax.training.fingerprint import fingerprints
@@ -383,7 +383,7 @@ def test_a_job_that_stops_and_goes_on(tmp_path, options):
 
     run("many", 9, **options)
     many, one = run("many", 15, **options), run("one", 15, parallel="jit")
-    assert "averaged/15: sound" in report(many.folder)
+    assert "averaged/15: sound" in describe_run(many.folder)
     records = [read_jsonl(side.folder / "metrics.jsonl") for side in (many, one)]
     assert "validation_bleu" in records[0][-1]
     for name in ("loss", "validation_loss"):

@@ -13,7 +13,7 @@ from transformer_jax import RunConfig, Search, UserError, train
 from transformer_jax.cli import COMMANDS
 from transformer_jax.config.renamed import FIELDS, OPTIONS, rename_fields
 from transformer_jax.data.corpus import Corpus, CorpusError
-from transformer_jax.data.preparation import Receipt
+from transformer_jax.data.preparation import Manifest
 from transformer_jax.run.formats import upgrade_metadata
 
 TABLE = Path(__file__).parents[2] / "docs" / "formats.md"
@@ -119,7 +119,7 @@ def test_records_and_prepared_text_have_the_names_of_the_table(run):
         "corpus.json", "source.tokens.npy", "source.sentence_ends.npy",
         "target.tokens.npy", "target.sentence_ends.npy", "vocabulary.json",
     }  # fmt: skip
-    assert {f.name for f in fields(Receipt)} == names_of("inputs.json")
+    assert {f.name for f in fields(Manifest)} == names_of("inputs.json")
 
 
 def test_an_old_configuration_by_itself_is_refused_with_the_new_names(tmp_path):

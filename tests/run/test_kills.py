@@ -11,7 +11,7 @@ import pytest
 from tests.small_job import ENVIRONMENT, command, configuration, last_prints
 from transformer_jax import Translator
 from transformer_jax.run.folder import Run
-from transformer_jax.run.inspect import report
+from transformer_jax.run.inspect import describe_run
 from transformer_jax.run.names import DELETED
 from transformer_jax.run.train import train
 
@@ -104,7 +104,7 @@ def killed(line, records=None, lines=0):
 def check_what_is_there(folder):
     """Everything that is offered is whole."""
     if Run.exists(folder):
-        assert "DAMAGED" not in report(folder)
+        assert "DAMAGED" not in describe_run(folder)
         if Run.open(folder).checkpoints(read_only=True).steps():
             Translator.load(folder)
 

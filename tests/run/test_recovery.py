@@ -16,13 +16,13 @@ from tests.small_job import configuration, last_prints
 from transformer_jax import Translator
 from transformer_jax.cli import main
 from transformer_jax.data.corpus import CorpusError
-from transformer_jax.data.preparation import Receipt
+from transformer_jax.data.preparation import Manifest
 from transformer_jax.devices.signals import Interrupted
 from transformer_jax.errors import UserError
 from transformer_jax.files import locked
 from transformer_jax.run.checkpoints import Checkpoints
 from transformer_jax.run.folder import Run, RunError
-from transformer_jax.run.inspect import report
+from transformer_jax.run.inspect import describe_run
 from transformer_jax.run.train import train
 from transformer_jax.training.metrics import MetricsWriter
 
@@ -76,7 +76,7 @@ def test_a_cleared_corpus_is_prepared_again_from_the_same_text_only(tmp_path):
     run = train(config, tmp_path / "run", progress=False)
     config = run.config
     further = replace(config, train=replace(config.train, steps=4))
-    (run.folder / "corpus" / Receipt.FILE).unlink()  # its arrays are all that counts
+    (run.folder / "corpus" / Manifest.FILE).unlink()  # its arrays are all that counts
     train(further, run.folder, progress=False)
     shutil.rmtree(run.folder / "corpus")
     source = Path(config.data.train[0])
@@ -204,9 +204,9 @@ def test_a_stopped_run_may_end_where_it_was_stopped(tmp_path, whole, monkeypatch
     with pytest.raises(Interrupted):
         train(config, tmp_path / "run", progress=False)
     monkeypatch.undo()
-    assert "checkpoints/8: sound, unscheduled" in report(tmp_path / "run")
+    assert "checkpoints/8: sound, unscheduled" in describe_run(tmp_path / "run")
     train(replace(config, train=replace(config.train, steps=8)), tmp_path / "run", progress=False)
-    assert "averaged/8: sound, mean of 6, 8" in report(tmp_path / "run")
+    assert "averaged/8: sound, mean of 6, 8" in describe_run(tmp_path / "run")
     assert Translator.load(tmp_path / "run").checkpoint == "averaged at step 8"
 
 

@@ -238,7 +238,7 @@ def test_checkpoints_elsewhere(tmp_path, monkeypatch, remote):
     """On another disk, or by way of the paths that reach buckets (here of a local folder)."""
     there = tmp_path / "there"
     if remote:
-        monkeypatch.setattr(Run, "store", property(lambda self: epath.Path(there)))
+        monkeypatch.setattr(Run, "checkpoint_root", property(lambda self: epath.Path(there)))
     config = configuration(tmp_path, steps=6, checkpoint_dir="there", average_last=1)
     train(config, tmp_path / "run", progress=False)
     longer = replace(config, train=replace(config.train, steps=12, keep_last=1))

@@ -8,7 +8,7 @@ from tests.small_job import configuration, last_prints, read_jsonl
 from transformer_jax.devices.signals import Interrupted
 from transformer_jax.run.checkpoints import Checkpoints
 from transformer_jax.run.folder import Run, RunError
-from transformer_jax.run.inspect import report
+from transformer_jax.run.inspect import describe_run
 from transformer_jax.run.train import train
 from transformer_jax.training.patience import Patience
 
@@ -39,8 +39,9 @@ def test_it_ends_after_so_many_scheduled_evaluations(ended):
     assert [r["step"] for r in records if "validation_loss" in r] == [4, 6, 8, 12, 16]
     checkpoints = run.checkpoints(read_only=True)
     assert checkpoints.steps() == [6, 12, 16] == checkpoints.scheduled_steps()
-    assert (run.store / "averaged" / "16").is_dir()
-    assert "checkpoints/16: sound, ended after 3 evaluations without a gain" in report(run.folder)
+    assert (run.checkpoint_root / "averaged" / "16").is_dir()
+    ended = "checkpoints/16: sound, ended after 3 evaluations without a gain"
+    assert ended in describe_run(run.folder)
 
 
 def test_stopped_on_the_way_it_ends_at_the_same_step(ended, tmp_path):
@@ -104,9 +105,8 @@ def test_killed_before_its_average_it_is_still_averaged(ended, tmp_path, monkeyp
     assert not (tmp_path / "run" / "averaged").exists()
     run = train(config, tmp_path / "run", progress=False)
     assert run.checkpoints(read_only=True).steps() == [6, 12, 16]
-    averages = [
-        Checkpoints(r.store / "averaged", read_only=True).metadata(16) for r in (run, whole)
-    ]
+    folders = [each.checkpoint_root / "averaged" for each in (run, whole)]
+    averages = [Checkpoints(folder, read_only=True).metadata(16) for folder in folders]
     assert averages[0]["fingerprints"] == averages[1]["fingerprints"]
 
 

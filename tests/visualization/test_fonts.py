@@ -6,7 +6,7 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 
-from transformer_jax.visualization.attention import attention_map, words
+from transformer_jax.visualization.attention import attention_map, merge_pieces
 from transformer_jax.visualization.fonts import choose_fonts
 
 BOXES = "Last Resort High-Efficiency"  # of newer matplotlib
@@ -67,6 +67,6 @@ def test_a_picture_shows_them(fonts, tmp_path):
 
 
 def test_pieces_of_a_script_without_spaces_are_words_of_their_own():
-    found = words(["\u2581你好", "世界", "。", "\u2581ab", "c", "กา", "\u0e31", "</s>"])
+    found = merge_pieces(["\u2581你好", "世界", "。", "\u2581ab", "c", "กา", "\u0e31", "</s>"])
     assert [word for word, _ in found] == ["你好", "世界", "。", "abc", "กา\u0e31", "</s>"]
     assert [place for _, places in found for place in places] == list(range(8))

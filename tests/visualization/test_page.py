@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from transformer_jax.cli import main
-from transformer_jax.translator import Attention
+from transformer_jax.translator import AttentionMaps
 from transformer_jax.visualization.attention import by_word
 from transformer_jax.visualization.page import attention_page
 
@@ -23,7 +23,7 @@ def seen(layers=2, heads=3, source=HOSTILE, target=("▁ein", "▁Hu", "t", "</s
     def weights(rows, columns):
         return rng.dirichlet(np.ones(len(columns)), (layers, heads, len(rows)))
 
-    return Attention(
+    return AttentionMaps(
         list(source), read, written, weights(source, source), weights(written, read),
         weights(written, source),
     )  # fmt: skip

@@ -7,21 +7,26 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from transformer_jax.visualization.attention import attention_lines, attention_map, by_word, words
+from transformer_jax.visualization.attention import (
+    attention_lines,
+    attention_map,
+    by_word,
+    merge_pieces,
+)
 from transformer_jax.visualization.curves import learning_curve
 
 
 def test_words_of_pieces():
-    assert words(["▁The", "▁", "Bä", "r,", "▁", "▁x", "</s>"]) == [
+    assert merge_pieces(["▁The", "▁", "Bä", "r,", "▁", "▁x", "</s>"]) == [
         ("The", [0]), ("Bär,", [1, 2, 3]), ("", [4]), ("x", [5]), ("</s>", [6]),
     ]  # fmt: skip
-    assert [word for word, _ in words(["<s>", "▁a", "b"])] == ["<s>", "ab"]
+    assert [word for word, _ in merge_pieces(["<s>", "▁a", "b"])] == ["<s>", "ab"]
     # Characters that no piece has are spelled in bytes.
-    assert words(["▁x", "<0xC3>", "<0xA4>", "▁", "<0x3C>", "<0xFF>"]) == [
+    assert merge_pieces(["▁x", "<0xC3>", "<0xA4>", "▁", "<0x3C>", "<0xFF>"]) == [
         ("xä", [0, 1, 2]), ("<\ufffd", [3, 4, 5]),
     ]  # fmt: skip
     # A whitespace vocabulary: every token is a word.
-    assert [word for word, _ in words(["pul@@", "ley", "</s>"])] == ["pul@@", "ley", "</s>"]
+    assert [word for word, _ in merge_pieces(["pul@@", "ley", "</s>"])] == ["pul@@", "ley", "</s>"]
 
 
 def test_weights_by_word_by_hand():

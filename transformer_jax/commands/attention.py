@@ -33,7 +33,7 @@ class AttentionCommand:
 
     def run(self) -> None:
         from transformer_jax.translator import Translator
-        from transformer_jax.visualization.attention import draw
+        from transformer_jax.visualization.attention import draw_head
         from transformer_jax.visualization.page import attention_page
 
         output = self.output
@@ -43,10 +43,10 @@ class AttentionCommand:
             check_picture(output)
         if self.html is not None:
             check_suffix(self.html, "page", ".html", ".htm")
-        seen = Translator.load(self.run_dir, self.checkpoint).attention(self.source, self.target)
+        maps = Translator.load(self.run_dir, self.checkpoint).attention(self.source, self.target)
         if output is not None:
-            draw(seen, self.part, self.layer, self.head).savefig(output, dpi=120)
+            draw_head(maps, self.part, self.layer, self.head).savefig(output, dpi=120)
             print(output)
         if self.html is not None:
-            self.html.write_text(attention_page(seen), encoding="utf-8", newline="\n")
+            self.html.write_text(attention_page(maps), encoding="utf-8", newline="\n")
             print(self.html)

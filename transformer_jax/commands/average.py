@@ -23,5 +23,5 @@ class AverageCommand:
         from transformer_jax.run.folder import Run
 
         steps = average(self.run_dir, last=self.last, steps=self.steps)
-        folder = Run.open(self.run_dir).store / AVERAGED
+        folder = Run.open(self.run_dir).checkpoint_root / AVERAGED
         print(f"{folder}: mean of {', '.join(map(str, steps))}")

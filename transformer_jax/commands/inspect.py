@@ -17,6 +17,9 @@ class InspectCommand:
     """Show instead where the run differs from that of this folder."""
 
     def run(self) -> None:
-        from transformer_jax.run.inspect import difference, report
+        from transformer_jax.run.inspect import compare_runs, describe_run
 
-        print(report(self.run_dir) if self.other is None else difference(self.run_dir, self.other))
+        if self.other is None:
+            print(describe_run(self.run_dir))
+        else:
+            print(compare_runs(self.run_dir, self.other))

@@ -47,10 +47,10 @@ class TrainCommand:
             return
         if self.profile < 0:
             raise UserError(f"profile {self.profile} steps: must not be negative")
-        from transformer_jax.devices.processes import is_first, joined
+        from transformer_jax.devices.processes import distributed_session, is_first
         from transformer_jax.run.train import train
 
-        with joined(self._processes()):
+        with distributed_session(self._processes()):
             train(
                 self.config,
                 self.run_dir,
@@ -67,6 +67,6 @@ class TrainCommand:
         given = (self.coordinator, self.num_processes, self.process_id)
         if not self.distributed and given == (None,) * 3:
             return None
-        again = shlex.join(["transformer-jax", *sys.argv[1:]])
-        again = re.sub(r"(--process[-_]id[ =])\d+", r"\1N", again)
-        return Processes(*given, again=again)
+        restart_command = shlex.join(["transformer-jax", *sys.argv[1:]])
+        restart_command = re.sub(r"(--process[-_]id[ =])\d+", r"\1N", restart_command)
+        return Processes(*given, restart_command=restart_command)

@@ -41,10 +41,10 @@ class VerifyResumeCommand:
             )
         verdict = verify_resume(self.config, self.output, self.updates, self.kills)
         print(verdict)
-        if not verdict.holds:
+        if not verdict.passed:
             raise UserError(f"killed jobs do not go on exactly; both runs are in {self.output}")
         if topologies:
             moved = verify_moves(self.output, topologies)
             print(moved)
-            if not moved.holds:
+            if not moved.passed:
                 raise UserError(f"a moved job does not go on as it should; see {self.output}")

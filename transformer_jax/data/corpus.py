@@ -80,7 +80,7 @@ class Lines:
         if self.max_tokens < 0 or (count is not None and count < 0):
             raise ValueError(f"no text has lines of {count} sentences, {self.max_tokens} tokens")
 
-    def joined(self, other: "Lines | None") -> "Lines":
+    def merged(self, other: "Lines | None") -> "Lines":
         """Of two texts: what a model trained on both can translate."""
         if other is None:
             return self

@@ -24,7 +24,7 @@ from transformer_jax.data.text import ParallelText, TextError, TextFiles, digest
 from transformer_jax.data.vocabulary import Vocabularies, Vocabulary, train_vocabulary
 from transformer_jax.files import locked, replaced_folder
 
-__all__ = ["Receipt", "cache_folder", "prepare", "prepare_cached"]
+__all__ = ["Manifest", "cache_folder", "prepare", "prepare_cached"]
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ VOCABULARY_PAIRS = 1_000_000
 
 
 @dataclass(frozen=True)
-class Receipt:
+class Manifest:
     """What a prepared folder was made from: the identity of each text, and the settings."""
 
     train: str
@@ -62,7 +62,7 @@ class Receipt:
         given: Vocabularies | None,
         target_vocab_size: int | None,
         pairing: Pairing,
-    ) -> "Receipt":
+    ) -> "Manifest":
         train, validation = texts
         taken = b"".join(v.to_bytes() for v in (given or ())[: 1 if pairing.joint else 2])
         return cls(
@@ -77,8 +77,8 @@ class Receipt:
         )
 
     @classmethod
-    def read(cls, folder: Path) -> "Receipt | None":
-        """The receipt in a folder; None where there is none or it is damaged."""
+    def read(cls, folder: Path) -> "Manifest | None":
+        """The manifest in a folder; None where there is none or it is damaged."""
         try:
             return from_tree(cls, json.loads((folder / cls.FILE).read_text(encoding="utf-8")), "")
         except (OSError, ValueError, RecursionError, ConfigError, TypeError):
@@ -96,6 +96,7 @@ class Receipt:
             for field in dataclasses.fields(self)
             if getattr(self, field.name) != field.default
         ]
+        # With the name that this class had first: what is in caches keeps its place.
         return hashlib.sha256(f"Receipt({', '.join(changed)})".encode()).hexdigest()[:16]
 
     def changed_file(self, data: DataConfig) -> str | None:
@@ -131,8 +132,8 @@ def prepare(
     """
     texts = _texts(data)
     with locked(folder):
-        receipt = Receipt.of(texts, data, vocab_size, given, target_vocab_size, pairing)
-        _ensure(texts, receipt, folder, given, data)
+        manifest = Manifest.of(texts, data, vocab_size, given, target_vocab_size, pairing)
+        _ensure(texts, manifest, folder, given, data)
     return folder
 
 
@@ -150,17 +151,17 @@ def prepare_cached(
     Files are links to those of the cache where the file system allows, and copies where not, so
     that either may be removed without the other.
     """
-    marks = (folder / Receipt.FILE, folder / TRAIN / "corpus.json")
+    marks = (folder / Manifest.FILE, folder / TRAIN / "corpus.json")
     if folder.exists() and any(folder.iterdir()) and not any(mark.is_file() for mark in marks):
         raise CorpusError(f"{folder} is there and no prepared text: give another folder")
     texts = _texts(data)
-    receipt = Receipt.of(texts, data, vocab_size, given, target_vocab_size, pairing)
+    manifest = Manifest.of(texts, data, vocab_size, given, target_vocab_size, pairing)
     # Of runs that were prepared with a record of sentences and languages, or without.
-    record = f"{receipt.name} {data.known_direction} {find_spec('sentencex') is not None}"
+    record = f"{manifest.name} {data.known_direction} {find_spec('sentencex') is not None}"
     name = hashlib.sha256(record.encode()).hexdigest()[:16]
     cached = cache_folder(data.cache_dir) / "corpora" / name
     with _explained(data), locked(cached):
-        _ensure(texts, receipt, cached, given, data)
+        _ensure(texts, manifest, cached, given, data)
         with replaced_folder(folder) as partial:
             ignore = shutil.ignore_patterns("lock")
             shutil.copytree(cached, partial, ignore=ignore, copy_function=_link, dirs_exist_ok=True)
@@ -222,20 +223,20 @@ def _texts(data: DataConfig) -> _Texts:
 
 def _ensure(
     texts: _Texts,
-    receipt: Receipt,
+    manifest: Manifest,
     folder: Path,
     given: Vocabularies | None,
     data: DataConfig,
 ) -> None:
-    """Prepare into `folder` unless it is there; the receipt comes last: without one it is not."""
-    found = Receipt.read(folder)
+    """Prepare into `folder` unless it is there; the manifest comes last: without one it is not."""
+    found = Manifest.read(folder)
     parts = {TRAIN: texts[0], VALIDATION: texts[1]}
-    if found == receipt and all(_is_sound(folder / p) for p, text in parts.items() if text):
+    if found == manifest and all(_is_sound(folder / p) for p, text in parts.items() if text):
         log.info("prepared already, in %s", folder)
         if data.known_direction is not None:
             note_direction(folder / TRAIN, data.known_direction)
         return
-    if found not in (None, receipt):
+    if found not in (None, manifest):
         raise CorpusError(
             f"{folder} was prepared from other text or with other settings, and runs may depend on "
             "it: give another folder, or remove this one first"
@@ -245,17 +246,17 @@ def _ensure(
             raise CorpusError(f"{folder / part} is there and no prepared text: give another folder")
     train, validation = texts
     language = data.languages[0]
-    count, sentences = _survey(train, language, receipt.pairing)
+    count, sentences = _survey(train, language, manifest.pairing)
     if validation is not None:
-        _survey(validation, language, receipt.pairing)  # for its faults
-    vocabularies = given or _train_vocabularies(receipt, train, -(-count // VOCABULARY_PAIRS))
-    (folder / Receipt.FILE).unlink(missing_ok=True)
+        _survey(validation, language, manifest.pairing)  # for its faults
+    vocabularies = given or _train_vocabularies(manifest, train, -(-count // VOCABULARY_PAIRS))
+    (folder / Manifest.FILE).unlink(missing_ok=True)
     corpus = write_corpus(
         folder / TRAIN,
         train,
         vocabularies,
-        receipt.max_length,
-        pairing=receipt.pairing,
+        manifest.max_length,
+        pairing=manifest.pairing,
         sentences_per_line=sentences,
         direction=data.known_direction,
     )
@@ -263,7 +264,7 @@ def _ensure(
     log.info(
         "%s: %d pairs, vocabulary of %s; left out: %d with an empty side, %d beyond max_length %d",
         train, len(corpus), corpus.vocabularies, filtered["empty"], filtered["too_long"],
-        receipt.max_length,
+        manifest.max_length,
     )  # fmt: skip
     shutil.rmtree(folder / VALIDATION, ignore_errors=True)
     if validation is not None:
@@ -271,30 +272,32 @@ def _ensure(
             folder / VALIDATION,
             validation,
             vocabularies,
-            receipt.max_length,
-            pairing=receipt.pairing,
+            manifest.max_length,
+            pairing=manifest.pairing,
         ).filtered_pairs
         if any(filtered.values()):
             log.info(
                 "%s: left out: %d with an empty side, %d beyond max_length %d",
-                validation, filtered["empty"], filtered["too_long"], receipt.max_length,
+                validation, filtered["empty"], filtered["too_long"], manifest.max_length,
             )  # fmt: skip
-    receipt.write(folder)
+    manifest.write(folder)
 
 
-def _train_vocabularies(receipt: Receipt, text: ParallelText, apart: int) -> Vocabularies:
-    """Those of a receipt, learned from every so many pairs of a text."""
+def _train_vocabularies(manifest: Manifest, text: ParallelText, apart: int) -> Vocabularies:
+    """Those of a manifest, learned from every so many pairs of a text."""
 
     def trained(sides: tuple[int, ...], size: int) -> Vocabulary:
         # Evenly spaced pairs, because a vocabulary's trainer holds its lines in memory.
         some = itertools.islice(text, 0, None, apart)
         lines = (pair[side] for pair in some for side in sides)
-        return train_vocabulary(receipt.vocabulary, lines, size)
+        return train_vocabulary(manifest.vocabulary, lines, size)
 
-    if receipt.target_vocab_size is None:
-        joint = trained((0, 1), receipt.vocab_size)
+    if manifest.target_vocab_size is None:
+        joint = trained((0, 1), manifest.vocab_size)
         return Vocabularies(joint, joint)
-    return Vocabularies(trained((0,), receipt.vocab_size), trained((1,), receipt.target_vocab_size))
+    return Vocabularies(
+        trained((0,), manifest.vocab_size), trained((1,), manifest.target_vocab_size)
+    )
 
 
 def _survey(text: ParallelText, language: str | None, pairing: Pairing) -> tuple[int, int | None]:

@@ -1,7 +1,8 @@
 """Several processes that train one model together, on jax.distributed.
 
-Process 0 prepares, logs and writes what is written once; all read their rows, compute and save
-checkpoints together. If one is lost the others end, and say which one and how to go on.
+Process 0 prepares the text, logs, and writes every file that is written once. All processes read
+their own rows, compute, and save checkpoints together. When one process is lost, the others exit
+and report which one it was and which command resumes training.
 """
 
 import atexit
@@ -32,9 +33,9 @@ __all__ = [
     "Processes",
     "all_agree",
     "barrier",
+    "distributed_session",
     "is_first",
     "is_multi_process",
-    "joined",
     "run_on_first",
 ]
 
@@ -43,27 +44,33 @@ RESTART = "start all processes again, they go on from the newest checkpoint"
 T = TypeVar("T")
 
 HEARTBEAT_INTERVAL = 1.0
-"""Seconds between signs of life."""
+"""Seconds between two heartbeats of a process."""
 HEARTBEAT_TIMEOUT = 15.0
-"""Seconds without one after which a process counts as lost."""
+"""Seconds without a heartbeat after which a process counts as lost."""
 JAX_HEARTBEAT_TIMEOUT = int(2 * (HEARTBEAT_TIMEOUT + 5 * HEARTBEAT_INTERVAL))
-"""The same of JAX, which names nobody: `_Watch` must be first. Its own signs of life are half of it
-apart and it counts from the last one, so half of it may be all the time there is."""
+"""The timeout of JAX's own heartbeats, whose error names no process: `_HeartbeatMonitor` must be
+first to find a lost one. JAX sends a heartbeat every half timeout and counts from the last one, so
+that as little as half of the timeout may be left."""
 KEY_PREFIX = "transformer_jax/life/"
 _numbers = itertools.count()
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Who trains together; without a coordinator JAX finds it in its environment.
+    """The processes that train together.
 
-    `again` is the command that goes on, for what is said when one of them is lost.
+    Attributes:
+        coordinator: HOST:PORT of process 0; None where JAX finds it in its environment.
+        count: Number of processes.
+        index: Number of this process, from 0.
+        restart_command: The command that resumes training, for the message that reports a lost
+            process.
     """
 
     coordinator: str | None = None
     count: int | None = None
     index: int | None = None
-    again: str = ""
+    restart_command: str = ""
 
     def __post_init__(self):
         if self.coordinator is None and self.count is None and self.index is None:
@@ -83,40 +90,43 @@ class Processes:
 
 
 def is_multi_process() -> bool:
+    """Whether several processes train together."""
     return jax.process_count() > 1
 
 
 def is_first() -> bool:
-    """Whether this process writes what is written once."""
+    """Whether this is process 0, which writes the files that are written once."""
     return jax.process_index() == 0
 
 
 def all_agree(value: bool) -> bool:
-    """Whether it is so in every process."""
-    return (
-        bool(np.all(multihost_utils.process_allgather(np.array(value))))
-        if is_multi_process()
-        else value
-    )
+    """Whether `value` is true in every process; all processes must call this."""
+    if not is_multi_process():
+        return value
+    return bool(np.all(multihost_utils.process_allgather(np.array(value))))
 
 
 def broadcast_from_first(value: bool) -> bool:
-    """What the first process says, in every process."""
+    """The `value` of process 0, in every process; all processes must call this."""
     if not is_multi_process():
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
 
 
 def barrier(name: str) -> None:
-    """Wait until every process is here."""
+    """Wait until every process has called this with the same `name`."""
     if is_multi_process():
         multihost_utils.sync_global_devices(name)
 
 
 def run_on_first(function: Callable[[], T]) -> T | None:
-    """What `function` returns, in the first process; the others wait, and get None.
+    """Call `function` in process 0 while the other processes wait.
 
-    What it raises there they raise as a UserError.
+    Returns:
+        What `function` returns, in process 0; None in the others.
+
+    Raises:
+        UserError: `function` raised an error in process 0; the others raise its message.
     """
     if not is_multi_process():
         return function()
@@ -137,10 +147,10 @@ def run_on_first(function: Callable[[], T]) -> T | None:
 
 
 @contextlib.contextmanager
-def joined(processes: Processes | None) -> Iterator[None]:
-    """Within, this process is one of several. None joins nothing.
+def distributed_session(processes: Processes | None) -> Iterator[None]:
+    """Take part in distributed training within this context; None takes part in nothing.
 
-    If another one is lost, or ends for an error, this one says so and ends with exit code 1.
+    If another process is lost or fails, this one reports it and exits with code 1.
     """
     if processes is None:
         yield
@@ -148,31 +158,33 @@ def joined(processes: Processes | None) -> Iterator[None]:
     _initialise(processes)
     client, index = _client(), jax.process_index()
     signal.signal(signal.SIGINT, _as_sigterm())
-    with _witness(processes.again) as release:
-        watch = _Watch(client, processes.again, release)
+    with _crash_reporter(processes.restart_command) as release:
+        watch = _HeartbeatMonitor(client, processes.restart_command, release)
         watch.start()
         try:
             yield
-            # Who is through early waits with signs of life, not in JAX's farewell without.
+            # A process that finishes early waits here, where its heartbeats go on; in JAX's own
+            # shutdown barrier they would not.
             client.wait_at_barrier("transformer_jax/through", 600_000)
         except BaseException as error:
             if isinstance(error, Interrupted) and error.signal == signal.SIGTERM:
-                # All stop at one step; the first holds the connections, so it goes last.
+                # All stop after the same step. Process 0 holds the connections, so it exits last.
                 with contextlib.suppress(Exception):
                     client.wait_at_barrier("transformer_jax/stopped", 20_000)
                     time.sleep(HEARTBEAT_INTERVAL if index == 0 else 0.0)
                 raise
             if isinstance(error, jax.errors.JaxRuntimeError):
-                # A connection broke, perhaps: if a process is lost `_Watch` will find it.
+                # A connection may have broken because a process was lost; then the heartbeat
+                # monitor reports it within this time.
                 time.sleep(HEARTBEAT_TIMEOUT + 3 * HEARTBEAT_INTERVAL)
             watch.stop()
             said = str(error) or repr(error)
             if not isinstance(error, UserError):
-                said += f"; {RESTART}: {processes.again}"
+                said += f"; {RESTART}: {processes.restart_command}"
             with contextlib.suppress(Exception):
                 client.key_value_set(f"{KEY_PREFIX}ended/{index}", said)
-            # The others look twice, a second apart; JAX's own farewell would wait for them in
-            # vain. The first holds the connections, so it goes last.
+            # The others read this twice, a second apart; JAX's own shutdown would wait for them
+            # in vain. Process 0 holds the connections, so it exits last.
             time.sleep((3 if index else 6) * HEARTBEAT_INTERVAL)
             atexit.register(os._exit, 1)
             raise
@@ -187,7 +199,7 @@ def _initialise(processes: Processes) -> None:
             "coordinator_address": processes.coordinator,
             "num_processes": processes.count,
             "process_id": processes.index,
-            # What is given counts, whatever a cluster would say.
+            # The options override what a cluster's environment says.
             "cluster_detection_method": "deactivate",
         }
     try:
@@ -206,7 +218,7 @@ def _initialise(processes: Processes) -> None:
 
 
 def _as_sigterm() -> Callable:
-    """Ctrl-C is to all what SIGTERM is; another one, later, does not want to wait."""
+    """A handler that treats Ctrl-C as SIGTERM; a later second Ctrl-C interrupts at once."""
     first = 0.0
 
     def handler(number, frame):
@@ -226,23 +238,23 @@ def _client() -> Any:
 def _get(client, key: str) -> str | None:
     try:
         return client.key_value_try_get(key)
-    except jax.errors.JaxRuntimeError:  # not there yet
+    except jax.errors.JaxRuntimeError:  # the key is not set yet
         return None
 
 
-class _Watch(threading.Thread):
-    """Gives signs of life and looks for those of the others."""
+class _HeartbeatMonitor(threading.Thread):
+    """Sends this process's heartbeats and watches those of the others."""
 
-    def __init__(self, client, again: str, release: Callable[[], None]):
+    def __init__(self, client, restart_command: str, release: Callable[[], None]):
         super().__init__(daemon=True)
-        self._client, self._again, self._release = client, again, release
+        self._client, self._restart_command, self._release = client, restart_command, release
         others = (i for i in range(jax.process_count()) if i != jax.process_index())
         self._seen = {i: ("", time.monotonic()) for i in others}
         self._ended: set[int] = set()
         self._over = threading.Event()
 
     def stop(self):
-        """Python must not end while a thread is inside JAX."""
+        """Stop and join the thread: Python must not exit while a thread is inside JAX."""
         self._over.set()
         self.join()
 
@@ -255,14 +267,14 @@ class _Watch(threading.Thread):
                 for other in self._seen:
                     self._look(other, life)
             except Exception:
-                # JAX is ending, or was too busy to answer: whoever stops looking finds nobody.
-                log.debug("no signs of life could be read", exc_info=True)
+                # JAX is shutting down or too busy to answer; try again at the next heartbeat.
+                log.debug("heartbeats could not be read", exc_info=True)
             if self._over.wait(HEARTBEAT_INTERVAL):
                 return
 
     def _look(self, other: int, life: dict[str, str]):
         said = life.get(f"{KEY_PREFIX}ended/{other}")
-        # Whoever has met the same error says so itself, before the second look.
+        # A process that met the same error reports it itself before this is read a second time.
         if said is not None and other in self._ended and not self._over.is_set():
             self._end(f"process {other} ended: {said}")
         if said is not None:
@@ -273,22 +285,23 @@ class _Watch(threading.Thread):
             self._seen[other] = (beat, time.monotonic())
         elif time.monotonic() - since > HEARTBEAT_TIMEOUT:
             lost = f"process {other} is lost, silent for {HEARTBEAT_TIMEOUT:.0f} s"
-            self._end(f"{lost}; {RESTART}: {self._again}")
+            self._end(f"{lost}; {RESTART}: {self._restart_command}")
 
     def _end(self, what: str):
         self._release()
-        # A progress bar may stand on the line.
+        # The line may hold a progress bar.
         sys.stderr.write(f"\ntransformer-jax: {what}\n")
         sys.stderr.flush()
         os._exit(1)
 
 
-# JAX aborts at once when the connection to process 0 breaks, before any thread of ours can speak.
-_WITNESS = """
+# JAX aborts at once when the connection to process 0 breaks, before any thread of ours can report
+# it: a helper process does.
+_CRASH_REPORTER = """
 import signal, socket, sys
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.SIG_IGN)
-me, host, port, again = sys.argv[1:]
+me, host, port, restart_command = sys.argv[1:]
 if not sys.stdin.buffer.read():
     lost = me
     try:
@@ -296,17 +309,17 @@ if not sys.stdin.buffer.read():
     except OSError:
         lost = "0"
     said = "this one, was killed" if lost == me else "the coordinator, is lost"
-    sys.stderr.write(f"\\ntransformer-jax: process {lost}, {said}; {again}\\n")
+    sys.stderr.write(f"\\ntransformer-jax: process {lost}, {said}; {restart_command}\\n")
 """
 
 
 @contextlib.contextmanager
-def _witness(again: str) -> Iterator[Callable[[], None]]:
-    """A small process that speaks where this one is ended without a word, unless released."""
+def _crash_reporter(restart_command: str) -> Iterator[Callable[[], None]]:
+    """A helper process that reports the failure if this one dies silently, unless released."""
     host, _, port = str(distributed.global_state.coordinator_address).rpartition(":")
-    said = [str(jax.process_index()), host.strip("[]"), port, f"{RESTART}: {again}"]
+    said = [str(jax.process_index()), host.strip("[]"), port, f"{RESTART}: {restart_command}"]
     child = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _WITNESS, *said], stdin=subprocess.PIPE
+        [sys.executable, "-I", "-S", "-c", _CRASH_REPORTER, *said], stdin=subprocess.PIPE
     )
 
     @functools.cache

@@ -30,7 +30,7 @@ def average(folder: Path, *, last: int = 5, steps: Sequence[int] = ()) -> list[i
     if last < 1:
         raise RunError(f"last {last} must be positive")
     run = Run.open(folder)
-    check_store(run.store)
+    check_store(run.checkpoint_root)
     with locked(folder, f"a job is training in {folder}: average when it has ended"):
         checkpoints = run.checkpoints(read_only=True)
         found = checkpoints.steps()
@@ -58,7 +58,7 @@ def average_checkpoints(
     averaged.
     """
     template = make_template(prediction_items(run.step_functions().shapes()))
-    averaged = Checkpoints(run.store / AVERAGED)
+    averaged = Checkpoints(run.checkpoint_root / AVERAGED)
     steps, taken = sorted(set(steps)), []
     items: dict[str, Any] = {}
 

@@ -8,7 +8,7 @@ from typing import Any
 from transformer_jax.config import ModelConfig, RunConfig, TrainConfig
 from transformer_jax.config.languages import check_direction
 from transformer_jax.data.corpus import Corpus, CorpusError
-from transformer_jax.data.preparation import TRAIN, VALIDATION, Receipt, prepare_cached
+from transformer_jax.data.preparation import TRAIN, VALIDATION, Manifest, prepare_cached
 from transformer_jax.data.vocabulary import Vocabularies
 from transformer_jax.devices.layout import Layout
 from transformer_jax.models.families import build_model, family_of
@@ -48,20 +48,20 @@ def create_run(
     data = config.data
     if data.corpus:
         prepared = Path(data.corpus)
-        receipt = Receipt.read(prepared)
-        if receipt is None:
+        manifest = Manifest.read(prepared)
+        if manifest is None:
             raise CorpusError(
                 f"{prepared} holds no prepared corpus: run `transformer-jax prepare` first"
             )
         if data.direction is not None:
             check_direction(data.direction)
         # The configuration tells how the corpus was made, whatever the preset says.
-        if receipt.pairing != task.pairing:
+        if manifest.pairing != task.pairing:
             raise CorpusError(
                 f"{prepared} was prepared for another task than {data.task}: prepare the text anew"
             )
-        kind: Any = receipt.vocabulary
-        data = replace(data, vocabulary=kind, max_length=receipt.max_length)
+        kind: Any = manifest.vocabulary
+        data = replace(data, vocabulary=kind, max_length=manifest.max_length)
     else:
         prepared = folder / PREPARED
         prepare_cached(
@@ -84,7 +84,7 @@ def create_run(
     lines = corpus.lines
     if other is not None:
         _check_init_from(config, corpus, other)
-        lines = lines.joined(other.lines)
+        lines = lines.merged(other.lines)
     if fit_memory:
         functions = task.step_functions(
             build_model(config.model), config.optimizer, config.train.seed, optimizer

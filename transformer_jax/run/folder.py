@@ -128,7 +128,7 @@ class Run:
         write_atomically(self.folder / CONFIG, json.dumps(tree, indent=2) + "\n")
 
     @property
-    def store(self) -> Any:
+    def checkpoint_root(self) -> Any:
         """Where the folders of checkpoints are: here, or where train.checkpoint_dir says."""
         given = self.config.train.checkpoint_dir
         if given is None:
@@ -197,4 +197,4 @@ class Run:
             return score if score is None or more else -score
 
         retention = Retention(train.keep_last, train.keep_every, best)
-        return Checkpoints(self.store / CHECKPOINTS, retention, read_only=read_only)
+        return Checkpoints(self.checkpoint_root / CHECKPOINTS, retention, read_only=read_only)

@@ -15,10 +15,10 @@ from transformer_jax.run.names import AVERAGED, CHECKPOINTS, step_folder
 from transformer_jax.training.fingerprint import paths
 from transformer_jax.training.patience import has_ended
 
-__all__ = ["difference", "report"]
+__all__ = ["compare_runs", "describe_run"]
 
 
-def report(folder: Path) -> str:
+def describe_run(folder: Path) -> str:
     """Configuration, parameter table and checkpoints of a run; every checkpoint is read whole."""
     run = Run.open(folder)
     lines = [f"{name} = {value!r}" for name, value in _fields(run.config).items()]
@@ -27,7 +27,7 @@ def report(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def difference(folder: Path, other: Path) -> str:
+def compare_runs(folder: Path, other: Path) -> str:
     """Fields and parameters by which two runs differ, a line each."""
     runs = [Run.open(path) for path in (folder, other)]
     sides = []
@@ -76,10 +76,10 @@ def _soundness(run: Run) -> list[str]:
     items, averaged = state_to_items(state), prediction_items(state)
     lines = []
     for name, wanted in ((CHECKPOINTS, items), (AVERAGED, averaged)):
-        if not (run.store / name).is_dir():
+        if not (run.checkpoint_root / name).is_dir():
             continue
         try:
-            checkpoints = Checkpoints(run.store / name, read_only=True)
+            checkpoints = Checkpoints(run.checkpoint_root / name, read_only=True)
         except DamagedCheckpoint as error:
             lines.append(f"{name}: DAMAGED: {error}")
             continue
@@ -92,7 +92,7 @@ def _soundness(run: Run) -> list[str]:
                     del read["optimizer"]
                 _, meta = checkpoints.restore(step, read)
             except DamagedCheckpoint as error:
-                if not step_folder(run.store / name, step).is_dir():
+                if not step_folder(run.checkpoint_root / name, step).is_dir():
                     continue  # a job that trains has replaced it meanwhile
                 lines.append(f"{name}/{step}: DAMAGED: {error}")
                 continue

@@ -26,8 +26,8 @@ def rehearse(run: Run, state: TrainState, validation: Validation | None) -> str:
     """
     start = time.perf_counter()
     proved = [_save_and_restore(run, state)]
-    if isinstance(run.store, Path):
-        proved.append(_find_room(run, run.store, state))
+    if isinstance(run.checkpoint_root, Path):
+        proved.append(_find_room(run, run.checkpoint_root, state))
     if validation is not None:
         proved.append(validation.rehearse(state.evaluation_variables))
     seconds = time.perf_counter() - start
@@ -36,7 +36,7 @@ def rehearse(run: Run, state: TrainState, validation: Validation | None) -> str:
 
 def _save_and_restore(run: Run, state: TrainState) -> str:
     """A checkpoint of one number of the state, through the code that saves all of it."""
-    folder = run.store / PROBE
+    folder = run.checkpoint_root / PROBE
 
     def remove():
         if folder.exists():
@@ -52,7 +52,7 @@ def _save_and_restore(run: Run, state: TrainState) -> str:
         probe.restore(1, {"state": wanted})
     except DamagedCheckpoint as error:
         raise RunError(
-            f"what is saved in {run.store} cannot be read back ({error}): take another folder"
+            f"what is saved in {run.checkpoint_root} cannot be read back ({error}): take another folder"
         ) from None
     finally:
         probe.close()

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from transformer_jax.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from transformer_jax.data.corpus import Corpus
-from transformer_jax.data.preparation import TRAIN, Receipt, prepare_cached
+from transformer_jax.data.preparation import TRAIN, Manifest, prepare_cached
 from transformer_jax.devices.layout import Layout
 from transformer_jax.functional.keys import seed_key
 from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint
@@ -79,9 +79,9 @@ def _absolute(data: DataConfig) -> DataConfig:
 def _differs(run: Run, config: RunConfig) -> bool:
     """Whether a run is another one than that asked for."""
     data = config.data
-    receipt = Receipt.read(replace(run, config=config).prepared)
-    other_text = receipt is not None and (
-        receipt.changed_file(data) or (data.validation and receipt.validation is None)
+    manifest = Manifest.read(replace(run, config=config).prepared)
+    other_text = manifest is not None and (
+        manifest.changed_file(data) or (data.validation and manifest.validation is None)
     )
     return bool(other_text) or run.config.deciding() != config.deciding()
 
@@ -91,10 +91,10 @@ def _never_saved(run: Run, config: RunConfig) -> bool:
 
     False where that cannot be seen.
     """
-    stores = run.store, replace(run, config=config).store
+    stores = run.checkpoint_root, replace(run, config=config).checkpoint_root
     try:
         # It may only be out of sight, as on a disk that is not mounted.
-        if not run.store.is_dir():
+        if not run.checkpoint_root.is_dir():
             return False
         paths = [store / name for store in stores for name in (CHECKPOINTS, DAMAGED)]
         return not any(is_step(p) for path in paths if path.is_dir() for p in path.iterdir())
@@ -106,7 +106,7 @@ def _resume_run(config: RunConfig, run: Run, fit_memory: bool) -> Run:
     """A run with the run fields of `config`; nothing is written if refused."""
     data, folder = config.data, run.folder
     prepared = replace(run, config=config).prepared
-    receipt = Receipt.read(prepared)
+    manifest = Manifest.read(prepared)
     cleared = not (prepared / TRAIN).exists() and (data.train or data.dataset)
     if cleared:
         # Somebody cleared the prepared text away: the same text gives the same corpus.
@@ -119,17 +119,17 @@ def _resume_run(config: RunConfig, run: Run, fit_memory: bool) -> Run:
             target_vocab_size=len(given.target),
             pairing=run.task.pairing,
         )
-    elif receipt is not None and (changed := receipt.changed_file(data)):
+    elif manifest is not None and (changed := manifest.changed_file(data)):
         raise RunError(
             f"{folder} was prepared from another text than {changed} holds now: bring the old "
             "text back, or take another run folder with --init-from"
         )
-    elif receipt is not None and data.validation and receipt.validation is None:
+    elif manifest is not None and data.validation and manifest.validation is None:
         raise RunError(
             f"{folder} was begun without a validation text and cannot take one now: leave "
             "--validation out, or take another run folder with --init-from"
         )
-    if receipt is not None and _asks_for(config.model, receipt):
+    if manifest is not None and _asks_for(config.model, manifest):
         # Asked for as when the run began; the text may have given fewer types.
         config = replace(config, model=with_vocabulary_sizes(config.model, run.vocabularies))
     if fit_memory:  # as it was fitted when the run began
@@ -157,15 +157,15 @@ def _resume_run(config: RunConfig, run: Run, fit_memory: bool) -> Run:
     return run
 
 
-def _asks_for(model: ModelConfig, receipt: Receipt) -> bool:
+def _asks_for(model: ModelConfig, manifest: Manifest) -> bool:
     """Whether a model asks for vocabularies as large as those asked for when text was prepared."""
-    target = None if receipt.pairing.joint else model.target_vocab_size or model.vocab_size
-    return (model.vocab_size, target) == (receipt.vocab_size, receipt.target_vocab_size)
+    target = None if manifest.pairing.joint else model.target_vocab_size or model.vocab_size
+    return (model.vocab_size, target) == (manifest.vocab_size, manifest.target_vocab_size)
 
 
 def _check_not_ended(run: Run, train: TrainConfig) -> None:
     """RunError for a run that has ended by the patience that is asked for again."""
-    if train.patience is None or not (run.store / CHECKPOINTS).is_dir():
+    if train.patience is None or not (run.checkpoint_root / CHECKPOINTS).is_dir():
         return
     try:
         checkpoints = run.checkpoints(read_only=True)
@@ -175,7 +175,7 @@ def _check_not_ended(run: Run, train: TrainConfig) -> None:
     for step, meta in newest:
         patience = Patience.of(train, run.task.metrics, meta)
         # A job that was killed before it had taken the average still takes it.
-        if patience.ended and step_folder(run.store / AVERAGED, step).is_dir():
+        if patience.ended and step_folder(run.checkpoint_root / AVERAGED, step).is_dir():
             count = patience.evaluations_without_gain
             raise RunError(
                 f"{run.folder} ended at step {step}: {count} evaluations in a row had no gain in "

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformer_jax.data.preparation import Receipt, cache_folder
+from transformer_jax.data.preparation import Manifest, cache_folder
 from transformer_jax.errors import UserError
 from transformer_jax.run.folder import Run
 
@@ -26,8 +26,8 @@ def dataset_splits(run_dir: Path) -> "dict[str, DatasetSplit]":
 
     cache = cache_folder(data.cache_dir)
     splits = load_dataset(data.dataset, data.known_direction, data.data_dir, cache)
-    receipt = Receipt.read(run.prepared)
-    if receipt and receipt.train != splits["train"].identity:
+    manifest = Manifest.read(run.prepared)
+    if manifest and manifest.train != splits["train"].identity:
         raise UserError(
             f"dataset {data.dataset} is not what {run_dir} was trained on any more, so its splits "
             "may hold training text: give --test SOURCE REFERENCE, or train again"

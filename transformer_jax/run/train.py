@@ -68,7 +68,7 @@ def train(
 
     Runs on the devices that `config.train.parallel` and `.mesh` name.
     Evaluates, saves and at the end averages checkpoints as `config.train` says. One job at a time
-    may hold the folder; within `joined` it is one of several processes, which all call
+    may hold the folder; within `distributed_session` it is one of several processes, which all call
     this function. SIGINT and SIGTERM end the job after its step, saved, with
     `Interrupted`.
     """

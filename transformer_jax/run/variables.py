@@ -35,7 +35,7 @@ def load_variables(
         RunError: There is no such checkpoint, or no intact one.
     """
     template = make_template(prediction_items(run.step_functions().shapes()))
-    if not (run.store / CHECKPOINTS).is_dir():
+    if not (run.checkpoint_root / CHECKPOINTS).is_dir():
         raise RunError(f"{run.folder} has no checkpoint yet")
     checkpoints = run.checkpoints(read_only=True)
     steps = checkpoints.steps()
@@ -62,9 +62,9 @@ def load_variables(
 
 
 def _averaged(run, template, steps):
-    if not (run.store / AVERAGED).is_dir():
+    if not (run.checkpoint_root / AVERAGED).is_dir():
         return None
-    averaged = Checkpoints(run.store / AVERAGED, read_only=True)
+    averaged = Checkpoints(run.checkpoint_root / AVERAGED, read_only=True)
     for step in averaged.steps()[-1:]:
         try:
             items, meta = averaged.restore(step, template)

@@ -26,8 +26,8 @@ __all__ = [
     "ResumeReport",
     "Topology",
     "TopologyReport",
-    "finish",
-    "values",
+    "read_fingerprints",
+    "run_to_end",
     "verify_moves",
     "verify_resume",
 ]
@@ -47,7 +47,7 @@ class ResumeReport:
     """The last update that was recorded before each kill."""
 
     @property
-    def holds(self) -> bool:
+    def passed(self) -> bool:
         return all(left == right for left, right in self.values.values())
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ class ResumeReport:
             rows.append((name, left, right, "equal" if left == right else "DIFFERENT"))
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = ["  ".join(f"{c:{w}}" for c, w in zip(row, widths)).rstrip() for row in rows]
-        verdict = "killed jobs go on exactly" if self.holds else "killed jobs DO NOT go on exactly"
+        verdict = "killed jobs go on exactly" if self.passed else "killed jobs DO NOT go on exactly"
         return "\n".join([*lines, verdict])
 
 
@@ -72,7 +72,7 @@ class TopologyReport:
     """Update -> difference of its loss, relative to that of the run that stayed."""
 
     @property
-    def holds(self) -> bool:
+    def passed(self) -> bool:
         return self.order[0] == self.order[1] and not self._beyond
 
     @property
@@ -120,15 +120,15 @@ def verify_resume(config: RunConfig, folder: Path, updates: int, kills: int) -> 
         ),
     )
     (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
-    finish(folder, "whole")
+    run_to_end(folder, "whole")
     chance = random.Random(config.train.seed)
     last: list[int] = []
     for number in range(kills):
         # Somewhere in this kill's part of the updates, in the middle between two saves.
         wanted = int(updates / kills * (number + chance.uniform(0, 0.8))) // every * every
         last.append(_kill(folder, max(wanted + every // 2, *last, 0) + 1))
-    finish(folder, "killed")
-    sides = [values(folder / name) for name in ("whole", "killed")]
+    run_to_end(folder, "killed")
+    sides = [read_fingerprints(folder / name) for name in ("whole", "killed")]
     return ResumeReport({name: (sides[0][name], sides[1][name]) for name in sides[0]}, last)
 
 
@@ -140,10 +140,10 @@ def verify_moves(folder: Path, topologies: Sequence["Topology"]) -> TopologyRepo
         train = replace(whole.config.train, steps=steps, parallel="auto", mesh=part.mesh)
         config = replace(whole.config, train=train)
         (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
-        finish(folder, "moved", part)
+        run_to_end(folder, "moved", part)
     if (folder / "moved" / DAMAGED).exists():
         raise UserError(f"{folder / 'moved'}: a checkpoint was not what had been saved")
-    order = [values(folder / name)["data order"] for name in ("whole", "moved")]
+    order = [read_fingerprints(folder / name)["data order"] for name in ("whole", "moved")]
     losses = [_losses(folder / name / "metrics.jsonl") for name in ("whole", "moved")]
     differences = {
         step: abs(losses[1].get(step, math.inf) / loss - 1) for step, loss in losses[0].items()
@@ -201,7 +201,7 @@ def _losses(records: Path) -> dict[int, float]:
     return {r["step"]: math.inf if r["loss"] is None else r["loss"] for r in found if "loss" in r}
 
 
-def values(folder: Path) -> dict[str, str]:
+def read_fingerprints(folder: Path) -> dict[str, str]:
     """Name -> fingerprint of everything that a run has made by its last checkpoint."""
     checkpoints = Run.open(folder).checkpoints(read_only=True)
     step = checkpoints.steps()[-1]
@@ -256,7 +256,7 @@ def _job(
         job.wait()
 
 
-def finish(folder: Path, name: str, topology: Topology = Topology()) -> None:
+def run_to_end(folder: Path, name: str, topology: Topology = Topology()) -> None:
     """Train folder/config.json in folder/name to its end, in processes of their own."""
     with contextlib.ExitStack() as stack:
         jobs = [
@@ -278,7 +278,7 @@ def _kill(folder: Path, after: int) -> int:
             if (found := _last_step(records)) >= after:
                 return found
             time.sleep(0.002)
-    finish(folder, "killed")  # says what went wrong, if anything did
+    run_to_end(folder, "killed")  # says what went wrong, if anything did
     raise UserError(f"training ended before it could be killed after {after}: raise --updates")
 
 

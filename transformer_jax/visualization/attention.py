@@ -12,10 +12,10 @@ from matplotlib.patches import Rectangle
 
 from transformer_jax.data.segmentation import is_spaceless
 from transformer_jax.errors import UserError
-from transformer_jax.translator import Attention
+from transformer_jax.translator import AttentionMaps
 from transformer_jax.visualization.fonts import choose_fonts
 
-__all__ = ["attention_lines", "attention_map", "by_word", "check_head", "draw", "words"]
+__all__ = ["attention_lines", "attention_map", "by_word", "check_head", "draw_head", "merge_pieces"]
 
 LONGEST = 24  # letters of a word that are shown
 FAINTEST = 0.02  # weight of a line that can be seen
@@ -23,14 +23,14 @@ SPACE = "\u2581"  # SentencePiece's sign for the space before a word
 _BYTES = re.compile("(?:<0x[0-9A-F]{2}>)+")
 
 
-def words(pieces: Sequence[str]) -> list[tuple[str, list[int]]]:
+def merge_pieces(pieces: Sequence[str]) -> list[tuple[str, list[int]]]:
     """(word, places of its pieces); a piece that begins with SentencePiece's space begins a word.
 
     Special tokens such as </s> stand alone, and so do all tokens of a whitespace vocabulary and
     pieces of scripts without spaces.
     Pieces that are bytes, as <0xC3>, become the characters that they spell.
 
-    >>> words(["\u2581A", "\u2581ba", "rn", ".", "</s>"])
+    >>> merge_pieces(["\u2581A", "\u2581ba", "rn", ".", "</s>"])
     [('A', [0]), ('barn.', [1, 2, 3]), ('</s>', [4])]
     """
     spaced = any(piece.startswith(SPACE) for piece in pieces)
@@ -69,8 +69,8 @@ def by_word(weights: np.ndarray, rows: Sequence[str], columns: Sequence[str]) ->
     [[0.67, 0.33], [0.67, 0.33]]
     """
     _check_shape(weights, rows, columns)
-    gives = np.stack([weights[..., places, :].mean(-2) for _, places in words(rows)], -2)
-    return np.stack([gives[..., places].sum(-1) for _, places in words(columns)], -1)
+    gives = np.stack([weights[..., places, :].mean(-2) for _, places in merge_pieces(rows)], -2)
+    return np.stack([gives[..., places].sum(-1) for _, places in merge_pieces(columns)], -1)
 
 
 def attention_map(
@@ -170,20 +170,20 @@ def check_head(weights: np.ndarray, layer: int, head: int | None) -> None:
             raise UserError(f"{name} {value}: the model has {name}s 1 to {count}")
 
 
-def draw(seen: Attention, part: str, layer: int, head: int | None = None) -> Figure:
+def draw_head(maps: AttentionMaps, part: str, layer: int, head: int | None = None) -> Figure:
     """One head of one layer, both counted from 1, or the mean of all heads, between words.
 
     part    "encoder", "decoder" (rows are what is written, columns what was read) or "cross"
     """
-    weights = getattr(seen, part)
+    weights = getattr(maps, part)
     check_head(weights, layer, head)
-    rows = seen.source if part == "encoder" else seen.target_tokens
-    columns = seen.decoder_input_tokens if part == "decoder" else seen.source
+    rows = maps.source if part == "encoder" else maps.target_tokens
+    columns = maps.decoder_input_tokens if part == "decoder" else maps.source
     chosen = weights[layer - 1].mean(0) if head is None else weights[layer - 1, head - 1]
     which = "mean of all heads" if head is None else f"head {head}"
     return attention_map(
         by_word(chosen, rows, columns),
-        [word for word, _ in words(rows)],
-        [word for word, _ in words(columns)],
+        [word for word, _ in merge_pieces(rows)],
+        [word for word, _ in merge_pieces(columns)],
         title=f"{part}, layer {layer}, {which}",
     )

@@ -4,8 +4,8 @@ import html
 import json
 from importlib import resources
 
-from transformer_jax.translator import Attention
-from transformer_jax.visualization.attention import by_word, words
+from transformer_jax.translator import AttentionMaps
+from transformer_jax.visualization.attention import by_word, merge_pieces
 
 __all__ = ["attention_page"]
 
@@ -17,29 +17,30 @@ PARTS = {
 }
 
 
-def attention_page(seen: Attention) -> str:
+def attention_page(maps: AttentionMaps) -> str:
     """HTML with every layer and head of a sentence pair, by word, in one file.
 
     Weights are rounded to ten-thousandths. Text reaches the page as text, whatever is in it.
 
     >>> import numpy as np
     >>> half = np.full((1, 1, 2, 2), 0.5)
-    >>> seen = Attention(["a", "</s>"], ["<s>", "b"], ["b", "</s>"], half, half, half)
-    >>> "a ⟶ b" in attention_page(seen)
+    >>> maps = AttentionMaps(["a", "</s>"], ["<s>", "b"], ["b", "</s>"], half, half, half)
+    >>> "a ⟶ b" in attention_page(maps)
     True
     """
     data = {}
     for name, (title, asking, answering) in PARTS.items():
-        rows, columns = getattr(seen, asking), getattr(seen, answering)
-        weights = by_word(getattr(seen, name), rows, columns)
+        rows, columns = getattr(maps, asking), getattr(maps, answering)
+        weights = by_word(getattr(maps, name), rows, columns)
         data[name] = {
             "title": title,
-            "rows": [word for word, _ in words(rows)],
-            "columns": [word for word, _ in words(columns)],
+            "rows": [word for word, _ in merge_pieces(rows)],
+            "columns": [word for word, _ in merge_pieces(columns)],
             "weights": (weights * 10_000).round().astype(int).tolist(),
         }
     sides = (
-        " ".join(word for word, _ in words(side)[:-1]) for side in (seen.source, seen.target_tokens)
+        " ".join(word for word, _ in merge_pieces(side)[:-1])
+        for side in (maps.source, maps.target_tokens)
     )
     page = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     # A "<" in the data would let a word end the script that holds it.
