@@ -187,7 +187,7 @@ def train_torch(model: ModelConfig, tiny: bool, compiled: bool) -> dict[str, Any
             self.register_buffer("causal", mask)
 
         def read(self, side):
-            return self.drop(self.table(side) * model.d_model**0.5 + self.positions)
+            return self.apply_dropout(self.table(side) * model.d_model**0.5 + self.positions)
 
         def forward(self, source, target):
             shifted = nn.functional.pad(target, (1, -1))

@@ -41,7 +41,7 @@ OPEN = ("encode", "decode", "", "EncoderLayer", "DecoderLayer", "residual")
 COLOURS = {
     "MultiHeadAttention": "#ffd9b3", "attention_weights": "#ffd9b3", "apply_attention": "#ffd9b3",
     "FeedForward": "#cfe8f5", "LayerNorm": "#f3f0b0", "embed": "#f7d3dd", "unembed": "#dcdcf5",
-    "sinusoids": "#ffffff", "Projection": "#dcdcf5", "MatMul": "#dcc9ea", "Scale": "#f3f0b0",
+    "sinusoids": "#ffffff", "Linear": "#dcdcf5", "MatMul": "#dcc9ea", "Scale": "#f3f0b0",
     "Mask (opt.)": "#f7d3dd", "SoftMax": "#cfe8d0", "merge_heads": "#f3f0b0",
     "split_heads": "#f3f0b0",
 }  # fmt: skip

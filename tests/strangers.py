@@ -72,7 +72,7 @@ class Lstm(Module):
     def __call__(self, source, target, rows=None):
         return self.project(self.features(source, target, rows))
 
-    def start_cache(self, source, rows_per_sentence, max_length):
+    def init_cache(self, source, rows_per_sentence, max_length):
         carry = self.read(source)
         return Cache(jax.tree.map(lambda leaf: jnp.repeat(leaf, rows_per_sentence, 0), carry))
 

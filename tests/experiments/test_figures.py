@@ -74,7 +74,7 @@ def test_lines_are_the_flow_of_data(tree):
     keys_values, module = attention.inner[:2]
     assert wires(keys_values) == [(-1, 0), (-1, 2), (0, 1), (1, 4), (2, 3), (3, 4)]
     assert [each.kind for each in module.inner][:4] == [
-        "Projection", "split_heads", "attention_weights", "apply_attention",
+        "Linear", "split_heads", "attention_weights", "apply_attention",
     ]  # fmt: skip
     assert {("in", "apply_attention"), ("attention_weights", "apply_attention")} <= named(module)
     assert ("split_heads", "apply_attention") not in named(module)

@@ -41,7 +41,7 @@ def test_decoder_alone_is_a_language_model(name):
     np.testing.assert_array_equal(logits[:, :4], changed[:, :4])
     assert (logits[:, 4] != changed[:, 4]).any()
     nothing = jnp.zeros((1, 0), jnp.int32)
-    cache = decoder.apply(variables, nothing, 1, 5, method="start_cache")
+    cache = decoder.apply(variables, nothing, 1, 5, method="init_cache")
     step = jax.jit(lambda c, t: decoder.apply(variables, c, t, method="decode_step"))
     token = jnp.array([decoder.config.start_id])
     for position in range(5):

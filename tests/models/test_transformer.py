@@ -149,7 +149,7 @@ def test_a_cached_step_equals_the_full_forward(variant, dtype, tolerance):
     expected = jax.nn.log_softmax(forward(model)(variables, SOURCE, TARGET))
     # Two rows a sentence: beams share the memory of their sentence. No place is left over, so that
     # reading or writing beyond the last would show.
-    cache = jax.jit(lambda v: model.apply(v, SOURCE, 2, T, method="start_cache"))(variables)
+    cache = jax.jit(lambda v: model.apply(v, SOURCE, 2, T, method="init_cache"))(variables)
     tokens = jnp.full(6, config.start_id)
     step = jax.jit(lambda c, t: model.apply(variables, c, t, method="decode_step"))
     for t in range(T):

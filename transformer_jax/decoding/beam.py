@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer_jax.decoding.options import EosRule, LengthPenalty
-from transformer_jax.decoding.rows import Allowed, Step, check_limits, next_log_probs
+from transformer_jax.decoding.rows import Allowed, DecodeStep, check_limits, next_log_probs
 
 __all__ = ["BeamResult", "beam_search", "length_divisor"]
 
@@ -15,7 +15,7 @@ class BeamResult(NamedTuple):
     """Best first. tokens [B, n, T] int32, 0 after EOS; lengths [B, n], EOS included.
 
     log_probs [B, n] are sums over tokens, scores [B, n] those divided by the penalty; -inf marks
-    places for which no hypothesis was found.
+    slots for which no hypothesis was found.
     """
 
     tokens: jax.Array
@@ -45,20 +45,20 @@ def length_divisor(length, kind: LengthPenalty, alpha: float):
 
 
 class _Beam(NamedTuple):
-    """W hypotheses a sentence still growing, and the W best that ended."""
+    """W hypotheses of each sentence that are still alive, and the W best that are finished."""
 
     position: jax.Array
     cache: Any
     parents: jax.Array
-    last: jax.Array
+    last_tokens: jax.Array
     tokens: jax.Array
     log_probs: jax.Array
-    done: BeamResult
-    places: jax.Array
+    finished: BeamResult
+    open_slots: jax.Array
 
 
 def beam_search(
-    step: Step,
+    step: DecodeStep,
     cache: Any,
     *,
     limits: jax.Array,
@@ -72,17 +72,35 @@ def beam_search(
     eos_id: int = 1,
     allowed: Allowed | None = None,
 ) -> BeamResult:
-    """The `n_best` hypotheses of B sentences by log-probability / length_penalty.
+    """Find the `n_best` hypotheses of B sentences by log-probability / length penalty.
 
-    `cache` has B * beam_size rows, sentence after sentence; hypotheses of sentence b have EOS as
-    token number limits[b] at the latest, or max_length if that is less. A sentence ends once no
-    growing hypothesis, however it goes on, can beat the worst of its n_best: log-probabilities
-    only fall, so the bound is the best growing one divided by the most lenient penalty ahead.
+    A sentence is done once no hypothesis that is alive can still beat the worst of its n_best.
+    Log-probabilities only fall, so the best possible score is that of the best hypothesis alive
+    divided by the most lenient length penalty ahead of it.
 
-    eos_rule "shrink": of the best `beam_size` continuations those with EOS end, and each takes its
-    place in the beam with it, so that the beam narrows and beam 1 is greedy search.
-    eos_rule "t2t": tensor2tensor looks for EOS among the best 2 * beam_size continuations and the
-    beam stays full. ValueError for another rule, length penalty or an n_best beyond the beam.
+    Args:
+        step: step(cache, tokens [N], parents [N] or None) -> (cache, logits [N, V]), of N = B *
+            beam_size rows; `parents` are the rows of the cache that the rows continue.
+        cache: What the first step takes: B * beam_size rows, sentence after sentence.
+        limits: Most tokens of each sentence [B], EOS included.
+        max_length: Most tokens of any sentence, T; a static size.
+        beam_size: W, hypotheses kept for a sentence.
+        n_best: Hypotheses returned for a sentence, at most beam_size.
+        length_penalty: Name of the divisor, as in `length_divisor`.
+        alpha: Exponent of the length penalty.
+        eos_rule: "shrink" takes EOS among the best beam_size continuations, and each finished
+            hypothesis makes the beam one narrower, so that beam 1 is greedy search; "t2t" is
+            tensor2tensor's rule, which takes EOS among the best 2 * beam_size and keeps the beam
+            full.
+        start_id: The token before the first one.
+        eos_id: The token that ends a hypothesis.
+        allowed: allowed(cache) -> boolean [N, V] or [1, V], the tokens that may come next.
+
+    Returns:
+        The hypotheses of each sentence, best first.
+
+    Raises:
+        ValueError: An unknown rule or length penalty, or n_best beyond the beam.
 
     >>> table = jnp.log(jnp.array([[0.0, 0.4, 0.6], [0.0, 1.0, 0.0], [0.0, 0.9, 0.1]]))
     >>> step = lambda cache, tokens, parents: (cache, table[tokens])
@@ -102,7 +120,7 @@ def beam_search(
 
     def continuations(beam):
         """The best continuations: cache, log-probabilities, parent beams, tokens, each [B, C]."""
-        rows = (beam.last.reshape(-1), beam.parents.reshape(-1))
+        rows = (beam.last_tokens.reshape(-1), beam.parents.reshape(-1))
         cache, log_probs = next_log_probs(step, beam.cache, *rows, allowed, eos_id)
         vocabulary = log_probs.shape[-1]
         log_probs = log_probs.reshape(sentences, beam_size, vocabulary)
@@ -116,14 +134,14 @@ def beam_search(
     def extend(beam):
         cache, log_probs, parents, last = continuations(beam)
         if eos_rule == "shrink":
-            inside = jnp.arange(candidates)[None] < beam.places[:, None]
+            inside = jnp.arange(candidates)[None] < beam.open_slots[:, None]
             log_probs = jnp.where(inside, log_probs, -jnp.inf)
         tokens = _take(beam.tokens, parents).at[:, :, beam.position].set(last)
         length = beam.position + 1
         ended = last == eos_id
         ended_log_probs = jnp.where(ended, log_probs, -jnp.inf)
-        done = _merge(
-            beam.done,
+        finished = _merge(
+            beam.finished,
             BeamResult(
                 tokens,
                 jnp.full_like(last, length),
@@ -131,46 +149,46 @@ def beam_search(
                 ended_log_probs / length_divisor(length, length_penalty, alpha),
             ),
         )
-        growing, chosen = jax.lax.top_k(jnp.where(ended, -jnp.inf, log_probs), beam_size)
+        alive_log_probs, chosen = jax.lax.top_k(jnp.where(ended, -jnp.inf, log_probs), beam_size)
         # Of the penalties still ahead the first or the last is the most lenient.
-        hope = growing[:, 0] / jnp.maximum(
+        best_possible_score = alive_log_probs[:, 0] / jnp.maximum(
             length_divisor(length + 1, length_penalty, alpha),
             length_divisor(limits, length_penalty, alpha),
         )
-        decided = hope <= done.scores[:, n_best - 1]
+        is_done = best_possible_score <= finished.scores[:, n_best - 1]
         return _Beam(
             length,
             cache,
             first_row + _take(parents, chosen),
             _take(last, chosen),
             _take(tokens, chosen),
-            jnp.where(decided[:, None], -jnp.inf, growing),
-            done,
-            beam.places - jnp.sum(ended_log_probs > -jnp.inf, axis=1),
+            jnp.where(is_done[:, None], -jnp.inf, alive_log_probs),
+            finished,
+            beam.open_slots - jnp.sum(ended_log_probs > -jnp.inf, axis=1),
         )
 
     def running(beam):
         return (beam.position < max_length) & jnp.any(beam.log_probs > -jnp.inf)
 
     shape = (sentences, beam_size)
-    nothing = jnp.full(shape, -jnp.inf, jnp.float32)
+    minus_infinity = jnp.full(shape, -jnp.inf, jnp.float32)
     no_tokens = jnp.zeros((*shape, max_length), jnp.int32)
     # All beams start equal: only the first counts, or every hypothesis would be found W times.
-    only_first = nothing.at[:, 0].set(jnp.where(limits > 0, 0.0, -jnp.inf))
+    initial_log_probs = minus_infinity.at[:, 0].set(jnp.where(limits > 0, 0.0, -jnp.inf))
     start = _Beam(
         jnp.zeros((), jnp.int32),
         cache,
         first_row + jnp.arange(beam_size)[None],
         jnp.full(shape, start_id, jnp.int32),
         no_tokens,
-        only_first,
-        BeamResult(no_tokens, jnp.zeros(shape, jnp.int32), nothing, nothing),
+        initial_log_probs,
+        BeamResult(no_tokens, jnp.zeros(shape, jnp.int32), minus_infinity, minus_infinity),
         jnp.full(sentences, beam_size),
     )
-    done = jax.lax.while_loop(running, extend, start).done
-    found = done.scores > -jnp.inf
-    done = done._replace(tokens=jnp.where(found[..., None], done.tokens, 0))
-    return BeamResult(*(field[:, :n_best] for field in done))
+    finished = jax.lax.while_loop(running, extend, start).finished
+    found = finished.scores > -jnp.inf
+    finished = finished._replace(tokens=jnp.where(found[..., None], finished.tokens, 0))
+    return BeamResult(*(field[:, :n_best] for field in finished))
 
 
 def _take(values, indices):

@@ -10,10 +10,10 @@ from flax import linen as nn
 from transformer_jax.config import ModelConfig
 from transformer_jax.data.vocabulary import BOS_ID, EOS_ID, PAD_ID
 from transformer_jax.decoding.beam import BeamResult, beam_search
-from transformer_jax.decoding.cache import all_but, make_search_step
 from transformer_jax.decoding.greedy import greedy_search
 from transformer_jax.decoding.options import Search
 from transformer_jax.decoding.sampling import sample
+from transformer_jax.decoding.step import all_but, make_search_step
 from transformer_jax.functional.keys import seed_key
 from transformer_jax.models.families import family_of
 
@@ -29,17 +29,18 @@ def generate(
     *,
     collections: dict[str, Any] | None = None,
     limits: jax.Array | None = None,
-    streams: jax.Array | None = None,
+    sample_ids: jax.Array | None = None,
     start_id: int | None = None,
 ) -> BeamResult:
     """The n_best targets of each source [B, S] that `search` finds; compiled for each S and search.
 
-    model        a Flax module with `start_cache` and `decode_step`, as `models.families` says
+    model        a Flax module with `init_cache` and `decode_step`, as `models.families` says
     params       its parameters; `collections` are what else its variables hold
     limits [B]   most tokens of a target, EOS included; by default those of its source, EOS and all,
                  and `search.extra_length` more. No more than S + extra_length are ever written, nor
                  than the model's family reads
-    streams [B, 2]  numbers of each sentence by which its samples are drawn; by default its place, 0
+    sample_ids   [B, 2], numbers of each sentence and part by which its samples are drawn; by
+                 default its index in the batch, and 0
     start_id     what the target begins with; by default `model.config.start_id`, or 0 without one
 
     PAD and BOS are never written. Greedy search and samples have their log-probability as score;
@@ -84,11 +85,11 @@ def generate(
     if search.method == "greedy":
         found = greedy_search(step, cache, limits=limits, **common)
     else:
-        if streams is None:
-            streams = jnp.stack([jnp.arange(len(source)), jnp.zeros_like(limits)], axis=1)
+        if sample_ids is None:
+            sample_ids = jnp.stack([jnp.arange(len(source)), jnp.zeros_like(limits)], axis=1)
         rng = seed_key(search.seed)
-        copies = streams[:, 1:] * search.rows + jnp.arange(search.rows)[None]
-        copies, numbers = copies.reshape(-1), jnp.repeat(streams[:, 0], search.rows)
+        copies = sample_ids[:, 1:] * search.rows + jnp.arange(search.rows)[None]
+        copies, numbers = copies.reshape(-1), jnp.repeat(sample_ids[:, 0], search.rows)
         fold = jax.vmap(lambda n, c: jax.random.fold_in(jax.random.fold_in(rng, n), c))
         found = sample(
             step,

@@ -4,13 +4,13 @@ from typing import Any
 
 import jax
 
-from transformer_jax.decoding.rows import Allowed, Generated, Step, extend_rows
+from transformer_jax.decoding.rows import Allowed, DecodeStep, Generated, extend_rows
 
 __all__ = ["greedy_search"]
 
 
 def greedy_search(
-    step: Step,
+    step: DecodeStep,
     cache: Any,
     *,
     limits: jax.Array,

@@ -65,8 +65,8 @@ class BatchDecoder:
         self._devices = 1 if self._mesh is None else self._mesh.size
         self.variables = variables
         self._batch_tokens = batch_tokens
-        self._positions = self._family.longest(model.config) or np.iinfo(np.int32).max
-        self.longest = min(self._positions, batch_tokens)
+        self._max_length = self._family.longest(model.config) or np.iinfo(np.int32).max
+        self.longest = min(self._max_length, batch_tokens)
         self._search = functools.cache(
             lambda search: self._compiled(functools.partial(_search, model, search=search), 4)
         )
@@ -105,10 +105,12 @@ class BatchDecoder:
         parts = [0] * len(sources) if parts is None else parts
         rows = self._read(sources, numbers)
         results: list[list[Hypothesis]] = [[] for _ in sources]
-        for indices, source in self._groups(rows, search.rows):
+        for indices, source in self._length_buckets(rows, search.rows):
             limits = _pad_to([len(sources[i]) + search.extra_length for i in indices], len(source))
-            streams = [_pad_to([of[i] for i in indices], len(source)) for of in (numbers, parts)]
-            found = self._search(search)(self.variables, source, limits, np.stack(streams, axis=1))
+            sample_ids = [_pad_to([of[i] for i in indices], len(source)) for of in (numbers, parts)]
+            found = self._search(search)(
+                self.variables, source, limits, np.stack(sample_ids, axis=1)
+            )
             tokens, lengths, log_probs, scores = jax.device_get(found)
             for row, i in enumerate(indices):
                 hypotheses = [
@@ -133,7 +135,7 @@ class BatchDecoder:
         """
         rows = self._read(sources, range(len(sources)) if numbers is None else numbers)
         results: list[list[Hypothesis]] = [[] for _ in sources]
-        for indices, source in self._groups(rows, 1):
+        for indices, source in self._length_buckets(rows, 1):
             classes, log_probs = jax.device_get(self._label(self.variables, source))
             for row, i in enumerate(indices):
                 total = float(log_probs[row, : len(sources[i])].sum())
@@ -159,7 +161,7 @@ class BatchDecoder:
                         "tokens: the task has a target token for each"
                     )
         results: list[np.ndarray] = [np.empty(0)] * len(sources)
-        for indices, source in self._groups(read, 1, written):
+        for indices, source in self._length_buckets(read, 1, written):
             length = self._width(max(len(written[i]) for i in indices))
             rows = _padded_rows([written[i] for i in indices], len(source), length)
             log_probs = jax.device_get(self._score(self.variables, source, rows))
@@ -177,7 +179,7 @@ class BatchDecoder:
         [read], [written] = self._read([source], [0]), self._written([target], [0])
         rows, columns = len(written), len(read)
         # One of few widths for both sides, so that few are compiled.
-        width = min(_power_of_two(max(rows, columns, 16)), self._positions)
+        width = min(_power_of_two(max(rows, columns, 16)), self._max_length)
         padded = (_padded_rows([ids], 1, width) for ids in (read, written))
         _, collected = self._attend(self.variables, *padded)
         weights = self._family.attention(self._model.config, collected.get("attention", {}))
@@ -204,9 +206,9 @@ class BatchDecoder:
 
     def _width(self, length: int) -> int:
         """A length with EOS, padded so that few are compiled."""
-        return min(_round_up(length), self._positions)
+        return min(_round_up(length), self._max_length)
 
-    def _groups(
+    def _length_buckets(
         self, sources, rows_per_sentence, targets=None
     ) -> Iterator[tuple[list[int], np.ndarray]]:
         """(sentence numbers, source [B, S]) by rising length, B and S from few values."""
@@ -254,14 +256,14 @@ def _padded_rows(sentences, size, width) -> np.ndarray:
     return rows
 
 
-def _search(model, variables, source, limits, streams, *, search: Search):
+def _search(model, variables, source, limits, sample_ids, *, search: Search):
     """(tokens [B, n, T], lengths, log_probs, scores, each [B, n]).
 
-    `streams` [B, 2] are the numbers by which samples are drawn: of a sentence and of its part.
+    `sample_ids` [B, 2] are the numbers by which samples are drawn: of a sentence and of its part.
     """
     collections = dict(variables)
     params = collections.pop("params")
-    options = {"collections": collections, "limits": limits, "streams": streams}
+    options = {"collections": collections, "limits": limits, "sample_ids": sample_ids}
     return tuple(generate(model, params, source, search, **options))
 
 

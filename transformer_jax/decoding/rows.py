@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from transformer_jax.functional.arguments import check_axes, check_integer, check_mask
 from transformer_jax.functional.losses import at_class
 
-__all__ = ["Allowed", "Generated", "Step", "check_limits", "extend_rows", "next_log_probs"]
+__all__ = ["Allowed", "DecodeStep", "Generated", "check_limits", "extend_rows", "next_log_probs"]
 
 Allowed = Callable[[Any], jax.Array]
-Step = Callable[[Any, jax.Array, jax.Array | None], tuple[Any, jax.Array]]
+DecodeStep = Callable[[Any, jax.Array, jax.Array | None], tuple[Any, jax.Array]]
 
 
 class Generated(NamedTuple):
@@ -24,7 +24,7 @@ class Generated(NamedTuple):
 
 
 def next_log_probs(
-    step: Step,
+    step: DecodeStep,
     cache: Any,
     tokens: jax.Array,
     parents: jax.Array | None,
@@ -65,7 +65,7 @@ def check_limits(limits: jax.Array, max_length: int) -> None:
 
 
 def extend_rows(
-    step: Step,
+    step: DecodeStep,
     cache: Any,
     choose: Callable[[jax.Array, jax.Array], jax.Array],
     *,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from transformer_jax.decoding.rows import Allowed, Generated, Step, extend_rows
+from transformer_jax.decoding.rows import Allowed, DecodeStep, Generated, extend_rows
 from transformer_jax.functional.keys import row_keys
 
 __all__ = ["filter_logits", "sample"]
@@ -47,7 +47,7 @@ def filter_logits(
 
 
 def sample(
-    step: Step,
+    step: DecodeStep,
     cache: Any,
     rngs: jax.Array,
     *,

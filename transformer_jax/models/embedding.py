@@ -74,7 +74,7 @@ class Embedding(DropoutModule):
         positions = self._positions(tokens.shape[1])
         if positions is not None:
             positions = positions[None] if places is None else positions[places]
-        return self.drop(self._sum(use, tokens, positions), self.config.dropout, rows)
+        return self.apply_dropout(self._sum(use, tokens, positions), self.config.dropout, rows)
 
     def _sum(self, use, tokens, positions):
         """Embedding + position, rounded once: a sum over tokens is the gradient of both tables."""

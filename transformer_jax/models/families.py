@@ -8,7 +8,7 @@ have names (`models.dimensions`), and with
 
 and, where a search is to write the target,
 
-    start_cache(source, rows_per_sentence, max_length) -> cache, a NamedTuple
+    init_cache(source, rows_per_sentence, max_length) -> cache, a NamedTuple
     decode_step(cache, tokens [N]) -> (cache, logits [N, V])
 
 of whose cache `history` has a row for each of N = B * rows_per_sentence hypotheses. `FAMILIES` is

@@ -1,7 +1,7 @@
 """Encoder and decoder layers (section 3.1) with the parameters they are made of.
 
 Kernels are 2-D and initialised as in the code of record: Glorot uniform over the matrix as it
-was drawn there, that is [D, 3D] for self-attention's query, key and value, and [D, 2D] for
+was fused_fan_out there, that is [D, 3D] for self-attention's query, key and value, and [D, 2D] for
 cross-attention's key and value, which gives a smaller limit than three separate matrices.
 """
 
@@ -26,26 +26,27 @@ __all__ = ["DecoderLayer", "EncoderLayer", "FeedForward", "MultiHeadAttention"]
 KeysValues = tuple[jax.Array, jax.Array]
 
 
-def glorot_uniform(drawn_columns: int):
-    """Glorot uniform for a [rows, columns] kernel cut out of a matrix of `drawn_columns`."""
+def glorot_uniform(fan_out: int):
+    """Glorot uniform for a [rows, columns] kernel cut out of a matrix of `fan_out`."""
 
     def initialise(rng, shape, dtype):
-        limit = math.sqrt(6.0 / (shape[0] + drawn_columns))
+        limit = math.sqrt(6.0 / (shape[0] + fan_out))
         return jax.random.uniform(rng, shape, dtype, -limit, limit)
 
     return initialise
 
 
 class DropoutModule(Module):
-    """A module that drops entries exactly when `apply` was given a 'dropout' rng.
+    """A module that applies dropout exactly when `apply` was given a 'dropout' rng.
 
-    With `rows` [B], the number of each row of the batch, a row draws by its number, and so alike in
-    any company and on whatever device it lies. Without it the batch draws as a whole.
+    With `rows` [B], a number for each row of the batch, a row's dropout mask depends on its number
+    alone, neither on the other rows nor on the device that holds it. Without `rows` the mask is
+    drawn for the batch as a whole.
     """
 
     config: ModelConfig
 
-    def drop(self, x, rate: float, rows=None):
+    def apply_dropout(self, x, rate: float, rows=None):
         return dropout(x, rate, self.dropout_rng(rate, rows))
 
     def dropout_rng(self, rate: float, rows=None):
@@ -59,18 +60,18 @@ class DropoutModule(Module):
         return jnp.dtype(self.config.dtype)
 
 
-class Projection(Module):
+class Linear(Module):
     """x W + b with a 2-D kernel, whose dimensions `letters` name."""
 
     features: int
-    drawn_columns: int
+    fan_out: int
     letters: tuple[str, str]
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x):
         shape = (x.shape[-1], self.features)
-        glorot, zeros = glorot_uniform(self.drawn_columns), nn.initializers.zeros
+        glorot, zeros = glorot_uniform(self.fan_out), nn.initializers.zeros
         kernel = self.param("kernel", named(glorot, *self.letters), shape, FLOAT32)
         bias = self.param("bias", named(zeros, self.letters[1]), (self.features,), FLOAT32)
         return linear(x, kernel.astype(self.dtype), bias)
@@ -89,11 +90,11 @@ class MultiHeadAttention(DropoutModule):
         config = self.config
         keys = config.num_heads * config.key_size
         values = config.num_heads * config.value_size
-        drawn = keys + values if self.cross else 2 * keys + values
-        self.query = Projection(keys, keys if self.cross else drawn, ("D", "HK"), self.dtype)
-        self.key = Projection(keys, drawn, ("D", "HK"), self.dtype)
-        self.value = Projection(values, drawn, ("D", "HDv"), self.dtype)
-        self.output = Projection(config.d_model, config.d_model, ("HDv", "D"), self.dtype)
+        fused_fan_out = keys + values if self.cross else 2 * keys + values
+        self.query = Linear(keys, keys if self.cross else fused_fan_out, ("D", "HK"), self.dtype)
+        self.key = Linear(keys, fused_fan_out, ("D", "HK"), self.dtype)
+        self.value = Linear(values, fused_fan_out, ("D", "HDv"), self.dtype)
+        self.output = Linear(config.d_model, config.d_model, ("HDv", "D"), self.dtype)
         if config.attention_score == "additive":
             # A head's vector is a matrix of key_size rows and one column.
             shape = (config.key_size, config.num_heads)
@@ -118,7 +119,7 @@ class MultiHeadAttention(DropoutModule):
             weights = att.attention_weights(query, keys, mask, scale=scale)
         if not self.is_initializing():  # `init` would return them among the variables
             self.sow("attention", "weights", weights, reduce_fn=lambda _, new: new, init_fn=tuple)
-        weights = self.drop(weights, config.attention_dropout, rows)
+        weights = self.apply_dropout(weights, config.attention_dropout, rows)
         return self.output(att.merge_heads(att.apply_attention(weights, values)))
 
 
@@ -146,17 +147,17 @@ class FeedForward(DropoutModule):
         )
 
 
-class ResidualLayer(DropoutModule):
+class ResidualBlock(DropoutModule):
     """What encoder and decoder layers share: a sub-layer with dropout, residual and norm."""
 
-    def residual(self, x, norm, sublayer, rows, kept):
+    def residual(self, x, norm, sublayer, rows, counted):
         """post: Norm(x + Dropout(Sublayer(x))), section 5.4; pre: the norm comes first."""
         if self.config.norm_placement == "pre":
-            return x + self.drop(sublayer(norm(x, kept)), self.config.dropout, rows)
-        return norm(x + self.drop(sublayer(x), self.config.dropout, rows), kept)
+            return x + self.apply_dropout(sublayer(norm(x, counted)), self.config.dropout, rows)
+        return norm(x + self.apply_dropout(sublayer(x), self.config.dropout, rows), counted)
 
 
-class EncoderLayer(ResidualLayer):
+class EncoderLayer(ResidualBlock):
     """Self-attention, then feed-forward."""
 
     def setup(self):
@@ -165,10 +166,10 @@ class EncoderLayer(ResidualLayer):
         self.feed_forward = FeedForward(self.config)
         self.feed_forward_norm = make_norm(self.config)
 
-    def __call__(self, x, mask, rows=None, kept=None):
+    def __call__(self, x, mask, rows=None, counted=None):
         """x [B, S, D] -> [B, S, D].
 
-        `rows` [B] as in `DropoutModule`, `kept` [B, S] as in `BatchNorm`.
+        `rows` [B] as in `DropoutModule`, `counted` [B, S] as in `BatchNorm`.
         """
 
         def attend_to_self(y):
@@ -177,11 +178,11 @@ class EncoderLayer(ResidualLayer):
         def feed_forward(y):
             return self.feed_forward(y, rows)
 
-        x = self.residual(x, self.self_attention_norm, attend_to_self, rows, kept)
-        return self.residual(x, self.feed_forward_norm, feed_forward, rows, kept)
+        x = self.residual(x, self.self_attention_norm, attend_to_self, rows, counted)
+        return self.residual(x, self.feed_forward_norm, feed_forward, rows, counted)
 
 
-class DecoderLayer(ResidualLayer):
+class DecoderLayer(ResidualBlock):
     """Causal self-attention, attention to the encoder's output unless not `cross`, feed-forward."""
 
     cross: bool = True
@@ -202,31 +203,37 @@ class DecoderLayer(ResidualLayer):
         memory: Any,
         memory_mask,
         rows=None,
-        kept=None,
-        remember=lambda keys_values: keys_values,
+        counted=None,
+        update_cache=lambda keys_values: keys_values,
     ):
-        """x [B, T, D] -> [B, T, D].
+        """Apply the layer to x [B, T, D], giving [B, T, D].
 
-        `memory` holds this layer's keys and values of the source, None without `cross`. `remember`
-        turns the keys and values of x into those to attend to: all that came before, when decoding
-        step by step. `rows` [B] as in `DropoutModule`, `kept` [B, T] as in `BatchNorm`.
+        Args:
+            x: What the layer reads, [B, T, D].
+            self_mask: Mask of self-attention.
+            memory: This layer's keys and values of the source; None without `cross`.
+            memory_mask: Mask of cross-attention.
+            rows: [B] as in `DropoutModule`.
+            counted: [B, T] as in `BatchNorm`.
+            update_cache: Turns the keys and values of x into those to attend to: when decoding step
+                by step, those of all tokens so far.
         """
 
         def attend_to_self(y):
-            seen = remember(self.self_attention.keys_values(y))
+            seen = update_cache(self.self_attention.keys_values(y))
             return self.self_attention(y, seen, self_mask, rows)
 
         def attend_to_memory(y):
-            # While decoding, rows of x are the beams of fewer sentences; they share the memory
-            # by standing where positions stand, so that it is never copied per beam.
-            by_sentence = y.reshape(memory[0].shape[0], -1, y.shape[-1])
-            attended = self.cross_attention(by_sentence, memory, memory_mask, rows)
+            # While decoding, x has one row per beam. The beams of a sentence are folded into the
+            # length axis, so that they attend to one copy of the encoder's keys and values.
+            queries_by_sentence = y.reshape(memory[0].shape[0], -1, y.shape[-1])
+            attended = self.cross_attention(queries_by_sentence, memory, memory_mask, rows)
             return attended.reshape(y.shape)
 
         def feed_forward(y):
             return self.feed_forward(y, rows)
 
-        x = self.residual(x, self.self_attention_norm, attend_to_self, rows, kept)
+        x = self.residual(x, self.self_attention_norm, attend_to_self, rows, counted)
         if self.cross:
-            x = self.residual(x, self.cross_attention_norm, attend_to_memory, rows, kept)
-        return self.residual(x, self.feed_forward_norm, feed_forward, rows, kept)
+            x = self.residual(x, self.cross_attention_norm, attend_to_memory, rows, counted)
+        return self.residual(x, self.feed_forward_norm, feed_forward, rows, counted)

@@ -23,8 +23,8 @@ class LayerNorm(Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x, kept=None):
-        """x [..., D] -> the same; every position is normalised alone, whatever is `kept`."""
+    def __call__(self, x, counted=None):
+        """x [..., D] -> the same; every position is normalised alone, whatever is `counted`."""
         gain = self.param("gain", named(nn.initializers.ones, "D"), x.shape[-1:], FLOAT32)
         bias = self.param("bias", named(nn.initializers.zeros, "D"), x.shape[-1:], FLOAT32)
         return layer_norm(x, gain, bias, self.config.norm_epsilon)
@@ -40,8 +40,8 @@ class BatchNorm(Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x, kept=None):
-        """x [B, T, D], `kept` [B, T] what is no padding and counts -> [B, T, D]."""
+    def __call__(self, x, counted=None):
+        """x [B, T, D], `counted` [B, T] what is no padding and counts -> [B, T, D]."""
         width = x.shape[-1:]
         gain = self.param("gain", named(nn.initializers.ones, "D"), width, FLOAT32)
         bias = self.param("bias", named(nn.initializers.zeros, "D"), width, FLOAT32)
@@ -51,7 +51,7 @@ class BatchNorm(Module):
         ]
         used = running[0].value, running[1].value
         if self.is_mutable_collection("batch_statistics") and not self.is_initializing():
-            found = batch_statistics(x, kept, row_axes())
+            found = batch_statistics(x, counted, row_axes())
             for variable, value in zip(running, running_statistics(used, found)):
                 variable.value = jax.lax.stop_gradient(value)
             used = found

@@ -26,7 +26,7 @@ from transformer_jax.models.layers import (
 )
 from transformer_jax.models.norms import make_norm
 
-__all__ = ["Decoder", "DecoderCache", "Encoder", "Masks", "Segments", "Transformer"]
+__all__ = ["DecodeState", "Decoder", "Encoder", "Masks", "Segments", "Transformer"]
 
 
 class Masks(NamedTuple):
@@ -49,7 +49,7 @@ class Segments(NamedTuple):
     target: jax.Array | None = None
 
 
-class DecoderCache(NamedTuple):
+class DecodeState(NamedTuple):
     """What decoding remembers; N rows (sentences x beams) at one common position.
 
     position     []                            tokens decoded so far
@@ -92,14 +92,14 @@ class Encoder(DropoutModule):
         number, whatever the others of its batch are. `mask` as in `Masks`, `segments` [B, S] as in
         `Segments`.
         """
-        kept = _kept(self.config, source)
+        counted = _counted(self.config, source)
         mask = combine_masks(padding_mask(source), mask)
         if segments is not None:
             mask = combine_masks(mask, segment_mask(segments, segments))
         x = self.embed.source(source, rows, places=_places(segments))
         for layer in self.layers:
-            x = layer(x, mask, rows, kept)
-        return self.encoder_norm(x, kept) if self.config.norm_placement == "pre" else x
+            x = layer(x, mask, rows, counted)
+        return self.encoder_norm(x, counted) if self.config.norm_placement == "pre" else x
 
 
 class Decoder(DropoutModule):
@@ -149,7 +149,7 @@ class Decoder(DropoutModule):
         if places is not None:
             shifted = jnp.where(places == 0, self.config.start_id, shifted)
         x = self.embed.target(shifted, rows, places=places)
-        kept = _kept(self.config, target)
+        counted = _counted(self.config, target)
         # Padding needs no mask here: it only follows the tokens that could see it.
         mask, memory_mask = combine_masks(causal_mask(target.shape[1]), masks.decoder), None
         if own is not None:
@@ -159,32 +159,32 @@ class Decoder(DropoutModule):
             if own is not None:
                 memory_mask = combine_masks(memory_mask, segment_mask(own, segments.source))
         for layer in self.layers:
-            x = layer(x, mask, self._keys_values(layer, memory), memory_mask, rows, kept)
-        return self._normed(x, kept)
+            x = layer(x, mask, self._keys_values(layer, memory), memory_mask, rows, counted)
+        return self._normed(x, counted)
 
-    def start_cache(self, source, rows_per_sentence: int, max_length: int, memory=None):
-        """As `Transformer.start_cache`; `memory` [B, S, D] of the source, None without `cross`."""
+    def init_cache(self, source, rows_per_sentence: int, max_length: int, memory=None):
+        """As `Transformer.init_cache`; `memory` [B, S, D] of the source, None without `cross`."""
         config = self.config
         rows = (len(source) * rows_per_sentence, max_length, config.num_heads)
         empty = (
             jnp.zeros((*rows, config.key_size), self.dtype),
             jnp.zeros((*rows, config.value_size), self.dtype),
         )
-        return DecoderCache(
+        return DecodeState(
             jnp.zeros((), jnp.int32),
             (empty,) * config.num_layers,
             tuple(self._keys_values(layer, memory) for layer in self.layers),
             padding_mask(source) if self.cross else None,
         )
 
-    def decode_step(self, cache: DecoderCache, tokens) -> tuple[DecoderCache, jax.Array]:
+    def decode_step(self, cache: DecodeState, tokens) -> tuple[DecodeState, jax.Array]:
         """As `Transformer.decode_step`."""
         position, max_length = cache.position, cache.history[0][0].shape[1]
         x = self.embed.target_at(tokens, position, max_length)
         mask = (jnp.arange(max_length) <= position)[None, None, None]
         history: list[KeysValues] = []
 
-        def remember(layer_history):
+        def update_cache_of(layer_history):
             def extended(new):
                 keys, values = (
                     jax.lax.dynamic_update_slice_in_dim(old, entry, position, axis=1)
@@ -196,15 +196,15 @@ class Decoder(DropoutModule):
             return extended
 
         for layer, old, memory in zip(self.layers, cache.history, cache.memory):
-            x = layer(x, mask, memory, cache.memory_mask, remember=remember(old))
+            x = layer(x, mask, memory, cache.memory_mask, update_cache=update_cache_of(old))
         cache = cache._replace(position=position + 1, history=tuple(history))
         return cache, self.embed.logits(self._normed(x))[:, 0]
 
     def _keys_values(self, layer, memory):
         return layer.cross_attention.keys_values(memory) if self.cross else None
 
-    def _normed(self, x, kept=None):
-        return self.decoder_norm(x, kept) if self.config.norm_placement == "pre" else x
+    def _normed(self, x, counted=None):
+        return self.decoder_norm(x, counted) if self.config.norm_placement == "pre" else x
 
 
 class Transformer(DropoutModule):
@@ -256,15 +256,15 @@ class Transformer(DropoutModule):
         """
         return self.decoder(target, memory, source, rows, masks, segments)
 
-    def start_cache(self, source, rows_per_sentence: int, max_length: int) -> DecoderCache:
+    def init_cache(self, source, rows_per_sentence: int, max_length: int) -> DecodeState:
         """Encode source [B, S] and make room for `max_length` steps of B * rows_per_sentence rows.
 
         Row b * rows_per_sentence + w is beam w of sentence b.
         """
         memory = self.encode(source)
-        return self.decoder.start_cache(source, rows_per_sentence, max_length, memory)
+        return self.decoder.init_cache(source, rows_per_sentence, max_length, memory)
 
-    def decode_step(self, cache: DecoderCache, tokens) -> tuple[DecoderCache, jax.Array]:
+    def decode_step(self, cache: DecodeState, tokens) -> tuple[DecodeState, jax.Array]:
         """tokens [N], those just decoded (`start_id` at first) -> (cache, next logits [N, V]).
 
         At most max_length steps, and max_positions where positions are learned: later ones would
@@ -273,7 +273,7 @@ class Transformer(DropoutModule):
         return self.decoder.decode_step(cache, tokens)
 
 
-def _kept(config: ModelConfig, tokens):
+def _counted(config: ModelConfig, tokens):
     """What counts for the statistics of a batch norm; None where there is none."""
     return tokens != 0 if config.normalization == "batch" else None
 

@@ -52,7 +52,8 @@ def _save_and_restore(run: Run, state: TrainState) -> str:
         probe.restore(1, {"state": wanted})
     except DamagedCheckpoint as error:
         raise RunError(
-            f"what is saved in {run.checkpoint_root} cannot be read back ({error}): take another folder"
+            f"what is saved in {run.checkpoint_root} cannot be read back ({error}): take another "
+            "folder"
         ) from None
     finally:
         probe.close()

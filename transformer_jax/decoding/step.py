@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from transformer_jax.decoding.rows import Allowed, Step
+from transformer_jax.decoding.rows import Allowed, DecodeStep
 
 __all__ = ["all_but", "make_search_step"]
 
 
 def make_search_step(
     model: nn.Module, variables: Any, source: jax.Array, beams: int, max_length: int
-) -> tuple[Step, Any]:
+) -> tuple[DecodeStep, Any]:
     """(step, cache) for source [B, S]; the cache has B * beams rows and max_length positions.
 
     >>> from transformer_jax import Transformer, presets
@@ -30,7 +30,7 @@ def make_search_step(
             cache = cache._replace(history=history)
         return model.apply(variables, cache, tokens, method="decode_step")
 
-    cache: Any = model.apply(variables, source, beams, max_length, method="start_cache")
+    cache: Any = model.apply(variables, source, beams, max_length, method="init_cache")
     return step, cache
 
 
