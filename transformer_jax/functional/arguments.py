@@ -1,4 +1,4 @@
-"""What an argument must be, said where it would otherwise broadcast or round without a word."""
+"""Checks of arguments that would otherwise broadcast or round silently."""
 
 import jax
 import jax.numpy as jnp
@@ -14,32 +14,34 @@ __all__ = [
 
 
 def check_shape(name: str, x: jax.Array, shape: tuple[int, ...]) -> None:
-    """ValueError for another shape."""
+    """Raise ValueError if x has another shape; `name` is what the message calls it."""
     if x.shape != shape:
         raise ValueError(f"the {name} has shape {x.shape}, not {shape}")
 
 
 def check_axes(name: str, x: jax.Array, axes: str) -> None:
-    """ValueError for another number of axes than `axes` has letters, separated by blanks."""
+    """Raise ValueError if x has not as many axes as `axes` has letters, separated by blanks."""
     if x.ndim != len(axes.split()):
         raise ValueError(f"the shape of the {name} is {x.shape}, not [{', '.join(axes.split())}]")
 
 
 def check_floating(name: str, x: jax.Array) -> None:
-    """TypeError for a dtype that is not floating."""
+    """Raise TypeError if the dtype of x is not floating."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"the {name} is {x.dtype}: it needs a floating dtype")
 
 
 def check_integer(name: str, x: jax.Array) -> None:
-    """TypeError for a dtype that is no integer."""
+    """Raise TypeError if the dtype of x is not an integer."""
     if not jnp.issubdtype(x.dtype, jnp.integer):
         raise TypeError(f"the {name} are {x.dtype}: they must be integers")
 
 
 def check_mask(mask: jax.Array, shape: tuple[int, ...], true: str = "may attend") -> None:
-    """TypeError for a mask that is not boolean, ValueError for one that does not broadcast to
-    `shape`."""
+    """Raise TypeError if the mask is not boolean, ValueError if it does not broadcast to `shape`.
+
+    `true` is what the message says that True means.
+    """
     if mask.dtype != jnp.bool_:
         raise TypeError(f"the mask is {mask.dtype}: masks are boolean, True = {true}")
     if mask.ndim != len(shape) or any(m not in (1, n) for m, n in zip(mask.shape, shape)):
@@ -47,7 +49,7 @@ def check_mask(mask: jax.Array, shape: tuple[int, ...], true: str = "may attend"
 
 
 def rows_or_none(ids: jax.Array, count: int) -> jax.Array:
-    """Ids of `count` rows, with `count` for negative ones, which JAX would count from the end.
+    """Replace negative ids by `count`, which is no row either; JAX would count them from the end.
 
     A gather that fills what is beyond the last row then gives the same for both.
 

@@ -32,9 +32,19 @@ MASKED_SCORE = float(jnp.finfo(jnp.float32).min) / 2
 
 
 def split_heads(x: Float[Array, "B T HK"], num_heads: int) -> Float[Array, "B T H K"]:
-    """[B, T, H*K] -> [B, T, H, K]: head h owns the columns h*K to (h+1)*K.
+    """Split the last axis into heads, [B, T, H*K] -> [B, T, H, K].
 
-    ValueError if the width is not divisible.
+    Head h owns the columns h*K to (h+1)*K.
+
+    Args:
+        x: Projected queries, keys or values, [B, T, H*K].
+        num_heads: H.
+
+    Returns:
+        [B, T, H, K], a reshaped view of x.
+
+    Raises:
+        ValueError: The width is not divisible by num_heads.
 
     >>> split_heads(jnp.zeros((2, 3, 8)), 4).shape
     (2, 3, 4, 2)
@@ -46,7 +56,9 @@ def split_heads(x: Float[Array, "B T HK"], num_heads: int) -> Float[Array, "B T 
 
 
 def merge_heads(x: Float[Array, "B T H K"]) -> Float[Array, "B T HK"]:
-    """[B, T, H, K] -> [B, T, H*K], the inverse of `split_heads` ("Concat" of section 3.2.2).
+    """Concatenate the heads again, [B, T, H, K] -> [B, T, H*K].
+
+    This is "Concat" of section 3.2.2 and the inverse of `split_heads`.
 
     >>> merge_heads(jnp.zeros((2, 3, 4, 2))).shape
     (2, 3, 8)
@@ -58,11 +70,20 @@ def merge_heads(x: Float[Array, "B T H K"]) -> Float[Array, "B T HK"]:
 def masked_softmax(
     scores: Float[Array, "B H T S"], mask: Mask | None = None
 ) -> Float[Array, "B H T S"]:
-    """Softmax over the keys S in float32; masked keys weigh exactly 0.
+    """Compute the softmax over the keys in float32, with exact zeros behind the mask.
 
     A row in which no key is allowed becomes exact zeros with zero gradients, never NaN.
-    TypeError for a mask that is not boolean, ValueError for one that does not broadcast to the
-    scores.
+
+    Args:
+        scores: [B, H, T, S].
+        mask: Boolean, broadcastable to the scores, True = may attend; None allows everything.
+
+    Returns:
+        Weights [B, H, T, S] in float32; each row sums to 1, or is 0 where no key is allowed.
+
+    Raises:
+        TypeError: The mask is not boolean.
+        ValueError: The mask does not broadcast to the scores.
 
     >>> masked_softmax(jnp.zeros((1, 1, 1, 4)), jnp.array([[[[True, True, False, False]]]]))
     Array([[[[0.5, 0.5, 0. , 0. ]]]], dtype=float32)
@@ -86,11 +107,22 @@ def attention_weights(
     *,
     scale: float | None = None,
 ) -> Float[Array, "B H T S"]:
-    """softmax(Q K^T / sqrt(d_k)), equation 1. `scale=1.0` gives the unscaled form of 3.2.1.
+    """Compute softmax(Q K^T / sqrt(d_k)), the weights of equation 1.
 
-    Scores and softmax are float32 whatever the inputs; the weights have the query's dtype.
-    `scale` replaces 1 / sqrt(d_k). Masks as in `masked_softmax`; ValueError if query and key
-    differ in B, H or K, TypeError if they are not floating.
+    Scores and softmax are float32 whatever the inputs are.
+
+    Args:
+        query: [B, T, H, K].
+        key: [B, S, H, K].
+        mask: As in `masked_softmax`.
+        scale: Replaces 1 / sqrt(d_k); 1.0 gives the unscaled form of section 3.2.1.
+
+    Returns:
+        Weights [B, H, T, S] in the dtype of the query.
+
+    Raises:
+        ValueError: Query and key differ in B, H or K, or the mask does not broadcast.
+        TypeError: Query or key is not floating, or the mask is not boolean.
 
     >>> query, key = jnp.ones((1, 1, 1, 4)), jnp.zeros((1, 2, 1, 4))
     >>> attention_weights(query, key)
@@ -109,11 +141,23 @@ def additive_attention_weights(
     vector: Float[Array, "H K"],
     mask: Mask | None = None,
 ) -> Float[Array, "B H T S"]:
-    """softmax(v . tanh(q + k)): the one-hidden-layer alternative that 3.2.1 compares with.
+    """Compute softmax(v . tanh(q + k)), the additive attention that section 3.2.1 compares with.
 
-    `query` and `key` are already projected, so q + k is the hidden layer of Bahdanau et al.
-    (2015). Takes O(B T S H K) memory where the dot product takes O(B T S H). Scores are summed
-    in float32; the weights have the query's dtype. Errors as in `attention_weights`.
+    Query and key are projected already, so q + k is the hidden layer of Bahdanau et al. (2015).
+    It takes O(B T S H K) memory, the dot product O(B T S H). Scores are summed in float32.
+
+    Args:
+        query: [B, T, H, K].
+        key: [B, S, H, K].
+        vector: v, one vector per head, [H, K].
+        mask: As in `masked_softmax`.
+
+    Returns:
+        Weights [B, H, T, S] in the dtype of the query.
+
+    Raises:
+        ValueError: Query, key and vector do not fit, or the mask does not broadcast.
+        TypeError: Query or key is not floating, or the mask is not boolean.
 
     >>> query, key = jnp.zeros((1, 1, 1, 4)), jnp.zeros((1, 2, 1, 4))
     >>> additive_attention_weights(query, key, jnp.ones((1, 4)))
@@ -131,9 +175,17 @@ def additive_attention_weights(
 def apply_attention(
     weights: Float[Array, "B H T S"], value: Float[Array, "B S H Dv"]
 ) -> Float[Array, "B T H Dv"]:
-    """Weighted sum of the values, the product with V in equation 1, in their dtype.
+    """Multiply attention weights by the values: the product with V in equation 1.
 
-    ValueError if the values are not of the weights' batch, keys and heads.
+    Args:
+        weights: [B, H, T, S].
+        value: [B, S, H, Dv].
+
+    Returns:
+        The weighted sums [B, T, H, Dv] in the dtype of the inputs.
+
+    Raises:
+        ValueError: The values have another batch, number of keys or number of heads.
 
     >>> apply_attention(jnp.full((1, 1, 1, 2), 0.5), jnp.array([[[[2.0]], [[4.0]]]]))
     Array([[[[3.]]]], dtype=float32)
@@ -151,10 +203,20 @@ def dot_product_attention(
     *,
     scale: float | None = None,
 ) -> Float[Array, "B T H Dv"]:
-    """softmax(Q K^T / sqrt(d_k)) V, equation 1; d_v may differ from d_k.
+    """Compute softmax(Q K^T / sqrt(d_k)) V, equation 1; d_v may differ from d_k.
 
-    Equal to `jax.nn.dot_product_attention`, except that a query without any allowed key gets
+    It equals `jax.nn.dot_product_attention`, except that a query without any allowed key gets
     zeros where jax.nn gives it the mean of all values.
+
+    Args:
+        query: [B, T, H, K].
+        key: [B, S, H, K].
+        value: [B, S, H, Dv].
+        mask: As in `masked_softmax`.
+        scale: As in `attention_weights`.
+
+    Returns:
+        [B, T, H, Dv].
 
     >>> query, key = jnp.ones((1, 1, 1, 4)), jnp.zeros((1, 2, 1, 4))
     >>> dot_product_attention(query, key, jnp.array([[[[2.0]], [[4.0]]]]))
@@ -164,7 +226,10 @@ def dot_product_attention(
 
 
 def _check_pair(query, key):
-    """Axes of size 1 would broadcast, and integers round the weights to zero, without a word."""
+    """Refuse shapes and dtypes that would give wrong weights silently.
+
+    Axes of size 1 would broadcast, and integer inputs would round the weights to zero.
+    """
     rest = (query.shape[0], *query.shape[2:])
     if rest != (key.shape[0], *key.shape[2:]):
         raise ValueError(f"query {query.shape} and key {key.shape} differ in batch, heads or size")

@@ -14,13 +14,24 @@ __all__ = ["dropout"]
 
 
 def dropout(x: Float[Array, "..."], rate: float, rng: AnyKey | None) -> Float[Array, "..."]:
-    """Zero each entry with probability `rate` and scale the rest by 1 / (1 - rate).
+    """Zero each entry with probability `rate` and scale the others by 1 / (1 - rate).
 
-    `rng` is one key, or one for each row of x, which then draws alike in any company. Without it,
-    or at rate 0, x itself. Decisions take 16 random bits each, two from every 32-bit draw, which
-    halves the cost of the generator; the probability is the multiple of 2^-16 nearest to `rate`
-    and the scale is that of this same number; x keeps its dtype, which must be floating
-    (TypeError). ValueError for a rate outside [0, 1), or keys that are not as many as rows.
+    Each decision takes 16 random bits, two from every 32-bit draw, which halves the cost of the
+    generator. The probability is the multiple of 2^-16 nearest to `rate`, and the scale belongs to
+    that multiple.
+
+    Args:
+        x: Any floating array.
+        rate: Probability of a zero, in [0, 1).
+        rng: One key, or one key per row of x: with one key per row, the mask of a row does not
+            depend on the rest of the batch. None returns x itself, as rate 0 does.
+
+    Returns:
+        An array of x's shape and dtype.
+
+    Raises:
+        ValueError: The rate is outside [0, 1), or there are not as many keys as rows.
+        TypeError: x is not floating.
 
     >>> dropout(jnp.ones(4), 0.5, None)
     Array([1., 1., 1., 1.], dtype=float32)
@@ -47,7 +58,7 @@ def dropout(x: Float[Array, "..."], rate: float, rng: AnyKey | None) -> Float[Ar
 
 
 def _halves(rng, shape):
-    """uint16 of this shape."""
+    """Draw uint16 numbers of this shape, two from each 32-bit word."""
     size = math.prod(shape)
     words = jax.random.bits(rng, ((size + 1) // 2,), jnp.uint32)
     return jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:size].reshape(shape)

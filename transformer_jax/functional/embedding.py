@@ -19,12 +19,21 @@ __all__ = ["embed", "unembed"]
 def embed(
     tokens: Int[Array, "B T"], table: Float[Array, "V D"], pad_id: int = 0
 ) -> Float[Array, "B T D"]:
-    """table[tokens] * sqrt(d_model) (section 3.4), in the table's dtype; padding is zero.
+    """Look up table[tokens] * sqrt(d_model) (section 3.4).
 
-    Whatever its row holds, `pad_id` is the zero vector and so usable as the decoder's start
-    symbol, as in the code of record. An id that is no row of the table, negative ones too, gives
-    NaN, which a loss shows. TypeError for ids that are no integers and a table that is not
-    floating, ValueError for other axes.
+    Args:
+        tokens: Integer ids [B, T].
+        table: [V, D], floating.
+        pad_id: The id whose embedding is the zero vector whatever its row holds, so that it can
+            serve as the decoder's start symbol, as in tensor2tensor.
+
+    Returns:
+        [B, T, D] in the dtype of the table. An id that is no row of the table, negative ones
+        included, gives NaN, which a loss shows.
+
+    Raises:
+        TypeError: The ids are not integers, or the table is not floating.
+        ValueError: An argument has other axes.
 
     >>> embed(jnp.array([[0, 1]]), jnp.ones((2, 4)))
     Array([[[0., 0., 0., 0.],
@@ -41,7 +50,17 @@ def embed(
 
 
 def unembed(x: Float[Array, "B T D"], table: Float[Array, "V D"]) -> Float[Array, "B T V"]:
-    """Logits x E^T without scale or bias, summed in float32. ValueError if the widths differ.
+    """Compute logits x E^T without scale or bias, summed in float32.
+
+    Args:
+        x: [B, T, D].
+        table: E, [V, D].
+
+    Returns:
+        Logits [B, T, V] in float32.
+
+    Raises:
+        ValueError: The widths differ.
 
     >>> unembed(jnp.ones((1, 1, 4)), jnp.ones((2, 4)))
     Array([[[4., 4.]]], dtype=float32)

@@ -20,9 +20,20 @@ def feed_forward(
     dropout_rate: float = 0.0,
     rng: AnyKey | None = None,
 ) -> Float[Array, "... D"]:
-    """max(0, x W1 + b1) W2 + b2, equation 2, in the dtype of x; biases are added in float32.
+    """Compute max(0, x W1 + b1) W2 + b2, equation 2; biases are added in float32.
 
-    The paper drops nothing inside; `dropout_rate` with an `rng` is T2T's later "ReLU dropout".
+    Args:
+        x: [..., D].
+        kernel_in: W1, [D, F].
+        bias_in: b1, [F].
+        kernel_out: W2, [F, D].
+        bias_out: b2, [D].
+        dropout_rate: Dropout on the hidden layer, tensor2tensor's later "ReLU dropout"; the paper
+            has none.
+        rng: Key, or keys per row, of that dropout.
+
+    Returns:
+        [..., D] in the dtype of x.
 
     >>> import jax.numpy as jnp
     >>> one, zero = jnp.ones((1, 1)), jnp.zeros(1)

@@ -1,4 +1,4 @@
-"""Keys of random numbers that mean the same whatever generator a user has set as the default."""
+"""Random keys that give the same numbers whatever the default generator is."""
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,13 @@ AnyKey = Key[Array, "..."] | UInt32[Array, "..."]
 
 
 def seed_key(seed: int) -> Key[Array, ""]:
-    """The Threefry key of a seed in [0, 2^63); each seed has its own.
+    """Make the Threefry key of a seed in [0, 2^63); each seed has its own.
 
-    For seeds below 2^32 it is `jax.random.key(seed)` of JAX's default generator, which forgets the
-    higher bits of larger ones unless 64-bit types are enabled. ValueError for a seed out of range.
+    For seeds below 2^32 it is `jax.random.key(seed)` of JAX's default generator, which drops the
+    higher bits of larger seeds unless 64-bit types are enabled.
+
+    Raises:
+        ValueError: The seed is out of range.
 
     >>> jax.random.key_data(seed_key(7)).tolist(), jax.random.key_data(seed_key(7 + 2**32)).tolist()
     ([0, 7], [1, 7])
@@ -31,9 +34,10 @@ def seed_key(seed: int) -> Key[Array, ""]:
 
 
 def typed_key(rng: AnyKey) -> Key[Array, "..."]:
-    """The same key, or keys, with a key dtype; an old one (`jax.random.PRNGKey`) is uint32 words.
+    """Convert an old key (`jax.random.PRNGKey`, uint32 words) to a key dtype; others stay as they are.
 
-    TypeError for what is no key.
+    Raises:
+        TypeError: `rng` is not a key.
 
     >>> typed_key(jax.random.PRNGKey(7)) == jax.random.key(7)
     Array(True, dtype=bool)
@@ -46,7 +50,7 @@ def typed_key(rng: AnyKey) -> Key[Array, "..."]:
 
 
 def row_keys(rng: AnyKey) -> Key[Array, "..."]:
-    """Keys whose bits do not depend on the keys beside them: Threefry's, of any generator's.
+    """Convert keys to Threefry keys, whose bits do not depend on other keys beside them in `jax.vmap`.
 
     A key of another generator becomes the Threefry key of its first two words.
 
@@ -60,9 +64,17 @@ def row_keys(rng: AnyKey) -> Key[Array, "..."]:
 
 
 def fold_in_rows(rng: AnyKey, rows: Int[Array, "B"] | UInt32[Array, "B"]) -> Key[Array, "B"]:
-    """A key for each row, a function of `rng` and the row's number alone.
+    """Make a key for each row, a function of `rng` and the row's number alone.
 
-    The keys are Threefry's (`row_keys`). TypeError for rows that are no integers.
+    Args:
+        rng: One key.
+        rows: Number of each row, integers [B].
+
+    Returns:
+        Threefry keys [B].
+
+    Raises:
+        TypeError: The rows are not integers.
 
     >>> keys = fold_in_rows(jax.random.key(0), jnp.array([3, 5]))
     >>> keys[1] == jax.random.fold_in(jax.random.key(0), 5)

@@ -11,12 +11,23 @@ __all__ = ["linear"]
 def linear(
     x: Float[Array, "... D"], kernel: Float[Array, "D F"], bias: Float[Array, "F"]
 ) -> Float[Array, "... F"]:
-    """x W + b in x's dtype.
+    """Compute x W + b.
 
-    The product has the dtype of x and W, which accelerators accumulate in float32. The bias is
+    The product has the dtype of x and W, and accelerators accumulate it in float32. The bias is
     added in float32 whatever its dtype: its gradient is a sum over all positions, which in
-    bfloat16 stands still at 256 times its addends. ValueError if the shapes do not fit,
-    TypeError for an x that is not floating.
+    bfloat16 stops growing at 256 times its addends.
+
+    Args:
+        x: [..., D], floating.
+        kernel: W, [D, F].
+        bias: b, [F].
+
+    Returns:
+        [..., F] in the dtype of the product.
+
+    Raises:
+        ValueError: The shapes do not fit.
+        TypeError: x is not floating.
 
     >>> linear(jnp.ones((1, 2)), jnp.ones((2, 3)), jnp.array([0.0, 1.0, 2.0]))
     Array([[2., 3., 4.]], dtype=float32)

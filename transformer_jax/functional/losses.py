@@ -15,9 +15,17 @@ __all__ = ["at_class", "label_smoothed_cross_entropy", "map_blocks", "token_log_
 def token_log_probs(
     logits: Float[Array, "B T V"], targets: Int[Array, "B T"]
 ) -> Float[Array, "B T"]:
-    """log softmax(logits)[target] in float32; NaN for a target that is no class.
+    """Compute log softmax(logits)[target] in float32.
 
-    ValueError if the shapes do not belong together.
+    Args:
+        logits: [B, T, V].
+        targets: Integer classes [B, T].
+
+    Returns:
+        Log-probabilities [B, T] in nats; NaN for a target that is not a class.
+
+    Raises:
+        ValueError: The shapes do not belong together.
 
     >>> token_log_probs(jnp.zeros((1, 1, 4)), jnp.array([[2]])).round(4)
     Array([[-1.3863]], dtype=float32)
@@ -32,20 +40,30 @@ def label_smoothed_cross_entropy(
     smoothing: float = 0.1,
     ignored: int = 0,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(summed loss in nats, number of target tokens); targets that are `ignored`, padding by
-    default, count for nothing.
+    """Sum the label-smoothed cross-entropy over the targets that count.
 
-    The distribution aimed at is 1 - e on the target and e / (V - 1) on every other class, the
-    code of record's form of section 5.4 (Szegedy et al. 2016 put e / V on all classes):
+    The target distribution is 1 - e on the target and e / (V - 1) on every other class, which is
+    tensor2tensor's form of section 5.4 (Szegedy et al. 2016 put e / V on all classes):
 
         loss = (1 - e) nll + e / (V - 1) * (V lse - sum(logits) - nll),  nll = lse - logits[target]
 
-    with lse = logsumexp(logits), which needs neither a [B, T, V] one-hot nor log-probabilities.
-    `smoothing=0` is the plain negative log-likelihood. What the logits of padding hold reaches
-    neither the loss nor its gradient; others are finite: one of -inf would cost the smoothed loss
-    infinity. A target that is no class and not `ignored`, as any other negative one, makes the sum
-    NaN. ValueError if smoothing is outside [0, 1), for smoothing over a single class, or if the
-    shapes do not belong together.
+    with lse = logsumexp(logits); it needs neither a [B, T, V] one-hot nor log-probabilities.
+    `smoothing=0` is the plain negative log-likelihood.
+
+    Args:
+        logits: [B, T, V]. What the logits of ignored targets hold reaches neither the loss nor its
+            gradient. Others must be finite: one of -inf would make the smoothed loss infinite.
+        targets: Integer classes [B, T].
+        smoothing: e, in [0, 1).
+        ignored: The target that does not count, padding by default.
+
+    Returns:
+        The summed loss in nats and the number of targets that count, both float32. A target that is
+        not a class and not `ignored` makes the sum NaN.
+
+    Raises:
+        ValueError: The smoothing is outside [0, 1) or has no other class to go to, or the shapes do
+            not belong together.
 
     >>> loss, count = label_smoothed_cross_entropy(jnp.zeros((1, 2, 4)), jnp.array([[2, 0]]))
     >>> print(loss.round(4), count)
@@ -78,12 +96,21 @@ def map_blocks(
     targets: Int[Array, "B T"],
     fill: int = 0,
 ) -> Any:
-    """What `function` makes of every block of positions, stacked; within one, so that what is large
-    for a position, as its logits, is there for a block at a time, and again for its gradient.
+    """Apply a function to blocks of positions, one after the other.
 
-    function  (features [B, T, D], targets [B, T]) -> a pytree
-    block     positions in a block; None is all, as they are: function gets [1, block, ...] else
-    fill      target of the positions that fill up the last block, whose features are 0
+    What is large for a position, as its logits are, exists for one block at a time; it is computed
+    again for the gradient.
+
+    Args:
+        function: (features [B, T, D], targets [B, T]) -> a pytree; with blocks it gets
+            [1, block, D] and [1, block].
+        block: Positions in a block; None applies the function once to everything as it is.
+        features: [B, T, D].
+        targets: [B, T].
+        fill: Target of the positions that fill up the last block; their features are 0.
+
+    Returns:
+        The results of all blocks, stacked along a new first axis.
 
     >>> features, targets = jnp.ones((2, 3, 4)), jnp.array([[1, 2, 3], [4, 5, 0]])
     >>> map_blocks(lambda x, y: y.sum(), 4, features, targets)
@@ -106,10 +133,17 @@ def _checked(logits, targets):
 
 
 def at_class(logits, targets):
-    """logits[..., target], NaN for what is no class: JAX would count negative ones from the end.
+    """Take logits[..., target], or NaN where the target is not a class.
 
-    logits [..., V], targets [...] integers. Compared with a one-hot it needs a third less memory
-    and time.
+    JAX would count negative ids from the end. Compared with a one-hot this needs a third less
+    memory and time.
+
+    Args:
+        logits: [..., V].
+        targets: Integers [...].
+
+    Returns:
+        [...] in the dtype of the logits.
 
     >>> at_class(jnp.array([[0.5, 2.0], [0.5, 2.0]]), jnp.array([1, -1]))
     Array([ 2., nan], dtype=float32)

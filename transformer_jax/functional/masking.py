@@ -1,4 +1,4 @@
-"""Attention masks: boolean, True = may attend, drawn below as 1 and 0 (rows ask, columns answer).
+"""Attention masks: boolean, True = may attend; drawn below as 1 and 0, rows are queries, columns keys.
 
 Every mask broadcasts against [B, H, T, S]; combine them with `combine_masks`.
 """
@@ -14,9 +14,16 @@ __all__ = ["causal_mask", "combine_masks", "local_window_mask", "padding_mask", 
 
 
 def padding_mask(tokens: Int[Array, "B S"], pad_id: int = 0) -> Bool[Array, "B 1 1 S"]:
-    """Keys that are tokens and not padding.
+    """Allow the keys that are tokens and not padding.
 
     tokens 5 6 0 ->  1 1 0   (for every query)
+
+    Args:
+        tokens: Integer ids [B, S].
+        pad_id: The id of padding.
+
+    Returns:
+        [B, 1, 1, S].
 
     >>> padding_mask(jnp.array([[5, 6, 0]])).astype(int)
     Array([[[[1, 1, 0]]]], dtype=int32)
@@ -27,7 +34,7 @@ def padding_mask(tokens: Int[Array, "B S"], pad_id: int = 0) -> Bool[Array, "B 1
 
 
 def causal_mask(length: int) -> Bool[Array, "1 1 T T"]:
-    """Position t sees positions 0 to t (section 3.2.3, decoder self-attention).
+    """Allow position t to attend to positions 0 to t (section 3.2.3, decoder self-attention).
 
         1 0 0
         1 1 0
@@ -45,7 +52,7 @@ def causal_mask(length: int) -> Bool[Array, "1 1 T T"]:
 
 
 def local_window_mask(length: int, radius: int) -> Bool[Array, "1 1 T T"]:
-    """Position t sees positions t - radius to t + radius ("restricted", section 4).
+    """Allow position t to attend to positions t - radius to t + radius ("restricted", section 4).
 
     radius 1:
         1 1 0 0
@@ -53,7 +60,15 @@ def local_window_mask(length: int, radius: int) -> Bool[Array, "1 1 T T"]:
         0 1 1 1
         0 0 1 1
 
-    Table 1's neighbourhood of size r is `radius = r // 2`. ValueError if negative.
+    Args:
+        length: T.
+        radius: Positions to either side; Table 1's neighbourhood of size r is radius = r // 2.
+
+    Returns:
+        [1, 1, T, T].
+
+    Raises:
+        ValueError: The length or the radius is negative.
 
     >>> local_window_mask(4, 1)[0, 0].astype(int)
     Array([[1, 1, 0, 0],
@@ -71,13 +86,21 @@ def local_window_mask(length: int, radius: int) -> Bool[Array, "1 1 T T"]:
 def segment_mask(
     query_segments: Int[Array, "B T"], key_segments: Int[Array, "B S"], pad_id: int = 0
 ) -> Bool[Array, "B 1 T S"]:
-    """Several sentences packed in one row: a token sees its own sentence only; 0 is padding.
+    """Allow a token to attend to its own sentence only, where several are packed in one row.
 
     segments 1 1 2 0:
         1 1 0 0
         1 1 0 0
         0 0 1 0
         0 0 0 0
+
+    Args:
+        query_segments: Number of the sentence of each query, [B, T].
+        key_segments: Number of the sentence of each key, [B, S].
+        pad_id: The number that stands for padding, which nothing attends to.
+
+    Returns:
+        [B, 1, T, S].
 
     >>> segments = jnp.array([[1, 1, 2, 0]])
     >>> segment_mask(segments, segments)[0, 0].astype(int)
@@ -99,12 +122,15 @@ def segment_mask(
 
 
 def combine_masks(*masks: Bool[Array, "_ _ _ _"] | None) -> Bool[Array, "_ _ _ _"] | None:
-    """What every mask allows; None stands for "everything allowed". TypeError for one not boolean.
+    """Allow what every mask allows; None stands for "everything allowed".
 
     causal and padding of 5 6 0:
         1 0 0
         1 1 0
         1 1 0
+
+    Raises:
+        TypeError: A mask is not boolean.
 
     >>> combine_masks(causal_mask(3), padding_mask(jnp.array([[5, 6, 0]])))[0, 0].astype(int)
     Array([[1, 0, 0],

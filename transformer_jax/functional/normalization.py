@@ -1,4 +1,4 @@
-"""Layer normalisation (the "Norm" of Figure 1) and batch normalisation; float32 statistics."""
+"""Layer normalisation (the "Norm" of Figure 1) and batch normalisation, with float32 statistics."""
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,19 @@ def layer_norm(
     bias: Float[Array, "D"],
     epsilon: float = 1e-6,
 ) -> Float[Array, "... D"]:
-    """gain * (x - mean) / sqrt(variance + epsilon) + bias over the last axis (Ba et al. 2016).
+    """Compute gain * (x - mean) / sqrt(variance + epsilon) + bias over the last axis (Ba et al. 2016).
 
-    Statistics are float32 and biased (divided by D); the result has x's dtype, which must be
-    floating (TypeError).
+    Args:
+        x: [..., D], floating.
+        gain: [D].
+        bias: [D].
+        epsilon: Added to the variance.
+
+    Returns:
+        [..., D] in the dtype of x. Statistics are float32 and biased (divided by D).
+
+    Raises:
+        TypeError: x is not floating.
 
     >>> layer_norm(jnp.array([[1.0, 3.0]]), jnp.ones(2), jnp.zeros(2)).round(3)
     Array([[-1.,  1.]], dtype=float32)
@@ -35,12 +44,21 @@ def batch_statistics(
     mask: Bool[Array, "B ..."] | None = None,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> tuple[Float[Array, "D"], Float[Array, "D"]]:
-    """(mean, biased variance) per feature over every other axis, float32 (Ioffe & Szegedy 2015).
+    """Compute mean and biased variance of each feature over every other axis (Ioffe & Szegedy 2015).
 
-    `mask` leaves positions out (padding). `axis_name` takes the statistics over all devices of
-    a `pmap` or `shard_map` (`row_axes()` where a runner has cut the batch): sums travel, so devices
-    may hold different numbers of positions.
-    TypeError or ValueError for a mask that is not boolean or of another shape.
+    Args:
+        x: [B, ..., D].
+        mask: Boolean [B, ...], True for the positions that count; padding should not.
+        axis_name: Axes of a `pmap` or `shard_map` over whose devices the statistics are taken
+            (`row_axes()` where a runner has sharded the batch). Sums are exchanged, so devices may
+            hold different numbers of positions.
+
+    Returns:
+        Mean and variance, each [D] in float32.
+
+    Raises:
+        TypeError: The mask is not boolean.
+        ValueError: The mask has another shape.
 
     >>> batch_statistics(jnp.array([[1.0], [3.0]]))
     (Array([2.], dtype=float32), Array([1.], dtype=float32))
@@ -71,9 +89,20 @@ def batch_norm(
     bias: Float[Array, "D"],
     epsilon: float = 1e-5,
 ) -> Float[Array, "B ... D"]:
-    """gain * (x - mean) / sqrt(variance + epsilon) + bias with the statistics it is given.
+    """Compute gain * (x - mean) / sqrt(variance + epsilon) + bias with given statistics.
 
     In training they come from `batch_statistics`, afterwards from `running_statistics`.
+
+    Args:
+        x: [B, ..., D], floating.
+        mean: [D].
+        variance: [D].
+        gain: [D].
+        bias: [D].
+        epsilon: Added to the variance.
+
+    Returns:
+        [B, ..., D] in the dtype of x.
 
     >>> x = jnp.array([[1.0], [3.0]])
     >>> batch_norm(x, *batch_statistics(x), jnp.ones(1), jnp.zeros(1)).round(3)
@@ -94,9 +123,18 @@ def running_statistics(
     batch: tuple[Float[Array, "D"], Float[Array, "D"]],
     momentum: float = 0.9,
 ) -> tuple[Float[Array, "D"], Float[Array, "D"]]:
-    """momentum * running + (1 - momentum) * batch, for mean and (biased) variance alike.
+    """Update running statistics: momentum * running + (1 - momentum) * batch.
 
-    ValueError for a momentum outside [0, 1], and for statistics of other widths.
+    Args:
+        running: Mean and biased variance so far, each [D].
+        batch: Mean and biased variance of a batch, each [D].
+        momentum: In [0, 1].
+
+    Returns:
+        The new mean and variance.
+
+    Raises:
+        ValueError: The momentum is outside [0, 1], or the widths differ.
 
     >>> zero, one = jnp.zeros(1), jnp.ones(1)
     >>> running_statistics((zero, one), (one, one), momentum=0.75)

@@ -1,4 +1,4 @@
-"""Positional encodings (section 3.5): sinusoids in three layouts, and rows of a learned table."""
+"""Position encodings (section 3.5): sinusoids in three layouts, and rows of a learned table."""
 
 import math
 from typing import Literal, get_args
@@ -16,16 +16,26 @@ SinusoidLayout = Literal["paper", "concatenated", "t2t"]
 
 
 def sinusoids(length: int, d_model: int, layout: SinusoidLayout = "paper") -> Float[Array, "T D"]:
-    """PE(pos, 2i) = sin(pos / 10000^(2i/d_model)), PE(pos, 2i+1) = cos(the same), float32.
+    """Compute PE(pos, 2i) = sin(pos / 10000^(2i/d_model)) and PE(pos, 2i+1) = cos(the same).
 
     layout        columns                       exponent of 10000
     paper         sin cos sin cos ...           2i / d_model           (section 3.5)
     concatenated  all sines, then all cosines   2i / d_model           (Hugging Face Marian)
     t2t           all sines, then all cosines   i / (d_model/2 - 1)    (tensor2tensor, fairseq)
 
-    Angles are taken in float64 and rounded once: in float32 the angle itself is off by 6e-5 at
-    position 1000. The result is a constant of the compiled program. ValueError for another layout
-    or an odd d_model.
+    Angles are computed in float64 and rounded once: in float32 the angle itself is off by 6e-5 at
+    position 1000. The result is a constant of the compiled program.
+
+    Args:
+        length: T.
+        d_model: D, even.
+        layout: One of the three above.
+
+    Returns:
+        [T, D] in float32.
+
+    Raises:
+        ValueError: The layout is unknown, the length negative or d_model odd.
 
     >>> sinusoids(2, 4).round(4)
     Array([[0.    , 1.    , 0.    , 1.    ],
@@ -50,7 +60,10 @@ def sinusoids(length: int, d_model: int, layout: SinusoidLayout = "paper") -> Fl
 
 
 def learned_positions(table: Float[Array, "max_positions D"], length: int) -> Float[Array, "T D"]:
-    """The first `length` rows of a learned table (Table 3, row E); ValueError if it has fewer.
+    """Take the first `length` rows of a learned table (Table 3, row E).
+
+    Raises:
+        ValueError: The table has fewer rows.
 
     >>> learned_positions(jnp.zeros((8, 2)), 3).shape
     (3, 2)
@@ -64,10 +77,13 @@ def learned_positions(table: Float[Array, "max_positions D"], length: int) -> Fl
 
 
 def segment_positions(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
-    """The place of each token within its sentence, of several sentences packed in one row.
+    """Number the tokens of each sentence from 0, where several sentences are packed in one row.
 
-    A sentence begins where the number of the segment changes. TypeError for segments that are no
-    integers, ValueError for other axes.
+    A sentence begins where the number of the segment changes.
+
+    Raises:
+        TypeError: The segments are not integers.
+        ValueError: They have other axes than [B, T].
 
     >>> segment_positions(jnp.array([[1, 1, 2, 2, 2, 0]])).tolist()
     [[0, 1, 0, 1, 2, 0]]

@@ -1,4 +1,4 @@
-"""Along which axes of devices the rows of a batch are cut, for what needs all of them."""
+"""The device axes along which a runner shards the rows of a batch."""
 
 import contextlib
 import contextvars
@@ -10,7 +10,7 @@ _AXES: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("row axe
 
 
 def row_axes() -> tuple[str, ...]:
-    """Names of the axes over which sums of rows are to be taken (`jax.lax.psum`), often none.
+    """Return the axes over which sums of rows must be added up (`jax.lax.psum`); often none.
 
     >>> row_axes()
     ()
@@ -20,8 +20,7 @@ def row_axes() -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def rows_cut_along(*axes: str) -> Iterator[None]:
-    """Within it, while a function is traced under `jax.pmap` or `jax.shard_map`, `row_axes` are
-    these.
+    """Within this context `row_axes` returns `axes`, while a function is traced under pmap or shard_map.
 
     >>> with rows_cut_along("devices"):
     ...     row_axes()
