@@ -12,10 +12,14 @@ __all__ = ["BeamResult", "beam_search", "length_divisor"]
 
 
 class BeamResult(NamedTuple):
-    """Best first. tokens [B, n, T] int32, 0 after EOS; lengths [B, n], EOS included.
+    """Hypotheses of each sentence, best first.
 
-    log_probs [B, n] are sums over tokens, scores [B, n] those divided by the penalty; -inf marks
-    slots for which no hypothesis was found.
+    Attributes:
+        tokens: [B, n, T] int32, 0 after EOS.
+        lengths: [B, n], EOS included.
+        log_probs: [B, n], sums over the tokens.
+        scores: [B, n], the log-probability divided by the length penalty; -inf where no hypothesis
+            was found.
     """
 
     tokens: jax.Array
@@ -25,11 +29,19 @@ class BeamResult(NamedTuple):
 
 
 def length_divisor(length, kind: LengthPenalty, alpha: float):
-    """What a hypothesis' log-probability is divided by; `length` counts EOS.
+    """Compute what the log-probability of a hypothesis is divided by.
 
     gnmt   ((5 + length) / 6)^alpha   the paper's (Wu et al. 2016, equation 14)
     power  length^alpha               fairseq, Marian, Hugging Face
     none   1
+
+    Args:
+        length: Tokens of the hypothesis, EOS included.
+        kind: One of the three above.
+        alpha: The exponent.
+
+    Raises:
+        ValueError: The kind is unknown.
 
     >>> float(length_divisor(7, "gnmt", 1.0)), float(length_divisor(7, "power", 1.0))
     (2.0, 7.0)

@@ -32,19 +32,28 @@ def generate(
     sample_ids: jax.Array | None = None,
     start_id: int | None = None,
 ) -> BeamResult:
-    """The n_best targets of each source [B, S] that `search` finds; compiled for each S and search.
-
-    model        a Flax module with `init_cache` and `decode_step`, as `models.families` says
-    params       its parameters; `collections` are what else its variables hold
-    limits [B]   most tokens of a target, EOS included; by default those of its source, EOS and all,
-                 and `search.extra_length` more. No more than S + extra_length are ever written, nor
-                 than the model's family reads
-    sample_ids   [B, 2], numbers of each sentence and part by which its samples are drawn; by
-                 default its index in the batch, and 0
-    start_id     what the target begins with; by default `model.config.start_id`, or 0 without one
+    """Find the n_best targets of each source with any search; compiled for each S and search.
 
     PAD and BOS are never written. Greedy search and samples have their log-probability as score;
-    samples come as they are drawn, a beam best first.
+    samples come in the order in which they are drawn, a beam best first.
+
+    Args:
+        model: A Flax module with `init_cache` and `decode_step` (`models.families` says their
+            shapes).
+        params: Its parameters.
+        source: Token ids [B, S], PAD = 0.
+        search: The search and its options.
+        collections: What else the model's variables hold.
+        limits: Most tokens of each target [B], EOS included; by default `search.extra_length` more
+            than its source has. No target is longer than S + extra_length, nor than the model's
+            family can read.
+        sample_ids: [B, 2], numbers of each sentence and of its part by which its samples are drawn;
+            by default its index in the batch, and 0.
+        start_id: What the target begins with; by default `model.config.start_id`, or 0 for a model
+            without a config.
+
+    Returns:
+        The hypotheses of each sentence.
 
     >>> from transformer_jax import Transformer, presets
     >>> model, source = Transformer(presets.tiny(vocab_size=50)), jnp.array([[7, 9, 1]])

@@ -19,7 +19,19 @@ def greedy_search(
     eos_id: int = 1,
     allowed: Allowed | None = None,
 ) -> Generated:
-    """Ties go to the smaller token id.
+    """Choose the likeliest token at each step; ties go to the smaller token id.
+
+    Args:
+        step: step(cache, tokens [N], None) -> (cache, logits [N, V]).
+        cache: What the first step takes.
+        limits: Most tokens of each row [N], EOS included.
+        max_length: Most tokens of any row, T; a static size.
+        start_id: The token before the first one.
+        eos_id: The token that ends a row.
+        allowed: allowed(cache) -> boolean [N, V] or [1, V], the tokens that may come next.
+
+    Returns:
+        The tokens of each row with their log-probabilities.
 
     >>> import jax.numpy as jnp
     >>> table = jnp.array([[0.0, 1.0, 5.0], [0.0, 0.0, 0.0], [0.0, 9.0, 1.0]])

@@ -1,4 +1,4 @@
-"""Predict and score many sentences of token ids: grouped by length, padded, compiled by shape."""
+"""Predict and score many sentences of token ids: grouped by length, padded, compiled per shape."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -30,10 +30,15 @@ SCORED_AT_ONCE = 512
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Token ids without EOS, log-probability (nats) and score = log-probability / penalty.
+    """A target that a search has found.
 
-    A search chooses among V - 2 tokens, PAD and BOS being none; log-probabilities are the model's
-    over all V, as those of `BatchDecoder.score`.
+    A search chooses among V - 2 tokens, as PAD and BOS are never written; log-probabilities are the
+    model's over all V, equal to those of `BatchDecoder.score`.
+
+    Attributes:
+        ids: Token ids without EOS.
+        log_prob: Log-probability in nats.
+        score: log_prob / length penalty.
     """
 
     ids: list[int]
@@ -42,12 +47,10 @@ class Hypothesis:
 
 
 class BatchDecoder:
-    """A model with its variables, ready to predict from lists of token ids (without EOS).
+    """A model with its variables, which predicts from lists of token ids (without EOS).
 
-    `variables` may be replaced; what is compiled stays. `batch_tokens` are those of one device:
-    with a `layout` its devices share the sentences, each predicting its own. `pairing` is the
-    task's. `longest` is the most tokens of a sentence, EOS included, that are read or written at
-    once.
+    `variables` may be replaced; what is compiled stays. `longest` is the most tokens of a sentence,
+    EOS included, that are read or written at once.
     """
 
     def __init__(
@@ -58,6 +61,15 @@ class BatchDecoder:
         layout: Layout | None = None,
         pairing: Pairing = Pairing(),
     ):
+        """Prepare the model; nothing is compiled yet.
+
+        Args:
+            model: A model of a family.
+            variables: Its parameters and collections.
+            batch_tokens: Tokens of a batch on one device, padding included.
+            layout: Devices among which sentences are distributed; None uses one.
+            pairing: How the task turns a pair of lines into rows of ids.
+        """
         self._model = model
         self._family = family_of(model.config)
         self._pairing = pairing
@@ -96,10 +108,18 @@ class BatchDecoder:
         numbers: Sequence[int] | None = None,
         parts: Sequence[int] | None = None,
     ) -> list[list[Hypothesis]]:
-        """At most n_best hypotheses for each source, best first, in the order of the sources.
+        """Search a target for each source.
 
-        Samples of a sentence are drawn by its number (default: its place) and, where several are
-        parts of one, by that of its part (default: 0), whatever its company; errors name the first.
+        Args:
+            sources: Token ids of each source, without EOS.
+            search: The search and its options.
+            numbers: Number of each sentence, by which its samples are drawn and errors name it; by
+                default its index. So a sample does not depend on the rest of the batch.
+            parts: Number of each part, where several sources are parts of one sentence; by default
+                0.
+
+        Returns:
+            At most n_best hypotheses for each source, best first, in the order of the sources.
         """
         numbers = range(len(sources)) if numbers is None else numbers
         parts = [0] * len(sources) if parts is None else parts
@@ -129,9 +149,14 @@ class BatchDecoder:
     def label(
         self, sources: Sequence[Sequence[int]], numbers: Sequence[int] | None = None
     ) -> list[list[Hypothesis]]:
-        """The likeliest class of each token of each source, of a task that aligns both sides.
+        """Predict the likeliest class of each token, for a task that aligns both sides.
 
-        One hypothesis a source, its log-probability the sum of its classes'.
+        Args:
+            sources: Token ids of each source.
+            numbers: Number of each sentence, by which errors name it; by default its index.
+
+        Returns:
+            One hypothesis per source; its log-probability is the sum over its classes.
         """
         rows = self._read(sources, range(len(sources)) if numbers is None else numbers)
         results: list[list[Hypothesis]] = [[] for _ in sources]
@@ -150,7 +175,19 @@ class BatchDecoder:
         targets: Sequence[Sequence[int]],
         numbers: Sequence[int] | None = None,
     ) -> list[np.ndarray]:
-        """Log-probability of every target token, EOS last, for each pair."""
+        """Compute the log-probability of every target token, teacher-forced.
+
+        Args:
+            sources: Token ids of each source, without EOS.
+            targets: Token ids of each target, without EOS.
+            numbers: Number of each pair, by which errors name it; by default its index.
+
+        Returns:
+            Log-probabilities of each target's tokens, EOS last.
+
+        Raises:
+            UserError: A sentence is too long, or a pair is not aligned where the task needs it.
+        """
         numbers = range(len(sources)) if numbers is None else numbers
         read, written = self._read(sources, numbers), self._written(targets, numbers)
         if self._pairing.aligned:
@@ -172,9 +209,11 @@ class BatchDecoder:
     def attention(
         self, source: Sequence[int], target: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Weights of every layer and head for one pair of S and T tokens, EOS included.
+        """Compute the attention weights of every layer and head for one pair of S and T tokens.
 
-        Encoder [L, H, S, S], decoder [L, H, T, T] and cross [L, H, T, S], float32.
+        Returns:
+            Encoder [L, H, S, S], decoder [L, H, T, T] and cross [L, H, T, S], float32; EOS counts
+            on both sides.
         """
         [read], [written] = self._read([source], [0]), self._written([target], [0])
         rows, columns = len(written), len(read)

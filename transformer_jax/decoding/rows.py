@@ -1,4 +1,4 @@
-"""The loop that greedy search and sampling share: one token a row a step."""
+"""The loop that greedy search and sampling share: one token per row and step."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,7 +16,13 @@ DecodeStep = Callable[[Any, jax.Array, jax.Array | None], tuple[Any, jax.Array]]
 
 
 class Generated(NamedTuple):
-    """tokens [N, T] int32, 0 after EOS; lengths [N] with EOS; log_probs [N, T]; N rows."""
+    """What was written in N rows.
+
+    Attributes:
+        tokens: [N, T] int32, 0 after EOS.
+        lengths: [N], EOS included.
+        log_probs: [N, T], of each token.
+    """
 
     tokens: jax.Array
     lengths: jax.Array
@@ -31,11 +37,25 @@ def next_log_probs(
     allowed: Allowed | None,
     eos_id: int,
 ) -> tuple[Any, jax.Array]:
-    """(cache, log-probabilities [N, V] in float32), -inf where a token is not allowed.
+    """Take a step and turn its logits into log-probabilities.
 
-    They are normalised over all V before the rest is left out. ValueError for logits of another
-    number of rows or without a token `eos_id`, and for a mask that is not for them; TypeError for
-    one that is not boolean.
+    They are normalised over all V tokens before those that are not allowed are dropped.
+
+    Args:
+        step: The step function.
+        cache: Its cache.
+        tokens: The tokens chosen last, [N].
+        parents: Row of the cache that each row continues, [N]; None where each continues itself.
+        allowed: Gives the mask of tokens that may come next; None allows all.
+        eos_id: The token that ends a row.
+
+    Returns:
+        The new cache, and log-probabilities [N, V] in float32, -inf where a token is not allowed.
+
+    Raises:
+        ValueError: The logits have another number of rows or no token `eos_id`, or the mask does
+            not fit them.
+        TypeError: The mask is not boolean.
 
     >>> step = lambda cache, tokens, parents: (cache, jnp.zeros((1, 4)))
     >>> mask = jnp.array([[False, True, True, False]])
@@ -56,8 +76,10 @@ def next_log_probs(
 
 
 def check_limits(limits: jax.Array, max_length: int) -> None:
-    """ValueError unless there is one limit a row and room for a token; TypeError unless they are
-    integers."""
+    """Raise ValueError unless there is one limit per row and room for a token.
+
+    Raises TypeError unless the limits are integers.
+    """
     check_axes("limits", limits, "N")
     check_integer("limits", limits)
     if max_length < 1:
@@ -75,9 +97,20 @@ def extend_rows(
     eos_id: int,
     allowed: Allowed | None = None,
 ) -> Generated:
-    """Extend N rows until each has EOS; row i ends with EOS at length limits[i] at the latest.
+    """Extend N rows token by token until each has EOS.
 
-    `choose(log_probs [N, V], position)` names the next tokens [N]. No row exceeds `max_length` T.
+    Args:
+        step: The step function.
+        cache: What the first step takes.
+        choose: choose(log_probs [N, V], position) -> the next tokens [N].
+        limits: Most tokens of each row [N], EOS included: row i ends with EOS there.
+        max_length: Most tokens of any row, T; a static size.
+        start_id: The token before the first one.
+        eos_id: The token that ends a row.
+        allowed: As in `next_log_probs`.
+
+    Returns:
+        The tokens of each row with their log-probabilities.
 
     >>> step = lambda cache, tokens, parents: (cache, jnp.zeros((1, 3)))
     >>> choose = lambda log_probs, position: jnp.array([2])

@@ -16,11 +16,23 @@ __all__ = ["filter_logits", "sample"]
 def filter_logits(
     logits: Float[Array, "*N V"], temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
 ) -> Float[Array, "*N V"]:
-    """Logits / temperature with -inf on what top-k (0 = off) and top-p leave out.
+    """Divide logits by the temperature and set what top-k and top-p leave out to -inf.
 
     Top-p keeps the fewest likeliest tokens whose probabilities, after temperature and top-k, sum
-    to at least `top_p` (Holtzman et al. 2020); the likeliest always stays. Of equally likely
-    tokens at the border of top-k all stay. ValueError for a number out of range.
+    to at least `top_p` (Holtzman et al. 2020); the likeliest always stays. Equally likely tokens at
+    the border of top-k all stay.
+
+    Args:
+        logits: [..., V].
+        temperature: Positive; lower is closer to greedy search.
+        top_k: Tokens to keep; 0 keeps all.
+        top_p: Probability to keep, in (0, 1].
+
+    Returns:
+        [..., V] in float32.
+
+    Raises:
+        ValueError: A number is out of range.
 
     >>> [f"{x:.2f}" for x in filter_logits(jnp.log(jnp.array([[0.5, 0.3, 0.2]])), top_p=0.6)[0]]
     ['-0.69', '-1.20', '-inf']
@@ -60,9 +72,24 @@ def sample(
     eos_id: int = 1,
     allowed: Allowed | None = None,
 ) -> Generated:
-    """Draw one sequence a row; `rngs` [N] has one for each, so rows do not depend on others.
+    """Draw a sequence for each row.
 
-    The log-probabilities returned are the step's own, before temperature and restriction.
+    Args:
+        step: step(cache, tokens [N], None) -> (cache, logits [N, V]).
+        cache: What the first step takes.
+        rngs: A key for each row [N], so that a row does not depend on the others.
+        limits: Most tokens of each row [N], EOS included.
+        max_length: Most tokens of any row, T; a static size.
+        temperature: As in `filter_logits`.
+        top_k: As in `filter_logits`.
+        top_p: As in `filter_logits`.
+        start_id: The token before the first one.
+        eos_id: The token that ends a row.
+        allowed: allowed(cache) -> boolean [N, V] or [1, V], the tokens that may come next.
+
+    Returns:
+        The tokens of each row. Their log-probabilities are the step's own, before temperature,
+        top-k and top-p.
 
     >>> step = lambda cache, tokens, parents: (cache, jnp.array([[-9.0, -9.0, 9.0]]))
     >>> rngs = jax.random.split(jax.random.key(0), 1)

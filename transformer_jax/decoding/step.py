@@ -1,4 +1,4 @@
-"""Search steps made from a model of any family: its cache behind the step contract."""
+"""Search steps made from a model of any family."""
 
 from typing import Any
 
@@ -14,7 +14,19 @@ __all__ = ["all_but", "make_search_step"]
 def make_search_step(
     model: nn.Module, variables: Any, source: jax.Array, beams: int, max_length: int
 ) -> tuple[DecodeStep, Any]:
-    """(step, cache) for source [B, S]; the cache has B * beams rows and max_length positions.
+    """Make the step function of a search from a model.
+
+    Args:
+        model: A Flax module with `init_cache` and `decode_step` (`models.families` says their
+            shapes).
+        variables: Its parameters and collections.
+        source: Token ids [B, S].
+        beams: Rows per sentence.
+        max_length: Most tokens of a target.
+
+    Returns:
+        step(cache, tokens, parents) -> (cache, logits), and the cache for the first step, of B *
+        beams rows.
 
     >>> from transformer_jax import Transformer, presets
     >>> model, source = Transformer(presets.tiny(vocab_size=50)), jnp.ones((2, 5), jnp.int32)
@@ -35,7 +47,14 @@ def make_search_step(
 
 
 def all_but(tokens: tuple[int, ...], vocab_size: int) -> Allowed:
-    """What a search may choose: everything but `tokens`.
+    """Allow every token but `tokens` at every step.
+
+    Args:
+        tokens: Ids that a search may not choose.
+        vocab_size: V.
+
+    Returns:
+        allowed(cache) -> boolean [1, V].
 
     >>> all_but((0, 2), 4)(None)
     Array([[False,  True, False,  True]], dtype=bool)

@@ -34,7 +34,7 @@ def seed_key(seed: int) -> Key[Array, ""]:
 
 
 def typed_key(rng: AnyKey) -> Key[Array, "..."]:
-    """Convert an old key (`jax.random.PRNGKey`, uint32 words) to a key dtype; others stay as they are.
+    """Convert an old key (`jax.random.PRNGKey`, uint32 words) to a key dtype; others stay the same.
 
     Raises:
         TypeError: `rng` is not a key.
@@ -50,7 +50,7 @@ def typed_key(rng: AnyKey) -> Key[Array, "..."]:
 
 
 def row_keys(rng: AnyKey) -> Key[Array, "..."]:
-    """Convert keys to Threefry keys, whose bits do not depend on other keys beside them in `jax.vmap`.
+    """Convert keys to Threefry keys, whose bits do not depend on the keys beside them in a batch.
 
     A key of another generator becomes the Threefry key of its first two words.
 

@@ -1,6 +1,7 @@
-"""Attention masks: boolean, True = may attend; drawn below as 1 and 0, rows are queries, columns keys.
+"""Attention masks: boolean, True = may attend.
 
-Every mask broadcasts against [B, H, T, S]; combine them with `combine_masks`.
+They are drawn below as 1 and 0; rows are queries, columns are keys. Every mask broadcasts against
+[B, H, T, S]; combine them with `combine_masks`.
 """
 
 import functools

@@ -15,7 +15,9 @@ def layer_norm(
     bias: Float[Array, "D"],
     epsilon: float = 1e-6,
 ) -> Float[Array, "... D"]:
-    """Compute gain * (x - mean) / sqrt(variance + epsilon) + bias over the last axis (Ba et al. 2016).
+    """Compute gain * (x - mean) / sqrt(variance + epsilon) + bias over the last axis.
+
+    The formula is that of Ba et al. (2016).
 
     Args:
         x: [..., D], floating.
@@ -44,7 +46,9 @@ def batch_statistics(
     mask: Bool[Array, "B ..."] | None = None,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> tuple[Float[Array, "D"], Float[Array, "D"]]:
-    """Compute mean and biased variance of each feature over every other axis (Ioffe & Szegedy 2015).
+    """Compute mean and biased variance of each feature over every other axis.
+
+    They are those of Ioffe & Szegedy (2015).
 
     Args:
         x: [B, ..., D].

@@ -20,7 +20,9 @@ def row_axes() -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def rows_cut_along(*axes: str) -> Iterator[None]:
-    """Within this context `row_axes` returns `axes`, while a function is traced under pmap or shard_map.
+    """Have `row_axes` return `axes` within this context.
+
+    A runner enters it while a function is traced under `jax.pmap` or `jax.shard_map`.
 
     >>> with rows_cut_along("devices"):
     ...     row_axes()

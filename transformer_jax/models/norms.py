@@ -24,7 +24,7 @@ class LayerNorm(Module):
 
     @nn.compact
     def __call__(self, x, counted=None):
-        """x [..., D] -> the same; every position is normalised alone, whatever is `counted`."""
+        """Normalise every position of x [..., D] by itself; `counted` has no effect."""
         gain = self.param("gain", named(nn.initializers.ones, "D"), x.shape[-1:], FLOAT32)
         bias = self.param("bias", named(nn.initializers.zeros, "D"), x.shape[-1:], FLOAT32)
         return layer_norm(x, gain, bias, self.config.norm_epsilon)
@@ -34,14 +34,15 @@ class BatchNorm(Module):
     """Gain, bias and running statistics around `functional.batch_norm`.
 
     A batch is normalised by its own statistics, over all devices that share it, exactly when the
-    collection "batch_statistics" is mutable, which then takes them in; else by the running ones.
+    collection "batch_statistics" is mutable, which is then updated; otherwise the running
+    statistics are used.
     """
 
     config: ModelConfig
 
     @nn.compact
     def __call__(self, x, counted=None):
-        """x [B, T, D], `counted` [B, T] what is no padding and counts -> [B, T, D]."""
+        """Normalise x [B, T, D] over the positions that `counted` [B, T] marks as no padding."""
         width = x.shape[-1:]
         gain = self.param("gain", named(nn.initializers.ones, "D"), width, FLOAT32)
         bias = self.param("bias", named(nn.initializers.zeros, "D"), width, FLOAT32)
@@ -59,5 +60,5 @@ class BatchNorm(Module):
 
 
 def make_norm(config: ModelConfig) -> LayerNorm | BatchNorm:
-    """The module that `config.normalization` names."""
+    """Make the module that `config.normalization` names."""
     return LayerNorm(config) if config.normalization == "layer" else BatchNorm(config)

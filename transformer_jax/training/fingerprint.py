@@ -1,4 +1,4 @@
-"""One number per array that changes with every bit and position, computed where the array lies."""
+"""A number per array that changes with every bit and position, computed on its devices."""
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +8,14 @@ __all__ = ["fingerprints", "paths"]
 
 
 def fingerprints(tree) -> dict[str, str]:
-    """Leaf path -> eight hexadecimal digits.
+    """Compute a fingerprint of every leaf of a tree.
 
-    Each 32-bit word of a leaf is mixed with its position (a Murmur3 finaliser) and the results
+    Each 32-bit word of a leaf is mixed with its position (a Murmur3 finaliser), and the results
     are summed modulo 2^32. Integer addition has no rounding and no order, so the number is the
-    same under any sharding and any device count.
+    same under any sharding and any number of devices.
+
+    Returns:
+        Path of the leaf -> eight hexadecimal digits.
 
     >>> a, b = jnp.array([1.0, 2.0]), jnp.array([2.0, 1.0])
     >>> fingerprints({"w": a}) == fingerprints({"w": b})
@@ -23,7 +26,7 @@ def fingerprints(tree) -> dict[str, str]:
 
 
 def paths(tree) -> list[str]:
-    """The names of a tree's leaves, in their order.
+    """List the paths of a tree's leaves, in their order.
 
     >>> paths({"layer": {"kernel": 1.0, "bias": 2.0}})
     ["['layer']['bias']", "['layer']['kernel']"]

@@ -10,7 +10,7 @@ __all__ = ["make_optimizer"]
 def make_optimizer(
     config: OptimizerConfig, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-    """Optional clipping, then Adam under a schedule; moments are float32.
+    """Make Adam under a schedule, after optional clipping; moments are float32.
 
     The first update of Adam moves every entry by the learning rate, here 512^-0.5 * 4000^-1.5:
 

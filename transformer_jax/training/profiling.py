@@ -15,10 +15,15 @@ SKIPPED = 3
 
 
 def trace_steps(batches: Iterable[T], folder: Path, steps: int) -> Iterator[T]:
-    """`batches`, while a trace of `steps` steps on them is written to folder/.
+    """Yield `batches` while a profiler trace of some steps on them is written.
 
-    The step of a batch has ended by the time that the second batch after it is asked for, as
+    The step of a batch has ended by the time that the second batch after it is asked for, because
     `train_loop` reads the metrics of all steps but the newest.
+
+    Args:
+        batches: What the steps take.
+        folder: Folder to write the trace to.
+        steps: Steps to trace, after a few that compile.
     """
     tracing = False
 

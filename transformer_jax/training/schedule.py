@@ -9,14 +9,25 @@ __all__ = ["make_schedule", "warmup_schedule"]
 
 
 def make_schedule(config: OptimizerConfig, d_model: int) -> optax.Schedule:
-    """The learning rate of a run; the optimizer, the log and pictures take it from here."""
+    """Make the learning rate schedule of a run.
+
+    The optimizer, the log and the pictures all take it from here, so this is the place to change.
+    """
     return warmup_schedule(d_model, config.warmup_steps, config.lr_factor)
 
 
 def warmup_schedule(d_model: int, warmup_steps: int, lr_factor: float = 1.0) -> optax.Schedule:
-    """lr_factor * d_model^-0.5 * min(step^-0.5, step * warmup_steps^-1.5), equation 3.
+    """Make lr_factor * d_model^-0.5 * min(step^-0.5, step * warmup_steps^-1.5), equation 3.
 
-    The paper counts steps from 1 and optax from 0: the schedule's argument is step - 1.
+    The paper counts steps from 1 and optax from 0: the argument of the schedule is step - 1.
+
+    Args:
+        d_model: D.
+        warmup_steps: Steps of linear growth.
+        lr_factor: Multiplies the schedule.
+
+    Returns:
+        schedule(count) -> learning rate, float32.
 
     >>> schedule = warmup_schedule(512, 4000)
     >>> print(f"{schedule(0):.3g} {schedule(3999):.3g} {schedule(15999):.3g}")

@@ -1,4 +1,4 @@
-"""What training carries from step to step."""
+"""The state that training carries from step to step."""
 
 from typing import Any, NamedTuple
 
@@ -10,26 +10,35 @@ __all__ = ["TrainState", "create_state"]
 
 
 class TrainState(NamedTuple):
-    """A pytree; `step` counts attempted updates, skipped ones included (int32, 0 at first).
+    """The state of training, a pytree.
 
     The randomness of a step is a function of the seed and `step`, so no key is stored.
+
+    Attributes:
+        step: Attempted updates, skipped ones included (int32, 0 at first).
+        params: The parameters.
+        opt_state: State of the optax transformation.
+        ema: Moving average of the parameters, or None.
+        skipped: Updates left out because the gradient was not finite.
+        consecutive_skips: Those in a row up to now.
+        collections: What the model keeps beside parameters, as running statistics; never averaged.
     """
 
     step: jax.Array
     params: Any
     opt_state: optax.OptState
     ema: Any
-    """Moving average of the parameters, or None."""
     skipped: jax.Array
-    """Updates left out because the gradient was not finite."""
     consecutive_skips: jax.Array
     collections: dict[str, Any]
-    """What the model keeps beside parameters, as running statistics; never averaged."""
 
     @property
     def evaluation_variables(self):
-        """What to predict and evaluate with: the moving average where one is kept, and the newest
-        collections."""
+        """The variables to predict and evaluate with.
+
+        They are the moving average of the parameters where there is one, else the parameters, and
+        the newest collections.
+        """
         return {"params": self.params if self.ema is None else self.ema, **self.collections}
 
 
@@ -39,7 +48,13 @@ def create_state(
     ema: bool,
     collections: dict[str, Any] | None = None,
 ) -> TrainState:
-    """The state before the first step.
+    """Create the state before the first step.
+
+    Args:
+        params: Initial parameters.
+        optimizer: The optax transformation.
+        ema: Whether to keep a moving average of the parameters.
+        collections: Initial collections.
 
     >>> create_state({"w": jnp.zeros(2)}, optax.sgd(0.1), ema=False).step
     Array(0, dtype=int32)
