@@ -1,4 +1,4 @@
-"""A training job: from a RunConfig to a trained run folder, or on from where one stopped."""
+"""A training job: from a RunConfig to a trained run folder, new or resumed."""
 
 import contextlib
 import logging
@@ -57,20 +57,32 @@ def train(
     on_record: OnRecord | None = None,
     optimizer: MakeOptimizer = make_optimizer,
 ) -> Run:
-    """Train in `folder`, or go on there from the newest sound checkpoint.
+    """Train in `folder`, from the start or from the newest intact checkpoint.
 
-    `init_from` names another run whose vocabulary and parameters a new run starts with; a run
-    that goes on has them already. `fit_memory` cuts each update of a new run into batches that the
-    device's memory holds. `profile` writes a trace of so many steps to profile/. `on_record` is
-    called with every record of metrics.jsonl, in the first process. `optimizer` makes another one
-    than Adam, of (OptimizerConfig, schedule), whose learning rate is that schedule or kept by
-    `optax.inject_hyperparams`; a run that goes on needs the same.
+    It evaluates, saves, and at the end averages checkpoints as `config.train` says, on the devices
+    that `config.train.parallel` and `.mesh` name. One job at a time may hold the folder. Within
+    `distributed_session` several processes call this function together.
 
-    Runs on the devices that `config.train.parallel` and `.mesh` name.
-    Evaluates, saves and at the end averages checkpoints as `config.train` says. One job at a time
-    may hold the folder; within `distributed_session` it is one of several processes, which all call
-    this function. SIGINT and SIGTERM end the job after its step, saved, with
-    `Interrupted`.
+    Args:
+        config: What to train. A run that is resumed keeps the fields that decide its numbers; the
+            others may change.
+        folder: The run folder; made if it is missing.
+        init_from: Another run, whose vocabulary and parameters a new run starts with. A run that is
+            resumed has them already.
+        fit_memory: Divide each update of a new run into batches that the device's memory holds.
+        profile: Steps of which a profiler trace is written to profile/.
+        progress: Whether to show a progress bar.
+        on_record: Called with every record of metrics.jsonl, in process 0.
+        optimizer: Makes another optimizer than Adam, of (OptimizerConfig, schedule). Its learning
+            rate must be that schedule, or be kept by `optax.inject_hyperparams`. A run is resumed
+            with the same one.
+
+    Returns:
+        The run.
+
+    Raises:
+        UserError: The configuration, the text or the folder cannot be used; nothing is written.
+        Interrupted: SIGINT or SIGTERM arrived; the step has been finished and saved.
     """
     check_store(config.train.checkpoint_dir or folder)
     if re.match(r"\w+:/", str(folder)):
@@ -100,12 +112,12 @@ def train(
         if isinstance(stop, Interrupted) and stop.has_resume_hint:
             raise
         number = stop.signal if isinstance(stop, Interrupted) else signal.SIGINT
-        again = _again(folder) if Run.exists(folder) else "the same command starts anew"
+        again = _resume_hint(folder) if Run.exists(folder) else "the same command starts anew"
         raise Interrupted(number, f"stopped by {number.name}; {again}") from None
     return run
 
 
-def _again(folder):
+def _resume_hint(folder):
     if is_multi_process():
         return RESTART
     return f"go on with: transformer-jax train --run-dir {shlex.quote(str(folder))}"
@@ -131,12 +143,12 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
         memory = check_step_memory(runner, config, batches.shapes)
     text = run.validation_corpus()
     validation = None if text is None else Validation(config, layout, text, task)
-    state, before = restore_or_init(run, checkpoints, runner.template, functions.init, init_from)
-    patience = Patience.of(config.train, task.metrics, before)
+    state, restored = restore_or_init(run, checkpoints, runner.template, functions.init, init_from)
+    patience = Patience.of(config.train, task.metrics, restored)
     first = int(state.step)
     # Killed after patience had ended it, a run has only its average left to take.
     end = first if patience.ended else config.train.steps
-    accumulate = config.optimizer.accumulation_steps
+    accumulation_steps = config.optimizer.accumulation_steps
     writer: Any = NullMetricsWriter()
     if is_first():
         writer = MetricsWriter(
@@ -144,27 +156,30 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
             log_every=config.train.log_every,
             total_steps=config.train.steps,
             first_step=first,
-            unlogged_sums=before.get("unlogged_sums"),
+            unlogged_sums=restored.get("unlogged_sums"),
             progress=progress,
             on_record=on_record,
         )
 
-    order = before.get("data_order_digest", "")
+    order_digest = restored.get("data_order_digest", "")
 
     def micro_batches(step):
-        found = [batches.shape_and_indices(step * accumulate + i) for i in range(accumulate)]
+        found = [
+            batches.shape_and_indices(step * accumulation_steps + i)
+            for i in range(accumulation_steps)
+        ]
         with usual_settings():  # which hold in the thread that asks for them
             placed = [runner.place_batch(batches.assemble(*each)) for each in found]
         return [indices for _, indices, _ in found], placed
 
-    def seen():
-        nonlocal order
+    def batches_with_digest():
+        nonlocal order_digest
         for indices, placed in prefetch:
-            order = extend_order_digest(order, indices)
+            order_digest = extend_order_digest(order_digest, indices)
             yield placed
 
     def save(state, step, scores):
-        meta = _metadata(run, writer.unlogged_sums, order)
+        meta = _metadata(run, writer.unlogged_sums, order_digest)
         meta |= {"patience": patience.record} if patience.limit is not None else {}
         checkpoints.save(step, state_to_items(state), meta, scores, unscheduled=scores is None)
 
@@ -173,10 +188,10 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
 
     def is_epoch_end(step):
         # The epoch of the first batch not yet seen differs from that of the last one seen.
-        done = step * accumulate
-        return batches.epoch_of(done) != batches.epoch_of(done - accumulate)
+        done = step * accumulation_steps
+        return batches.epoch_of(done) != batches.epoch_of(done - accumulation_steps)
 
-    def ended(step, scores):
+    def should_end(step, scores):
         score = scores.get(f"validation_{config.train.best_metric}")
         if not broadcast_from_first(patience.ends(score)):
             return False
@@ -187,32 +202,34 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
 
     prefetch = Prefetch(micro_batches, first, end)
     try:
-        with _told_to_stop(checkpoints) as received:
-            writer.print_line(_describe(corpus, batches, state, layout, config.train, memory))
-            if not before:
+        with _stop_requests(checkpoints) as received:
+            writer.print_line(
+                _startup_summary(corpus, batches, state, layout, config.train, memory)
+            )
+            if not restored:
                 writer.print_line(rehearse(run, state, validation))
                 if init_from is not None:
                     # So that a run killed before its first checkpoint goes on from these.
                     checkpoints.save(
                         0, state_to_items(state), _metadata(run, None, ""), unscheduled=True
                     )
-            batches_seen = seen()
+            step_batches = batches_with_digest()
             if profile and is_first():
-                batches_seen = trace_steps(batches_seen, run.folder / PROFILE, profile)
-            with contextlib.closing(batches_seen):  # a trace ends with them
+                step_batches = trace_steps(step_batches, run.folder / PROFILE, profile)
+            with contextlib.closing(step_batches):  # a trace ends with them
                 state = train_loop(
                     state,
                     runner,
-                    batches_seen,
+                    step_batches,
                     config.train,
                     writer,
                     evaluate=evaluate,
                     save=save,
                     is_epoch_end=is_epoch_end,
-                    accumulate=accumulate,
-                    waited=lambda: prefetch.waited,
-                    stopped=lambda step: received(step) is not None,
-                    ended=ended,
+                    accumulation_steps=accumulation_steps,
+                    total_input_wait=lambda: prefetch.waited,
+                    should_stop=lambda step: received(step) is not None,
+                    should_end=should_end,
                 )
         checkpoints.wait()
         stopped = received(int(state.step))
@@ -220,7 +237,7 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
             raise Interrupted(
                 stopped,
                 f"stopped by {stopped.name} after step {int(state.step)}, which is saved; "
-                f"{_again(run.folder)}",
+                f"{_resume_hint(run.folder)}",
             )
         # The newest ends the run, even where it is unscheduled, as it was stopped there.
         steps = sorted({*checkpoints.scheduled_steps(), checkpoints.steps()[-1]})
@@ -233,8 +250,11 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
 
 
 @contextlib.contextmanager
-def _told_to_stop(checkpoints):
-    """Step -> the signal after which to stop there, or None; the same in every process."""
+def _stop_requests(checkpoints):
+    """Give a function step -> the signal after which to stop there, or None.
+
+    Its answer is the same in every process.
+    """
     if is_multi_process():  # JAX takes SIGTERM and agrees on a step
         with hang_up_as_terminate():
             yield lambda step: signal.SIGTERM if checkpoints.reached_preemption(step) else None
@@ -243,15 +263,15 @@ def _told_to_stop(checkpoints):
             yield lambda step: received()
 
 
-def _metadata(run, unlogged_sums, order):
+def _metadata(run, unlogged_sums, order_digest):
     return {
         "run_identity": run.identity,
-        "data_order_digest": order,
+        "data_order_digest": order_digest,
         "unlogged_sums": unlogged_sums,
     }
 
 
-def _describe(corpus, batches, state, layout, train, memory):
+def _startup_summary(corpus, batches, state, layout, train, memory):
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     epoch = batches.batches_before(1000) / 1000
     return (

@@ -1,4 +1,4 @@
-"""The training loop: it owns nothing and is handed data, evaluation and saving."""
+"""The training loop. Data, evaluation and saving are passed in as callables."""
 
 import collections
 import time
@@ -29,39 +29,52 @@ def train_loop(
     evaluate: Callable[[TrainState], dict[str, float]] = lambda state: {},
     save: Callable[[TrainState, int, dict[str, float] | None], None] = lambda *state: None,
     is_epoch_end: Callable[[int], bool] = lambda step: False,
-    accumulate: int = 1,
-    waited: Callable[[], float] = lambda: 0.0,
-    stopped: Callable[[int], bool] = lambda step: False,
-    ended: Callable[[int, dict[str, float]], bool] = lambda step, scores: False,
+    accumulation_steps: int = 1,
+    total_input_wait: Callable[[], float] = lambda: 0.0,
+    should_stop: Callable[[int], bool] = lambda step: False,
+    should_end: Callable[[int, dict[str, float]], bool] = lambda step, scores: False,
 ) -> TrainState:
-    """Train until `config.steps`, or as long as there are batches; the state after the last step.
+    """Train until `config.steps`, or as long as there are batches.
 
-    train_step     (state, micro-batches of a step) -> (state, metrics), a runner's
-    micro_batches  what each step, from state.step on, takes: a list of `accumulate` batches
-    writer       takes the metrics of steps and evaluations; by default nothing is recorded
-    evaluate       state -> scores by name, every `config.evaluate_every` steps and before each save
-    save           (state, step, scores), as often as `config` says and after step `config.steps`
-    is_epoch_end   step -> whether an epoch ends with it, where `config.checkpoint_every_epoch`
-    waited         seconds that the loop has waited for batches so far
-    stopped        step -> whether to stop after it; it is then saved with scores None
-    ended          (step, scores of a scheduled evaluation) -> whether training ends there, saved
+    Step n + 1 is dispatched before the metrics of step n are read, so that the device never waits
+    for the log, and at most two steps are in flight. Evaluation and saving happen after the metrics
+    of every step up to theirs have been read and flushed.
 
-    Step n + 1 is dispatched before the metrics of step n are read, so the device never waits for
-    the log, and at most two steps are in flight. Evaluation and saving happen after the metrics
-    of every step up to theirs were read and flushed.
+    Args:
+        state: The state to start from.
+        train_step: (state, micro-batches of a step) -> (state, metrics), as a runner is.
+        micro_batches: What each step takes, from `state.step` on: a list of `accumulation_steps`
+            batches.
+        config: How long to train, and how often to evaluate and save.
+        writer: Takes the metrics of steps and evaluations; by default nothing is written.
+        evaluate: state -> scores by name; called every `config.evaluate_every` steps and before
+            each save.
+        save: save(state, step, scores), called as often as `config` says and after the last step.
+        is_epoch_end: step -> whether an epoch ends with it, for `config.checkpoint_every_epoch`.
+        accumulation_steps: Micro-batches in a step.
+        total_input_wait: () -> seconds that the loop has waited for batches so far.
+        should_stop: step -> whether to stop after it; it is then saved with scores None.
+        should_end: (step, scores of a scheduled evaluation) -> whether training ends there, saved.
+
+    Returns:
+        The state after the last step.
+
+    Raises:
+        TrainingDiverged: The gradient was not finite in `config.max_consecutive_skips` steps in a
+            row.
     """
     step = int(state.step)
-    unread: collections.deque[tuple[int, dict]] = collections.deque()
+    unread_metrics: collections.deque[tuple[int, dict]] = collections.deque()
 
-    def read(keep: int):
-        """Wait for the metrics of all steps but the newest `keep`."""
-        while len(unread) > keep:
-            number, metrics = unread.popleft()
+    def drain_metrics(keep: int):
+        """Read the metrics of all steps but the newest `keep`, waiting for them."""
+        while len(unread_metrics) > keep:
+            number, metrics = unread_metrics.popleft()
             metrics = jax.device_get(metrics)
-            writer.write_step(number, metrics, waited())
+            writer.write_step(number, metrics, total_input_wait())
             in_a_row = int(metrics["consecutive_skips"])
             if in_a_row >= config.max_consecutive_skips:
-                first, last = (number - 1) * accumulate, number * accumulate - 1
+                first, last = (number - 1) * accumulation_steps, number * accumulation_steps - 1
                 batches = f"batch {last}" if first == last else f"batches {first} to {last}"
                 raise TrainingDiverged(
                     f"the gradient was not finite in {in_a_row} steps in a row, the last of them "
@@ -75,8 +88,8 @@ def train_loop(
         end = step == config.steps
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             state, metrics = train_step(state, batch)
-        unread.append((step, metrics))
-        read(keep=1)
+        unread_metrics.append((step, metrics))
+        drain_metrics(keep=1)
         if config.checkpoint_every_epoch:
             save_now = is_epoch_end(step)
         else:
@@ -84,22 +97,22 @@ def train_loop(
         save_now |= end
         # A checkpoint without a score could not become the best one.
         if save_now or step % config.evaluate_every == 0:
-            read(keep=0)
+            drain_metrics(keep=0)
             start = time.perf_counter()
             scores = evaluate(state)
             writer.write_evaluation(step, scores, time.perf_counter() - start)
-            end |= step % config.evaluate_every == 0 and ended(step, scores)
+            end |= step % config.evaluate_every == 0 and should_end(step, scores)
             save_now |= end
             if save_now:
                 writer.flush()
                 save(state, step, scores)
-        if stopped(step):
-            read(keep=0)
+        if should_stop(step):
+            drain_metrics(keep=0)
             if not save_now:
                 writer.flush()
                 save(state, step, None)
             end = True
         if end:
             break
-    read(keep=0)
+    drain_metrics(keep=0)
     return state

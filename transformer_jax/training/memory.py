@@ -1,4 +1,4 @@
-"""What a step needs of a device's memory, known before the first one, and batches that fit."""
+"""The memory that a step needs, known before the first step, and batches that fit the device."""
 
 import contextlib
 import logging
@@ -35,9 +35,9 @@ USABLE_MEMORY_FRACTION = 0.9
 
 
 def check_model(model: ModelConfig, layout: Layout) -> None:
-    """UserError where the matrices of a model and Adam's two moments of them exceed the devices.
+    """Raise UserError where a model's matrices and Adam's two moments exceed the devices' memory.
 
-    Arithmetic alone: what is far too large could not even be described as shapes.
+    This is arithmetic alone: models that are far too large could not even be described as shapes.
     """
     width = model.d_model
     least = 3 * 4 * family_of(model).parameters(model)
@@ -51,7 +51,11 @@ def check_model(model: ModelConfig, layout: Layout) -> None:
 
 
 def largest_shape(shapes: Sequence[BatchShape], model: ModelConfig) -> BatchShape:
-    """The shape whose step keeps most numbers, as the model's family counts them.
+    """Choose the shape whose step keeps the most numbers, as the model's family counts them.
+
+    Args:
+        shapes: Shapes of batches.
+        model: The model's configuration.
 
     >>> largest_shape([BatchShape(8, 16, 16), BatchShape(64, 2, 2)], ModelConfig())
     BatchShape(rows=8, source=16, target=16)
@@ -64,7 +68,16 @@ def largest_shape(shapes: Sequence[BatchShape], model: ModelConfig) -> BatchShap
 def largest_step_memory(
     step: StepRunner, config: RunConfig, shapes: Sequence[BatchShape]
 ) -> tuple[BatchShape, StepMemory]:
-    """The largest of the shapes, and what a step on it needs; it is compiled for that."""
+    """Measure what a step on the largest shape needs; the step is compiled for that.
+
+    Args:
+        step: The runner.
+        config: The run's configuration.
+        shapes: Shapes of batches.
+
+    Returns:
+        The largest shape, and the memory of a step on it.
+    """
     shape = largest_shape(shapes, config.model)
     return shape, step.memory(shape, config.optimizer.accumulation_steps)
 
@@ -72,11 +85,22 @@ def largest_step_memory(
 def fit_batches(
     config: RunConfig, corpus: Corpus, layout: Layout, functions: StepFunctions
 ) -> RunConfig:
-    """`config` with each update cut into as few batches as leave a step within the device.
+    """Divide each update into as few batches as leave a step within the device's memory.
 
-    An update sees about as many tokens as were asked for (rows are whole): batch_tokens falls as
-    accumulation_steps rises. Each candidate is compiled; UserError where not even a batch of one
-    sentence fits.
+    An update keeps about as many tokens as were asked for (rows are whole): batch_tokens falls as
+    accumulation_steps rises. Each candidate is compiled.
+
+    Args:
+        config: The run's configuration.
+        corpus: The prepared training text.
+        layout: The devices.
+        functions: The step functions.
+
+    Returns:
+        The configuration with other batch_tokens and accumulation_steps.
+
+    Raises:
+        UserError: Not even a batch of one sentence fits.
     """
     limit = USABLE_MEMORY_FRACTION * device_memory()
     step = make_runner(config.train.parallel, functions, layout)
@@ -110,7 +134,19 @@ def fit_batches(
 
 
 def check_step_memory(step: StepRunner, config: RunConfig, shapes: Sequence[BatchShape]) -> str:
-    """A line on the largest batch and its memory; UserError where the device has less."""
+    """Check that the device's memory holds a step on the largest batch.
+
+    Args:
+        step: The runner.
+        config: The run's configuration.
+        shapes: Shapes of batches.
+
+    Returns:
+        A line that describes the largest batch and its memory.
+
+    Raises:
+        UserError: The device has less memory.
+    """
     check_model(config.model, step.layout)
     start = time.perf_counter()
     shape, memory = largest_step_memory(step, config, shapes)
@@ -128,7 +164,11 @@ def check_step_memory(step: StepRunner, config: RunConfig, shapes: Sequence[Batc
 
 @contextlib.contextmanager
 def oom_as_user_error(tokens: int) -> Iterator[None]:
-    """Within, a device without memory left is a UserError, with what to do."""
+    """Turn an out-of-memory error within this context into a UserError with advice.
+
+    Args:
+        tokens: batch_tokens of the run, for the message.
+    """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:

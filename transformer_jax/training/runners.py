@@ -1,7 +1,8 @@
-"""Three ways to run a step: on one device (jit), on those of a host (pmap), on a mesh of any.
+"""Three ways to run a step: on one device (jit), on those of one process (pmap), on a mesh of any.
 
 All three are a `StepRunner`: they add up the same `gradients` and hand the total to the same
-`update`; they differ in who computes which rows of a batch and in how the parts come together.
+`update`. They differ in which device computes which rows of a batch, and in how the parts of a sum
+come together.
 """
 
 import math
@@ -24,7 +25,12 @@ __all__ = ["JitStep", "MeshStep", "PmapStep", "StepMemory", "StepRunner", "make_
 
 
 class StepMemory(NamedTuple):
-    """Bytes that a step needs on a device: for state and sums, and what it computes beside."""
+    """Bytes that a step needs on a device.
+
+    Attributes:
+        persistent: For the state and the sums.
+        temporary: For what it computes meanwhile.
+    """
 
     persistent: int
     temporary: int
@@ -34,9 +40,9 @@ class StepRunner:
     """step(state, micro_batches) -> (state, metrics); the state is donated.
 
     One micro-batch is one compiled call; several are added up, one call each, so that every
-    batch shape is compiled once however they are combined. A subclass says how rows are spread
-    over the devices of `layout`, how the parts of sums come together, and what a batch is there.
-    `template` is a state's shapes and places.
+    batch shape is compiled once however the batches are combined. A subclass says how rows are
+    distributed over the devices of `layout`, how the parts of sums come together, and what a batch
+    is there. `template` holds a state's shapes and shardings.
     """
 
     def __init__(self, functions: StepFunctions, layout: Layout):
@@ -102,7 +108,7 @@ class StepRunner:
         )
 
     def place_batch(self, batch: Any) -> Any:
-        """A batch, the rows of `layout.local_rows`, as the step takes it."""
+        """Put a batch, the rows of `layout.local_rows`, where the step takes it from."""
         raise NotImplementedError
 
     def __call__(self, state: TrainState, micro_batches: Sequence[Batch]):
@@ -118,10 +124,15 @@ class StepRunner:
         """Bytes of the state on one device."""
         return sum(_device_bytes(leaf) for leaf in jax.tree.leaves(self.template))
 
-    def memory(self, shape: BatchShape, accumulate: int) -> StepMemory:
-        """What a step on batches of a shape needs; compiles it, computes nothing."""
+    def memory(self, shape: BatchShape, accumulation_steps: int) -> StepMemory:
+        """Measure what a step on batches of a shape needs: compiled, but not run.
+
+        Args:
+            shape: Shape of the batches.
+            accumulation_steps: Micro-batches in a step.
+        """
         persistent = self.state_bytes
-        if accumulate == 1:
+        if accumulation_steps == 1:
             return StepMemory(persistent, _analysis(self.lower(shape)).temp_size_in_bytes)
         batch = self._batch(shape)
         first = self._first.lower(self.template, batch)
@@ -131,7 +142,7 @@ class StepRunner:
         return StepMemory(persistent, max(each.temp_size_in_bytes for each in found))
 
     def lower(self, shape: BatchShape) -> Any:
-        """A step on one batch of a shape, not compiled yet."""
+        """Lower a step on one batch of a shape; it is not compiled yet."""
         return self._whole.lower(self.template, self._batch(shape))
 
     def _batch(self, shape: BatchShape) -> Any:
@@ -291,7 +302,13 @@ def _gather(leaf, spec):
 
 
 def make_runner(parallel: str, functions: StepFunctions, layout: Layout) -> StepRunner:
-    """The runner that TrainConfig.parallel names, on the devices of a layout."""
+    """Make the runner that TrainConfig.parallel names.
+
+    Args:
+        parallel: auto, jit, pmap or mesh.
+        functions: The step functions.
+        layout: The devices.
+    """
     if parallel == "pmap":
         return PmapStep(functions, layout)
     kind = JitStep if layout.mesh.size == 1 else MeshStep

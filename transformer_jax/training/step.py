@@ -28,9 +28,14 @@ RECORDED = {"step", "loss", "tokens", "learning_rate", "gradient_norm", "skipped
 
 
 class Sums(NamedTuple):
-    """Over what a batch counts: gradient of the loss, loss in nats, its count, and named metrics.
+    """Sums over what a batch counts, tokens or rows; those of several batches add up.
 
-    `collections` are no sums: they are those that the batch left behind.
+    Attributes:
+        gradients: Gradient of the summed loss.
+        loss: Summed loss in nats.
+        counted: What it was summed over.
+        metrics: Further sums, by name.
+        collections: Not sums: the collections as the batch left them.
     """
 
     gradients: Any
@@ -41,7 +46,7 @@ class Sums(NamedTuple):
 
 
 def add_sums(sums: Sums, more: Sums) -> Sums:
-    """The sums of two batches, the collections of the later one."""
+    """Add the sums of two batches; the collections are those of the later one."""
     own, others = (each._replace(collections={}) for each in (sums, more))
     return jax.tree.map(jnp.add, own, others)._replace(collections=more.collections)
 
@@ -49,11 +54,12 @@ def add_sums(sums: Sums, more: Sums) -> Sums:
 class StepFunctions(NamedTuple):
     """The pure functions of training one model.
 
-    init       rng -> TrainState
-    axes       () -> TrainState of the letters of each leaf's dimensions
-    gradients  (params, collections, batch, rng) -> Sums
-    update     (state, Sums) -> (state, metrics)
-    rng        (state, micro) -> key for the dropout of one micro-batch of this step
+    Attributes:
+        init: rng -> TrainState.
+        axes: () -> TrainState of the logical axes of each leaf.
+        gradients: (params, collections, batch, rng) -> Sums.
+        update: (state, Sums) -> (state, metrics).
+        rng: (state, micro) -> key for the dropout of one micro-batch of this step.
     """
 
     init: Callable[[jax.Array], TrainState]
@@ -76,22 +82,27 @@ def make_step(
     ema_decay: float | None = None,
     seed: int = 0,
 ) -> StepFunctions:
-    """Step functions for whatever `init` makes and `loss_fn` measures; nothing is compiled here.
+    """Make the step functions for any initialisation, loss and optimizer; nothing is compiled here.
 
-    init      rng -> variables as Flax has them: "params" and other collections, such as running
-              statistics. Leaves may be boxed with the names of their dimensions
-              (`nn.with_logical_partitioning`); those without lie whole on every device of a mesh.
-    loss_fn   (params, collections, batch, rng) -> (loss_sum, count, metric_sums, collections):
-              sums over what the batch counts, metric_sums a dict of them by name, all taken as
-              float32, and the collections as the batch leaves them. Of several micro-batches each
-              sees the collections of the one before. Where devices share a batch, each sees its own
-              rows; `functional.row_axes()` names the axes to sum over for what needs all of them.
-    optimizer any optax.GradientTransformation; its update is computed once from the mean gradient,
-              and is left out where that is not finite, as are the collections.
-    schedule  what the optimizer takes its learning rate from, so that records show it. One that
-              the optimizer's state holds, as `optax.inject_hyperparams` keeps it, comes first;
-              without either none is recorded.
-    ema_decay keeps a moving average of the parameters, not of collections.
+    Args:
+        init: rng -> variables as Flax has them: "params" and other collections, such as running
+            statistics. Leaves may be boxed with the names of their logical axes
+            (`nn.with_logical_partitioning`); a leaf without names is replicated on a mesh.
+        loss_fn: (params, collections, batch, rng) -> (loss_sum, count, metric_sums, collections).
+            The sums are over what the batch counts, metric_sums is a dict of them by name, and all
+            are taken as float32. The collections are those that the batch leaves behind; of several
+            micro-batches each sees those of the one before. Where devices share a batch, each sees
+            its own rows; `functional.row_axes()` names the axes to sum over for what needs all.
+        optimizer: Any optax.GradientTransformation. Its update is computed once, from the mean
+            gradient, and is left out where that is not finite, as are the collections.
+        schedule: What the optimizer takes its learning rate from, so that records show it. One that
+            the optimizer's state holds, as `optax.inject_hyperparams` keeps it, comes first;
+            without either none is recorded.
+        ema_decay: Decay of a moving average of the parameters; None keeps none.
+        seed: Seed of parameters and dropout.
+
+    Returns:
+        The step functions, for a runner.
 
     >>> def loss_fn(params, collections, batch, rng):
     ...     error = params["w"] - batch
