@@ -31,7 +31,7 @@ from transformer_jax.terminal import run_program
 from transformer_jax.training.runners import JitStep
 from transformer_jax.training.schedule import warmup_schedule
 
-# Rows of the table in the code of record: its 32,000 merges end up as 37,000 pieces, padded.
+# Rows of the table in tensor2tensor: its 32,000 merges end up as 37,000 pieces, padded.
 ROWS_OF_RECORD, ROWS_OF_TEXT, ROWS_FOR_BIG = 40_960, 37_000, 36_000
 # Section 5.2 and table 2: devices, hours, seconds a step, steps, and what the paper prints.
 DEVICES, P100 = 8, 9.5e12
@@ -284,7 +284,7 @@ def doubts_table() -> Table:
         ["BLEU 41.0 for en-fr (6.1, text) and 41.8 (table 2)",
          "one of them is left over from another version; nothing to count decides it"],
         ["WMT 2014 data for en-de (5.1)",
-         "the code of record reads News Commentary v11, which is WMT16's; WMT14's is v9"],
+         "tensor2tensor reads News Commentary v11, which is WMT16's; WMT14's is v9"],
         ["a sustained 9.5 TFLOP/s a P100 (6.1, footnote)",
          "more than the steps need: see the counted share above"],
     ]  # fmt: skip

@@ -4,7 +4,7 @@ Trains preset `tiny` (2 + 2 layers) on 30,000 sentences that a grammar writes, t
 the grammar holds back: `test` is like the training text, the other splits are not.
 
     python -m experiments.demo                 under five minutes on two cores
-    python -m experiments.demo --steps 12000   goes on from there, to about half an hour
+    python -m experiments.demo --steps 12000   resumes from there, to about half an hour
 
 Everything is written to one folder, whose name is printed last.
 """
@@ -179,7 +179,7 @@ def main() -> None:
         f"(chance {chance}, by its distances alone {alone})"
     )
     seconds = time.perf_counter() - start
-    # What a run that went on had taken before is in its own record.
+    # What a resumed run had taken before is in its own record.
     whole = max(seconds, recorded(run_dir)["training_seconds"])
     result = entry(arguments.steps, found, pronoun, where.after(whole))
     record(f"demo-{arguments.steps}", result, arguments.results_dir or output)

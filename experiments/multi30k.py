@@ -9,7 +9,7 @@ Anchor   Wu et al., "Good for Misconceived Reasons" (ACL 2021, arXiv 2105.14462)
     python -m experiments.multi30k ... --recipe cpu          batches of 2,048 tokens, fewer epochs
     python -m experiments.multi30k ... --text raw            raw text, our own SentencePiece
 
-Run it again to go on where it stopped.
+Run it again to resume where it stopped.
 """
 
 from dataclasses import replace

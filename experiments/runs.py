@@ -23,7 +23,7 @@ def named_before(folder: Path, word: str, old: str) -> Path:
 
 
 def trained(config: RunConfig, folder: Path, *, progress: bool = True) -> None:
-    """Train, or go on; a run that is further than `config` wants is refused.
+    """Train, or resume; a run that is further than `config` wants is refused.
 
     Its scores would be told as those of fewer updates.
     """

@@ -12,7 +12,7 @@ Without  the same path with preset `tiny` on what is at hand: for en-de other ye
          newstest2013. It shows that the path runs, and which way each choice moves a score.
 
 Each score has its signature, and the ledger tells what averaging, the length penalty, the beam, the
-splitting of compounds and (with --reduced) the test set add. Run it again to go on.
+splitting of compounds and (with --reduced) the test set add. Run it again to resume.
 """
 
 import argparse

@@ -15,7 +15,7 @@ that the paper's observations rest on have five seeds; two rows of one seed see 
 their differences are paired. Perplexity and BLEU are those of 500 sentences of the grammar's
 validation split, as short.
 
-A run that is finished is not run again: the same command goes on where it was stopped.
+A run that is finished is not run again: the same command resumes where it was stopped.
 """
 
 import argparse

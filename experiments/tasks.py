@@ -101,7 +101,7 @@ def run(task: Task) -> dict:
     translations = translator.translate(sources, BEAM, split_sentences="never")
     scores = [*score_all(translations, references, "de"), exact_match(translations, references)]
     training = recorded(task.folder)["training_seconds"]
-    # A run that went on has trained longer than this call took.
+    # A resumed run has trained longer than this call took.
     seconds = max(time.perf_counter() - start, training)
     found = {
         "row": task.row,
@@ -121,7 +121,7 @@ def run(task: Task) -> dict:
 
 def run_all(wanted: Sequence[Task], jobs: int, cache: Path) -> None:
     """All tasks, `jobs` at a time, each in a process of its own."""
-    # What the processes inherit: programs compiled for one row serve where it goes on; one thread
+    # What the processes inherit: programs compiled for one row serve where it resumes; one thread
     # each where they are several, and no memory of a GPU taken ahead.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.absolute()))
     if jobs > 1:
@@ -153,7 +153,7 @@ def _in_a_process(task: Task) -> dict:
     if (found := task.done()) is None:
         raise UserError(
             f"{task.folder} ended without a result (exit code {job.exitcode}; messages above): the "
-            "same command goes on; -9 may be want of memory, then give fewer --jobs"
+            "same command resumes; -9 may be want of memory, then give fewer --jobs"
         )
     return found
 

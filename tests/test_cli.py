@@ -80,7 +80,7 @@ def test_train_translate_evaluate(tmp_path, capsys):
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(run)
     assert "step/s" in done.stderr or "s/step" in done.stderr
-    # Without a preset the run's own configuration goes on.
+    # Without a preset the run's own configuration is used.
     here("train", "--run-dir", run, "--steps", 10)
     assert capsys.readouterr().out.strip() == str(run)
     done = command("translate", "--run-dir", run, "--beam-size", 2, text="w1 w2\n\nw3\n")

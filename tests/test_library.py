@@ -71,7 +71,7 @@ def test_own_model_loss_optimizer_and_arrays_through_the_loop():
             TrainConfig(steps=100),
             writer,
         )
-        assert int(state.step) == 100  # the batches go on for ever
+        assert int(state.step) == 100  # the batches never end
         again = train_loop(state, JitStep(functions), own_batches(), TrainConfig(steps=100))
     assert again is state
     assert [record["step"] for record in records] == [20, 40, 60, 80, 100]
@@ -117,7 +117,7 @@ def test_metric_sums_reach_records_board_and_checkpoints(tmp_path, monkeypatch):
     np.testing.assert_allclose([e.value for e in board.Scalars("ends")], shares, rtol=1e-6)
     unlogged = whole.checkpoints(read_only=True).metadata(6)["unlogged_sums"]
     assert set(unlogged) == {"loss", "tokens", "ends"} and unlogged["ends"] > 0
-    # Interrupted in the middle of a record it goes on to the same.
+    # Interrupted in the middle of a record it resumes to the same.
     first = replace(config, train=replace(config.train, steps=7))
     train(first, tmp_path / "parts", progress=False)
     parts = train(config, tmp_path / "parts", progress=False)

@@ -36,7 +36,7 @@ for name, search in searches.items():
 found["scores"] = translator.score(sources, targets)
 found["perplexity"] = translator.evaluate(sources, targets, language="de").perplexity
 found["attention"] = float(translator.attention("w1 w2", "W2").cross[0, 0, 0, 0])
-found["sound"] = describe_run(folder / "run").count("sound")
+found["intact"] = describe_run(folder / "run").count("intact")
 print(json.dumps(found))
 """
 

@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _union(arguments):
-    """The subcommands as a type; options default to the preset or to the run that goes on."""
+    """The subcommands as a type; options default to the preset or to the run that is resumed."""
     import functools
     import operator
 

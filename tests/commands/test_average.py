@@ -28,6 +28,6 @@ def test_a_damaged_checkpoint_is_left_out_of_the_average(command, run, caplog):
     assert "averaged without it" in caplog.text
     for step in (6, 12, 24):
         damage(run / "checkpoints" / str(step), "flipped")
-    with pytest.raises(SystemExit, match="has no sound checkpoint: no parameters to average"):
+    with pytest.raises(SystemExit, match="has no intact checkpoint: no parameters to average"):
         command("average", "--run-dir", run)
-    assert "averaged/24: sound, mean of 12, 24" in command("inspect", "--run-dir", run)
+    assert "averaged/24: intact, mean of 12, 24" in command("inspect", "--run-dir", run)

@@ -82,7 +82,7 @@ CASES = {
         "run/vocabulary.model is damaged: not a SentencePiece model",
     ),
     "checkpoints that are all damaged": (
-        damage_all, ["translate", "--run-dir", "run"], "run has no sound checkpoint",
+        damage_all, ["translate", "--run-dir", "run"], "run has no intact checkpoint",
     ),
     "no such checkpoint": (
         nothing, ["translate", "--run-dir", "run", "--checkpoint", "7"],
@@ -105,11 +105,11 @@ CASES = {
     ),
     "another vocabulary": (
         nothing, [*GO_ON, "--vocabulary", "bpe"],
-        "run was started with data.vocabulary = 'whitespace' and cannot go on with 'bpe'",
+        "run was started with data.vocabulary = 'whitespace' and cannot be resumed with 'bpe'",
     ),
     "another model": (
         nothing, [*GO_ON, "--d-ff", "64"],
-        "run was started with model.d_ff = 32 and cannot go on with 64: use the old value, or",
+        "run was started with model.d_ff = 32 and cannot be resumed with 64: use the old value, or",
     ),
     "another optimizer": (nothing, [*GO_ON, "--beta2", "0.9"], "with optimizer.beta2 = 0.98 and"),
     "a test set of two lengths": (

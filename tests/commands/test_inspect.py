@@ -22,11 +22,11 @@ def test_inspect_shows_fields_parameters_and_checkpoints(command, run):
     [total] = [line for line in shown if line.startswith("all ")]
     assert total.split()[1] == f"{sum(x.size for x in jax.tree.leaves(params)):,}"
     assert [line.split(",")[0] for line in shown if line.startswith("checkpoints/")] == [
-        f"checkpoints/{step}: sound"
+        f"checkpoints/{step}: intact"
         for step in (6, 12, 18, 24)
         if (run / f"checkpoints/{step}").exists()
     ]
-    assert "averaged/24: sound, mean of 18, 24" in shown
+    assert "averaged/24: intact, mean of 18, 24" in shown
     damage(run / "checkpoints" / "24", "flipped")
     assert "checkpoints/24: DAMAGED: " in command("inspect", "--run-dir", run)
 
@@ -41,7 +41,7 @@ def test_inspect_knows_what_a_job_replaces_meanwhile(run, monkeypatch):
 
     monkeypatch.setattr(Checkpoints, "restore", replaced)
     shown = describe_run(run)
-    assert "checkpoints/24: sound" in shown
+    assert "checkpoints/24: intact" in shown
     assert "checkpoints/12" not in shown
 
 

@@ -100,7 +100,7 @@ def test_table_3_has_the_papers_rows():
 
 
 def test_defaults_are_the_papers():
-    """Sections 3, 5.3, 5.4 and 6.1, and the code of record where the paper is silent."""
+    """Sections 3, 5.3, 5.4 and 6.1, and tensor2tensor where the paper is silent."""
     assert asdict(ModelConfig()) == {
         "architecture": "transformer", "vocab_size": 37_000, "target_vocab_size": None,
         "normalization": "layer", "d_model": 512, "d_ff": 2048, "num_heads": 8, "num_layers": 6,

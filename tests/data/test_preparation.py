@@ -99,12 +99,12 @@ def test_a_damaged_cache_is_written_again(tmp_path, data):
     prepare_cached(cache, 300, tmp_path / "first")
     [cached] = (tmp_path / "cache" / "corpora").iterdir()
     path = cached / "train" / "source.tokens.npy"
-    sound = path.read_bytes()
+    intact = path.read_bytes()
     path.unlink()  # it is a link to the first folder's file
-    path.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    path.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
     prepare_cached(cache, 300, tmp_path / "second")
-    assert (tmp_path / "second" / "train" / "source.tokens.npy").read_bytes() == sound
-    assert path.read_bytes() == sound
+    assert (tmp_path / "second" / "train" / "source.tokens.npy").read_bytes() == intact
+    assert path.read_bytes() == intact
 
 
 def test_a_cache_without_its_validation_is_written_again(tmp_path, data):

@@ -120,8 +120,8 @@ def test_lost_stopped_and_moved(tmp_path):
         assert first.wait(60) == 1
         assert time.monotonic() - killed < 30
     assert re.search(
-        r"transformer-jax: process 1 is lost, silent for 15 s; start all processes again, they go "
-        r"on from the newest checkpoint: transformer-jax train --run-dir \S+ --coordinator \S+ "
+        r"transformer-jax: process 1 is lost, silent for 15 s; start all processes again, they "
+        r"resume from the newest checkpoint: transformer-jax train --run-dir \S+ --coordinator \S+ "
         r"--num-processes 2 --process-id N --config \S+\n",
         said(tmp_path, 0),
     )

@@ -235,7 +235,7 @@ def test_attention_weights_come_out_on_request():
         np.testing.assert_allclose(cross.sum(-1), np.ones((3, 3, T)), atol=1e-5)
 
 
-def test_initialisation_of_the_code_of_record():
+def test_initialisation_of_tensor2tensor():
     config = ModelConfig(vocab_size=4096, d_model=64, d_ff=96, num_heads=4, num_layers=1, d_v=24)
     variables = jax.jit(Transformer(config).init)(jax.random.key(0), SOURCE, TARGET)["params"]
     assert abs(float(variables["embedding"].std()) * 8 - 1) < 0.02

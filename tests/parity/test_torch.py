@@ -140,7 +140,7 @@ def compare(config):
     causal = torch.nn.Transformer.generate_square_subsequent_mask(4)
     out = decoder(embed(shifted), memory, tgt_mask=causal, memory_key_padding_mask=padding)
     logits = out @ table.T
-    # The mass of the code of record, e / (V - 1) on the others, from torch's log-probabilities.
+    # The mass of tensor2tensor, e / (V - 1) on the others, from torch's log-probabilities.
     log_probs = torch.log_softmax(logits, -1)
     share = 0.1 / (config.vocab_size - 1)
     picked = log_probs.gather(-1, torch.tensor(target)[..., None])[..., 0]

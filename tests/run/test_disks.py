@@ -26,7 +26,7 @@ def in_a_namespace(*lines):
 
 @pytest.mark.slow
 def test_a_full_disk_ends_with_one_message_and_harms_nothing(tmp_path, whole):
-    """A disk of 1.2 MB takes a few checkpoints; with more room the run goes on."""
+    """A disk of 1.2 MB takes a few checkpoints; with more room the run resumes."""
     folder = tmp_path / "small"
     folder.mkdir()
     (tmp_path / "given.json").write_text(whole[1].to_json())
@@ -47,8 +47,8 @@ def test_a_full_disk_ends_with_one_message_and_harms_nothing(tmp_path, whole):
     # In the words of the system, or ours where a thread of orbax met it first.
     assert re.search(r"small/run/checkpoints: no space left on (the )?device", message, re.I)
     assert "Traceback" not in done.stderr
-    sound = [line for line in shown if line.startswith("checkpoints/6: sound")]
-    assert len(sound) == 1
+    intact = [line for line in shown if line.startswith("checkpoints/6: intact")]
+    assert len(intact) == 1
     assert last_prints(tmp_path / "run") == last_prints(whole[2].folder)
     records = [(f / "metrics.jsonl").read_text() for f in (tmp_path / "run", whole[2].folder)]
     assert records[0] == records[1]
@@ -84,7 +84,7 @@ def test_a_folder_that_may_only_be_read(tmp_path, whole):
         f"{cli} prepare --output {folder}/new --config {tmp_path}/given.json; echo exit $?",
         f"{cli} average --run-dir {folder}/run; echo exit $?",
         f"echo w1 w2 | {cli} translate --run-dir {folder}/run; echo exit $?",
-        f"{cli} inspect --run-dir {folder}/run | grep -c sound; echo exit $?",
+        f"{cli} inspect --run-dir {folder}/run | grep -c intact; echo exit $?",
     )
     codes = [line for line in done.stdout.splitlines() if line.startswith("exit ")]
     assert codes == ["exit 1"] * 4 + ["exit 0"] * 2

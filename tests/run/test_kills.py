@@ -1,4 +1,4 @@
-"""SIGKILL at named points and at random moments: a run goes on as if nothing had been."""
+"""SIGKILL at named points and at random moments: a run resumes as if nothing had been."""
 
 import random
 import signal
@@ -79,7 +79,7 @@ OUTSIDE_TRAINING = {
 
 
 def written(records):
-    """(which file, lines in it): a job that goes on makes a new file of the records that hold."""
+    """(which file, lines in it): a job that resumes makes a new file of the records that hold."""
     return (
         (records.stat().st_ino, records.read_bytes().count(b"\n")) if records.exists() else (0, 0)
     )

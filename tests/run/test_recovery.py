@@ -57,7 +57,7 @@ def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(tmp_path, how,
 
 
 def test_a_refused_text_leaves_the_run_as_it_was(tmp_path):
-    """The prepared corpus survives, so the run goes on, even where the text has gone."""
+    """The prepared corpus survives, so the run resumes, even where the text has gone."""
     config = configuration(tmp_path, steps=6)
     run = train(config, tmp_path / "run", progress=False)
     before = {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()}
@@ -173,7 +173,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(tmp_path, whole, monkeypat
 
 
 def test_a_signal_while_a_checkpoint_is_read_is_no_damage(tmp_path, whole, monkeypatch):
-    """SIGTERM is raised wherever Python is; a sound checkpoint stays where it is."""
+    """SIGTERM is raised wherever Python is; a intact checkpoint stays where it is."""
     run = Run.open(shutil.copytree(whole[2].folder, tmp_path / "run"))
     restore = ocp.CheckpointManager.restore
 
@@ -204,9 +204,9 @@ def test_a_stopped_run_may_end_where_it_was_stopped(tmp_path, whole, monkeypatch
     with pytest.raises(Interrupted):
         train(config, tmp_path / "run", progress=False)
     monkeypatch.undo()
-    assert "checkpoints/8: sound, unscheduled" in describe_run(tmp_path / "run")
+    assert "checkpoints/8: intact, unscheduled" in describe_run(tmp_path / "run")
     train(replace(config, train=replace(config.train, steps=8)), tmp_path / "run", progress=False)
-    assert "averaged/8: sound, mean of 6, 8" in describe_run(tmp_path / "run")
+    assert "averaged/8: intact, mean of 6, 8" in describe_run(tmp_path / "run")
     assert Translator.load(tmp_path / "run").checkpoint == "averaged at step 8"
 
 

@@ -177,7 +177,7 @@ def test_a_run_knows_its_languages_and_lines(tmp_path):
             "max_tokens": 1 + max(len(s.split()) for s, _ in TextFiles(*config.data.train)),
         },
     )
-    # Without the option the run goes on as it began.
+    # Without the option the run resumes as it began.
     data = replace(config.data, direction=None)
     again = replace(config, data=data, train=replace(config.train, steps=2))
     assert train(again, run.folder, progress=False).config.data.direction == "en-fr"

@@ -1,4 +1,4 @@
-"""The main job on a small language: train, stop, go on, translate."""
+"""The main job on a small language: train, stop, resume, translate."""
 
 import subprocess
 from dataclasses import replace
@@ -60,7 +60,7 @@ def _prepared(data, folder):
 def test_identity_fields_may_not_change(whole):
     folder, config, run = whole
     bad = replace(config, optimizer=replace(config.optimizer, beta2=0.9))
-    with pytest.raises(RunError, match=r"optimizer.beta2 = 0.98 and cannot go on with 0.9"):
+    with pytest.raises(RunError, match=r"optimizer.beta2 = 0.98 and cannot be resumed with 0.9"):
         train(bad, run.folder, progress=False)
     text = write_text(folder / "other", seed=9)
     bad = replace(config, data=replace(config.data, train=text))
@@ -163,7 +163,7 @@ def test_init_from_brings_vocabulary_and_average_and_survives_a_kill(whole, tmp_
 
     monkeypatch.setattr("transformer_jax.run.train.train_loop", end)
     with pytest.raises(
-        Interrupted, match="stopped by SIGINT; go on with: transformer-jax train --run"
+        Interrupted, match="stopped by SIGINT; resume with: transformer-jax train --run"
     ):
         train(config, tmp_path / "run", init_from=run.folder, progress=False)
     monkeypatch.undo()
@@ -250,7 +250,7 @@ def test_checkpoints_elsewhere(tmp_path, monkeypatch, remote):
     newest = there / "checkpoints" / "12" / "params" / "manifest.ocdbt"
     newest.write_bytes(newest.read_bytes()[:-7])
     evenlonger = replace(config, train=replace(config.train, steps=13))
-    with pytest.raises(RunError, match="has no sound checkpoint to go on from"):
+    with pytest.raises(RunError, match="has no intact checkpoint to resume from"):
         train(evenlonger, tmp_path / "run", progress=False)
 
 

@@ -1,4 +1,4 @@
-"""Run folders of released formats stay usable: they go on, translate, are averaged and evaluated.
+"""Run folders of released formats stay usable: they resume, translate, are averaged and evaluated.
 
 tests/witness/ holds some, each as it was when it was told to stop, and what came of it then, with
 the version that had made it:

@@ -85,7 +85,7 @@ def test_a_verdict_shows_each_value():
         "            never killed  killed after updates 3, 8",
         "parameters  aa            aa                         equal",
         "data order  bb            cc                         DIFFERENT",
-        "killed jobs DO NOT go on exactly",
+        "killed jobs DO NOT resume exactly",
     ]
 
 
@@ -158,7 +158,7 @@ def test_a_sound_package_passes(tmp_path):
     )
     assert re.search(r"killed after updates \d+, \d+$", lines[0])
     assert [line.split()[-1] for line in lines[1:-1]] == ["equal"] * 5
-    assert lines[-1] == "killed jobs go on exactly"
+    assert lines[-1] == "killed jobs resume exactly"
 
 
 @pytest.mark.slow
@@ -172,5 +172,5 @@ def test_a_broken_package_fails(tmp_path, file, line, broken, different):
     rows = [row.split() for row in shown.splitlines()[1:-1]]
     assert [row[0] for row in rows if row[-1] == "DIFFERENT"] == different
     assert errors.splitlines()[-1] == (
-        "transformer-jax: killed jobs do not go on exactly; both runs are in runs"
+        "transformer-jax: killed jobs do not resume exactly; both runs are in runs"
     )

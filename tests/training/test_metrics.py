@@ -26,7 +26,7 @@ def record(folder, first, last, loss):
 
 def test_tensorboard_shows_the_records_and_not_those_that_were_taken_back(tmp_path):
     record(tmp_path, 0, 4, loss=2.0)
-    record(tmp_path, 2, 5, loss=7.0)  # goes on from step 2
+    record(tmp_path, 2, 5, loss=7.0)  # resumes from step 2
     board = EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()
     shown = [(event.step, event.value) for event in board.Scalars("loss")]

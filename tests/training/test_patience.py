@@ -40,7 +40,7 @@ def test_it_ends_after_so_many_scheduled_evaluations(ended):
     checkpoints = run.checkpoints(read_only=True)
     assert checkpoints.steps() == [6, 12, 16] == checkpoints.scheduled_steps()
     assert (run.checkpoint_root / "averaged" / "16").is_dir()
-    ended = "checkpoints/16: sound, ended after 3 evaluations without a gain"
+    ended = "checkpoints/16: intact, ended after 3 evaluations without a gain"
     assert ended in describe_run(run.folder)
 
 
@@ -67,7 +67,7 @@ def test_going_on_asks_for_a_new_patience(ended, tmp_path):
     train(config, tmp_path / "run", progress=False)
     before = read_all(tmp_path / "run")
     message = (
-        r"ended at step 16: 3 evaluations in a row had no gain in loss; to go on give another "
+        r"ended at step 16: 3 evaluations in a row had no gain in loss; to resume, give another "
         "--patience than 3, or None"
     )
     with pytest.raises(RunError, match=message):

@@ -10,7 +10,7 @@ __all__ = ["InspectCommand"]
 
 @dataclass(frozen=True)
 class InspectCommand:
-    """Show a run: configuration, parameters, checkpoints and whether they are sound."""
+    """Show a run: configuration, parameters, checkpoints and whether they are intact."""
 
     run_dir: RunDir
     other: Path | None = None

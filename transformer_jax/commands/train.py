@@ -15,7 +15,7 @@ __all__ = ["TrainCommand"]
 
 @dataclass(frozen=True)
 class TrainCommand:
-    """Train a model, or go on where its run folder stopped."""
+    """Train a model, or resume where its run folder stopped."""
 
     run_dir: Path
     """Folder of the run: made if missing, continued if there."""

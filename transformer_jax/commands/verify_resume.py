@@ -12,7 +12,7 @@ __all__ = ["VerifyResumeCommand"]
 
 @dataclass(frozen=True)
 class VerifyResumeCommand:
-    """Prove that killed jobs go on exactly: train, kill, go on, compare with a job never killed.
+    """Prove that killed jobs resume exactly: train, kill, resume, compare with a job never killed.
 
     Without text of its own it trains on sentences of the embedded grammar. Exits 1 if anything
     differs.
@@ -42,9 +42,9 @@ class VerifyResumeCommand:
         verdict = verify_resume(self.config, self.output, self.updates, self.kills)
         print(verdict)
         if not verdict.passed:
-            raise UserError(f"killed jobs do not go on exactly; both runs are in {self.output}")
+            raise UserError(f"killed jobs do not resume exactly; both runs are in {self.output}")
         if topologies:
             moved = verify_moves(self.output, topologies)
             print(moved)
             if not moved.passed:
-                raise UserError(f"a moved job does not go on as it should; see {self.output}")
+                raise UserError(f"a moved job does not resume exactly; see {self.output}")

@@ -56,7 +56,7 @@ class RunConfig:
         """Field name -> value of every field that decides the numbers of the run.
 
         Paths are left out: the corpus fingerprint stands for what they hold. So is the direction of
-        own files, which a run that goes on may be given.
+        own files, which a run that is resumed may be given.
         """
         fields = {
             f"{part}.{name}": value

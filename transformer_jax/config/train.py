@@ -1,4 +1,4 @@
-"""How long a run goes on, what it keeps, and the devices that it runs on."""
+"""How long a run trains, what it keeps, and the devices that it runs on."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ __all__ = ["TrainConfig", "mesh_sizes"]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long a run goes on, what it writes down and what it keeps."""
+    """How long a run trains, what it writes down and what it keeps."""
 
     steps: int = 100_000
     """Updates in all."""

@@ -231,7 +231,7 @@ def _ensure(
     """Prepare into `folder` unless it is there; the manifest comes last: without one it is not."""
     found = Manifest.read(folder)
     parts = {TRAIN: texts[0], VALIDATION: texts[1]}
-    if found == manifest and all(_is_sound(folder / p) for p, text in parts.items() if text):
+    if found == manifest and all(_is_intact(folder / p) for p, text in parts.items() if text):
         log.info("prepared already, in %s", folder)
         if data.known_direction is not None:
             note_direction(folder / TRAIN, data.known_direction)
@@ -331,7 +331,7 @@ def percentile(counts: Counter[int], share: float) -> int:
     return number
 
 
-def _is_sound(folder: Path) -> bool:
+def _is_intact(folder: Path) -> bool:
     try:
         Corpus.open(folder).verify()
     except CorpusError as error:

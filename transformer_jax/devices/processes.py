@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-RESTART = "start all processes again, they go on from the newest checkpoint"
+RESTART = "start all processes again, they resume from the newest checkpoint"
 T = TypeVar("T")
 
 HEARTBEAT_INTERVAL = 1.0
@@ -163,7 +163,7 @@ def distributed_session(processes: Processes | None) -> Iterator[None]:
         watch.start()
         try:
             yield
-            # A process that finishes early waits here, where its heartbeats go on; in JAX's own
+            # A process that finishes early waits here, where its heartbeats continue; in JAX's own
             # shutdown barrier they would not.
             client.wait_at_barrier("transformer_jax/through", 600_000)
         except BaseException as error:

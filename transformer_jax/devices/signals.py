@@ -15,7 +15,7 @@ DOUBLE_SIGNAL_WINDOW = 1.0
 
 
 class Interrupted(BaseException):
-    """A job that ended because a signal asked it to; the message says how it goes on.
+    """A job that ended because a signal asked it to; the message says how to resume it.
 
     No Exception: what catches those, to word them as damage, must let it through.
     """

@@ -125,7 +125,7 @@ _HYPHEN = re.compile(rb"([^ \t\n\r\f\v])-([^ \t\n\r\f\v])")
 
 
 def compound_split(tokenized: str) -> str:
-    r"""The code of record's compound splitting: `(\S)-(\S)` -> `\1 ##AT##-##AT## \2`.
+    r"""tensor2tensor's compound splitting: `(\S)-(\S)` -> `\1 ##AT##-##AT## \2`.
 
     Perl's semantics: matches do not overlap, so the middle of a-b-c keeps its second hyphen, and
     characters are bytes, so a letter of several bytes counts as its last or first one.
@@ -137,7 +137,7 @@ def compound_split(tokenized: str) -> str:
 
 
 def paper_tokens(line: str, language: str, *, split: bool = True) -> str:
-    """A raw line as the code of record scores it: punctuation, Moses tokens, split compounds."""
+    """A raw line as tensor2tensor scores it: punctuation, Moses tokens, split compounds."""
     line = _FULL_STOP.sub(". ", line)
     line = "".join(_PUNCTUATION.get(character, character) for character in line)
     tokens = _moses(language).tokenize(line, return_str=True, escape=True)
@@ -205,7 +205,7 @@ def score_all(
     else:
         scores.insert(0, sacrebleu_score("BLEU", hypotheses, references, language))
     scores.append(sacrebleu_score("TER", hypotheses, references, language))
-    if language == "de":  # the language whose compounds the code of record splits
+    if language == "de":  # the language whose compounds tensor2tensor splits
         try:
             scores.append(paper_bleu(hypotheses, references, language))
         except ModuleNotFoundError as error:

@@ -1,6 +1,6 @@
 """Encoder and decoder layers (section 3.1) with the parameters they are made of.
 
-Kernels are 2-D and initialised as in the code of record: Glorot uniform over the matrix as it
+Kernels are 2-D and initialised as in tensor2tensor: Glorot uniform over the matrix as it
 was fused_fan_out there, that is [D, 3D] for self-attention's query, key and value, and [D, 2D] for
 cross-attention's key and value, which gives a smaller limit than three separate matrices.
 """

@@ -23,9 +23,18 @@ log = logging.getLogger(__name__)
 
 @usual_settings()
 def average(folder: Path, *, last: int = 5, steps: Sequence[int] = ()) -> list[int]:
-    """Write a run's averaged/ anew: from its newest `last` checkpoints, or from those of `steps`.
+    """Write a run's averaged/ again, from its newest `last` checkpoints or from those of `steps`.
 
-    Returns the steps averaged.
+    Args:
+        folder: The run folder.
+        last: Number of the newest checkpoints, unscheduled ones left out.
+        steps: Steps of the checkpoints to average instead.
+
+    Returns:
+        The steps averaged.
+
+    Raises:
+        RunError: There are no such checkpoints, or none of them is intact.
     """
     if last < 1:
         raise RunError(f"last {last} must be positive")
@@ -53,16 +62,25 @@ def average_checkpoints(
 ) -> list[int]:
     """Write averaged/ from the checkpoints of these steps (section 6.1).
 
-    Damaged ones are left out. `make_template` as in `load_variables`. Collections are those of the
-    newest: means of running statistics would be those of no parameters. Returns the steps
-    averaged.
+    Damaged ones are left out. Collections are those of the newest checkpoint, as means of running
+    statistics would belong to no parameters. Nothing is written where averaged/ holds this average
+    already.
+
+    Args:
+        run: The run.
+        checkpoints: Its checkpoints.
+        steps: Steps to average.
+        make_template: As in `load_variables`.
+
+    Returns:
+        The steps averaged.
     """
     template = make_template(prediction_items(run.step_functions().shapes()))
     averaged = Checkpoints(run.checkpoint_root / AVERAGED)
     steps, taken = sorted(set(steps)), []
     items: dict[str, Any] = {}
 
-    def sound():
+    def intact():
         nonlocal items
         for step in steps:
             try:
@@ -76,9 +94,9 @@ def average_checkpoints(
     newest = checkpoints.steps()[-1]
     if not _holds_average(averaged, template, steps, newest):
         try:
-            mean = mean_tree(sound())
+            mean = mean_tree(intact())
         except ValueError as error:
-            raise RunError(f"{run.folder} has no sound checkpoint: {error}") from None
+            raise RunError(f"{run.folder} has no intact checkpoint: {error}") from None
         # The old one goes when the new one is known.
         averaged.clear()
         items["params"] = mean
@@ -96,7 +114,12 @@ def _holds_average(averaged, template, steps, newest):
 
 
 def mean_tree(trees: Iterable[Any]) -> Any:
-    """Leaf-wise mean; trees may be produced one at a time, two are held at once.
+    """Compute the leaf-wise mean of several trees.
+
+    They may be produced one at a time; two are in memory at once.
+
+    Raises:
+        ValueError: There is no tree.
 
     >>> mean_tree([{"w": jnp.zeros(1)}, {"w": jnp.full(1, 4.0)}])
     {'w': Array([2.], dtype=float32)}

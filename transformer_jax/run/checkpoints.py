@@ -1,6 +1,6 @@
 """Checkpoints through orbax, each with a fingerprint of every array. The only orbax import.
 
-Orbax restores a flipped byte without a word; `restore` recomputes the fingerprints and refuses.
+Orbax restores a flipped byte silently; `restore` computes the fingerprints again and refuses.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ class DamagedCheckpoint(UserError):
 
 
 class UnsavedCheckpoint(UserError):
-    """A checkpoint that could not be written; those before it are as they were."""
+    """A checkpoint that could not be written; those before it are unchanged."""
 
 
 class Checkpoints:
@@ -56,7 +56,13 @@ class Checkpoints:
         *,
         read_only: bool = False,
     ):
-        """By default the newest alone is kept."""
+        """Open a folder of checkpoints.
+
+        Args:
+            folder: The folder, a local path or one of etils; made if it is missing.
+            retention: Which checkpoints are kept; by default the newest alone.
+            read_only: Whether to write nothing, not even to remove what killed saves left behind.
+        """
         self._read_only = read_only
         self._retention = retention = retention or Retention()
         # What is no local path is etils'; a bucket is reached by its own file system alone.
@@ -67,8 +73,8 @@ class Checkpoints:
         if is_first() or read_only:
             if not read_only:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                self._sweep()
-            self._check_notes()
+                self._remove_leftovers()
+            self._check_orbax_metadata()
         if not read_only:
             barrier("checkpoints are swept")
         options = ocp.CheckpointManagerOptions(
@@ -83,7 +89,7 @@ class Checkpoints:
         )
         with _quiet():
             self._manager = ocp.CheckpointManager(self._folder, options=options)
-            self._reader = self._alone() if is_multi_process() else self._manager
+            self._reader = self._local_reader() if is_multi_process() else self._manager
         for step in self.steps():
             try:
                 meta = self.metadata(step)
@@ -91,9 +97,12 @@ class Checkpoints:
                 continue
             retention.note(step, meta["scores"], unscheduled=meta.get("unscheduled", False))
 
-    def _alone(self):
-        """A manager that reads without waiting for the others: what one process finds damaged it
-        alone leaves, and orbax would wait for it where it never comes."""
+    def _local_reader(self):
+        """Make a manager that reads without waiting for other processes.
+
+        If one process finds a checkpoint damaged it leaves `restore` early, and with orbax's own
+        manager the others would wait for it forever.
+        """
         me = jax.process_index()
         options = ocp.CheckpointManagerOptions(
             read_only=True,
@@ -106,13 +115,16 @@ class Checkpoints:
         )
         return ocp.CheckpointManager(self._folder, options=options)
 
-    def _sweep(self):
+    def _remove_leftovers(self):
         """Remove what killed saves and deletions left behind."""
         for path in [*self._folder.glob("*.orbax-checkpoint-tmp*"), self._folder / DELETED]:
             _remove(path)
 
-    def _check_notes(self):
-        """Orbax reads a note of every step as it starts, and does not start if one is damaged."""
+    def _check_orbax_metadata(self):
+        """Move checkpoints away whose orbax metadata is damaged.
+
+        Orbax reads the metadata of every step as it starts, and does not start if one is damaged.
+        """
         for found in list(ocp.path.step.standard_name_format().find_all(str(self._folder))):
             try:
                 _ = found.commit_timestamp
@@ -124,15 +136,15 @@ class Checkpoints:
                 self._quarantine(found.step)
 
     def steps(self) -> list[int]:
-        """Steps of the finished checkpoints, oldest first."""
+        """List the steps of the finished checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
 
     def scheduled_steps(self) -> list[int]:
-        """`steps` without those that were unscheduled, which no other run would have."""
+        """List `steps` without the unscheduled ones, which only this run has."""
         return self._retention.scheduled(self.steps())
 
     def best_step(self) -> int | None:
-        """The checkpoint with the highest score among those that have one."""
+        """Return the step of the checkpoint with the highest score, or None if none has one."""
         return self._retention.best_step()
 
     def save(
@@ -144,9 +156,17 @@ class Checkpoints:
         *,
         unscheduled: bool = False,
     ) -> None:
-        """Start to save; returns once all that was given is copied and may be overwritten.
+        """Start to save; returns once everything given is copied and may be overwritten.
 
-        One `unscheduled`, which not every run would have, is replaced by the next.
+        Args:
+            step: Number of the checkpoint.
+            items: The trees by name.
+            metadata: Values that JSON can hold, saved beside the trees.
+            scores: Scores of the checkpoint, by which the best one is kept.
+            unscheduled: Whether no schedule asked for it; the next save replaces it.
+
+        Raises:
+            UnsavedCheckpoint: It cannot be written.
         """
         # Orbax moves what it no longer keeps to DELETED while it finishes the save before this.
         self.wait()
@@ -175,7 +195,11 @@ class Checkpoints:
             self._manager.save(step, args=arguments, force=True)
 
     def metadata(self, step: int) -> dict:
-        """The metadata given to `save`, with step, scores and fingerprints."""
+        """Read the metadata given to `save`, with step, scores and fingerprints.
+
+        Raises:
+            DamagedCheckpoint: They cannot be read.
+        """
         try:
             restored = self._reader.restore(
                 step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
@@ -187,11 +211,17 @@ class Checkpoints:
         return meta
 
     def restore(self, step: int, templates: Mapping[str, Any]) -> tuple[dict[str, Any], dict]:
-        """(the named trees, metadata) of a checkpoint.
+        """Restore trees of a checkpoint and compare their fingerprints.
 
-        `templates` holds trees of jax.ShapeDtypeStruct, with shardings where wanted. A
-        file that is missing or unreadable, or an array that differs from what was saved, raises
-        DamagedCheckpoint.
+        Args:
+            step: Number of the checkpoint.
+            templates: The trees by name, of jax.ShapeDtypeStruct with shardings where wanted.
+
+        Returns:
+            The trees by name, and the metadata.
+
+        Raises:
+            DamagedCheckpoint: A file is missing or unreadable, or an array is not what was saved.
         """
         damaged = None
         try:
@@ -212,7 +242,7 @@ class Checkpoints:
         return items, meta
 
     def _read(self, step, templates):
-        """The trees and the metadata, not compared yet; in it no process waits for another."""
+        """Read trees and metadata without comparing them; no process waits for another here."""
         meta = self.metadata(step)
         for name, tree in templates.items():
             saved, wanted = set(meta["fingerprints"].get(name, {})), set(paths(tree))
@@ -231,15 +261,18 @@ class Checkpoints:
         return rename_trees({name: restored[name] for name in trees}, meta["format"]), meta
 
     def _damaged(self, step, error: Exception | str) -> DamagedCheckpoint:
-        """Orbax raises many kinds of exception for damaged files, with pages of internals."""
+        """Make a DamagedCheckpoint of what went wrong.
+
+        Orbax raises many kinds of exception for damaged files, with pages of internals.
+        """
         if isinstance(error, MemoryError):
             raise error
         return DamagedCheckpoint(f"checkpoint {step_folder(self._folder, step)}: {_reason(error)}")
 
     def quarantine_after(self, step: int) -> None:
-        """Move checkpoints newer than `step` into damaged/: they stand in the way of new saves.
+        """Move checkpoints newer than `step` into damaged/, where they do not block new saves.
 
-        Nothing is deleted: what could not be read today may be readable tomorrow.
+        Nothing is deleted: what cannot be read today may be readable tomorrow.
         """
         for newer in [s for s in self.steps() if s > step]:
             if is_first():
@@ -260,7 +293,7 @@ class Checkpoints:
             self._manager.delete(step)
 
     def wait(self) -> None:
-        """Until every started save is finished."""
+        """Wait until every save that was started is finished."""
         with self._writing():
             self._manager.wait_until_finished()
 
@@ -268,15 +301,15 @@ class Checkpoints:
         with self._writing():
             self._manager.close()
         if not self._read_only and is_first():
-            self._sweep()
+            self._remove_leftovers()
 
     def reached_preemption(self, step: int) -> bool:
-        """Whether every process of several shall stop after this step, as one got SIGTERM."""
+        """Whether all processes shall stop after this step, because one of them got SIGTERM."""
         return self._manager.reached_preemption(step)
 
     @contextlib.contextmanager
     def _writing(self):
-        """What orbax raises where it cannot write, once; afterwards it is only let go."""
+        """Turn the first error of writing into UnsavedCheckpoint; suppress those that follow."""
         if self._failed:
             with contextlib.suppress(Exception):
                 yield
@@ -288,12 +321,12 @@ class Checkpoints:
             steps = ", ".join(map(str, self.steps())) or "none"
             raise UnsavedCheckpoint(
                 f"a checkpoint cannot be written to {self._folder}: {_reason(error)}; the "
-                f"checkpoints there are {steps}: mend it, and the same command goes on"
+                f"checkpoints there are {steps}: repair that, and the same command resumes"
             ) from None
 
 
 def _remove(folder) -> None:
-    """A folder with all that is in it, as far as that is possible."""
+    """Remove a folder and everything in it, as far as that is possible."""
     if isinstance(folder, Path):
         shutil.rmtree(folder, ignore_errors=True)
     else:
@@ -302,7 +335,7 @@ def _remove(folder) -> None:
 
 
 def _check_metadata(meta) -> None:
-    """ValueError where what is saved beside the arrays is not of the kinds that are read."""
+    """Raise ValueError where metadata are not of the types that are read."""
     if not isinstance(meta, dict) or not {"fingerprints", "scores"} <= set(meta):
         raise ValueError("its metadata are incomplete")
     numbers = (int, float, type(None))
@@ -327,7 +360,7 @@ def _check_metadata(meta) -> None:
 
 
 def _reason(error: Exception | str) -> str:
-    """The first line of what orbax says."""
+    """Return the first line of what orbax says."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     first = str(error).strip().split("\n")[0].split(" [tensorstore_spec")[0]
@@ -338,7 +371,7 @@ def _reason(error: Exception | str) -> str:
 
 @functools.cache
 def _ignore_late_results():
-    """Once one array cannot be read or written, those of others come to a closed event loop.
+    """Silence the results that arrive after one array could not be read or written.
 
     Python reports each as an unraisable exception or a coroutine never awaited, from threads that
     may be ahead of the one that matters, which is raised.
@@ -355,7 +388,7 @@ def _ignore_late_results():
 
 @contextlib.contextmanager
 def _quiet():
-    """Orbax warns that a read-only manager reads only."""
+    """Suppress orbax's warning that a read-only manager only reads."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -366,7 +399,12 @@ def _quiet():
 
 
 def single_device_template(tree, sharding: jax.sharding.Sharding | None = None):
-    """Shapes of a tree with their place, as `restore` wants them: the first device by default."""
+    """Give the shapes of a tree a sharding, as `Checkpoints.restore` wants them.
+
+    Args:
+        tree: Arrays or shapes.
+        sharding: Of every leaf; by default the first device of this process.
+    """
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree

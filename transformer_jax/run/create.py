@@ -1,4 +1,4 @@
-"""A new run folder: its text prepared, its configuration checked against it, then written."""
+"""Creating a run folder: text prepared, configuration checked against it, then written."""
 
 import dataclasses
 from dataclasses import replace
@@ -39,7 +39,19 @@ def create_run(
     layout: Layout,
     optimizer: MakeOptimizer,
 ) -> Run:
-    """A new run; its config.json is written last, so that a folder without one is no run."""
+    """Create a run; its config.json is written last, so that a folder without one is no run.
+
+    Args:
+        config: What to train; the sizes of its vocabularies become those of the text.
+        folder: The run folder.
+        init_from: Another run to take vocabulary and parameters from.
+        fit_memory: Whether to divide each update into batches that the device holds.
+        layout: The devices.
+        optimizer: Makes the optimizer.
+
+    Raises:
+        UserError: The configuration, the text or the other run cannot be used.
+    """
     task = _checked_task(config)
     if config.data.train and not config.data.validation:
         check_patience(config.train, None)  # before the text is prepared
@@ -94,7 +106,10 @@ def create_run(
 
 
 def _checked_task(config: RunConfig) -> Task:
-    """The task of a new run; UserError where it, the model and the text do not go together."""
+    """Return the task of a new run.
+
+    Raises UserError where task, model and text do not belong together.
+    """
     task, model, data = task_of(config.data), config.model, config.data
     task.check_metric(config.train.best_metric)
     target = model.target_vocab_size
@@ -116,7 +131,10 @@ def _checked_task(config: RunConfig) -> Task:
 
 
 def check_patience(train: TrainConfig, prepared: Path | None) -> None:
-    """RunError for patience without a validation text, which would be in the prepared folder."""
+    """Raise RunError for patience without a validation text.
+
+    `prepared` is the folder of the prepared text; None means that there will be no such text.
+    """
     there = prepared is not None and (prepared / VALIDATION).is_dir()
     if train.patience is not None and not there:
         raise RunError(
@@ -126,14 +144,14 @@ def check_patience(train: TrainConfig, prepared: Path | None) -> None:
 
 
 def with_vocabulary_sizes(model: ModelConfig, vocabularies: Vocabularies) -> ModelConfig:
-    """A model with the rows that its vocabularies have."""
+    """Give a model as many rows as its vocabularies have types."""
     source, target = map(len, vocabularies)
     own = None if vocabularies.joint else target
     return replace(model, vocab_size=source, target_vocab_size=own)
 
 
 def _check_init_from(config, corpus, other):
-    """Parameters of another run mean something only to the same architecture and vocabulary."""
+    """Refuse parameters of another architecture or vocabulary, where they would mean nothing."""
     pairs = zip(corpus.vocabularies, other.vocabularies)
     if any(ours.to_bytes() != theirs.to_bytes() for ours, theirs in pairs):
         raise RunError(

@@ -4,7 +4,7 @@ config.json       configuration, format, the fingerprint of the training corpus 
 vocabulary.*      written before training starts
 checkpoints/N/    the state after step N; these three elsewhere where train.checkpoint_dir says so
 averaged/N/       the mean of the last checkpoints up to step N
-damaged/N/        checkpoints that could not be read when the run went on
+damaged/N/        checkpoints that could not be read when the run was resumed
 corpus/           the prepared text, where it was prepared for this run
 lock              held by the job that trains
 metrics.jsonl  timings.jsonl  tensorboard/
@@ -46,7 +46,7 @@ class RunError(UserError):
 
 
 def check_store(store: str | Path) -> None:
-    """RunError for a folder or an address from which no checkpoint could be read back."""
+    """Raise RunError for a folder or an address from which no checkpoint could be read back."""
     if "://" in str(store):
         try:
             epath.Path(store).exists()
@@ -65,7 +65,16 @@ def check_store(store: str | Path) -> None:
 
 @dataclass
 class Run:
-    """An opened run folder."""
+    """An opened run folder.
+
+    Attributes:
+        folder: The folder.
+        config: The whole configuration.
+        corpus_fingerprint: SHA-256 of the training text's arrays and vocabularies.
+        vocabularies: Those of both sides.
+        lines: What the source lines of the training text are like; None for runs that began before
+            this was recorded.
+    """
 
     folder: Path
     config: RunConfig
@@ -76,15 +85,20 @@ class Run:
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
+        """Whether a folder holds a run."""
         return (folder / CONFIG).is_file()
 
     @classmethod
     def create(
         cls, folder: Path, config: RunConfig, corpus: Corpus, lines: Lines | None = None
     ) -> "Run":
-        """Write a new run; config.json comes last, so a folder without it is no run.
+        """Write a new run; config.json comes last, so that a folder without it is no run.
 
-        `lines` are those of the corpus unless its model has read others before.
+        Args:
+            folder: The folder, made if missing.
+            config: The whole configuration.
+            corpus: The prepared training text.
+            lines: What the source lines are like; by default those of the corpus.
         """
         folder.mkdir(parents=True, exist_ok=True)
         save_vocabularies(corpus.vocabularies, folder)
@@ -94,7 +108,11 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
-        """Read an existing run folder."""
+        """Open an existing run folder.
+
+        Raises:
+            RunError: It is not a run folder, or its files do not belong together.
+        """
         path = folder / CONFIG
         if not path.is_file():
             raise RunError(f"{folder} is not a run folder: it has no config.json")
@@ -118,6 +136,7 @@ class Run:
         return cls(folder, config, fingerprint, vocabularies, lines)
 
     def write_config(self) -> None:
+        """Write config.json."""
         tree = {
             "format": FORMAT,
             "version": __version__,
@@ -129,7 +148,7 @@ class Run:
 
     @property
     def checkpoint_root(self) -> Any:
-        """Where the folders of checkpoints are: here, or where train.checkpoint_dir says."""
+        """The folder that holds the folders of checkpoints: this one, or train.checkpoint_dir."""
         given = self.config.train.checkpoint_dir
         if given is None:
             return self.folder
@@ -137,50 +156,51 @@ class Run:
 
     @property
     def prepared(self) -> Path:
-        """The folder of the run's prepared text: its own, or the one that it was given."""
+        """The folder of the run's prepared text: its own, or the one given as data.corpus."""
         given = self.config.data.corpus
         return Path(given) if given else self.folder / PREPARED
 
     def training_corpus(self) -> Corpus:
-        """The prepared training text; CorpusError where it is not there."""
+        """Open the prepared training text; CorpusError if it is not there."""
         return Corpus.open(self.prepared / TRAIN)
 
     def validation_corpus(self) -> Corpus | None:
-        """The prepared validation text; None for a run without."""
+        """Open the prepared validation text; None for a run without."""
         folder = self.prepared / VALIDATION
         return Corpus.open(folder) if folder.is_dir() else None
 
     @property
     def identity(self) -> str:
-        """One number for everything that decides the numbers of the run; checkpoints carry it."""
+        """SHA-256 of everything that decides the numbers of the run; checkpoints carry it."""
         return identity(self.config, self.corpus_fingerprint)
 
     def is_own(self, found: str) -> bool:
-        """Whether a checkpoint with this identity is of this run."""
+        """Whether a checkpoint with this identity belongs to this run."""
         return found in (self.identity, *old_identities(self.config, self.corpus_fingerprint))
 
     @property
     def task(self) -> Task:
+        """What the run is trained for."""
         return task_of(self.config.data)
 
     def step_functions(self, optimizer: MakeOptimizer = make_optimizer) -> StepFunctions:
-        """What trains the run's model, and knows the shapes of its state."""
+        """Make what trains the run's model; it also knows the shapes of its state."""
         config = self.config
         model = build_model(config.model)
         return self.task.step_functions(model, config.optimizer, config.train.seed, optimizer)
 
     def check_config(self, config: RunConfig) -> None:
-        """Refuse to go on with other values of fields that decide the numbers."""
+        """Raise RunError if fields that decide the numbers of the run have other values."""
         old, new = self.config.deciding(), config.deciding()
         for name in old:
             if old[name] != new[name]:
                 raise RunError(
-                    f"{self.folder} was started with {name} = {old[name]!r} and cannot go on with "
-                    f"{new[name]!r}: use the old value, or another run folder with --init-from"
+                    f"{self.folder} was started with {name} = {old[name]!r} and cannot be resumed "
+                    f"with {new[name]!r}: use the old value, or another run folder with --init-from"
                 )
 
     def check_corpus(self, corpus: Path, fingerprint: str) -> None:
-        """Refuse to go on with another text or vocabulary."""
+        """Raise RunError if the prepared text is not the one that the run was trained on."""
         if fingerprint != self.corpus_fingerprint:
             raise RunError(
                 f"{self.folder} was trained on corpus {self.corpus_fingerprint[:12]} but {corpus} "
@@ -189,6 +209,7 @@ class Run:
             )
 
     def checkpoints(self, *, read_only: bool = False) -> Checkpoints:
+        """Open the run's checkpoints, kept as `config.train` says."""
         train = self.config.train
 
         def best(scores):

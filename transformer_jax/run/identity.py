@@ -33,12 +33,12 @@ _FIELDS = _NAMES.split()
 
 
 def identity(config: RunConfig, corpus_fingerprint: str) -> str:
-    """SHA-256 of the fields that decide and are not at their defaults, and of the corpus."""
+    """Compute SHA-256 of the deciding fields that are not at their defaults, and of the corpus."""
     return _number(_changed(config), corpus_fingerprint)
 
 
 def old_identities(config: RunConfig, corpus_fingerprint: str) -> list[str]:
-    """What version 0.1.0 gave the same run; nothing for one that it could not have trained."""
+    """List what version 0.1.0 gave the same run; nothing for one that it could not have trained."""
     if _changed(config).keys() - set(_FIELDS):
         return []
     decides = _named_at_first(config)

@@ -1,4 +1,4 @@
-"""What is in a run folder, and where two differ, as text."""
+"""Descriptions of a run folder, and of how two differ, as text."""
 
 import dataclasses
 import hashlib
@@ -19,16 +19,16 @@ __all__ = ["compare_runs", "describe_run"]
 
 
 def describe_run(folder: Path) -> str:
-    """Configuration, parameter table and checkpoints of a run; every checkpoint is read whole."""
+    """Describe configuration, parameters and checkpoints of a run, reading each checkpoint."""
     run = Run.open(folder)
     lines = [f"{name} = {value!r}" for name, value in _fields(run.config).items()]
     lines += [f"corpus fingerprint = {run.corpus_fingerprint}", ""]
-    lines += [*_table(_parameters(run)), "", *_soundness(run)]
+    lines += [*_table(_parameters(run)), "", *_checkpoint_health(run)]
     return "\n".join(lines)
 
 
 def compare_runs(folder: Path, other: Path) -> str:
-    """Fields and parameters by which two runs differ, a line each."""
+    """List the fields and parameters by which two runs differ, one per line."""
     runs = [Run.open(path) for path in (folder, other)]
     sides = []
     for run in runs:
@@ -70,7 +70,7 @@ def _table(parameters: list[tuple[str, tuple[int, ...]]]) -> list[str]:
     return [f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in rows]
 
 
-def _soundness(run: Run) -> list[str]:
+def _checkpoint_health(run: Run) -> list[str]:
     """A line for each checkpoint."""
     state = single_device_template(run.step_functions().shapes())
     items, averaged = state_to_items(state), prediction_items(state)
@@ -105,5 +105,5 @@ def _soundness(run: Run) -> list[str]:
             if (patience := meta.get("patience")) and has_ended(patience):
                 count = patience["evaluations_without_gain"]
                 notes.append(f"ended after {count} evaluations without a gain")
-            lines.append(f"{name}/{step}: {', '.join(['sound', *notes, *scores])}")
+            lines.append(f"{name}/{step}: {', '.join(['intact', *notes, *scores])}")
     return lines or ["no checkpoint yet"]

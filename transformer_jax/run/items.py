@@ -16,11 +16,12 @@ def prediction_items(state: TrainState) -> dict[str, Any]:
 
 
 def variables_of(items: dict[str, Any]) -> dict[str, Any]:
+    """Turn the items of a checkpoint into Flax's variables."""
     return {"params": items["params"], **items.get("collections", {})}
 
 
 def state_to_items(state: TrainState) -> dict[str, Any]:
-    """A state as the trees of a checkpoint; parameters stand alone so they load alone."""
+    """Turn a state into the trees of a checkpoint; parameters stand alone so they load alone."""
     optimizer = {name: getattr(state, name) for name in ("step", "opt_state", *_COUNTERS)}
     items = {**prediction_items(state), "optimizer": optimizer}
     return items if state.ema is None else {**items, "ema": state.ema}

@@ -20,9 +20,18 @@ PROBE = ".transformer_jax-probe"  # no name that anybody else would give
 
 
 def rehearse(run: Run, state: TrainState, validation: Validation | None) -> str:
-    """Save and read back a small checkpoint, look for room on the disk, score one batch.
+    """Save and read back a small checkpoint, look for room on the disk, and score one batch.
 
-    Returns what was proved, in a line; UserError for what would have ended the run later.
+    Args:
+        run: The run.
+        state: Its initial state.
+        validation: Its validation text, if it has one.
+
+    Returns:
+        A line that says what was tried.
+
+    Raises:
+        UserError: Something would have ended the run later.
     """
     start = time.perf_counter()
     proved = [_save_and_restore(run, state)]

@@ -1,4 +1,4 @@
-"""A run folder opened for training, a new one or one that goes on, and the state it starts with."""
+"""A run folder opened for training, new or resumed, and the state that training starts with."""
 
 import logging
 import shutil
@@ -38,7 +38,19 @@ def open_or_create_run(
     layout: Layout,
     optimizer: MakeOptimizer,
 ) -> Run:
-    """The run in `folder`, or a new one; `train` says what the options mean."""
+    """Open the run in `folder` for training, or create it.
+
+    Args:
+        config: What to train.
+        folder: The run folder.
+        init_from: Another run to start a new one from.
+        fit_memory: Whether to divide each update of a new run into batches that the device holds.
+        layout: The devices.
+        optimizer: Makes the optimizer.
+
+    Raises:
+        UserError: The run cannot be created or resumed with this configuration; nothing is written.
+    """
     config = replace(config, data=_absolute(config.data))
     if (store := config.train.checkpoint_dir) is not None and "://" not in store:
         train = replace(config.train, checkpoint_dir=str(Path(store).absolute()))
@@ -53,12 +65,12 @@ def open_or_create_run(
     if run is None or (_never_saved(run, config) and _differs(run, config)):
         return create_run(config, folder, init_from, fit_memory, layout, optimizer)
     if init_from is not None:
-        log.info("%s exists and goes on from its own checkpoints, not %s", folder, init_from)
+        log.info("%s exists and resumes from its own checkpoints, not %s", folder, init_from)
     return _resume_run(config, run, fit_memory)
 
 
 def _absolute(data: DataConfig) -> DataConfig:
-    """Paths that hold from any working folder."""
+    """Make the paths of a configuration absolute, so that they hold from any working folder."""
 
     def path(given: str) -> str:
         return str(Path(given).absolute())
@@ -87,7 +99,7 @@ def _differs(run: Run, config: RunConfig) -> bool:
 
 
 def _never_saved(run: Run, config: RunConfig) -> bool:
-    """Whether a run has no checkpoint, here or where it would go on: it may still become another.
+    """Whether a run has no checkpoint, here or where it would be resumed: it may still change.
 
     False where that cannot be seen.
     """
@@ -103,7 +115,7 @@ def _never_saved(run: Run, config: RunConfig) -> bool:
 
 
 def _resume_run(config: RunConfig, run: Run, fit_memory: bool) -> Run:
-    """A run with the run fields of `config`; nothing is written if refused."""
+    """Give a run the fields of `config` that may change; nothing is written if it is refused."""
     data, folder = config.data, run.folder
     prepared = replace(run, config=config).prepared
     manifest = Manifest.read(prepared)
@@ -158,20 +170,20 @@ def _resume_run(config: RunConfig, run: Run, fit_memory: bool) -> Run:
 
 
 def _asks_for(model: ModelConfig, manifest: Manifest) -> bool:
-    """Whether a model asks for vocabularies as large as those asked for when text was prepared."""
+    """Whether a model asks for vocabularies of the sizes asked for when text was prepared."""
     target = None if manifest.pairing.joint else model.target_vocab_size or model.vocab_size
     return (model.vocab_size, target) == (manifest.vocab_size, manifest.target_vocab_size)
 
 
 def _check_not_ended(run: Run, train: TrainConfig) -> None:
-    """RunError for a run that has ended by the patience that is asked for again."""
+    """Raise RunError for a run that has ended by the patience that is asked for again."""
     if train.patience is None or not (run.checkpoint_root / CHECKPOINTS).is_dir():
         return
     try:
         checkpoints = run.checkpoints(read_only=True)
         newest = [(step, checkpoints.metadata(step)) for step in checkpoints.steps()[-1:]]
     except DamagedCheckpoint:
-        return  # the run goes on from an older one
+        return  # the run resumes from an older one
     for step, meta in newest:
         patience = Patience.of(train, run.task.metrics, meta)
         # A job that was killed before it had taken the average still takes it.
@@ -179,8 +191,8 @@ def _check_not_ended(run: Run, train: TrainConfig) -> None:
             count = patience.evaluations_without_gain
             raise RunError(
                 f"{run.folder} ended at step {step}: {count} evaluations in a row had no gain in "
-                f"{train.best_metric}; to go on give another --patience than {train.patience}, or "
-                "None"
+                f"{train.best_metric}; to resume, give another --patience than "
+                f"{train.patience}, or None"
             )
 
 
@@ -191,7 +203,21 @@ def restore_or_init(
     init: Callable[[jax.Array], TrainState],
     init_from: Path | None,
 ) -> tuple[TrainState, dict[str, Any]]:
-    """The newest sound checkpoint with its metadata, or a new state without, as `template`."""
+    """Restore the newest intact checkpoint, or make a new state.
+
+    Args:
+        run: The run.
+        checkpoints: Its checkpoints; damaged ones are moved away.
+        template: Shapes and shardings of the state.
+        init: rng -> a new state.
+        init_from: Another run to take the parameters of a new state from.
+
+    Returns:
+        The state, and the metadata of its checkpoint ({} for a new state).
+
+    Raises:
+        RunError: A checkpoint belongs to another run, or none is intact.
+    """
     reason = ""
     for step in reversed(checkpoints.steps()):
         try:
@@ -209,8 +235,8 @@ def restore_or_init(
         return state_from_items(items), meta
     if checkpoints.steps():
         raise RunError(
-            f"{run.folder} has no sound checkpoint to go on from: {reason} (a run that was trained "
-            "with an optimizer of one's own goes on with the same)"
+            f"{run.folder} has no intact checkpoint to resume from: {reason} (a run that was "
+            "trained with an optimizer of your own needs the same one)"
         )
     places = jax.tree.map(lambda leaf: leaf.sharding, template)
     state = jax.jit(init, out_shardings=places)(seed_key(run.config.train.seed))
@@ -225,5 +251,5 @@ def restore_or_init(
 
 
 def template_of(template: TrainState) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """What gives the named trees of a state the shapes and places that they have in `template`."""
+    """Give what turns named trees of a state into their shapes and shardings in `template`."""
     return lambda items: {name: getattr(template, name) for name in items}

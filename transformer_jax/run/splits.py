@@ -14,7 +14,14 @@ __all__ = ["dataset_splits"]
 
 
 def dataset_splits(run_dir: Path) -> "dict[str, DatasetSplit]":
-    """Split -> its text, of the dataset that a run was trained on."""
+    """Load the splits of the dataset that a run was trained on.
+
+    Returns:
+        Split -> its text.
+
+    Raises:
+        UserError: The run was trained on files, or the dataset is not the same any more.
+    """
     run = Run.open(run_dir)
     data = run.config.data
     if data.dataset is None:

@@ -120,7 +120,7 @@ def train(
 def _resume_hint(folder):
     if is_multi_process():
         return RESTART
-    return f"go on with: transformer-jax train --run-dir {shlex.quote(str(folder))}"
+    return f"resume with: transformer-jax train --run-dir {shlex.quote(str(folder))}"
 
 
 def _train(run, layout, init_from, profile, progress, on_record, optimizer):
@@ -209,7 +209,7 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
             if not restored:
                 writer.print_line(rehearse(run, state, validation))
                 if init_from is not None:
-                    # So that a run killed before its first checkpoint goes on from these.
+                    # So that a run killed before its first checkpoint resumes from these.
                     checkpoints.save(
                         0, state_to_items(state), _metadata(run, None, ""), unscheduled=True
                     )

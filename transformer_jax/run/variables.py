@@ -57,7 +57,7 @@ def load_variables(
             f"{run.folder} has no checkpoint {checkpoint!r}; it has averaged, best, last, "
             f"{', '.join(map(str, steps))}"
         )
-    step, items = _newest_sound(run, checkpoints, wanted, template)
+    step, items = _newest_intact(run, checkpoints, wanted, template)
     return variables_of(items), f"step {step}"
 
 
@@ -69,7 +69,7 @@ def _averaged(run, template, steps):
         try:
             items, meta = averaged.restore(step, template)
             if steps and meta.get("newest_step", step) < steps[-1]:
-                log.warning("training went on after the average at step %d was taken", step)
+                log.warning("training continued after the average at step %d was taken", step)
                 return None
             return variables_of(items), f"averaged at step {step}"
         except DamagedCheckpoint as error:
@@ -77,17 +77,26 @@ def _averaged(run, template, steps):
     return None
 
 
-def _newest_sound(run, checkpoints, steps, template):
+def _newest_intact(run, checkpoints, steps, template):
     for step in steps:
         try:
             return step, restore_evaluated(checkpoints, step, template)
         except DamagedCheckpoint as error:
             log.warning("%s; trying an older one", error)
-    raise RunError(f"{run.folder} has no sound checkpoint")
+    raise RunError(f"{run.folder} has no intact checkpoint")
 
 
 def restore_evaluated(checkpoints, step, template):
-    """Items of a checkpoint to predict with, the moving average for parameters if it has one."""
+    """Restore what a checkpoint predicts with.
+
+    Args:
+        checkpoints: The checkpoints.
+        step: Number of one of them.
+        template: Shapes and shardings of its trees.
+
+    Returns:
+        The trees by name, with the moving average for parameters if there is one.
+    """
     wanted = dict(template)
     if has_ema := "ema" in checkpoints.metadata(step)["fingerprints"]:
         wanted["ema"] = wanted.pop("params")

@@ -1,4 +1,4 @@
-"""Proof that a killed job goes on exactly: the same training twice, once with kills."""
+"""Proof that a killed job resumes exactly: the same training twice, once with kills."""
 
 import contextlib
 import hashlib
@@ -57,7 +57,9 @@ class ResumeReport:
             rows.append((name, left, right, "equal" if left == right else "DIFFERENT"))
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = ["  ".join(f"{c:{w}}" for c, w in zip(row, widths)).rstrip() for row in rows]
-        verdict = "killed jobs go on exactly" if self.passed else "killed jobs DO NOT go on exactly"
+        verdict = (
+            "killed jobs resume exactly" if self.passed else "killed jobs DO NOT resume exactly"
+        )
         return "\n".join([*lines, verdict])
 
 

@@ -212,7 +212,7 @@ class _Board:
         self._records = RecordWriter(str(folder / f"events.out.tfevents.{time.time_ns()}"))
         self._ended = False
         self._write(file_version="brain.Event:2")
-        if first_step:  # hides what was written after the step that the run goes on from
+        if first_step:  # hides what was written after the step that the run resumes from
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             self._write(step=first_step + 1, session_log=start)
 

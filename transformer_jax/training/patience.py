@@ -31,7 +31,7 @@ class Patience:
     def of(
         cls, train: TrainConfig, metrics: Mapping[str, bool], before: Mapping[str, Any]
     ) -> "Patience":
-        """That of a run that goes on from a checkpoint with the metadata `before`.
+        """That of a run that is resumed from a checkpoint with the metadata `before`.
 
         Another limit or metric counts anew. `metrics` are those of the task.
         """
@@ -89,8 +89,8 @@ def check_record(record: Any) -> None:
         "evaluations_without_gain": (int,),
         "best": (int, float, type(None)),
     }
-    sound = isinstance(record, dict) and all(
+    intact = isinstance(record, dict) and all(
         isinstance(record.get(name, ...), kind) for name, kind in kinds.items()
     )
-    if not sound:
+    if not intact:
         raise ValueError(f"its patience is {record!r:.80}")
