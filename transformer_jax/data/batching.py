@@ -35,7 +35,7 @@ GRID = 64
 
 
 class BatchShape(NamedTuple):
-    """Sentences in a batch and slots a side."""
+    """Sentences in a batch, and tokens per side of each."""
 
     rows: int
     source: int
@@ -73,11 +73,21 @@ def extend_order_digest(order: str, batches: Iterable[np.ndarray]) -> str:
 def choose_shapes(
     source_lengths: np.ndarray, target_lengths: np.ndarray, batch_tokens: int, max_batch_shapes: int
 ) -> list[BatchShape]:
-    """At most so many shapes that waste little padding when each pair takes the smallest.
+    """Choose shapes of batches that waste little padding when each pair takes the smallest that
+    fits.
 
-    Starts from the rectangle that holds everything, adds the one that saves most until the
+    It starts from the rectangle that holds everything, adds the one that saves most until the
     number is reached, then moves one at a time until none moves. Rows fill `batch_tokens` on the
     longer side, rounded down to a multiple of 8 for the devices that will share them.
+
+    Args:
+        source_lengths: Tokens of each source, EOS included.
+        target_lengths: Tokens of each target, EOS included.
+        batch_tokens: Tokens per side of a batch, padding included.
+        max_batch_shapes: Most shapes.
+
+    Returns:
+        The shapes, smallest first.
 
     >>> lengths = np.array([4] * 90 + [10] * 10)
     >>> choose_shapes(lengths, lengths, 80, 2)
@@ -132,7 +142,8 @@ def choose_shapes(
 
 
 def _quantile_grid(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(at most GRID lengths, the last of them the longest; index of the one each length fits)."""
+    """Return at most GRID lengths, the last of them the longest, and the index that fits each
+    length."""
     values = np.unique(lengths)
     if len(values) > GRID:
         ranks = np.linspace(0, len(lengths) - 1, GRID).astype(int)
@@ -141,7 +152,7 @@ def _quantile_grid(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Batches:
-    """The batches of a corpus: `batch(n)` for training, `once()` to visit every pair once."""
+    """The batches of a corpus: `batch(n)` for training, `one_epoch()` to visit each pair once."""
 
     def __init__(
         self,
@@ -152,12 +163,17 @@ class Batches:
         ignored: int = PAD_ID,
         corrupt: Corrupt | None = None,
     ):
-        """`select_local` gives those of a batch's sentences to assemble here, -1 for empty rows.
+        """Choose the shapes of batches.
 
-        ignored  stands in the target after its end
-        corrupt  (batch, draw) -> the batch that training reads in place of that of the text, whose
-                 rows depend each on itself and its own numbers; draw(n) [B, n] are uint64 that
-                 depend on the seed, the sentence, how often it was seen before, and the call
+        Args:
+            corpus: The prepared text.
+            config: Sizes of the batches.
+            seed: Decides the order of sentences and batches.
+            select_local: Gives those of a batch's sentences to assemble here, -1 for empty rows.
+            ignored: What stands in the target after its end.
+            corrupt: (batch, draw) -> the batch that training reads in place of that of the text.
+                Each of its rows depends on itself and its own numbers: draw(n) [B, n] are uint64
+                that depend on the seed, the sentence, how often it was seen before, and the call.
         """
         self._corpus, self._select_local = corpus, select_local
         self._ignored, self._corrupt = ignored, corrupt
@@ -175,7 +191,10 @@ class Batches:
         self._plan = functools.lru_cache(maxsize=2)(self._epoch_plan)
 
     def _random(self, purpose: str, number: int | str, size: int) -> np.ndarray:
-        """`size` 64-bit numbers. Philox's raw stream is the same in every version of NumPy."""
+        """Draw `size` 64-bit numbers for a purpose.
+
+        Philox's raw stream is the same in every version of NumPy.
+        """
         digest = hashlib.sha256(f"{self._key} {purpose} {number}".encode()).digest()
         key = np.frombuffer(digest[:16], np.uint64)
         return np.random.Philox(key=key).random_raw(size)
@@ -185,15 +204,15 @@ class Batches:
         return [m[np.argsort(numbers[m], kind="stable")] for m in self._members]
 
     def batches_before(self, epoch: int) -> int:
-        """Batches completed in epochs 0 to epoch - 1.
+        """Count the batches completed in epochs 0 to epoch - 1.
 
-        Sentences left over when an epoch ends open the next epoch's batch of their shape, so
-        every batch is full and over time every sentence is seen equally often.
+        Sentences left over when an epoch ends open the next epoch's batch of their shape, so every
+        batch is full and over time every sentence is seen equally often.
         """
         return sum(epoch * len(m) // s.rows for m, s in zip(self._members, self.shapes))
 
     def epoch_of(self, n: int) -> int:
-        """The epoch in which batch n is completed."""
+        """Return the epoch in which batch n is completed."""
         low, high = 0, 1
         while self.batches_before(high) <= n:
             low, high = high, high * 2
@@ -203,7 +222,7 @@ class Batches:
         return low
 
     def _epoch_plan(self, epoch: int) -> list[tuple[int, int]]:
-        """(shape, number of the batch within its shape) in the order of this epoch."""
+        """List (shape, number of the batch within its shape) in the order of this epoch."""
         finished = []
         for k, (members, shape) in enumerate(zip(self._members, self.shapes)):
             first, end = (e * len(members) // shape.rows for e in (epoch, epoch + 1))
@@ -212,7 +231,11 @@ class Batches:
         return [finished[i] for i in order]
 
     def shape_and_indices(self, n: int) -> tuple[int, np.ndarray, np.ndarray]:
-        """(shape, sentence numbers, how often each was seen before) of training batch n."""
+        """Plan training batch n.
+
+        Returns:
+            Index of its shape, indices of its sentences, and how often each was seen before.
+        """
         epoch = self.epoch_of(n)
         k, j = self._plan(epoch)[n - self.batches_before(epoch)]
         members = len(self._members[k])
@@ -225,11 +248,11 @@ class Batches:
         return k, np.concatenate(parts), passes
 
     def batch(self, n: int) -> Batch:
-        """Training batch n."""
+        """Assemble training batch n."""
         return self.assemble(*self.shape_and_indices(n))
 
     def one_epoch(self) -> Iterator[Batch]:
-        """Every pair exactly once; the last batch of a shape is filled up with empty rows."""
+        """Visit every pair exactly once; the last batch of a shape is filled with empty rows."""
         for k, members in enumerate(self._members):
             rows = self.shapes[k].rows
             for first in range(0, len(members), rows):
@@ -238,9 +261,13 @@ class Batches:
                 yield self.assemble(k, padded)
 
     def assemble(self, k: int, indices: np.ndarray, passes: np.ndarray | None = None) -> Batch:
-        """The batch of shape k that this process reads of these sentences.
+        """Assemble the part of a batch that this process reads.
 
-        It is corrupted where `passes` says how often each sentence was read before.
+        Args:
+            k: Index of the shape.
+            indices: Indices of the batch's sentences.
+            passes: How often each was seen before; the batch is then corrupted where the task asks
+                for it. None leaves it as it is.
         """
         shape, indices = self.shapes[k], self._select_local(indices)
         batch = Batch(
@@ -261,7 +288,7 @@ class Batches:
         return self._corrupt(batch, draw)
 
     def padding_fraction(self) -> float:
-        """1 - tokens (EOS included) / slots, both sides, per epoch."""
+        """Compute 1 - tokens (EOS included) / slots, of both sides and a whole epoch."""
         lengths = self._corpus.source.lengths + self._corpus.target.lengths
         slots = sum(len(m) * (s.source + s.target) for m, s in zip(self._members, self.shapes))
         return 1 - int(lengths.sum()) / slots
@@ -269,9 +296,10 @@ class Batches:
 
 @dataclass
 class Prefetch:
-    """Calls make(first), make(first + 1), ... ahead of use in a thread; iterate and `close`.
+    """Calls make(first), make(first + 1), ... ahead of use in a thread; iterate over it and
+    `close` it.
 
-    `waited` counts the seconds for which the consumer stood still.
+    `waited` counts the seconds for which the consumer had to wait.
     """
 
     make: Callable[[int], object]

@@ -1,8 +1,8 @@
 """A parallel corpus tokenised once into memory-mapped arrays; training reads only these.
 
 Folder: source.tokens.npy, source.sentence_ends.npy, the same for target, corpus.json and the
-vocabularies.
-Sentence i of a side is tokens[ends[i - 1] : ends[i]], EOS included where its task has one.
+vocabularies. Sentence i of a side is tokens[ends[i - 1] : ends[i]], EOS included where its task has
+one.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ class CorpusError(UserError):
 
 @dataclass(frozen=True)
 class TokenArray:
-    """One language of a corpus, memory-mapped: token ids of all sentences, and where each ends."""
+    """One side of a corpus, memory-mapped: token ids of all sentences, and where each ends."""
 
     tokens: np.ndarray
     ends: np.ndarray
@@ -52,8 +52,16 @@ class TokenArray:
         return np.diff(self.ends, prepend=0)
 
     def rows(self, indices: np.ndarray, length: int, fill: int = PAD_ID) -> np.ndarray:
-        """Sentences as an int32 array [len(indices), length], `fill` after their end; index -1 is
-        empty."""
+        """Gather sentences as rows of one length.
+
+        Args:
+            indices: Indices of the sentences; -1 is an empty row.
+            length: Tokens of a row.
+            fill: What follows the end of a sentence.
+
+        Returns:
+            int32 [len(indices), length].
+        """
         there = np.maximum(indices, 0)
         ends = np.where(indices < 0, 0, self.ends[there])
         starts = np.where(indices <= 0, 0, self.ends[there - 1])
@@ -68,8 +76,9 @@ class TokenArray:
 class Lines:
     """What the source lines of a corpus are like, and with them those that a model can translate.
 
-    sentences_per_line  the 99th percentile; None where nobody counted
-    max_tokens          of the longest, EOS included; 0 where no source is read
+    Attributes:
+        sentences_per_line: The 99th percentile; None where nobody counted.
+        max_tokens: Tokens of the longest, EOS included; 0 where no source is read.
     """
 
     sentences_per_line: int | None
@@ -81,7 +90,7 @@ class Lines:
             raise ValueError(f"no text has lines of {count} sentences, {self.max_tokens} tokens")
 
     def merged(self, other: "Lines | None") -> "Lines":
-        """Of two texts: what a model trained on both can translate."""
+        """Combine two texts: what a model trained on both can translate."""
         if other is None:
             return self
         both = (self, other)
@@ -91,10 +100,10 @@ class Lines:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Token arrays of both sides, their vocabularies, and what was left out when preparing.
+    """Token arrays of both sides, their vocabularies, and what was filtered out when preparing.
 
     `sentences_per_line` and `direction` are None where the corpus was prepared before they were
-    recorded, or where nobody could tell.
+    recorded, or where they could not be known.
     """
 
     folder: Path
@@ -108,7 +117,7 @@ class Corpus:
 
     @property
     def lines(self) -> Lines:
-        """Of the source."""
+        """What the source lines are like."""
         return Lines(self.sentences_per_line, int(self.source.lengths.max()))
 
     def __len__(self) -> int:
@@ -116,7 +125,11 @@ class Corpus:
 
     @classmethod
     def open(cls, folder: Path) -> "Corpus":
-        """Map a prepared folder; nothing is read into memory."""
+        """Map a prepared folder; nothing is read into memory.
+
+        Raises:
+            CorpusError: It holds no prepared corpus of a format that this version reads.
+        """
         path = folder / "corpus.json"
         try:
             meta = json.loads(path.read_text(encoding="utf-8"))
@@ -150,7 +163,11 @@ class Corpus:
         return cls(folder, source, target, both, fingerprint, filtered_pairs, count, direction)
 
     def verify(self) -> None:
-        """Read the arrays through once; raise CorpusError where they are not those written."""
+        """Read the arrays once and compare their fingerprint.
+
+        Raises:
+            CorpusError: They are not those that were written.
+        """
         if _fingerprint((self.source, self.target), self.vocabularies) != self.fingerprint:
             raise CorpusError(
                 f"{self.folder} is damaged: its arrays or its vocabularies are not those that were "
@@ -177,12 +194,24 @@ def write_corpus(
 ) -> Corpus:
     """Tokenise line pairs into `folder`, which appears whole or not at all.
 
-    Pairs with an empty side that is read, or with more than `max_length` tokens a side (EOS
-    included), are left out and counted; a side that shows nothing is empty. Without `max_length`
-    every pair is kept, empty ones too. A single vocabulary is that of both sides; `pairing` is the
-    task's, and CorpusError names a pair that is not aligned where it says so. The fingerprint is a
-    SHA-256 of the arrays and the vocabularies; `sentences_per_line` and `direction` are written
-    down beside it.
+    Pairs with an empty side that is read, or with more than `max_length` tokens on a side (EOS
+    included), are filtered out and counted; a side that shows nothing is empty. The fingerprint is
+    a SHA-256 of the arrays and the vocabularies.
+
+    Args:
+        folder: Folder to write.
+        pairs: Lines of source and target.
+        vocabularies: Those of both sides; a single one is that of both.
+        max_length: Most tokens of a side; None keeps every pair, empty ones too.
+        pairing: How the task turns a pair into rows.
+        sentences_per_line: Recorded beside the arrays.
+        direction: Languages, recorded beside the arrays.
+
+    Returns:
+        The corpus.
+
+    Raises:
+        CorpusError: No pair is left, or one is not aligned where the task needs it.
     """
     if not isinstance(vocabularies, Vocabularies):
         vocabularies = Vocabularies(vocabularies, vocabularies)
@@ -236,7 +265,7 @@ def write_corpus(
 
 
 def note_direction(folder: Path, direction: str) -> None:
-    """Write down the languages of a corpus that was prepared before they were told."""
+    """Record the languages of a corpus that was prepared before they were known."""
     meta = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
     if meta.get("direction") != direction:
         meta["direction"] = direction
@@ -247,7 +276,7 @@ def note_direction(folder: Path, direction: str) -> None:
 def _encoded(
     pairs: Iterable[tuple[str, str]], vocabularies: Vocabularies, pairing: Pairing
 ) -> Iterator[tuple[tuple[list[int], list[int]], tuple[list[int], list[int]]]]:
-    """(token ids, rows) of each pair, many pairs at a time."""
+    """Yield (token ids, rows) of each pair, encoding many pairs at a time."""
     pairs = iter(pairs)
     while chunk := list(itertools.islice(pairs, CHUNK)):
         sides = (["" if is_blank(line) else line for line in side] for side in zip(*chunk))

@@ -85,11 +85,19 @@ class DatasetSplit:
 def load_dataset(
     name: str, direction: str | None, data_dir: str | None, cache: Path
 ) -> dict[str, DatasetSplit]:
-    """Split -> its text, prepared under `cache` unless it is there already.
+    """Load a dataset, prepared under `cache` unless it is there already.
 
-    name       one of DATASETS; grammar takes a size, as in grammar/10k
-    direction  "en-de": source and target language
-    data_dir   the user's own files or archives; None generates or downloads
+    Args:
+        name: One of DATASETS; grammar takes a size, as in grammar/10k.
+        direction: Source and target language, as en-de.
+        data_dir: The user's own files or archives; None generates or downloads them.
+        cache: Folder to prepare it in.
+
+    Returns:
+        Split -> its text.
+
+    Raises:
+        DatasetError: The dataset is unknown, damaged, or cannot be prepared.
     """
     if direction is None:
         raise DatasetError(f"dataset {name} needs --direction SOURCE-TARGET, as en-de")

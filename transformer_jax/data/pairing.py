@@ -1,4 +1,4 @@
-"""How a pair of lines becomes a pair of rows of token ids."""
+"""How a task turns a pair of lines into a pair of rows of token ids."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ __all__ = ["Pairing"]
 
 @dataclass(frozen=True)
 class Pairing:
-    """The defaults are those of translation."""
+    """How a task turns a pair of lines into rows; the defaults are those of translation."""
 
     joint: bool = True
     """One vocabulary, learned from both sides, or one a side."""
@@ -29,7 +29,7 @@ class Pairing:
             raise ValueError("sides are aligned only where both are read and end alike")
 
     def source(self, ids: list[int]) -> list[int]:
-        """The row of a source, without padding.
+        """Make the row of a source, without padding.
 
         >>> Pairing().source([7]), Pairing(source_ends=False).source([7])
         ([7, 1], [7])
@@ -39,5 +39,5 @@ class Pairing:
         return [*ids, EOS_ID] if self.source_ends else ids
 
     def target(self, ids: list[int]) -> list[int]:
-        """The row of a target, without padding."""
+        """Make the row of a target, without padding."""
         return [*ids, EOS_ID] if self.target_ends else ids

@@ -1,4 +1,5 @@
-"""From text to a prepared corpus: vocabulary, token arrays, and what they were made from."""
+"""From text to a prepared corpus: vocabulary, token arrays, and a manifest of what they are made
+of."""
 
 import contextlib
 import dataclasses
@@ -36,7 +37,7 @@ VOCABULARY_PAIRS = 1_000_000
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a prepared folder was made from: the identity of each text, and the settings."""
+    """What a prepared folder was made of: the identity of each text, and the settings."""
 
     train: str
     validation: str | None
@@ -63,6 +64,16 @@ class Manifest:
         target_vocab_size: int | None,
         pairing: Pairing,
     ) -> "Manifest":
+        """Describe what is to be prepared.
+
+        Args:
+            texts: Training and validation text.
+            data: The settings.
+            vocab_size: As asked for.
+            given: Vocabularies that are used as they are.
+            target_vocab_size: As asked for.
+            pairing: The task's.
+        """
         train, validation = texts
         taken = b"".join(v.to_bytes() for v in (given or ())[: 1 if pairing.joint else 2])
         return cls(
@@ -78,7 +89,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest | None":
-        """The manifest in a folder; None where there is none or it is damaged."""
+        """Read the manifest of a folder; None where there is none or it is damaged."""
         try:
             return from_tree(cls, json.loads((folder / cls.FILE).read_text(encoding="utf-8")), "")
         except (OSError, ValueError, RecursionError, ConfigError, TypeError):
@@ -90,7 +101,8 @@ class Manifest:
 
     @property
     def name(self) -> str:
-        """A name for what was made, of all that is not at its default; equal for equal text."""
+        """A name for what is prepared, made of all that is not at its default; equal for equal
+        text."""
         changed = [
             f"{field.name}={getattr(self, field.name)!r}"
             for field in dataclasses.fields(self)
@@ -100,7 +112,7 @@ class Manifest:
         return hashlib.sha256(f"Receipt({', '.join(changed)})".encode()).hexdigest()[:16]
 
     def changed_file(self, data: DataConfig) -> str | None:
-        """A text file of `data` that is there but is not the one prepared."""
+        """Return a text file of `data` that exists but is not the one that was prepared."""
         for paths, prepared in ((data.train, self.train), (data.validation, self.validation)):
             for path, old in zip(paths or (), (prepared or "").split()):
                 if Path(path).is_file() and digest(path) != old:
@@ -122,13 +134,21 @@ def prepare(
 ) -> Path:
     """Train the vocabularies and tokenise the text into folder/train and folder/validation.
 
-    vocab_size         rows of the vocabulary, of the source's where the task has one a side
-    given              vocabularies that are used as they are
-    target_vocab_size  rows of the target's own, by default as many
-    pairing            the task's
+    What is there already from the same text with the same settings is left alone.
 
-    What is there already from the same text with the same settings is left alone; what is there
-    from others is an error.
+    Args:
+        data: The text and the settings.
+        vocab_size: Rows of the vocabulary, of the source's where the task has one a side.
+        folder: Folder to write.
+        given: Vocabularies that are used as they are.
+        target_vocab_size: Rows of the target's own vocabulary, by default as many.
+        pairing: How the task turns a pair into rows.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: The text cannot be used, or the folder holds other prepared text.
     """
     texts = _texts(data)
     with locked(folder):
@@ -146,10 +166,19 @@ def prepare_cached(
     target_vocab_size: int | None = None,
     pairing: Pairing = Pairing(),
 ) -> None:
-    """As `prepare` into a new folder, through the cache: equal text is prepared once for all runs.
+    """Prepare into a new folder through the cache, so that equal text is prepared once for all
+    runs.
 
-    Files are links to those of the cache where the file system allows, and copies where not, so
-    that either may be removed without the other.
+    Files are links to those of the cache where the file system allows, otherwise copies, so that
+    either may be removed without the other.
+
+    Args:
+        data: The text and the settings; the cache is that of `data.cache_dir`.
+        vocab_size: As in `prepare`.
+        folder: As in `prepare`.
+        given: As in `prepare`.
+        target_vocab_size: As in `prepare`.
+        pairing: As in `prepare`.
     """
     marks = (folder / Manifest.FILE, folder / TRAIN / "corpus.json")
     if folder.exists() and any(folder.iterdir()) and not any(mark.is_file() for mark in marks):
@@ -168,7 +197,7 @@ def prepare_cached(
 
 
 def cache_folder(given: str | None) -> Path:
-    """Where prepared data is kept: as given, else $TRANSFORMER_JAX_CACHE, else under ~/.cache."""
+    """Return where prepared data is kept: `given`, $TRANSFORMER_JAX_CACHE, or under ~/.cache."""
     given = given or os.environ.get("TRANSFORMER_JAX_CACHE")
     if given is None:
         try:
@@ -184,7 +213,7 @@ def cache_folder(given: str | None) -> Path:
 
 @contextlib.contextmanager
 def _explained(data: DataConfig) -> Iterator[None]:
-    """A cache that cannot be used is named, with the option for another one."""
+    """Name a cache that cannot be used, with the option for another one."""
     try:
         yield
     except OSError as error:
@@ -199,7 +228,7 @@ def _explained(data: DataConfig) -> Iterator[None]:
 
 
 def _texts(data: DataConfig) -> _Texts:
-    """(training text, validation text or None)."""
+    """Return (training text, validation text or None)."""
     if data.direction is not None and data.dataset in (None, "text"):  # others name their own
         check_direction(data.direction)
     if data.dataset is not None:
@@ -228,7 +257,10 @@ def _ensure(
     given: Vocabularies | None,
     data: DataConfig,
 ) -> None:
-    """Prepare into `folder` unless it is there; the manifest comes last: without one it is not."""
+    """Prepare into `folder` unless it is up to date.
+
+    The manifest is written last, so its absence marks an incomplete folder.
+    """
     found = Manifest.read(folder)
     parts = {TRAIN: texts[0], VALIDATION: texts[1]}
     if found == manifest and all(_is_intact(folder / p) for p, text in parts.items() if text):
@@ -284,7 +316,7 @@ def _ensure(
 
 
 def _train_vocabularies(manifest: Manifest, text: ParallelText, apart: int) -> Vocabularies:
-    """Those of a manifest, learned from every so many pairs of a text."""
+    """Train the vocabularies of a manifest from evenly spaced pairs of a text."""
 
     def trained(sides: tuple[int, ...], size: int) -> Vocabulary:
         # Evenly spaced pairs, because a vocabulary's trainer holds its lines in memory.
@@ -301,10 +333,14 @@ def _train_vocabularies(manifest: Manifest, text: ParallelText, apart: int) -> V
 
 
 def _survey(text: ParallelText, language: str | None, pairing: Pairing) -> tuple[int, int | None]:
-    """Pairs with text on the sides that are read, and sentences in a source line of them (99th
-    percentile).
+    """Count the pairs with text on the sides that are read, and the sentences in their source
+    lines.
 
-    Reading it all finds its faults before hours of work.
+    Reading everything finds its faults before hours of work.
+
+    Returns:
+        The number of pairs, and the 99th percentile of sentences in a line (None where sentencex
+        is not installed).
     """
     counts: Counter[int] = Counter()
     counting = find_spec("sentencex") is not None
@@ -318,7 +354,7 @@ def _survey(text: ParallelText, language: str | None, pairing: Pairing) -> tuple
 
 
 def percentile(counts: Counter[int], share: float) -> int:
-    """The smallest number that at least this share of what was counted does not exceed.
+    """Return the smallest number that at least this share of what was counted does not exceed.
 
     >>> percentile(Counter({1: 98, 2: 1, 7: 1}), 0.99)
     2

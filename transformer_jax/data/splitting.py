@@ -1,4 +1,4 @@
-"""Lines as a model can translate them: whole, sentence by sentence, or in pieces."""
+"""Splitting of lines into what a model can translate: whole, by sentences, or in pieces."""
 
 import logging
 from collections.abc import Sequence
@@ -18,13 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class LineSplitter:
-    """Cuts lines as `Translator.translations` says, and joins what their parts became.
-
-    max_length  tokens of a sentence, EOS included, that training took
-    lines       what the training text's lines are like, where that was written down
-    languages   of source and target, where they are known
-    pairing     the task's
-    """
+    """Splits lines as `Translator.translations` says, and joins the translations of their parts."""
 
     def __init__(
         self,
@@ -34,13 +28,31 @@ class LineSplitter:
         languages: tuple[str, str] | tuple[None, None],
         pairing: Pairing,
     ):
+        """Keep what decides how lines are split.
+
+        Args:
+            vocabulary: That of the source.
+            max_length: Most tokens of a sentence, EOS included, in training.
+            lines: What the training text's lines are like, where that is known.
+            languages: Those of source and target, where they are known.
+            pairing: How the task turns a pair into rows.
+        """
         self._vocabulary, self._max_length = vocabulary, max_length
         self._ends = pairing.source_ends
         self._lines, self._languages = lines, languages
         self._told = False
 
     def encode(self, line: str, number: int, how: Splitting) -> list[list[int]]:
-        """Token ids of a line, or of its parts; `number`, from 0, is for messages."""
+        """Encode a line, or its parts.
+
+        Args:
+            line: The line.
+            number: Number of the line, from 0, for messages.
+            how: auto, always or never.
+
+        Returns:
+            Token ids of each part.
+        """
         if is_blank(line):
             return []
         encode = self._vocabulary.encode
@@ -66,7 +78,7 @@ class LineSplitter:
         return found
 
     def _split(self, line: str, number: int, how: Splitting) -> list[str]:
-        """The sentences of a line where it is to be cut into them, else the line."""
+        """Return the sentences of a line where it is to be split into them, else the line."""
         usual = self._lines.sentences_per_line if self._lines is not None else None
         if how == "never" or (how == "auto" and usual is None):
             return [line]

@@ -134,10 +134,12 @@ def read_pairs(source: str | os.PathLike, target: str | os.PathLike) -> Iterator
 
 
 def read_table(path: str | os.PathLike, source: str, target: str) -> Iterator[tuple[str, str]]:
-    """Pairs of two columns of a file whose fields are separated by tabs.
+    """Read line pairs from two columns of a tab-separated file with a header.
 
-    Its first line names the columns, by their languages for one. Fields hold no quotes that mean
-    anything: a tab is always the end of one.
+    Args:
+        path: The file.
+        source: Name of the source's column.
+        target: Name of the target's column.
     """
     lines = read_lines(path)
     names = next(lines, "").split("\t")

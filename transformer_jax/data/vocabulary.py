@@ -141,7 +141,13 @@ class SentencePieceVocabulary:
 
     @classmethod
     def train(cls, lines: Iterable[str], vocab_size: int, kind: str) -> "SentencePieceVocabulary":
-        """Train `kind` ("bpe" or "unigram") on the lines; deterministic for given lines."""
+        """Train a SentencePiece model; deterministic for given lines.
+
+        Args:
+            lines: The text.
+            vocab_size: Pieces to learn.
+            kind: bpe or unigram.
+        """
         import sentencepiece
 
         model = io.BytesIO()
@@ -239,24 +245,31 @@ def _reason(message: str) -> str:
 
 
 def train_vocabulary(kind: str, lines: Iterable[str], vocab_size: int) -> Vocabulary:
-    """A vocabulary over all lines, of one of DataConfig.vocabulary's kinds."""
+    """Train a vocabulary of one of DataConfig.vocabulary's kinds.
+
+    Args:
+        kind: bpe, unigram or whitespace.
+        lines: The text of all sides that share it.
+        vocab_size: Most types.
+    """
     if kind == "whitespace":
         return WhitespaceVocabulary.train(lines, vocab_size)
     return SentencePieceVocabulary.train(lines, vocab_size, kind)
 
 
 class Vocabularies(NamedTuple):
-    """Of both sides; one that they share stands twice."""
+    """The vocabularies of source and target; one that they share stands twice."""
 
     source: Vocabulary
     target: Vocabulary
 
     @property
     def joint(self) -> bool:
+        """Whether both sides share one."""
         return self.source is self.target
 
     def __str__(self) -> str:
-        """How many types there are, of both sides or of each."""
+        """Show how many types there are, of both sides or of each."""
         return f"{len(self.source)}" if self.joint else " + ".join(str(len(v)) for v in self)
 
 
@@ -265,7 +278,7 @@ _TARGET = "target_vocabulary"
 
 
 def save_vocabularies(vocabularies: Vocabularies, folder: Path) -> None:
-    """The source's, or that of both, in the folder itself; the target's own one below it."""
+    """Write the source's, or that of both, to the folder, and the target's own one below it."""
     vocabularies.source.save(folder)
     if not vocabularies.joint:
         (folder / _TARGET).mkdir(exist_ok=True)
@@ -273,14 +286,14 @@ def save_vocabularies(vocabularies: Vocabularies, folder: Path) -> None:
 
 
 def load_vocabularies(folder: Path) -> Vocabularies:
-    """What `save_vocabularies` wrote to a folder."""
+    """Read what `save_vocabularies` wrote to a folder."""
     source = load_vocabulary(folder)
     own = (folder / _TARGET).is_dir()
     return Vocabularies(source, load_vocabulary(folder / _TARGET) if own else source)
 
 
 def load_vocabulary(folder: Path) -> Vocabulary:
-    """The vocabulary that `save` wrote to a folder."""
+    """Read the vocabulary that `save` wrote to a folder."""
     for kind in (SentencePieceVocabulary, WhitespaceVocabulary):
         if (folder / kind.FILE).is_file():
             return kind.load(folder)

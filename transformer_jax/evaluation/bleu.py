@@ -65,11 +65,23 @@ def sacrebleu_score(
     *,
     lowercase: bool = False,
 ) -> Score:
-    """sacreBLEU's "BLEU" (exponential smoothing), "chrF" or "TER" on raw text.
+    """Compute sacreBLEU's "BLEU" (exponential smoothing), "chrF" or "TER" on raw text.
 
-    BLEU cuts zh, ja and ko as sacreBLEU does, other languages by 13a; UserError where MeCab is
-    missing. TER cuts between the characters of zh and ja. `lowercase` is for BLEU and chrF; TER
-    never minds the case.
+    BLEU splits zh, ja and ko into words as sacreBLEU does, other languages by 13a. TER splits zh
+    and ja into characters, and always ignores case.
+
+    Args:
+        name: BLEU, chrF or TER.
+        hypotheses: Translations.
+        references: One reference for each.
+        language: Of the references, where it is known.
+        lowercase: Whether BLEU and chrF ignore case.
+
+    Returns:
+        The score with its signature.
+
+    Raises:
+        UserError: The tokenizer of the language is not installed.
 
     >>> sacrebleu_score("BLEU", ["A man rides a horse."], ["A man rides a horse."]).value
     100.00000000000004
@@ -97,9 +109,14 @@ def sacrebleu_score(
 def tokenized_bleu(
     hypotheses: Sequence[str], references: Sequence[str], *, lowercase: bool = False
 ) -> Score:
-    """BLEU on tokens separated by spaces already, as multi-bleu.perl counts (no smoothing).
+    """Compute BLEU on tokens that spaces separate already, as multi-bleu.perl does (no smoothing).
 
     Without smoothing a corpus without a matching 4-gram scores 0.
+
+    Args:
+        hypotheses: Translations.
+        references: One reference for each.
+        lowercase: Whether to ignore case.
 
     >>> tokenized_bleu(["a b c d e"], ["a b c d e f"]).value.__round__(2)
     81.87
@@ -137,7 +154,7 @@ def compound_split(tokenized: str) -> str:
 
 
 def paper_tokens(line: str, language: str, *, split: bool = True) -> str:
-    """A raw line as tensor2tensor scores it: punctuation, Moses tokens, split compounds."""
+    """Tokenise a raw line as tensor2tensor scores it: punctuation, Moses tokens, compounds."""
     line = _FULL_STOP.sub(". ", line)
     line = "".join(_PUNCTUATION.get(character, character) for character in line)
     tokens = _moses(language).tokenize(line, return_str=True, escape=True)
@@ -159,9 +176,14 @@ def paper_bleu(
     split: bool = True,
     lowercase: bool = False,
 ) -> Score:
-    """The paper's BLEU: tokenised, compounds split, cased; 0.7 to 1.0 above sacreBLEU's.
+    """Compute the paper's BLEU: tokenised, compounds split, cased; 0.7 to 1.0 above sacreBLEU's.
 
-    Without `split` it is the BLEU of Moses tokens.
+    Args:
+        hypotheses: Translations.
+        references: One reference for each.
+        language: Of the references, for the Moses tokenizer.
+        split: Whether to split compounds; without it this is the BLEU of Moses tokens.
+        lowercase: Whether to ignore case.
     """
     from importlib.metadata import version
 
@@ -177,7 +199,7 @@ def paper_bleu(
 
 
 def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
-    """Percent of translations that are their reference, character for character.
+    """Compute the percentage of translations equal to their reference, character for character.
 
     >>> exact_match(["a", "b"], ["a", "c"]).value
     50.0
@@ -190,8 +212,14 @@ def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
 def score_all(
     hypotheses: Sequence[str], references: Sequence[str], language: str | None
 ) -> list[Score]:
-    """BLEU, chrF and TER of raw text as far as they mean something in the language of the
-    references, and for German the paper's BLEU, where sacremoses is installed.
+    """Compute BLEU, chrF and TER of raw text, as far as they mean something in the language.
+
+    For German the paper's compound-split BLEU is added.
+
+    Args:
+        hypotheses: Translations.
+        references: One reference for each.
+        language: Of the references, where it is known.
 
     >>> [score.name for score in score_all(["x"], ["x"], "th")]
     ['chrF']
@@ -216,8 +244,14 @@ def score_all(
 def bleu_variants(
     hypotheses: Sequence[str], references: Sequence[str], language: str
 ) -> list[Score]:
-    """BLEU of raw text in each way that is called BLEU: sacreBLEU's, of Moses tokens, the paper's;
-    each cased and lower-cased.
+    """Compute everything that is called BLEU: sacreBLEU's, that of Moses tokens, and the paper's.
+
+    Each is given cased and uncased.
+
+    Args:
+        hypotheses: Translations.
+        references: One reference for each.
+        language: Of the references.
 
     >>> len(bleu_variants(["Ein Mann reitet."], ["Ein Mann reitet."], "de"))
     6
@@ -239,10 +273,17 @@ def default_score(
     references: Sequence[str],
     language: str | None,
 ) -> Score:
-    """The "BLEU" or "chrF" that suits a vocabulary's text.
+    """Compute the "BLEU" or "chrF" that suits a vocabulary's text.
 
-    Text of a whitespace vocabulary is tokenised already: it is joined where subword-nmt's "@@ "
-    cut it, and its BLEU is that of tokens. Other text is raw and gets sacreBLEU's.
+    Text of a whitespace vocabulary is tokenised already: subword-nmt's "@@ " is undone, and BLEU is
+    that of its tokens.
+
+    Args:
+        name: BLEU or chrF.
+        vocabulary: The target's vocabulary.
+        hypotheses: Translations.
+        references: One reference for each.
+        language: Of the references, where it is known.
     """
     if isinstance(vocabulary, WhitespaceVocabulary):
         hypotheses, references = (

@@ -60,9 +60,14 @@ def _characters(spelled: re.Match) -> str:
 
 
 def by_word(weights: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> np.ndarray:
-    """Weights [..., T, S] between pieces as [..., rows, columns] between words.
+    """Merge weights between pieces [..., T, S] into weights between words [..., rows, columns].
 
-    What a word gives is the mean over its pieces, what it gets the sum: rows still sum to 1.
+    What a word gives is the mean over its pieces, what it gets is the sum: rows still sum to 1.
+
+    Args:
+        weights: [..., T, S].
+        rows: The T pieces that attend.
+        columns: The S pieces attended to.
 
     >>> pieces = ["\u2581ba", "rn", "</s>"]
     >>> by_word(np.full((3, 3), 1 / 3), pieces, pieces).round(2).tolist()
@@ -81,7 +86,14 @@ def attention_map(
     title: str = "",
     marks: Iterable[tuple[int, int]] = (),
 ) -> Figure:
-    """A picture of weights [rows, columns]; `marks` are cells to put a frame around.
+    """Draw weights [rows, columns] as a map.
+
+    Args:
+        weights: [rows, columns].
+        rows: Labels of the rows.
+        columns: Labels of the columns.
+        title: Title of the figure.
+        marks: Cells (row, column) to put a frame around.
 
     >>> attention_map(np.eye(2), ["a", "b"], ["a", "b"], marks=[(0, 1)]).axes[0].get_xlabel()
     'attends to'
@@ -114,10 +126,15 @@ def attention_lines(
     title: str = "",
     names: Sequence[str] = (),
 ) -> Figure:
-    """Lines from words above to those they attend to, as in the paper's figures 3 to 5.
+    """Draw lines from words above to those they attend to, as in the paper's figures 3 to 5.
 
-    weights [N, rows, columns]: a colour for each of N heads, the stronger the larger the weight;
-    `names` tell which colour is whose.
+    Args:
+        weights: [N, rows, columns], a colour for each of N heads, the stronger the larger the
+            weight.
+        rows: Words above.
+        columns: Words below.
+        names: Name of each head's colour.
+        title: Title of the figure.
 
     >>> figure = attention_lines(np.eye(2)[None], ["a", "b"], ["a", "b"])
     >>> [line.get_alpha() for line in figure.axes[0].lines]
@@ -160,7 +177,12 @@ def _shortened(word: str) -> str:
 
 
 def check_head(weights: np.ndarray, layer: int, head: int | None) -> None:
-    """UserError unless weights [L, H, ...] have this layer and head, both from 1; None is no head.
+    """Raise UserError unless weights [L, H, ...] have this layer and head.
+
+    Args:
+        weights: [L, H, ...].
+        layer: From 1.
+        head: From 1; None is no single head.
 
     >>> check_head(np.zeros((2, 4, 3, 3)), layer=2, head=None)
     """
@@ -171,9 +193,14 @@ def check_head(weights: np.ndarray, layer: int, head: int | None) -> None:
 
 
 def draw_head(maps: AttentionMaps, part: str, layer: int, head: int | None = None) -> Figure:
-    """One head of one layer, both counted from 1, or the mean of all heads, between words.
+    """Draw one head of one layer, or the mean of all heads, between words.
 
-    part    "encoder", "decoder" (rows are what is written, columns what was read) or "cross"
+    Args:
+        maps: The weights of a sentence pair.
+        part: "encoder", "decoder" (rows are what is written, columns what has been read) or
+            "cross".
+        layer: From 1.
+        head: From 1; None is the mean of all heads.
     """
     weights = getattr(maps, part)
     check_head(weights, layer, head)
