@@ -10,10 +10,11 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc keep what is freed, for the next step; True where that can be asked.
+    """Have glibc keep freed memory for the next step; True where that is possible.
 
-    XLA on a CPU allocates and frees its buffers at every step. Given back to the system each time,
-    their pages are cleared again at every step: a third of the time of a small model.
+    XLA on a CPU allocates and frees its buffers at every step. If their pages are given back to the
+    system each time, they are cleared again at every step, which took a quarter of the demo's
+    training time.
     """
     if not sys.platform.startswith("linux"):
         return False

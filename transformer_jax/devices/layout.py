@@ -1,8 +1,8 @@
-"""Where arrays lie on many devices: a mesh, and what of a model lies where on it.
+"""Where arrays are stored on many devices: a mesh, and which part of each array a device holds.
 
-data    every device along it holds the same parameters and reads other sentences
-fsdp    the same, but parameters and optimizer state are cut along D and gathered for a step
-tensor  heads, the feed-forward layer's width and the vocabulary are cut; the sentences are the same
+data    devices along it hold the same parameters and read different sentences
+fsdp    they read different sentences too, and parameters and optimizer state are sharded along D
+tensor  heads, the feed-forward layer's width and the vocabulary are sharded; sentences are the same
 """
 
 import functools
@@ -46,11 +46,14 @@ class Layout:
         return ",".join(used) or "one device"
 
     def specs(self, tree, axes) -> Any:
-        """PartitionSpec of every leaf of parameters, gradients or a training state.
+        """Return the PartitionSpec of every leaf of parameters, gradients or a training state.
 
-        `axes` are the letters of its dimensions; one without any lies whole on every device. So
-        does a dimension whose size its mesh axis does not divide: only a vocabulary is ever such a
-        one (`make_layout` refuses others).
+        A leaf without logical axes is replicated. So is a dimension whose size its mesh axis does
+        not divide, which only happens to a vocabulary (`make_layout` refuses other sizes).
+
+        Args:
+            tree: Shapes.
+            axes: The logical axes of each leaf.
         """
 
         def spec(leaf, letters):
@@ -62,7 +65,7 @@ class Layout:
         return jax.tree.map(spec, tree, axes)
 
     def check_axes(self, params, axes) -> None:
-        """UserError for a parameter without letters where the mesh is to cut parameters."""
+        """Raise UserError for a parameter without logical axes where the mesh shards parameters."""
         if self.sizes["fsdp"] == self.sizes["tensor"] == 1:
             return
         leaves = jax.tree_util.tree_leaves_with_path(params)
@@ -78,11 +81,11 @@ class Layout:
         return axis is not None and self.sizes[axis] > 1 and size % self.sizes[axis] == 0
 
     def shardings(self, tree, axes) -> Any:
-        """`specs` on the mesh."""
+        """Return `specs` as shardings on the mesh."""
         return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), self.specs(tree, axes))
 
     def restore_template(self, tree, axes) -> Any:
-        """Shapes of a tree with the place of each leaf, as checkpoints are restored to."""
+        """Return the shapes of a tree with their shardings, as checkpoints are restored to."""
         return jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             tree,
@@ -90,9 +93,10 @@ class Layout:
         )
 
     def local_rows(self, indices: np.ndarray) -> np.ndarray:
-        """Those of a batch's sentences that this process reads; -1 are rows that fill it up.
+        """Choose those of a batch's sentences that this process reads.
 
-        Rows are filled up to a multiple of the parts that a batch is cut into.
+        The rows are filled up to a multiple of the number of parts that a batch is divided into; -1
+        marks rows that fill it up.
         """
         missing = -len(indices) % self.shards
         indices = np.pad(indices, (0, missing), constant_values=-1)
@@ -105,9 +109,14 @@ class Layout:
     def shard_map_rows(
         self, function: Callable, takes: tuple, gives: Any, axes: Iterable[str] = BATCH_AXES
     ) -> Callable:
-        """`function` of what each device holds; along other `axes` the compiler divides the work.
+        """Apply `jax.shard_map` along some mesh axes; along the others the compiler divides the
+        work.
 
-        What `takes` no axis arrives whole.
+        Args:
+            function: Of what each device holds.
+            takes: in_specs; what takes no axis arrives whole.
+            gives: out_specs.
+            axes: Mesh axes, by default those along which a batch is divided.
         """
         return jax.shard_map(
             function,
@@ -119,7 +128,7 @@ class Layout:
         )
 
     def shard_batch(self, batch: Any) -> Any:
-        """The rows of `local_rows` on their devices."""
+        """Put the rows of `local_rows` on their devices."""
         place = functools.partial(jax.make_array_from_process_local_data, self.row_sharding)
         return jax.tree.map(place, batch)
 
@@ -136,9 +145,10 @@ def _check_fit(model: ModelConfig, sizes: dict[str, int]) -> None:
 
 
 def make_layout(model: ModelConfig, train: TrainConfig) -> Layout:
-    """The layout that `train.parallel` and `train.mesh` ask for on the devices there are.
+    """Make the layout that `train.parallel` and `train.mesh` ask for on the devices there are.
 
-    UserError where they do not fit the devices or the model.
+    Raises:
+        UserError: It does not fit the devices or the model.
     """
     devices, processes = jax.devices(), jax.process_count()
     if train.parallel in ("jit", "pmap") and processes > 1:

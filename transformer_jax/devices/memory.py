@@ -9,7 +9,7 @@ __all__ = ["device_memory", "format_bytes"]
 
 
 def device_memory() -> int:
-    """Bytes of the first device; on a CPU those of the machine, or of its container."""
+    """Return the bytes of the first device; on a CPU, of the machine or its container."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"]
@@ -21,7 +21,8 @@ def device_memory() -> int:
 
 
 def format_bytes(size: float) -> str:
-    """
+    """Format a number of bytes as MB or GB.
+
     >>> format_bytes(1_500_000_000), format_bytes(42_000)
     ('1.50 GB', '0.04 MB')
     """

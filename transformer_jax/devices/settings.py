@@ -1,4 +1,4 @@
-"""Settings of JAX under which our own code and that of the libraries beneath it run."""
+"""JAX's default settings, under which our code and the libraries beneath it run."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ __all__ = ["usual_settings"]
 
 @contextlib.contextmanager
 def usual_settings() -> Iterator[None]:
-    """JAX's defaults within, whatever stricter ones the program around has; also a decorator.
+    """Restore JAX's defaults within this context, whatever stricter ones the program has set.
 
-    Optax adds numbers of two dtypes, and a key or a step number that goes to the device unasked is
-    meant; neither is a fault that the caller could mend.
+    Optax adds numbers of two dtypes, and keys and step numbers are transferred to the device
+    implicitly; the caller could repair neither. It is also a decorator.
     """
     with jax.numpy_dtype_promotion("standard"), jax.transfer_guard("allow"):
         yield

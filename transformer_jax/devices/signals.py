@@ -1,4 +1,4 @@
-"""Signals that ask a job to stop, noted until it has finished and saved its step."""
+"""Signals that ask a job to stop, recorded until it has finished and saved its step."""
 
 import contextlib
 import os
@@ -17,7 +17,8 @@ DOUBLE_SIGNAL_WINDOW = 1.0
 class Interrupted(BaseException):
     """A job that ended because a signal asked it to; the message says how to resume it.
 
-    No Exception: what catches those, to word them as damage, must let it through.
+    It derives from BaseException so that handlers that turn exceptions into "damaged checkpoint"
+    errors do not catch it.
     """
 
     def __init__(self, received: signal.Signals, message: str = ""):
@@ -28,12 +29,13 @@ class Interrupted(BaseException):
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[Callable[[], signal.Signals | None]]:
-    """Within, SIGINT, SIGTERM and SIGHUP are noted; the function tells which one came, or None.
+    """Record SIGINT, SIGTERM and SIGHUP within this context instead of acting on them.
 
-    SIGHUP, which a terminal sends that goes away, is left alone where it is ignored, as by nohup.
-    Schedulers and shells may send one twice. Who presses Ctrl-C once more, a second or more after
-    the first, does not want to wait: then it acts as it did before. Python lets only the main
-    thread take signals; in another one nothing is noted.
+    The function that it gives returns the first signal received, or None. SIGHUP, which a terminal
+    sends when it closes, is left alone where it is ignored, as by nohup. Schedulers and shells may
+    send a signal twice. A second Ctrl-C a second or more after the first restores the default
+    handler and interrupts at once. Python lets only the main thread receive signals; in another
+    thread nothing is recorded.
 
     >>> with deferred_signals() as received:
     ...     signal.raise_signal(signal.SIGTERM)
@@ -67,7 +69,7 @@ def deferred_signals() -> Iterator[Callable[[], signal.Signals | None]]:
 
 @contextlib.contextmanager
 def hang_up_as_terminate() -> Iterator[None]:
-    """Within, SIGHUP is passed on as SIGTERM, to what takes only that."""
+    """Pass SIGHUP on as SIGTERM within this context, to what handles only that."""
     numbers = _hang_up() if _in_main_thread() else []
     before = {n: signal.signal(n, lambda *_: os.kill(os.getpid(), signal.SIGTERM)) for n in numbers}
     try:
@@ -82,5 +84,5 @@ def _in_main_thread() -> bool:
 
 
 def _hang_up() -> list[signal.Signals]:
-    """SIGHUP, unless it is ignored, as by nohup."""
+    """Return SIGHUP, unless it is ignored, as by nohup."""
     return [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]

@@ -20,22 +20,35 @@ _ARRAY = re.compile(r"\b(pred|[a-z]+\d+)\[([\d,]*)\]")
 
 
 class Traffic(NamedTuple):
-    """Collectives of one kind along some axes of the mesh, of one device in one step."""
+    """Collectives of one kind along some axes of the mesh, of one device in one step.
+
+    Attributes:
+        calls: How many.
+        bytes: Bytes of the whole arrays that are gathered, reduced or scattered.
+    """
 
     calls: int
     bytes: int
     """Of the whole arrays that are gathered, reduced or scattered."""
 
     def sent(self, kind: str, devices: int) -> float:
-        """Bytes that a device sends where they go around in a ring."""
+        """Bytes that a device sends where the data travels around a ring."""
         return self.bytes * (devices - 1) / devices * (2 if kind == "all-reduce" else 1)
 
 
 def collective_traffic(compiled: Any, layout: Layout) -> dict[tuple[str, tuple[str, ...]], Traffic]:
-    """(kind, axes of the mesh) -> Traffic of a compiled step, as `runner.lower(shape).compile()`.
+    """Read the collectives of a compiled step from its HLO.
 
-    Of the HLO that the CPU's compiler writes; those of other devices start and end a collective
-    in two instructions: ValueError.
+    Args:
+        compiled: As from `runner.lower(shape).compile()`.
+        layout: The devices.
+
+    Returns:
+        (kind, axes of the mesh) -> Traffic.
+
+    Raises:
+        ValueError: The HLO starts and ends collectives in two instructions, as compilers for other
+            devices than CPUs do.
     """
     found: dict[tuple[str, tuple[str, ...]], list[int]] = defaultdict(list)
     for line in compiled.as_text().splitlines():

@@ -1,6 +1,6 @@
-"""What the dimensions of a parameter are: letters that stand beside it where it is made.
+"""Logical axes of parameters: letters that stand beside each parameter where it is made.
 
-D, F, H, K, V as in the glossary; HK and HDv are the heads side by side, P positions.
+D, F, H, K, V are those of the glossary; HK and HDv are the heads side by side, P positions.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,26 +19,29 @@ FLOAT32 = jnp.float32
 
 
 class Module(nn.Module):
-    """A Flax module whose `init` gives plain arrays; the letters are for `axes_of`."""
+    """A Flax module whose `init` returns plain arrays; the logical axes are for `axes_of`."""
 
     def init(self, *arguments, **options):
         return nn.unbox(super().init(*arguments, **options))
 
 
 def boxed_init(model: nn.Module, *inputs: Any) -> Callable[[jax.Array], Any]:
-    """rng -> variables of a model with the names of their dimensions, as `make_step` takes it."""
+    """Make rng -> variables boxed with their logical axes, as `make_step` takes it."""
     return lambda rng: nn.Module.init(model, rng, *inputs)
 
 
 def named(initialise: Callable, *letters: str) -> Callable:
-    """An initialiser of a parameter with the letters of its dimensions."""
+    """Give an initialiser the logical axes of its parameter, a letter per dimension."""
     return nn.with_logical_partitioning(initialise, letters)
 
 
 def axes_of(init: Callable[[jax.Array], Mapping[str, Any]]) -> Any:
-    """PartitionSpec of letters for every parameter that `init` makes; P() where none are named.
+    """Return the logical axes of every parameter that `init` makes, as PartitionSpecs.
 
-    ValueError for a parameter that has not as many dimensions as letters.
+    P() stands where a parameter has no names.
+
+    Raises:
+        ValueError: A parameter has not as many dimensions as letters.
 
     >>> init = lambda rng: {"params": {"w": nn.LogicallyPartitioned(jax.numpy.ones(3), ("D",))}}
     >>> tuple(axes_of(init)["w"])
@@ -58,12 +61,15 @@ def axes_of(init: Callable[[jax.Array], Mapping[str, Any]]) -> Any:
 
 
 def state_axes(state: Any, shapes: Any, axes: Any) -> Any:
-    """Letters of every leaf of a state that holds trees like the parameters' inside it.
+    """Return the logical axes of every leaf of a state that contains trees like the parameters'.
 
-    A leaf has those of the parameter whose path ends its own, where it has that one's shape, too;
-    others have none, as counters and the rows and columns of adafactor.
+    A leaf has the axes of the parameter whose path ends its own, where it also has that one's
+    shape; others have none, as counters and the rows and columns of adafactor.
 
-    shapes, axes  trees of the parameters
+    Args:
+        state: The state.
+        shapes: Tree of the parameters' shapes.
+        axes: Tree of the parameters' logical axes.
     """
     leaves = jax.tree_util.tree_leaves_with_path(shapes)
     known = {
@@ -83,5 +89,5 @@ def state_axes(state: Any, shapes: Any, axes: Any) -> Any:
 
 
 def _names(path) -> tuple[str, ...]:
-    """The names along the path of a leaf; those of its parameter are the last."""
+    """Return the names along the path of a leaf; those of its parameter are the last."""
     return tuple(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))

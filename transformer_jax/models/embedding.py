@@ -23,9 +23,10 @@ _TABLES = {
 
 
 class Embedding(DropoutModule):
-    """The tables of those `uses` that a model has, as `config.tied_embeddings` shares them.
+    """The embedding tables of those `uses` that a model has, shared as `config.tied_embeddings`
+    says.
 
-    Positions are added, and dropout follows, here and nowhere else.
+    Positions are added, and dropout is applied, here and nowhere else.
     """
 
     uses: tuple[str, ...] = ("source", "target", "output")

@@ -1,7 +1,7 @@
 """Architectures by name: what differs between them, asked for in one place.
 
-A family's model is a Flax module with its ModelConfig as `config`, whose parameters' dimensions
-have names (`models.dimensions`), and with
+A family's model is a Flax module with its ModelConfig as `config`, whose parameters have logical
+axes (`models.dimensions`), and with
 
     __call__(source [B, S], target [B, T], rows=None) -> logits [B, T, V]
     features(source, target, rows=None) -> [B, T, D]   and   project(features) -> logits
@@ -11,8 +11,9 @@ and, where a search is to write the target,
     init_cache(source, rows_per_sentence, max_length) -> cache, a NamedTuple
     decode_step(cache, tokens [N]) -> (cache, logits [N, V])
 
-of whose cache `history` has a row for each of N = B * rows_per_sentence hypotheses. `FAMILIES` is
-open: put another one in under its name, which is what `ModelConfig.architecture` says.
+The field `history` of the cache has a row for each of N = B * rows_per_sentence hypotheses.
+`FAMILIES` is open: put another family in under its name, which is what
+`ModelConfig.architecture` says.
 """
 
 from collections.abc import Mapping
@@ -29,43 +30,50 @@ __all__ = ["FAMILIES", "Family", "build_model", "family_of"]
 
 
 class Family(Protocol):
-    """What the rest asks of an architecture; a subclass says what differs from this."""
+    """What the rest of the package asks of an architecture; a subclass says what differs."""
 
     divisible: ClassVar[Mapping[str, tuple[str, ...]]] = {"fsdp": ("d_model",)}
     """Axis of a mesh -> fields that its number of devices must divide."""
 
     def build(self, config: ModelConfig) -> nn.Module:
-        """The model."""
+        """Build the model."""
         ...
 
     def check(self, config: ModelConfig) -> None:
-        """UserError for values that this architecture cannot have."""
+        """Raise UserError for values that this architecture cannot have."""
 
     def longest(self, config: ModelConfig) -> int | None:
-        """Most tokens of a side, EOS included; None has no limit."""
+        """Return the most tokens of a side, EOS included; None has no limit."""
         return None
 
     def parameters(self, config: ModelConfig) -> int:
-        """About as many numbers as its matrices hold, by arithmetic alone."""
+        """Estimate how many numbers the matrices hold, by arithmetic alone."""
         return config.vocab_size * config.d_model
 
     def activations(self, config: ModelConfig, source: int, target: int) -> int:
-        """About as many numbers as a step keeps for a sentence of S and T tokens."""
+        """Estimate how many numbers a step keeps for a sentence.
+
+        Args:
+            config: The model's configuration.
+            source: S, tokens of the source.
+            target: T, tokens of the target.
+        """
         layers = config.num_layers * config.d_model * (source + target)
         return target * config.target_size + layers
 
     def attention(
         self, config: ModelConfig, collected: Mapping[str, Any]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Weights of one pair, of what `mutable=["attention"]` collected.
+        """Extract the weights of one pair from what `mutable=["attention"]` collected.
 
-        Encoder [L, H, S, S], decoder [L, H, T, T] and cross [L, H, T, S], float32.
+        Returns:
+            Encoder [L, H, S, S], decoder [L, H, T, T] and cross [L, H, T, S], float32.
         """
         raise UserError(f"architecture {config.architecture} has no attention to show")
 
 
 class TransformerFamily(Family):
-    """The paper's."""
+    """The paper's architecture."""
 
     divisible: ClassVar = {"fsdp": ("d_model",), "tensor": ("num_heads", "d_ff")}
 
@@ -108,7 +116,7 @@ FAMILIES: dict[str, Family] = {"transformer": TransformerFamily()}
 
 
 def family_of(config: ModelConfig) -> Family:
-    """The family that `config.architecture` names; UserError where there is none."""
+    """Return the family that `config.architecture` names; UserError where there is none."""
     name = config.architecture
     if name not in FAMILIES:
         raise UserError(f"architecture {name!r} is unknown; {did_you_mean(name, FAMILIES)}")
@@ -116,7 +124,7 @@ def family_of(config: ModelConfig) -> Family:
 
 
 def build_model(config: ModelConfig) -> nn.Module:
-    """The model of a configuration.
+    """Build the model of a configuration.
 
     >>> build_model(ModelConfig(d_model=8, num_heads=2)).config.d_model
     8

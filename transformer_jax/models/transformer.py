@@ -30,8 +30,10 @@ __all__ = ["DecodeState", "Decoder", "Encoder", "Masks", "Segments", "Transforme
 
 
 class Masks(NamedTuple):
-    """What may be attended to beside what the model allows anyway; each is boolean, broadcasts to
-    [B, H, T, S], and None where it adds nothing."""
+    """Further masks on what may be attended to, beside those of the model.
+
+    Each is boolean, broadcasts to [B, H, T, S], and is None where it adds nothing.
+    """
 
     encoder: jax.Array | None = None
     decoder: jax.Array | None = None
@@ -39,10 +41,10 @@ class Masks(NamedTuple):
 
 
 class Segments(NamedTuple):
-    """Sentences packed in one row: integers that number them, 0 for padding, as `segment_mask`.
+    """Numbers of the sentences that are packed in one row, 0 for padding, as in `segment_mask`.
 
-    source [B, S], target [B, T]; a sentence has the same number on both sides. Each sees its own
-    sentence only, its positions count from 0, and its target begins with the start symbol.
+    source [B, S], target [B, T]; a sentence has the same number on both sides. Each sentence
+    attends to itself only, its positions count from 0, and its target begins with the start symbol.
     """
 
     source: jax.Array | None = None
@@ -50,12 +52,13 @@ class Segments(NamedTuple):
 
 
 class DecodeState(NamedTuple):
-    """What decoding remembers; N rows (sentences x beams) at one common position.
+    """State of step-by-step decoding; N rows (sentences x beams), all at the same position.
 
-    position     []                            tokens decoded so far
-    history      per layer [N, T, H, K] and [N, T, H, Dv]   keys and values of those tokens
-    memory       per layer [B, S, H, K] and [B, S, H, Dv]   keys and values of the source
-    memory_mask  [B, 1, 1, S]
+    Attributes:
+        position: [], tokens decoded so far.
+        history: Per layer [N, T, H, K] and [N, T, H, Dv], keys and values of those tokens.
+        memory: Per layer [B, S, H, K] and [B, S, H, Dv], keys and values of the source.
+        memory_mask: [B, 1, 1, S].
     """
 
     position: jax.Array
@@ -65,7 +68,8 @@ class DecodeState(NamedTuple):
 
 
 class Encoder(DropoutModule):
-    """Source -> memory; alone too, with the parameters of a Transformer or its own.
+    """The encoder: source -> memory. It works alone too, with a Transformer's parameters or its
+    own.
 
     >>> from transformer_jax import presets
     >>> encoder, source = Encoder(presets.tiny(vocab_size=50)), jnp.ones((2, 5), jnp.int32)
@@ -86,11 +90,14 @@ class Encoder(DropoutModule):
             self.encoder_norm = make_norm(config)
 
     def __call__(self, source, rows=None, mask=None, segments=None):
-        """source [B, S] -> memory [B, S, D].
+        """Encode source [B, S] into the memory [B, S, D].
 
-        With `rows` [B], integers that number the sentences, a sentence draws its dropout by its
-        number, whatever the others of its batch are. `mask` as in `Masks`, `segments` [B, S] as in
-        `Segments`.
+        Args:
+            source: Token ids [B, S], PAD = 0.
+            rows: Integers [B] that number the sentences; a sentence then draws its dropout by its
+                number, whatever else is in the batch.
+            mask: As in `Masks`.
+            segments: [B, S] as in `Segments`.
         """
         counted = _counted(self.config, source)
         mask = combine_masks(padding_mask(source), mask)
@@ -103,7 +110,8 @@ class Encoder(DropoutModule):
 
 
 class Decoder(DropoutModule):
-    """Target and memory -> logits; without `cross` a language model, of a target alone.
+    """The decoder: target and memory -> logits. Without `cross` it is a language model of the
+    target.
 
     >>> from transformer_jax import presets
     >>> decoder = Decoder(presets.tiny(vocab_size=50), cross=False)
@@ -128,14 +136,22 @@ class Decoder(DropoutModule):
             self.decoder_norm = make_norm(config)
 
     def __call__(self, target, memory=None, source=None, rows=None, masks=None, segments=None):
-        """target [B, T], memory [B, S, D], source [B, S] -> logits [B, T, V]."""
+        """Compute logits [B, T, V]; arguments as in `features`."""
         return self.embed.logits(self.features(target, memory, source, rows, masks, segments))
 
     def features(self, target, memory=None, source=None, rows=None, masks=None, segments=None):
-        """target [B, T], memory [B, S, D], source [B, S] -> [B, T, D], what logits are made of.
+        """Compute what logits are made of, [B, T, D]; features[:, t] predicts target[:, t].
 
-        features[:, t] predicts target[:, t] from target[:, :t]. `rows` as in `Encoder`; `masks` are
-        `Masks`, `segments` are `Segments`. ValueError if the batches differ.
+        Args:
+            target: Token ids [B, T], unshifted, ending in EOS; position t sees target[:, :t].
+            memory: [B, S, D]; None without `cross`.
+            source: Token ids [B, S], for the padding mask; None without `cross`.
+            rows: As in `Encoder`.
+            masks: Further masks.
+            segments: Sentences packed in one row.
+
+        Raises:
+            ValueError: Memory, source and target have different batch sizes.
         """
         if self.cross and not len(memory) == len(source) == len(target):
             raise ValueError(
@@ -163,7 +179,14 @@ class Decoder(DropoutModule):
         return self._normed(x, counted)
 
     def init_cache(self, source, rows_per_sentence: int, max_length: int, memory=None):
-        """As `Transformer.init_cache`; `memory` [B, S, D] of the source, None without `cross`."""
+        """Start decoding; arguments as in `Transformer.init_cache`.
+
+        Args:
+            source: Token ids [B, S].
+            rows_per_sentence: Beams.
+            max_length: Most tokens.
+            memory: [B, S, D]; None without `cross`.
+        """
         config = self.config
         rows = (len(source) * rows_per_sentence, max_length, config.num_heads)
         empty = (
@@ -208,7 +231,7 @@ class Decoder(DropoutModule):
 
 
 class Transformer(DropoutModule):
-    """Encoder and decoder with one table for source, target and output.
+    """The encoder-decoder of section 3; tables are shared as `config.tied_embeddings` says.
 
     >>> from transformer_jax import presets
     >>> model = Transformer(presets.tiny(vocab_size=50))
@@ -227,54 +250,93 @@ class Transformer(DropoutModule):
             nn.share_scope(self, part)
 
     def __call__(self, source, target, rows=None, masks=None, segments=None):
-        """source [B, S], target [B, T] -> logits [B, T, V], float32.
+        """Compute logits [B, T, V] in float32; logits[:, t] predicts target[:, t] from target[:,
+        :t].
 
-        `rows` as in `Encoder`; `masks` are `Masks`, `segments` are `Segments`.
+        Args:
+            source: Token ids [B, S], PAD = 0, ending in EOS.
+            target: Token ids [B, T], unshifted, ending in EOS; the model shifts them.
+            rows: Integers [B] that number the sentences for dropout, as in `Encoder`.
+            masks: Further masks.
+            segments: Sentences packed in one row.
         """
         masks, segments = masks or Masks(), segments or Segments()
         memory = self.encode(source, rows, masks.encoder, segments.source)
         return self.decode(memory, source, target, rows, masks, segments)
 
     def features(self, source, target, rows=None, masks=None, segments=None):
-        """What `project` makes logits of: [B, T, D], aligned with the target."""
+        """Compute what `project` makes logits of, [B, T, D]; arguments as in `__call__`.
+
+        Args:
+            source: Token ids [B, S].
+            target: Token ids [B, T].
+            rows: As in `__call__`.
+            masks: As in `__call__`.
+            segments: As in `__call__`.
+        """
         masks, segments = masks or Masks(), segments or Segments()
         memory = self.encode(source, rows, masks.encoder, segments.source)
         return self.decoder.features(target, memory, source, rows, masks, segments)
 
     def project(self, features):
-        """[B, T, D] -> logits [B, T, V], float32."""
+        """Turn features [B, T, D] into logits [B, T, V] in float32."""
         return self.embedder.logits(features)
 
     def encode(self, source, rows=None, mask=None, segments=None):
-        """source [B, S] -> memory [B, S, D], as `Encoder`."""
+        """Encode source [B, S] into the memory [B, S, D], as `Encoder` does.
+
+        Args:
+            source: Token ids [B, S].
+            rows: As in `Encoder`.
+            mask: As in `Masks`.
+            segments: [B, S] as in `Segments`.
+        """
         return self.encoder(source, rows, mask, segments)
 
     def decode(self, memory, source, target, rows=None, masks=None, segments=None):
-        """memory [B, S, D], source [B, S], target [B, T] -> logits [B, T, V], as `Decoder`.
+        """Compute logits [B, T, V] from a memory, as `Decoder` does.
 
-        logits[:, t] predicts target[:, t] from target[:, :t].
+        Args:
+            memory: [B, S, D].
+            source: Token ids [B, S].
+            target: Token ids [B, T].
+            rows: As in `Encoder`.
+            masks: Further masks.
+            segments: Sentences packed in one row.
         """
         return self.decoder(target, memory, source, rows, masks, segments)
 
     def init_cache(self, source, rows_per_sentence: int, max_length: int) -> DecodeState:
-        """Encode source [B, S] and make room for `max_length` steps of B * rows_per_sentence rows.
+        """Encode the source and make room for decoding step by step.
 
-        Row b * rows_per_sentence + w is beam w of sentence b.
+        Row b * rows_per_sentence + w of the state is beam w of sentence b.
+
+        Args:
+            source: Token ids [B, S].
+            rows_per_sentence: Beams.
+            max_length: Most tokens.
         """
         memory = self.encode(source)
         return self.decoder.init_cache(source, rows_per_sentence, max_length, memory)
 
     def decode_step(self, cache: DecodeState, tokens) -> tuple[DecodeState, jax.Array]:
-        """tokens [N], those just decoded (`start_id` at first) -> (cache, next logits [N, V]).
+        """Decode one token.
 
         At most max_length steps, and max_positions where positions are learned: later ones would
         overwrite the last.
+
+        Args:
+            cache: The state before.
+            tokens: The tokens just decoded [N], `start_id` at first.
+
+        Returns:
+            The new state, and the logits of the next token, [N, V].
         """
         return self.decoder.decode_step(cache, tokens)
 
 
 def _counted(config: ModelConfig, tokens):
-    """What counts for the statistics of a batch norm; None where there is none."""
+    """Return what counts for the statistics of a batch norm; None where there is none."""
     return tokens != 0 if config.normalization == "batch" else None
 
 

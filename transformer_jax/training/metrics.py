@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.jsonl, timings.jsonl, TensorBoard and the progress bar."""
+"""Writers of a run's numbers: metrics.jsonl, timings.jsonl, TensorBoard and the progress bar."""
 
 import contextlib
 import errno
@@ -25,7 +25,7 @@ OnRecord = Callable[[dict[str, float]], object]
 
 
 def truncate_after_step(path: Path, step: int) -> None:
-    """Drop the records of a JSONL file that belong to steps after `step`, or are half written."""
+    """Drop the records of a JSONL file after `step`, and those that are half written."""
     if not path.exists():
         return
     kept = []
@@ -39,15 +39,11 @@ def truncate_after_step(path: Path, step: int) -> None:
 
 
 class MetricsWriter:
-    """Sums the metrics of steps into one record every `log_every` steps, and writes records.
+    """Sums the metrics of steps into one record every `log_every` steps, and writes the records.
 
     metrics.jsonl holds only what a repeated run repeats; times go to timings.jsonl.
-    `unlogged_sums`, those since the last record, travel in checkpoints so that a resumed run's
-    records are those of an uninterrupted one.
-
-    folder     None writes no files
-    on_record  is called with each record, a dict with "step", of training or of an evaluation. If
-               it fails, that is said once, and it is called no more.
+    `unlogged_sums`, those since the last record, travel in checkpoints so that the records of a
+    resumed run are those of an uninterrupted one.
     """
 
     def __init__(
@@ -61,6 +57,18 @@ class MetricsWriter:
         progress: bool = True,
         on_record: OnRecord | None = None,
     ):
+        """Open the files, and drop what they hold after `first_step`.
+
+        Args:
+            folder: The run folder; None writes no files.
+            log_every: Steps between two records.
+            total_steps: Steps of the whole run, for the progress bar.
+            first_step: Step that the run resumes from.
+            unlogged_sums: Those of the checkpoint that the run resumes from.
+            progress: Whether to show a progress bar.
+            on_record: Called with each record, a dict with "step", of training or of an
+                evaluation. If it fails, that is logged once, and it is not called again.
+        """
         self._files: dict[str, Any] = {}
         if folder is not None:
             for name in ("metrics", "timings"):
@@ -85,7 +93,13 @@ class MetricsWriter:
         self._waited = 0.0
 
     def write_step(self, step: int, metrics: dict[str, Any], waited: float) -> None:
-        """Take in the metrics of one finished step; `waited` is the total wait for batches (s)."""
+        """Take in the metrics of one finished step.
+
+        Args:
+            step: Its number.
+            metrics: What the step returned.
+            waited: Seconds waited for batches so far, in total.
+        """
         tokens = float(metrics["tokens"])
         if not metrics["consecutive_skips"]:  # a skipped step's loss may not be a number
             sums = {"loss": metrics["loss_sum"], "tokens": tokens, **metrics["metric_sums"]}
@@ -125,7 +139,13 @@ class MetricsWriter:
         self._bar.set_postfix_str(", ".join(shown), refresh=False)
 
     def write_evaluation(self, step: int, scores: dict[str, float], seconds: float) -> None:
-        """Write the scores of an evaluation after `step`; its time is kept out of the speed."""
+        """Write the scores of an evaluation; its time is kept out of the speed.
+
+        Args:
+            step: The step that it followed.
+            scores: Name -> value.
+            seconds: Its duration.
+        """
         if not scores:
             return
         self._take({"step": step, **scores}, {"step": step, "evaluation_seconds": seconds})
@@ -154,7 +174,7 @@ class MetricsWriter:
                 self._bar.write(line, file=sys.stderr)
 
     def flush(self) -> None:
-        """Bring every record to the disk."""
+        """Write every record to the disk."""
         for file in self._files.values():
             os.fsync(file.fileno())
         if self._board is not None:
@@ -180,7 +200,7 @@ class MetricsWriter:
 
 
 class NullMetricsWriter:
-    """A writer that records nothing: that of all processes but the first."""
+    """A metrics writer that writes nothing: that of all processes but the first."""
 
     unlogged_sums = None
 

@@ -1,4 +1,4 @@
-"""When to stop for want of a gain: a count of evaluations that travels in checkpoints."""
+"""Early stopping: a count of evaluations without a gain, which travels in checkpoints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,9 +31,14 @@ class Patience:
     def of(
         cls, train: TrainConfig, metrics: Mapping[str, bool], before: Mapping[str, Any]
     ) -> "Patience":
-        """That of a run that is resumed from a checkpoint with the metadata `before`.
+        """Make the patience of a run, as it was when a checkpoint was saved.
 
-        Another limit or metric counts anew. `metrics` are those of the task.
+        Another limit or metric starts a new count.
+
+        Args:
+            train: The limit and the metric.
+            metrics: Metrics of the task -> whether more is better.
+            before: Metadata of the checkpoint, {} for a new run.
         """
         metric = train.best_metric
         patience = cls(metric, metrics[metric], train.patience, train.min_delta)
@@ -44,7 +49,7 @@ class Patience:
         return patience
 
     def ends(self, score: float | None) -> bool:
-        """Take in a score, where NaN and None are no gain; whether patience ends with it."""
+        """Take in a score, where NaN and None are no gain; whether training ends with it."""
         if self._gains(score):
             self.best, self.evaluations_without_gain = score, 0
         else:
@@ -65,13 +70,13 @@ class Patience:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What a checkpoint carries of it."""
+        """What a checkpoint stores of it."""
         names = ("metric", "limit", "best", "evaluations_without_gain")
         return {name: getattr(self, name) for name in names}
 
 
 def has_ended(record: Mapping[str, Any]) -> bool:
-    """Whether patience had ended when it wrote this down.
+    """Whether training had ended by patience when this was recorded.
 
     >>> has_ended({"limit": 2, "evaluations_without_gain": 2})
     True
@@ -82,7 +87,7 @@ def has_ended(record: Mapping[str, Any]) -> bool:
 
 
 def check_record(record: Any) -> None:
-    """ValueError for what no `Patience.record` is, as a damaged checkpoint may hold."""
+    """Raise ValueError for what is no `Patience.record`, as a damaged checkpoint may hold."""
     kinds: dict[str, tuple[type, ...]] = {
         "metric": (str,),
         "limit": (int,),
