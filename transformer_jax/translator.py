@@ -41,7 +41,13 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class Translation:
-    """Text, log-probability in nats, and score = log-probability / length penalty."""
+    """A translation.
+
+    Attributes:
+        text: The text.
+        log_prob: Log-probability in nats.
+        score: log_prob / length penalty.
+    """
 
     text: str
     log_prob: float
@@ -50,12 +56,15 @@ class Translation:
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """Attention weights of one sentence pair, float32; the keys of a row sum to 1.
+    """Attention weights of one sentence pair, float32; each row sums to 1 over its keys.
 
-    source          S pieces that the encoder reads, "</s>" last
-    decoder_input_tokens     T pieces that the decoder has read at each position, "<s>" first
-    target_tokens  T pieces that it writes there, "</s>" last
-    encoder [L, H, S, S]   decoder [L, H, T, T]   cross [L, H, T, S]
+    Attributes:
+        source: S pieces that the encoder reads, "</s>" last.
+        decoder_input_tokens: T pieces that the decoder has read at each position, "<s>" first.
+        target_tokens: T pieces that it writes there, "</s>" last.
+        encoder: [L, H, S, S].
+        decoder: [L, H, T, T].
+        cross: [L, H, T, S].
     """
 
     source: list[str]
@@ -68,9 +77,13 @@ class AttentionMaps:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Translations of a test set and what they score; `str` shows them with their signatures.
+    """Translations of a test set and their scores; `str` shows the scores with their signatures.
 
-    perplexity  per target token, EOS included, no smoothing
+    Attributes:
+        checkpoint: Name of the checkpoint.
+        perplexity: Per target token, EOS included, without label smoothing.
+        scores: All scores that the task has for such text.
+        translations: One per source.
     """
 
     checkpoint: str
@@ -84,14 +97,18 @@ class Evaluation:
 
 
 class Translator:
-    """Text in, text out, from a run folder alone; what comes out is what the run's task writes.
+    """A trained model as a translator of text, usually loaded from a run folder.
 
-    vocabulary  of both sides, or `Vocabularies`
-    max_length  tokens of a sentence, EOS included, that training took; more of them are cut
-    lines       what the training text's lines are like, where that was written down
-    languages   of source and target, where they are known
-    task        what the model was trained for
-    collections what the model's variables hold beside its parameters
+    Its output is what the run's task writes, which need not be a translation.
+
+    Attributes:
+        model: The Flax module.
+        params: Its parameters.
+        vocabularies: Those of source and target; `vocabulary` is that of the source.
+        checkpoint: Name of the checkpoint that was loaded.
+        max_length: Most tokens of a sentence, EOS included, in training; longer ones are split.
+        languages: Those of source and target, where they are known.
+        task: What the model was trained for.
     """
 
     def __init__(
@@ -108,6 +125,20 @@ class Translator:
         task: Task = TASKS["translation"],
         collections: dict[str, Any] | None = None,
     ):
+        """Make a translator of a model.
+
+        Args:
+            model: A model of a family.
+            params: Its parameters.
+            vocabulary: That of both sides, or `Vocabularies`.
+            checkpoint: A name to show.
+            max_length: Most tokens of a sentence, EOS included.
+            layout: Devices among which sentences are distributed; None uses one.
+            lines: What the training text's lines are like, where that is known.
+            languages: Those of source and target, where they are known.
+            task: What the model was trained for.
+            collections: What the model's variables hold beside its parameters.
+        """
         if not isinstance(vocabulary, Vocabularies):
             vocabulary = Vocabularies(vocabulary, vocabulary)
         self.model, self.params, self.vocabularies = model, params, vocabulary
@@ -120,15 +151,20 @@ class Translator:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """Of the source, and of the target where they share one."""
+        """The source's vocabulary, which is the target's too where they share one."""
         return self.vocabularies.source
 
     @classmethod
     @usual_settings()
     def load(cls, run_dir: str | Path, checkpoint: str = "averaged") -> "Translator":
-        """From a run folder. `checkpoint`: "averaged", "best", "last" or a step.
+        """Load a translator from a run folder; the devices of this process share the sentences.
 
-        The devices of this process share the sentences.
+        Args:
+            run_dir: The run folder.
+            checkpoint: "averaged", "best", "last" or a step.
+
+        Raises:
+            UserError: It is not a run folder, or has no such checkpoint.
         """
         run = Run.open(Path(run_dir))
         devices = jax.local_devices()
@@ -163,10 +199,16 @@ class Translator:
         split_sentences: Splitting = "auto",
         **options,
     ) -> list[str]:
-        """The best translation of each line; an empty line stays empty.
+        """Translate lines; an empty line stays empty.
 
-        Takes a `Search`, or its fields as keywords: translate(lines, beam_size=4, alpha=0.6).
-        `split_sentences` as in `translations`.
+        Args:
+            lines: Lines of text.
+            search: The search; None is beam search.
+            split_sentences: As in `translations`.
+            **options: Fields of `Search` instead, as in translate(lines, beam_size=4, alpha=0.6).
+
+        Returns:
+            The best translation of each line.
         """
         found = self.translations(lines, search, split_sentences=split_sentences, **options)
         return [best[0].text if best else "" for best in found]
@@ -181,16 +223,27 @@ class Translator:
         split_sentences: Splitting = "auto",
         **options,
     ) -> list[list[Translation]]:
-        """n_best translations of each line, best first; an empty line has none.
+        """Translate lines, with all n_best translations and their scores.
 
-        `first` is the number of the first line, by which samples are drawn. A line is cut
+        A line is split
 
         auto    into its sentences where it holds more of them than the training text's lines, and
-                those into pieces that are no longer than the longest line of that text
+        those
+                into pieces that are no longer than the longest line of that text
         always  into its sentences, wherever it holds more than one, and those as before
         never   into pieces of `max_length`, where it is longer
 
         and its translations are those of the parts, the best with the best.
+
+        Args:
+            lines: Lines of text.
+            search: The search; None is beam search.
+            first: Number of the first line, by which samples are drawn.
+            split_sentences: auto, always or never.
+            **options: Fields of `Search` instead.
+
+        Returns:
+            n_best translations of each line, best first; none of an empty line.
         """
         if isinstance(lines, str | bytes):
             raise TypeError("lines is one string: give a list of lines")
@@ -224,7 +277,7 @@ class Translator:
         return [[self._join(parts) for parts in zip(*found)] for found in results]
 
     def _join(self, parts: Sequence[Translation]) -> Translation:
-        """The translations of a line's parts as that of the line."""
+        """Join the translations of a line's parts into that of the line."""
         return Translation(
             self._splitter.join([part.text for part in parts]),
             sum(part.log_prob for part in parts),
@@ -242,13 +295,20 @@ class Translator:
         scores: bool = False,
         split_sentences: Splitting = "auto",
     ) -> None:
-        """Translate UTF-8 lines as they come, in order; `line_by_line` for a person typing.
+        """Translate UTF-8 lines as they come, one line out for each line in, in order.
 
-        `name` is what errors call the source.
+        With `scores` or n_best > 1 there is a line for each translation, in Moses' format: number
+        of the line from 0 ||| text ||| score. A line without a translation has an empty one. Lines
+        before a faulty one are translated.
 
-        One line out for one in; with `scores` or n_best > 1 one for each translation, as Moses
-        writes them: number of the line from 0 ||| text ||| score. A line without a translation has
-        an empty one. Lines before a faulty one are translated.
+        Args:
+            source: Stream to read.
+            output: Stream to write.
+            search: The search.
+            name: What errors call the source.
+            line_by_line: Whether to translate each line as it comes, for a person typing.
+            scores: Whether to write scores.
+            split_sentences: As in `translations`.
         """
         first = 0
         for lines in _chunks(decode_lines(source, name), 1 if line_by_line else CHUNK):
@@ -266,7 +326,15 @@ class Translator:
 
     @usual_settings()
     def attention(self, source: str, target: str | None = None) -> AttentionMaps:
-        """What the model attends to when it writes `target` (default: its own translation)."""
+        """Compute the attention weights of a sentence pair.
+
+        Args:
+            source: A sentence.
+            target: Its translation; None is the model's own.
+
+        Raises:
+            UserError: The source is empty, or a side is too long.
+        """
         pairing, (of_source, of_target) = self.task.pairing, self.vocabularies
         read = self._encode_whole(of_source, source, "source")
         if target is None:
@@ -292,7 +360,7 @@ class Translator:
         return ids
 
     def score_stream(self, text: ParallelText) -> Iterator[float]:
-        """As `score`, pair by pair of a text of any length."""
+        """Yield `score` of each pair of a text of any length."""
         first = 0
         for pairs in _chunks(iter(text), CHUNK):
             sources, targets = zip(*pairs)
@@ -300,10 +368,16 @@ class Translator:
             first += len(pairs)
 
     def score(self, sources: Sequence[str], targets: Sequence[str], first: int = 0) -> list[float]:
-        """Log-probability in nats, EOS included, of each target given its source (no penalty).
+        """Compute the log-probability of each target given its source, teacher-forced.
 
-        NaN for a pair that is too long to be read at once; `first` is the number of the first
-        pair, for messages.
+        Args:
+            sources: Lines of text.
+            targets: Their translations.
+            first: Number of the first pair, for messages.
+
+        Returns:
+            Log-probabilities in nats, EOS included, without length penalty; NaN for a pair that is
+            too long to be read at once.
         """
         parts = self._token_log_probs(sources, targets, first)
         return [float(part.sum()) if len(part) else math.nan for part in parts]
@@ -317,10 +391,19 @@ class Translator:
         language: str | None = None,
         **options,
     ) -> Evaluation:
-        """Translations of the sources and every score of them that the task has for such text.
+        """Translate sources and score the translations against references.
 
-        `language` is that of the references, by default the target language of the run. Lines are
-        not split unless they are longer than `max_length`.
+        Lines are not split unless they are longer than `max_length`.
+
+        Args:
+            sources: Lines of text.
+            references: A reference for each.
+            search: The search; None is beam search.
+            language: Language of the references; None is the target language of the run.
+            **options: Fields of `Search` instead.
+
+        Returns:
+            The translations and every score that the task has for such text.
         """
         language = self.languages[1] if language is None else language
         if language is not None:
@@ -331,7 +414,7 @@ class Translator:
         return Evaluation(self.checkpoint, perplexity, scores, translations)
 
     def perplexity(self, sources: Sequence[str], targets: Sequence[str]) -> float:
-        """Per target token, EOS included: exp of the mean negative log-likelihood.
+        """Compute exp of the mean negative log-likelihood per target token, EOS included.
 
         Pairs that are too long to be read at once are left out.
         """
@@ -364,7 +447,7 @@ class Translator:
 
 
 def _chunks(lines: Iterator[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` lines; an error of the reader is raised after the lines before it."""
+    """Yield lists of `size` lines; an error of the reader is raised after the lines before it."""
     chunk: list[T] = []
     try:
         for line in lines:

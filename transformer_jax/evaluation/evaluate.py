@@ -29,12 +29,18 @@ def read_target(target: jax.Array, ignored: int) -> jax.Array:
 def make_evaluation(
     model: nn.Module, layout: Layout, ignored: int = PAD_ID, block: int | None = None
 ) -> Callable[[Any, Iterable[Batch]], dict[str, float]]:
-    """evaluate(variables, batches) -> {"loss", "perplexity", "accuracy"} per target token.
+    """Make evaluate(variables, batches) -> loss, perplexity and accuracy, teacher-forced.
 
-    Batches hold the rows of `layout.local_rows`; each device reads its part of them.
-    Loss is the plain negative log-likelihood in nats, without label smoothing; perplexity its
-    exponential; accuracy the share of tokens that the model finds likeliest. EOS counts, targets
-    that are `ignored` do not. Logits are there for `block` positions at once, None for all.
+    The loss is the plain negative log-likelihood in nats, without label smoothing; perplexity is
+    its exponential; accuracy is the fraction of tokens that the model finds likeliest. EOS counts,
+    targets that are `ignored` do not. Batches hold the rows of `layout.local_rows`; each device
+    reads its part of them.
+
+    Args:
+        model: A model of a family.
+        layout: The devices.
+        ignored: The target that does not count.
+        block: Positions whose logits exist at once; None is all.
     """
 
     def sums(variables, batch):

@@ -1,4 +1,4 @@
-"""What a model in training scores on the prepared validation text."""
+"""Scores of a model in training on the prepared validation text."""
 
 import dataclasses
 import itertools
@@ -21,7 +21,7 @@ __all__ = ["ValidatedTask", "Validation"]
 
 
 class ValidatedTask(Protocol):
-    """What validation asks of a task; `tasks.Task` says what each of these does."""
+    """What validation asks of a task; `tasks.Task` documents each method."""
 
     @property
     def pairing(self) -> Pairing: ...
@@ -49,7 +49,7 @@ class ValidatedTask(Protocol):
 
 
 class Validation:
-    """A run's validation text, and its model compiled to be scored on it for a task."""
+    """A run's validation text, with its model compiled to be scored on it."""
 
     def __init__(self, config: RunConfig, layout: Layout, corpus: Corpus, task: ValidatedTask):
         shapes = min(8, config.data.max_batch_shapes)
@@ -68,13 +68,16 @@ class Validation:
         self.inference = BatchDecoder(model, None, batch_tokens, layout, pairing)
 
     def scores(self, variables: Mapping[str, Any]) -> dict[str, float]:
-        """What the task measures, as validation_loss, and the metric that decides the best."""
+        """Measure what the task measures, and the metric that decides the best checkpoint."""
         return self._scored(variables, None)[0]
 
     def rehearse(self, variables: Mapping[str, Any]) -> str:
-        """The same of one batch and one sentence; what was done in words.
+        """Score one batch, and predict one sentence where the metric needs it.
 
         What is compiled for them is used again.
+
+        Returns:
+            What was done, in words.
         """
         _, predicted = self._scored(variables, 1)
         also = " and a predicted sentence" if predicted else ""
@@ -83,7 +86,7 @@ class Validation:
     def _scored(
         self, variables: Mapping[str, Any], most: int | None
     ) -> tuple[dict[str, float], bool]:
-        """Scores, of so many batches and sentences at most, and whether anything was predicted."""
+        """Score at most so many batches and sentences; also whether anything was predicted."""
         found = self._evaluate(variables, itertools.islice(self._batches.one_epoch(), most))
         if predicted := self._metric not in found:
             found[self._metric] = self._predicted_score(variables, most)
@@ -105,7 +108,7 @@ class Validation:
 
 
 def _sentences(side: TokenArray, ends: bool) -> Iterator[list[int]]:
-    """Token ids of each sentence, without the EOS that it `ends` with."""
+    """Yield the token ids of each sentence, without the EOS that it `ends` with."""
     start = 0
     for end in side.ends:
         yield side.tokens[start : end - 1 if ends else end].tolist()

@@ -1,7 +1,7 @@
 """What a task says of its data, loss, scores and predictions.
 
-(source, target) -> logits aligned with the target, a loss where the target counts. That much is
-here; a subclass says what differs, and is put into `tasks.TASKS` under its name.
+A task is (source, target) -> logits aligned with the target, with a loss where the target counts.
+That much is here; a subclass says what differs, and is put into `tasks.TASKS` under its name.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,7 +34,7 @@ MakeOptimizer = Callable[[OptimizerConfig, optax.Schedule], optax.GradientTransf
 
 
 class Task:
-    """A target token for every position of the target, found by cross-entropy."""
+    """A task that predicts a token for every position of the target, trained by cross-entropy."""
 
     pairing: ClassVar[Pairing] = Pairing()
     metrics: ClassVar[Mapping[str, bool]] = {"loss": False, "perplexity": False, "accuracy": True}
@@ -44,7 +44,7 @@ class Task:
     numbers that depend on the seed, the sentence and the epoch alone."""
 
     def loss(self, model: nn.Module, config: OptimizerConfig) -> Loss:
-        """The loss of `make_step`, for batches of `data.batching`."""
+        """Make the loss for `make_step`, for batches of `data.batching`."""
         smoothing, ignored = config.label_smoothing, self.pairing.ignored
 
         def loss_fn(params, collections, batch, rng):
@@ -77,7 +77,13 @@ class Task:
         seed: int = 0,
         optimizer: MakeOptimizer = make_optimizer,
     ) -> StepFunctions:
-        """What trains a model of a family for this task.
+        """Make what trains a model of a family for this task.
+
+        Args:
+            model: The model.
+            config: The optimizer, the schedule and the objective.
+            seed: Seed of parameters and dropout.
+            optimizer: Makes the optimizer, of (config, schedule).
 
         >>> from transformer_jax import Transformer, presets
         >>> functions = Task().step_functions(Transformer(presets.tiny(vocab_size=50)))
@@ -98,26 +104,32 @@ class Task:
     def evaluation(
         self, model: nn.Module, layout: Layout, block: int | None = None
     ) -> Callable[[Any, Iterable[Batch]], dict[str, float]]:
-        """evaluate(variables, batches) -> what is measured without predicting anything.
+        """Make evaluate(variables, batches) -> what is measured without predicting anything.
 
-        `block` is `OptimizerConfig.logits_block`.
+        Args:
+            model: The model.
+            layout: The devices.
+            block: As `OptimizerConfig.logits_block`.
         """
         return make_evaluation(model, layout, self.pairing.ignored, block)
 
     def check_metric(self, metric: str) -> None:
-        """UserError for what is none of `metrics`."""
+        """Raise UserError for a metric that the task does not have."""
         if metric not in self.metrics:
             raise UserError(
                 f"best_metric {metric!r} is none of the task's, {', '.join(self.metrics)}"
             )
 
     def with_metric(self, config: RunConfig) -> RunConfig:
-        """`config` with a best_metric that this task has and the text allows, or a UserError."""
+        """Return `config` with a best_metric that this task has and the text allows.
+
+        Raises UserError where there is none.
+        """
         self.check_metric(config.train.best_metric)
         return config
 
     def check_references(self, config: RunConfig, references: Sequence[str]) -> None:
-        """Warn of what some of a validation text's references say about the metric."""
+        """Warn where references of a validation text do not suit the metric."""
 
     def predict(
         self,
@@ -127,13 +139,24 @@ class Task:
         numbers: Sequence[int] | None = None,
         parts: Sequence[int] | None = None,
     ) -> list[list[Hypothesis]]:
-        """Hypotheses of each source, best first, as `BatchDecoder.translate` finds them."""
+        """Predict targets of each source, as `BatchDecoder` finds them.
+
+        Args:
+            inference: The model, ready to decode.
+            sources: Token ids of each source.
+            search: The search and its options.
+            numbers: Number of each sentence, as in `BatchDecoder.translate`.
+            parts: Number of each part, as in `BatchDecoder.translate`.
+
+        Returns:
+            Hypotheses of each source, best first.
+        """
         if self.pairing.aligned:
             return inference.label(sources, numbers)
         return inference.translate(sources, search, numbers, parts)
 
     def write(self, vocabulary: Vocabulary, ids: Sequence[int]) -> str:
-        """A prediction as a line of text."""
+        """Turn a prediction into a line of text."""
         # Byte tokens can spell an end of line, and a line out is a line in.
         return vocabulary.decode(ids).replace("\n", " ")
 
@@ -144,7 +167,14 @@ class Task:
         vocabulary: Vocabulary,
         language: str | None,
     ) -> list[Score]:
-        """What written predictions score, each score with its signature."""
+        """Score written predictions, each score with its signature.
+
+        Args:
+            predictions: Lines of text.
+            references: A reference for each.
+            vocabulary: The target's vocabulary.
+            language: Language of the references, where it is known.
+        """
         return [exact_match(predictions, references)]
 
     def score(
@@ -155,5 +185,13 @@ class Task:
         vocabulary: Vocabulary,
         language: str | None,
     ) -> float:
-        """One of `metrics` that `evaluation` does not measure, of written predictions."""
+        """Compute one of `metrics` that `evaluation` does not measure, of written predictions.
+
+        Args:
+            metric: Its name.
+            predictions: Lines of text.
+            references: A reference for each.
+            vocabulary: The target's vocabulary.
+            language: Language of the references, where it is known.
+        """
         raise ValueError(f"the task does not measure its metric {metric!r}: write `score` for it")

@@ -40,11 +40,15 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class ResumeReport:
-    """What the two runs hold at their end, name -> (never killed, killed), and the kills."""
+    """What the two runs hold at their end.
+
+    Attributes:
+        values: Name -> (of the run never killed, of the one that was killed).
+        kills: The last update recorded before each kill.
+    """
 
     values: dict[str, tuple[str, str]]
     kills: list[int]
-    """The last update that was recorded before each kill."""
 
     @property
     def passed(self) -> bool:
@@ -65,13 +69,17 @@ class ResumeReport:
 
 @dataclass(frozen=True)
 class TopologyReport:
-    """What a run that was moved from topology to topology has of one that stayed where it was."""
+    """How a run that moved between topologies compares with one that did not move.
+
+    Attributes:
+        topologies: Those that it was trained on, in order.
+        order: Digest of all sentences read, by the run that stayed and by the one that moved.
+        differences: Update -> difference of its loss, relative to that of the run that stayed.
+    """
 
     topologies: list[str]
     order: tuple[str, str]
-    """Digest of all sentences read: of the run that stayed, of the one that moved."""
     differences: dict[int, float]
-    """Update -> difference of its loss, relative to that of the run that stayed."""
 
     @property
     def passed(self) -> bool:
@@ -94,9 +102,15 @@ class TopologyReport:
 
 
 def verify_resume(config: RunConfig, folder: Path, updates: int, kills: int) -> ResumeReport:
-    """Train `config` for `updates` in folder/whole, and with `kills` SIGKILLs in folder/killed.
+    """Train `config` in folder/whole, and with SIGKILLs in folder/killed, and compare the two.
 
     Jobs are processes of their own, as a user starts them.
+
+    Args:
+        config: What to train; without text of its own, sentences of the embedded grammar.
+        folder: A new folder for both runs.
+        updates: Updates of each run.
+        kills: SIGKILLs, after random updates.
     """
     if not 0 < kills < updates:
         raise UserError(f"kills {kills} must be positive and fewer than updates {updates}")
@@ -186,7 +200,7 @@ class Topology:
         return {"XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"}
 
     def options(self) -> Iterator[list[str]]:
-        """What each process is started with."""
+        """Yield the options that each process is started with."""
         if self.processes == 1:
             yield []
             return
@@ -204,7 +218,7 @@ def _losses(records: Path) -> dict[int, float]:
 
 
 def read_fingerprints(folder: Path) -> dict[str, str]:
-    """Name -> fingerprint of everything that a run has made by its last checkpoint."""
+    """Return name -> fingerprint of everything that a run has made by its last checkpoint."""
     checkpoints = Run.open(folder).checkpoints(read_only=True)
     step = checkpoints.steps()[-1]
     meta = checkpoints.metadata(step)
@@ -237,7 +251,7 @@ def _grammar(folder: Path) -> tuple[str, str]:
 def _job(
     folder: Path, name: str, options: Sequence[str] = (), topology: Topology = Topology()
 ) -> Iterator[subprocess.Popen]:
-    """A job that trains in folder/name, and ends with its parent's interest in it."""
+    """Start a job that trains in folder/name; it is killed when this context ends."""
     cache = {"JAX_COMPILATION_CACHE_DIR": str(folder.absolute() / "compiled")}
     with (folder / f"{name}.log").open("ab") as log:
         job = subprocess.Popen(
@@ -259,7 +273,16 @@ def _job(
 
 
 def run_to_end(folder: Path, name: str, topology: Topology = Topology()) -> None:
-    """Train folder/config.json in folder/name to its end, in processes of their own."""
+    """Train folder/config.json in folder/name to its end, in processes of their own.
+
+    Args:
+        folder: Folder of the runs.
+        name: Name of this run.
+        topology: Processes and devices.
+
+    Raises:
+        UserError: Training failed.
+    """
     with contextlib.ExitStack() as stack:
         jobs = [
             stack.enter_context(_job(folder, name, options, topology))
@@ -273,7 +296,7 @@ def run_to_end(folder: Path, name: str, topology: Topology = Topology()) -> None
 
 
 def _kill(folder: Path, after: int) -> int:
-    """Start the job and kill it when it has recorded update `after`; return the last recorded."""
+    """Start the job, kill it when it has recorded update `after`; return the last recorded."""
     records = folder / "killed" / "metrics.jsonl"
     with _job(folder, "killed") as job:
         while job.poll() is None:
@@ -285,7 +308,7 @@ def _kill(folder: Path, after: int) -> int:
 
 
 def _last_step(records: Path) -> int:
-    """0 where nothing is recorded yet."""
+    """Return the last recorded step, 0 where nothing is recorded yet."""
     try:
         lines = records.read_bytes().split(b"\n")
     except FileNotFoundError:
