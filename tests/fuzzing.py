@@ -22,8 +22,9 @@ from transformer_jax import RunConfig, presets
 from transformer_jax.data.corpus import write_corpus
 from transformer_jax.data.grammar.corpus import examples
 from transformer_jax.data.vocabulary import load_vocabulary, train_vocabulary
+from transformer_jax.devices.layout import single_device_template
 from transformer_jax.errors import UserError
-from transformer_jax.run.checkpoints import Checkpoints, single_device_template
+from transformer_jax.run.checkpoints import Checkpoints
 from transformer_jax.run.folder import Run
 
 # A single read takes milliseconds.

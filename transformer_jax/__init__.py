@@ -45,6 +45,9 @@ _HOME = {
     "average": "run.average",
     "dataset_splits": "run.splits",
     "Translator": "translator",
+    "Translation": "results",
+    "Evaluation": "results",
+    "AttentionMaps": "results",
 }
 _MODULES = {"functional": "functional", "presets": "config.presets"}
 

@@ -5,9 +5,8 @@ import functools
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, get_args
+from typing import Any, BinaryIO, get_args
 
 import jax
 import numpy as np
@@ -16,84 +15,25 @@ from flax import linen as nn
 from transformer_jax.config.languages import check_language
 from transformer_jax.data.corpus import Lines
 from transformer_jax.data.splitting import LineSplitter, Splitting
-from transformer_jax.data.text import ParallelText, decode_lines, is_blank
+from transformer_jax.data.text import ParallelText, chunks, decode_lines, is_blank
 from transformer_jax.data.vocabulary import Vocabularies, Vocabulary
 from transformer_jax.decoding.inference import BATCH_TOKENS, BatchDecoder
 from transformer_jax.decoding.options import Search
-from transformer_jax.devices.layout import Layout
+from transformer_jax.devices.layout import Layout, single_device_template
 from transformer_jax.devices.settings import usual_settings
 from transformer_jax.errors import UserError
-from transformer_jax.evaluation.bleu import Score
 from transformer_jax.models.families import build_model
-from transformer_jax.run.checkpoints import single_device_template
+from transformer_jax.results import AttentionMaps, Evaluation, Translation
 from transformer_jax.run.folder import Run
 from transformer_jax.run.variables import load_variables
 from transformer_jax.tasks import TASKS, Task
 
-__all__ = ["AttentionMaps", "Evaluation", "Translation", "Translator"]
+__all__ = ["Translator"]
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 # Lines translated together: enough to group by length, few enough to stream.
 CHUNK = 1024
-
-
-@dataclass(frozen=True)
-class Translation:
-    """A translation.
-
-    Attributes:
-        text: The text.
-        log_prob: Log-probability in nats.
-        score: log_prob / length penalty.
-    """
-
-    text: str
-    log_prob: float
-    score: float
-
-
-@dataclass(frozen=True)
-class AttentionMaps:
-    """Attention weights of one sentence pair, float32; each row sums to 1 over its keys.
-
-    Attributes:
-        source: S pieces that the encoder reads, "</s>" last.
-        decoder_input_tokens: T pieces that the decoder has read at each position, "<s>" first.
-        target_tokens: T pieces that it writes there, "</s>" last.
-        encoder: [L, H, S, S].
-        decoder: [L, H, T, T].
-        cross: [L, H, T, S].
-    """
-
-    source: list[str]
-    decoder_input_tokens: list[str]
-    target_tokens: list[str]
-    encoder: np.ndarray
-    decoder: np.ndarray
-    cross: np.ndarray
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Translations of a test set and their scores; `str` shows the scores with their signatures.
-
-    Attributes:
-        checkpoint: Name of the checkpoint.
-        perplexity: Per target token, EOS included, without label smoothing.
-        scores: All scores that the task has for such text.
-        translations: One per source.
-    """
-
-    checkpoint: str
-    perplexity: float
-    scores: list[Score]
-    translations: list[str]
-
-    def __str__(self) -> str:
-        head = [f"checkpoint: {self.checkpoint}", f"perplexity = {self.perplexity:.3f} per token"]
-        return "\n".join([*head, *map(str, self.scores)])
 
 
 class Translator:
@@ -311,7 +251,7 @@ class Translator:
             split_sentences: As in `translations`.
         """
         first = 0
-        for lines in _chunks(decode_lines(source, name), 1 if line_by_line else CHUNK):
+        for lines in chunks(decode_lines(source, name), 1 if line_by_line else CHUNK):
             results = self.translations(lines, search, first, split_sentences=split_sentences)
             for number, found in enumerate(results, first):
                 texts = [t.text for t in found[: search.n_best]] or [""]
@@ -362,7 +302,7 @@ class Translator:
     def score_stream(self, text: ParallelText) -> Iterator[float]:
         """Yield `score` of each pair of a text of any length."""
         first = 0
-        for pairs in _chunks(iter(text), CHUNK):
+        for pairs in chunks(iter(text), CHUNK):
             sources, targets = zip(*pairs)
             yield from self.score(sources, targets, first)
             first += len(pairs)
@@ -444,20 +384,3 @@ class Translator:
         for number, part in zip(short, self._inference.score(read, written)):
             found[number] = part
         return found
-
-
-def _chunks(lines: Iterator[T], size: int) -> Iterator[list[T]]:
-    """Yield lists of `size` lines; an error of the reader is raised after the lines before it."""
-    chunk: list[T] = []
-    try:
-        for line in lines:
-            chunk.append(line)
-            if len(chunk) == size:
-                yield chunk
-                chunk = []
-    except UserError:
-        if chunk:
-            yield chunk
-        raise
-    if chunk:
-        yield chunk

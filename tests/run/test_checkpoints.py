@@ -8,11 +8,11 @@ import orbax.checkpoint as ocp
 import pytest
 from orbax.checkpoint._src.handlers.json_checkpoint_handler import JsonCheckpointHandler
 
+from transformer_jax.devices.layout import single_device_template
 from transformer_jax.run.checkpoints import (
     Checkpoints,
     DamagedCheckpoint,
     _ignore_late_results,
-    single_device_template,
 )
 from transformer_jax.run.retention import Retention
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from transformer_jax.cli import main
-from transformer_jax.translator import AttentionMaps
+from transformer_jax.results import AttentionMaps
 from transformer_jax.visualization.attention import by_word
 from transformer_jax.visualization.page import attention_page
 

@@ -12,23 +12,23 @@ __all__ = ["AttentionCommand"]
 
 @dataclass(frozen=True)
 class AttentionCommand:
-    """Draw what a head attends to in a sentence pair, or write a page with every head."""
+    """Draw what a head attends to in a sentence pair, or write a page with all heads."""
 
     run_dir: RunDir
     source: str
-    """Sentence to read."""
+    """Source sentence."""
     target: str | None = None
-    """Its translation; None is the model's own."""
+    """Translation of the source; None is the model's own."""
     part: Literal["encoder", "decoder", "cross"] = "cross"
-    """Of the picture: self-attention of encoder or decoder, or from the decoder to the encoder."""
+    """Attention in the picture: self-attention of encoder or decoder, or cross-attention."""
     layer: int = 1
-    """Of the picture, from 1."""
+    """Layer in the picture, from 1."""
     head: int | None = None
-    """Of the picture, from 1; None is the mean of all heads."""
+    """Head in the picture, from 1; None is the mean of all heads."""
     output: Path | None = None
-    """Picture to write: .png, .svg or .pdf; None is attention.png, unless there is a page."""
+    """Picture to write: .png, .svg or .pdf; None is attention.png, unless --html is given."""
     html: Path | None = None
-    """Page to write, .html: all parts, layers and heads to choose from; needs no network."""
+    """Page to write, .html, with all parts, layers and heads; it needs no network."""
     checkpoint: Checkpoint = "averaged"
 
     def run(self) -> None:

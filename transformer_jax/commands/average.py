@@ -14,9 +14,9 @@ class AverageCommand:
 
     run_dir: RunDir
     last: int = 5
-    """The newest so many checkpoints."""
+    """Number of the newest checkpoints to average."""
     steps: tuple[int, ...] = ()
-    """Instead: the checkpoints of these steps."""
+    """Steps of the checkpoints to average instead."""
 
     def run(self) -> None:
         from transformer_jax.run.average import average

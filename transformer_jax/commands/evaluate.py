@@ -18,15 +18,15 @@ class EvaluateCommand:
 
     run_dir: RunDir
     test: tuple[Path, Path] | None = None
-    """Source and reference file."""
+    """Source file and reference file."""
     split: str | None = None
-    """Instead of files: a split of the dataset that the run was trained on, as test."""
+    """A split of the dataset that the run was trained on, instead of files; for example test."""
     checkpoint: Checkpoint = "averaged"
     language: str | None = None
-    """Language of the references, which decides how scores cut words; None is the run's target
+    """Language of the references, which decides how scores split words; None is the run's target
     language."""
     output: Path | None = None
-    """File to write the translations to."""
+    """File to write the translations to, one per line."""
     search: Search = Search()
 
     def run(self) -> None:

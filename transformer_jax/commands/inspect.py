@@ -10,11 +10,11 @@ __all__ = ["InspectCommand"]
 
 @dataclass(frozen=True)
 class InspectCommand:
-    """Show a run: configuration, parameters, checkpoints and whether they are intact."""
+    """Show a run: its configuration, its parameters, and whether its checkpoints are intact."""
 
     run_dir: RunDir
     other: Path | None = None
-    """Show instead where the run differs from that of this folder."""
+    """Another run folder: show where the two runs differ."""
 
     def run(self) -> None:
         from transformer_jax.run.inspect import compare_runs, describe_run

@@ -17,7 +17,7 @@ class ScheduleCommand:
     preset: Preset = "base"
     config_file: ConfigFile = None
     output: Path | None = None
-    """Picture to write too: .png, .svg or .pdf."""
+    """Picture to write: .png, .svg or .pdf."""
     config: RunConfig = RunConfig()
 
     def run(self) -> None:

@@ -10,11 +10,11 @@ __all__ = ["ScoreCommand"]
 
 @dataclass(frozen=True)
 class ScoreCommand:
-    """Print the log-probability (nats, end of sentence included) of each translation given."""
+    """Print the log-probability (in nats, end of sentence included) of given translations."""
 
     run_dir: RunDir
     test: tuple[Path, Path]
-    """Source and translation file."""
+    """Source file and file of translations."""
     checkpoint: Checkpoint = "averaged"
 
     def run(self) -> None:

@@ -18,27 +18,27 @@ class TrainCommand:
     """Train a model, or resume where its run folder stopped."""
 
     run_dir: Path
-    """Folder of the run: made if missing, continued if there."""
+    """Folder of the run: created if it is missing, resumed if it exists."""
     preset: Preset = "base"
     config_file: ConfigFile = None
     print_config: bool = False
-    """Print as JSON what would be trained, and do nothing."""
+    """Print the configuration as JSON and exit."""
     init_from: Path | None = None
-    """Run folder whose parameters a new run starts from."""
+    """Run folder whose vocabulary and parameters a new run starts with."""
     fit_memory: bool = False
-    """Cut each update into as few batches as fit in the device's memory: batch_tokens falls as
+    """Divide each update into as few batches as fit in the device's memory: batch_tokens falls as
     accumulation_steps rises."""
     profile: int = 0
-    """Write a trace of so many steps to profile/ in the run folder, for TensorBoard's profiler."""
+    """Steps to trace with the profiler, into profile/ in the run folder, for TensorBoard."""
     distributed: bool = False
-    """Train together with the other processes that SLURM, Open MPI, Kubernetes or a TPU pod has
-    started with the same command; JAX finds them."""
+    """Train together with the processes that SLURM, Open MPI, Kubernetes or a TPU pod has started
+    with the same command; JAX finds them."""
     coordinator: str | None = None
-    """HOST:PORT of process 0, where nothing tells JAX; with num_processes and process_id."""
+    """HOST:PORT of process 0, where JAX cannot find it; needs num_processes and process_id."""
     num_processes: int | None = None
-    """How many processes train together."""
+    """Number of processes that train together."""
     process_id: int | None = None
-    """Which of them this one is, from 0."""
+    """Number of this process, from 0."""
     config: RunConfig = RunConfig()
 
     def run(self) -> None:

@@ -23,12 +23,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TranslateCommand:
-    """Translate lines, one out for each one in, in order.
+    """Translate lines: one line out for each line in, in order.
 
-    What is typed at a terminal is translated line by line, anything else 1,024 lines at a time.
-    Packed text is unpacked, and an output that ends in .gz, .xz, .bz2 or .zst is packed.
+    Input from a terminal is translated line by line, other input 1,024 lines at a time.
+    Compressed input is decompressed; an output ending in .gz, .xz, .bz2 or .zst is compressed.
 
-    With --n-best above 1 each line has several: NUMBER ||| TRANSLATION ||| SCORE.
+    With --n-best above 1 there are several lines for each: NUMBER ||| TRANSLATION ||| SCORE.
     """
 
     run_dir: RunDir
@@ -37,12 +37,12 @@ class TranslateCommand:
     output: Path | None = None
     """File to write; None is standard output."""
     scores: bool = False
-    """Write NUMBER ||| TRANSLATION ||| SCORE where there is one translation too."""
+    """Write NUMBER ||| TRANSLATION ||| SCORE for a single translation, too."""
     split_sentences: Literal["auto", "always", "never"] = "auto"
-    """auto translates a line sentence by sentence where it holds more of them than the lines that
-    the model was trained on."""
+    """Whether to translate a line sentence by sentence; auto does where it holds more sentences
+    than the lines that the model was trained on."""
     line_buffered: bool = False
-    """Answer each line as it comes, for a program that waits for it."""
+    """Write each translation before the next line is read, for programs that wait for it."""
     checkpoint: Checkpoint = "averaged"
     search: Search = Search()
 

@@ -12,21 +12,21 @@ __all__ = ["VerifyResumeCommand"]
 
 @dataclass(frozen=True)
 class VerifyResumeCommand:
-    """Prove that killed jobs resume exactly: train, kill, resume, compare with a job never killed.
+    """Prove that killed jobs resume exactly: train, kill, resume, and compare with an unkilled job.
 
     Without text of its own it trains on sentences of the embedded grammar. Exits 1 if anything
     differs.
     """
 
     output: Path
-    """Folder for the two runs, made anew; they are kept."""
+    """New folder for the two runs, which are kept."""
     updates: int = 40
-    """Updates of each run, instead of the configuration's; a quarter of them between saves."""
+    """Updates of each run, instead of the configuration's steps; a quarter lie between saves."""
     kills: int = 3
-    """SIGKILLs, after random updates."""
+    """Number of SIGKILLs, after random updates."""
     topologies: tuple[str, ...] = ()
-    """Train once more, a part on each of these: N virtual CPU devices, or PxN of P processes, as in
-    1 8 2x4 4:fsdp=2,tensor=2; losses must agree."""
+    """Train again, a part on each of these topologies: N virtual CPU devices, or PxN of P
+    processes, as in 1 8 2x4 4:fsdp=2,tensor=2; losses must agree."""
     preset: Preset = "tiny"
     config_file: ConfigFile = None
     config: RunConfig = RunConfig()

@@ -26,7 +26,7 @@ def check_positive(config, *names: str) -> None:
 
 
 def check_types(config) -> None:
-    """Every field holds what its annotation says (a dataclass itself does not look)."""
+    """Raise ConfigError unless every field has the type of its annotation."""
     for name, kind in typing.get_type_hints(type(config)).items():
         value = getattr(config, name)
         if typing.get_origin(kind) is Literal:

@@ -1,4 +1,4 @@
-"""The text and its batches."""
+"""The configuration of the text and its batches."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,33 +13,32 @@ PathPair = tuple[str, str]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which text, cut into which tokens, grouped into which batches (section 5.1)."""
+    """Which text, which tokens and which batches (section 5.1)."""
 
     task: str = "translation"
-    """What the text is for; translation, or one registered with `tasks`."""
+    """Name of the task: translation, or one registered with `tasks`."""
     train: PathPair | None = None
-    """Source and target file, one sentence a line, UTF-8."""
+    """Source file and target file, UTF-8, one sentence per line."""
     validation: PathPair | None = None
-    """Source and target file to evaluate on while training."""
+    """Source file and target file to evaluate on while training."""
     dataset: str | None = None
-    """Instead of files: grammar, text, multi30k, wmt14_translate or wmt16_translate."""
+    """A dataset instead of files: grammar, text, multi30k, wmt14_translate or wmt16_translate."""
     direction: str | None = None
-    """Source and target language of the text, as en-de; None is that of the dataset, and of own
-    files unknown."""
+    """Source and target language, as en-de; None is the dataset's own, and unknown for files."""
     data_dir: str | None = None
-    """Files or archives that the dataset is read from; None writes or downloads them."""
+    """Files or archives to read the dataset from; None generates or downloads them."""
     corpus: str | None = None
-    """Folder made by `prepare`; None prepares the text and keeps it in the run folder too."""
+    """Folder made by `prepare`; None prepares the text and links it into the run folder."""
     cache_dir: str | None = None
-    """Where prepared data is kept; None is $TRANSFORMER_JAX_CACHE or ~/.cache/transformer_jax."""
+    """Folder of prepared data; None is $TRANSFORMER_JAX_CACHE or ~/.cache/transformer_jax."""
     vocabulary: Literal["bpe", "unigram", "whitespace"] = "bpe"
-    """SentencePiece BPE or unigram trained on the text, or tokens as the text separates them."""
+    """SentencePiece BPE or unigram, trained on the text; or the tokens that blanks separate."""
     max_length: int = 256
-    """Tokens a side, EOS included; longer pairs are left out of training and counted."""
+    """Most tokens per side, EOS included; longer pairs are left out of training and counted."""
     batch_tokens: int = 25_000
-    """Slots a side in one batch, padding included."""
+    """Tokens per side in one batch, padding included."""
     max_batch_shapes: int = 12
-    """Most batch shapes (sentences x source x target), each compiled once."""
+    """Most shapes of batches (sentences x source x target); each is compiled once."""
 
     def __post_init__(self):
         check_types(self)
@@ -64,13 +63,15 @@ class DataConfig:
 
     @property
     def known_direction(self) -> str | None:
-        """The direction of the text, where it is given or the dataset has one of its own."""
+        """The direction of the text, where it is given or the dataset has its own."""
         own = self.dataset is not None and self.dataset != "text"
         return "en-de" if self.direction is None and own else self.direction
 
     @property
     def languages(self) -> tuple[str, str] | tuple[None, None]:
-        """Of source and target, where they are known; runs made before directions of own files were
-        checked may have anything there."""
+        """Languages of source and target, where they are known.
+
+        Runs that were made before directions of files were checked may hold anything there.
+        """
         known = self.known_direction
         return (None, None) if known is None or not is_direction(known) else languages_of(known)

@@ -1,4 +1,4 @@
-"""The model."""
+"""The configuration of a model."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,54 +10,54 @@ __all__ = ["ModelConfig"]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A model; the defaults are the paper's base model to the letter (section 3).
+    """A model; the defaults are exactly the paper's base model (section 3).
 
-    What is said of a field holds for the Transformer; another architecture says which it reads.
+    The fields are described for the Transformer; other architectures may ignore some.
     """
 
     architecture: str = "transformer"
-    """Family of models; transformer, or one registered with `models.families`."""
+    """Name of the model family: transformer, or one registered with `models.families`."""
     vocab_size: int = 37_000
-    """Rows of the shared table; a whitespace vocabulary with fewer types lowers it."""
+    """Rows of the embedding table; becomes the size of the vocabulary that the text has."""
     target_vocab_size: int | None = None
-    """Rows of the target's tables where the task has a vocabulary a side; None as many as
-    vocab_size asks for."""
+    """Rows of the target's tables where the task has a vocabulary for each side; None is as many as
+    vocab_size."""
     d_model: int = 512
     """D, width of the residual stream."""
     d_ff: int = 2048
     """F, width inside the feed-forward network."""
     num_heads: int = 8
-    """H, attention heads."""
+    """H, number of attention heads."""
     num_layers: int = 6
-    """Layers in the encoder, and as many in the decoder."""
+    """Number of layers in the encoder, and in the decoder."""
     d_k: int | None = None
     """K, width of a head's queries and keys; None is d_model / num_heads."""
     d_v: int | None = None
     """Dv, width of a head's values; None is d_model / num_heads."""
     dropout: float = 0.1
-    """On each sub-layer's output and on embedding + position (section 5.4)."""
+    """Dropout on each sub-layer's output and on embedding + position (section 5.4)."""
     attention_dropout: float = 0.0
-    """On attention weights; the paper has none, later T2T has 0.1."""
+    """Dropout on attention weights; the paper has none, later tensor2tensor has 0.1."""
     activation_dropout: float = 0.0
-    """Inside the feed-forward network; the paper has none, later T2T has 0.1."""
+    """Dropout inside the feed-forward network; the paper has none, later tensor2tensor has 0.1."""
     norm_placement: Literal["post", "pre"] = "post"
     """post: LayerNorm(x + Sublayer(x)); pre: x + Sublayer(LayerNorm(x)) and a final norm."""
     normalization: Literal["layer", "batch"] = "layer"
-    """Over the features of a position, or, with running statistics, over the batch."""
+    """layer: over the features of a position; batch: over the batch, with running statistics."""
     norm_epsilon: float = 1e-6
     """Added to the variance in every norm."""
     position_encoding: Literal["paper", "concatenated", "t2t", "learned", "none"] = "paper"
-    """Sinusoid layout, or a learned table (Table 3, row E)."""
+    """Layout of the sinusoids, or a learned table (Table 3, row E), or none."""
     max_positions: int = 1024
     """Rows of the learned position table; sinusoids have no limit."""
     attention_score: Literal["scaled", "unscaled", "additive"] = "scaled"
-    """Score of section 3.2.1: q.k / sqrt(d_k), q.k, or v.tanh(q + k)."""
+    """Score function of section 3.2.1: q.k / sqrt(d_k), q.k, or v.tanh(q + k)."""
     tied_embeddings: Literal["all", "decoder", "none"] = "all"
-    """One table for source, target and output; or target and output; or three tables."""
+    """all: one table for source, target and output; decoder: one for target and output; none."""
     start_id: int = 0
-    """Decoder start symbol: 0 is the zero vector of the padding row, 3 a row of its own (BOS)."""
+    """Start symbol of the decoder: 0 is the zero vector of padding, 3 a row of its own (BOS)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the computation; parameters, statistics, softmax and loss stay float32."""
+    """Dtype of the computation; parameters, statistics, softmax and loss stay float32."""
 
     def __post_init__(self):
         check_types(self)
@@ -83,7 +83,7 @@ class ModelConfig:
 
     @property
     def target_size(self) -> int:
-        """Types of the target's vocabulary, and so classes of the output."""
+        """Size of the target's vocabulary, which is the number of classes of the output."""
         return self.vocab_size if self.target_vocab_size is None else self.target_vocab_size
 
     @property

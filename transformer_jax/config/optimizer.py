@@ -12,23 +12,28 @@ class OptimizerConfig:
     """Adam, the warm-up schedule and the objective (sections 5.3 and 5.4)."""
 
     lr_factor: float = 1.0
-    """Multiplies d_model^-0.5 * min(step^-0.5, step * warmup_steps^-1.5)."""
+    """Factor of the learning rate: it multiplies d_model^-0.5 * min(step^-0.5, step *
+    warmup_steps^-1.5)."""
     warmup_steps: int = 4000
-    """Steps of linear growth; the peak is lr_factor / sqrt(d_model * warmup_steps)."""
+    """Steps over which the learning rate grows; its peak is lr_factor / sqrt(d_model *
+    warmup_steps)."""
     beta1: float = 0.9
+    """Adam's decay of the first moment."""
     beta2: float = 0.98
+    """Adam's decay of the second moment."""
     epsilon: float = 1e-9
+    """Adam's epsilon."""
     label_smoothing: float = 0.1
-    """Mass moved off the target, spread over the other V - 1 classes."""
+    """Probability moved from the target to the other V - 1 classes."""
     accumulation_steps: int = 1
-    """Batches summed into one update."""
+    """Batches whose gradients are summed into one update."""
     clip_norm: float | None = None
-    """Largest global norm of the gradient; None clips nothing, as in the paper."""
+    """Clip the gradient to this global norm; None does not clip, as in the paper."""
     ema_decay: float | None = None
     """Keep an exponential moving average of the parameters and use it to evaluate."""
     logits_block: int | None = None
-    """Target tokens whose logits are there at once, made again for the gradient; None is all of a
-    batch. Less memory for a large vocabulary, equal numbers up to rounding."""
+    """Target tokens whose logits exist at the same time, computed again for the gradient; None is
+    all of a batch. Saves memory with a large vocabulary; numbers are equal up to rounding."""
 
     def __post_init__(self):
         check_types(self)

@@ -1,4 +1,4 @@
-"""The whole of a run's configuration, as config.json holds it."""
+"""The whole configuration of a run, as config.json holds it."""
 
 import dataclasses
 import json

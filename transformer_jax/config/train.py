@@ -10,45 +10,47 @@ __all__ = ["TrainConfig", "mesh_sizes"]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long a run trains, what it writes down and what it keeps."""
+    """How long a run trains, what it records and what it keeps."""
 
     steps: int = 100_000
-    """Updates in all."""
+    """Updates in total."""
     seed: int = 0
-    """Of parameters, dropout and the order of batches."""
+    """Seed of parameters, dropout and the order of batches."""
     log_every: int = 50
     """Steps between training records in metrics.jsonl."""
     evaluate_every: int = 1000
-    """Steps between evaluations on the validation files; every checkpoint is evaluated too."""
+    """Steps between evaluations on the validation text; every checkpoint is evaluated too."""
     checkpoint_every: int = 1000
     """Steps between checkpoints."""
     checkpoint_every_epoch: bool = False
     """Save at the end of each epoch instead of every checkpoint_every steps."""
     keep_last: int = 5
-    """Newest checkpoints to keep."""
+    """Number of the newest checkpoints to keep."""
     keep_every: int | None = None
-    """Keep for good every checkpoint whose step is a multiple of this."""
+    """Keep permanently every checkpoint whose step is a multiple of this."""
     best_metric: str = "loss"
-    """What decides the best checkpoint, which is kept: loss, perplexity or accuracy of the
-    validation text, or bleu or chrf of its translation (chrf stands for bleu in languages that
-    sacreBLEU cannot cut into words); another task says what it has."""
+    """Metric that decides the best checkpoint, which is kept: loss, perplexity or accuracy on the
+    validation text, or bleu or chrf of its translation (chrf replaces bleu in languages that
+    sacreBLEU cannot split into words). Other tasks have other metrics."""
     patience: int | None = None
-    """Stop after so many evaluations of evaluate_every in a row without a gain in best_metric."""
+    """Stop after this many consecutive evaluations (evaluate_every) without a gain in
+    best_metric."""
     min_delta: float = 0.0
-    """A gain is more than this, in the metric's own units."""
+    """Smallest change that counts as a gain, in the metric's own units."""
     average_last: int = 5
-    """Checkpoints averaged at the end (section 6.1: 5 for base, 20 for big)."""
+    """Checkpoints to average at the end (section 6.1: 5 for base, 20 for big)."""
     max_consecutive_skips: int = 20
-    """Steps skipped in a row for gradients that are not finite before the run stops."""
+    """Stop after this many consecutive steps whose gradient is not finite; such steps are
+    skipped."""
     checkpoint_dir: str | None = None
-    """Keep checkpoints here instead of in the run folder: another disk, or gs://BUCKET/FOLDER and
+    """Folder of checkpoints, if not the run folder: on another disk, or gs://BUCKET/FOLDER or
     s3://BUCKET/FOLDER as far as orbax and etils reach them."""
     parallel: Literal["auto", "jit", "pmap", "mesh"] = "auto"
-    """jit: one device; pmap: all devices of one process; mesh: any devices of any processes; auto
-    is jit where there is one device, else mesh."""
+    """jit: one device; pmap: all devices of one process; mesh: any devices of any processes; auto:
+    jit on one device, otherwise mesh."""
     mesh: str | None = None
-    """Devices along each axis, as data=2,fsdp=2,tensor=2; one not named has 1, and data what the
-    others leave."""
+    """Devices along each axis, as data=2,fsdp=2,tensor=2. An axis not named has 1, and data takes
+    what the others leave."""
 
     def __post_init__(self):
         check_types(self)

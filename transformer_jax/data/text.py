@@ -8,7 +8,7 @@ import unicodedata
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 
 from transformer_jax.data.packing import unpacked
 from transformer_jax.errors import UserError
@@ -17,6 +17,7 @@ __all__ = [
     "ParallelText",
     "TextError",
     "TextFiles",
+    "chunks",
     "decode_lines",
     "digest",
     "is_blank",
@@ -24,6 +25,8 @@ __all__ = [
     "read_pairs",
     "read_table",
 ]
+
+T = TypeVar("T")
 
 
 class ParallelText(Protocol):
@@ -159,3 +162,20 @@ def read_table(path: str | os.PathLike, source: str, target: str) -> Iterator[tu
                 "remove tabs inside a field, or give the missing ones"
             )
         yield fields[places[0]], fields[places[1]]
+
+
+def chunks(lines: Iterator[T], size: int) -> Iterator[list[T]]:
+    """Yield lists of `size` lines; an error of the reader is raised after the lines before it."""
+    chunk: list[T] = []
+    try:
+        for line in lines:
+            chunk.append(line)
+            if len(chunk) == size:
+                yield chunk
+                chunk = []
+    except UserError:
+        if chunk:
+            yield chunk
+        raise
+    if chunk:
+        yield chunk

@@ -1,4 +1,4 @@
-"""How a translation is looked for. Imports no jax."""
+"""Options of a search. Imports no jax."""
 
 import math
 from dataclasses import dataclass
@@ -14,31 +14,32 @@ EosRule = Literal["shrink", "t2t"]
 
 @dataclass(frozen=True)
 class Search:
-    """The defaults are the paper's (section 6.1)."""
+    """A search and its options; the defaults are the paper's (section 6.1)."""
 
     method: Literal["beam", "greedy", "sample"] = "beam"
-    """Beam search, the likeliest token at each step, or random draws."""
+    """beam search, greedy search (the likeliest token at each step), or sampling."""
     beam_size: int = 4
-    """W, hypotheses kept for a sentence."""
+    """W, number of hypotheses kept for each sentence."""
     n_best: int = 1
-    """Translations of a sentence: the best of the beam, or independent samples."""
+    """Translations of each sentence: the best of the beam, or independent samples."""
     length_penalty: LengthPenalty = "gnmt"
-    """Divides the log-probability: gnmt ((5 + length) / 6)^alpha, power length^alpha, or none."""
+    """Divisor of the log-probability: gnmt ((5 + length) / 6)^alpha, power length^alpha, or
+    none."""
     alpha: float = 0.6
-    """Exponent of the length penalty; higher favours longer translations."""
+    """Exponent of the length penalty; a higher one favours longer translations."""
     eos_rule: EosRule = "shrink"
     """shrink: the beam is one narrower for each finished hypothesis; t2t: it stays full, as in
     tensor2tensor."""
     extra_length: int = 50
-    """A translation has at most this many tokens more than its source."""
+    """Most tokens of a translation beyond the length of its source."""
     temperature: float = 1.0
-    """Of samples; lower is closer to greedy."""
+    """Temperature of sampling; a lower one is closer to greedy search."""
     top_k: int = 0
-    """Samples come from this many likeliest tokens; 0 is all."""
+    """Sample from this many likeliest tokens; 0 is all."""
     top_p: float = 1.0
-    """Samples come from the likeliest tokens that together have this probability."""
+    """Sample from the likeliest tokens that together have this probability."""
     seed: int = 0
-    """Of samples."""
+    """Seed of sampling."""
 
     def __post_init__(self):
         for name, value in vars(self).items():
@@ -70,5 +71,5 @@ class Search:
 
     @property
     def rows(self) -> int:
-        """Rows of the decoder's cache for one sentence."""
+        """Hypotheses of one sentence, as rows of the decoder's cache."""
         return {"beam": self.beam_size, "greedy": 1, "sample": self.n_best}[self.method]

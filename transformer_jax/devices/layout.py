@@ -19,7 +19,7 @@ from transformer_jax.config.train import mesh_sizes
 from transformer_jax.errors import UserError
 from transformer_jax.models.families import family_of
 
-__all__ = ["BATCH_AXES", "Layout", "make_layout"]
+__all__ = ["BATCH_AXES", "Layout", "make_layout", "single_device_template"]
 
 # Mesh axes along which a batch is cut.
 BATCH_AXES = ("data", "fsdp")
@@ -179,3 +179,16 @@ def make_layout(model: ModelConfig, train: TrainConfig) -> Layout:
         )
     _check_fit(model, sizes)
     return Layout(devices[:wanted], **sizes)
+
+
+def single_device_template(tree, sharding: jax.sharding.Sharding | None = None):
+    """Give the shapes of a tree a sharding, as `Checkpoints.restore` wants them.
+
+    Args:
+        tree: Arrays or shapes.
+        sharding: Of every leaf; by default the first device of this process.
+    """
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )

@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from transformer_jax.devices.layout import single_device_template
 from transformer_jax.devices.settings import usual_settings
 from transformer_jax.files import locked
-from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint, single_device_template
+from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint
 from transformer_jax.run.folder import Run, RunError, check_store
 from transformer_jax.run.items import prediction_items
 from transformer_jax.run.names import AVERAGED

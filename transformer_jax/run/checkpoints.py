@@ -20,11 +20,16 @@ from etils import epath
 
 from transformer_jax.devices.processes import all_agree, barrier, is_first, is_multi_process
 from transformer_jax.errors import UserError
-from transformer_jax.run.formats import FORMAT, name_trees, rename_trees, upgrade_metadata
+from transformer_jax.run.formats import (
+    FORMAT,
+    check_metadata,
+    name_trees,
+    rename_trees,
+    upgrade_metadata,
+)
 from transformer_jax.run.names import DAMAGED, DELETED, step_folder
 from transformer_jax.run.retention import Retention
 from transformer_jax.training.fingerprint import fingerprints, paths
-from transformer_jax.training.patience import check_record
 
 _root = logging.getLogger()
 _before = _root.handlers[:]
@@ -205,7 +210,7 @@ class Checkpoints:
                 step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
             )
             meta = upgrade_metadata(restored.meta)
-            _check_metadata(meta)
+            check_metadata(meta)
         except Exception as error:
             raise self._damaged(step, error) from None
         return meta
@@ -334,31 +339,6 @@ def _remove(folder) -> None:
             folder.rmtree(missing_ok=True)
 
 
-def _check_metadata(meta) -> None:
-    """Raise ValueError where metadata are not of the types that are read."""
-    if not isinstance(meta, dict) or not {"fingerprints", "scores"} <= set(meta):
-        raise ValueError("its metadata are incomplete")
-    numbers = (int, float, type(None))
-    kinds = {"fingerprints": (dict,), "scores": numbers, "unlogged_sums": numbers}
-    for name, kind in kinds.items():
-        values = meta.get(name)
-        if values is None and name == "unlogged_sums":
-            continue  # none yet, or not a checkpoint of training
-        if not isinstance(values, dict) or not all(isinstance(v, kind) for v in values.values()):
-            raise ValueError(f"its {name} are {values!r:.80}")
-    if (patience := meta.get("patience")) is not None:
-        check_record(patience)
-    others = {
-        "data_order_digest": str,
-        "run_identity": str,
-        "newest_step": int,
-        "averaged_steps": list,
-    }
-    for name, wanted in others.items():
-        if name in meta and not isinstance(meta[name], wanted):
-            raise ValueError(f"its {name} is {meta[name]!r:.80}")
-
-
 def _reason(error: Exception | str) -> str:
     """Return the first line of what orbax says."""
     if isinstance(error, OSError) and error.strerror:
@@ -396,16 +376,3 @@ def _quiet():
         yield
     finally:
         logger.setLevel(level)
-
-
-def single_device_template(tree, sharding: jax.sharding.Sharding | None = None):
-    """Give the shapes of a tree a sharding, as `Checkpoints.restore` wants them.
-
-    Args:
-        tree: Arrays or shapes.
-        sharding: Of every leaf; by default the first device of this process.
-    """
-    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
-    )

@@ -7,8 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from transformer_jax.config.renamed import rename_fields
+from transformer_jax.training.patience import check_record
 
-__all__ = ["FORMAT", "name_trees", "rename_trees", "upgrade_metadata", "upgrade_run"]
+__all__ = [
+    "FORMAT",
+    "check_metadata",
+    "name_trees",
+    "rename_trees",
+    "upgrade_metadata",
+    "upgrade_run",
+]
 
 FORMAT = 3
 
@@ -74,6 +82,31 @@ def upgrade_metadata(meta: Any) -> Any:
         paths = {f"['{old}']": f"['{new}']" for old, new in _LEAVES.items()}
         prints = {**prints, "optimizer": _renamed(prints["optimizer"], paths)}
     return {**meta, "fingerprints": prints} if "fingerprints" in meta else meta
+
+
+def check_metadata(meta) -> None:
+    """Raise ValueError where metadata are not of the types that are read."""
+    if not isinstance(meta, dict) or not {"fingerprints", "scores"} <= set(meta):
+        raise ValueError("its metadata are incomplete")
+    numbers = (int, float, type(None))
+    kinds = {"fingerprints": (dict,), "scores": numbers, "unlogged_sums": numbers}
+    for name, kind in kinds.items():
+        values = meta.get(name)
+        if values is None and name == "unlogged_sums":
+            continue  # none yet, or not a checkpoint of training
+        if not isinstance(values, dict) or not all(isinstance(v, kind) for v in values.values()):
+            raise ValueError(f"its {name} are {values!r:.80}")
+    if (patience := meta.get("patience")) is not None:
+        check_record(patience)
+    others = {
+        "data_order_digest": str,
+        "run_identity": str,
+        "newest_step": int,
+        "averaged_steps": list,
+    }
+    for name, wanted in others.items():
+        if name in meta and not isinstance(meta[name], wanted):
+            raise ValueError(f"its {name} is {meta[name]!r:.80}")
 
 
 def name_trees(trees: Mapping[str, Any], found: int) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import jax
 
 from transformer_jax.config import RunConfig
-from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint, single_device_template
+from transformer_jax.devices.layout import single_device_template
+from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint
 from transformer_jax.run.folder import Run
 from transformer_jax.run.items import prediction_items, state_to_items
 from transformer_jax.run.names import AVERAGED, CHECKPOINTS, step_folder

@@ -4,7 +4,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint, single_device_template
+from transformer_jax.devices.layout import single_device_template
+from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint
 from transformer_jax.run.folder import Run, RunError
 from transformer_jax.run.items import prediction_items, variables_of
 from transformer_jax.run.names import AVERAGED, CHECKPOINTS

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 
 from transformer_jax.data.segmentation import is_spaceless
 from transformer_jax.errors import UserError
-from transformer_jax.translator import AttentionMaps
+from transformer_jax.results import AttentionMaps
 from transformer_jax.visualization.fonts import choose_fonts
 
 __all__ = ["attention_lines", "attention_map", "by_word", "check_head", "draw_head", "merge_pieces"]

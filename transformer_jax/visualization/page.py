@@ -4,7 +4,7 @@ import html
 import json
 from importlib import resources
 
-from transformer_jax.translator import AttentionMaps
+from transformer_jax.results import AttentionMaps
 from transformer_jax.visualization.attention import by_word, merge_pieces
 
 __all__ = ["attention_page"]
