@@ -1,22 +1,51 @@
-"""What README shows in Python runs as it is written there."""
+"""What the README and the page on Python show runs as it is written there."""
 
 import re
 from pathlib import Path
 
 import jax
+import pytest
+
+ROOT = Path(__file__).parents[1]
 
 
-def test_python_of_the_readme_runs(capsys):
-    text = (Path(__file__).parents[1] / "README.md").read_text()
+def run_blocks(path):
+    """Run the Python blocks of a page, one after the other, in one namespace."""
+    text = (ROOT / path).read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 3
     names: dict = {}
     # A user has JAX's own settings.
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         for block in blocks:
             exec(block, names)
+    return len(blocks), names
+
+
+def test_readme_python_runs():
+    count, names = run_blocks("README.md")
+    assert count == 1
+    assert names["logits"].shape == (2, 5, 1000)
+    assert names["found"].tokens.shape[:2] == (2, 1)
+
+
+def test_library_page_runs(capsys):
+    count, names = run_blocks("docs/library.md")
+    assert count == 3
     assert names["found"].tokens.shape[:2] == (2, 1)
     assert names["memory"].shape == (2, 7, 128)
     assert int(names["state"].step) == 20
     records = [line for line in capsys.readouterr().out.splitlines() if "accuracy" in line]
     assert len(records) == 4 and records[0].startswith("{'step': 5, 'loss': ")
+
+
+def test_readme_fits_one_page():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
+
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "experiments/RESULTS.md"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_internal_links_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []

@@ -23,7 +23,7 @@ from transformer_jax.errors import UserError
 from transformer_jax.files import locked
 from transformer_jax.run.checkpoints import Checkpoints
 from transformer_jax.run.train import train
-from transformer_jax.tools.verification import values
+from transformer_jax.tools.verification import read_fingerprints
 
 LAUNCH = Path(__file__).parents[2] / "examples" / "launch"
 FLAGS = " --xla_backend_optimization_level=0 --xla_force_host_platform_device_count=4"
@@ -158,7 +158,7 @@ def test_lost_stopped_and_moved(tmp_path):
     alone = replace(config.train, steps=steps, parallel="jit", log_every=1)
     train(replace(config, train=alone), tmp_path / "alone", progress=False)
     assert not (tmp_path / "run" / "damaged").exists()
-    orders = [values(tmp_path / name)["data order"] for name in ("run", "alone")]
+    orders = [read_fingerprints(tmp_path / name)["data order"] for name in ("run", "alone")]
     assert orders[0] == orders[1]
     losses = [
         {r["step"]: r["loss"] for r in read_jsonl(tmp_path / n / "metrics.jsonl") if "loss" in r}
