@@ -88,8 +88,11 @@ def _union(arguments):
 
 
 def _starting_point(arguments: list[str]) -> RunConfig:
-    """--config or --preset if given; else the configuration of an existing --run-dir; else the
-    preset that the command starts from."""
+    """The configuration whose fields are the defaults of options.
+
+    It is --config or --preset if given; else the configuration of an existing --run-dir; else, with
+    the model of --init-from if given, the preset that the command starts from.
+    """
     preset = _value_of("--preset", arguments)
     file = _value_of("--config", arguments)
     run_dir = _value_of("--run-dir", arguments)
@@ -104,7 +107,28 @@ def _starting_point(arguments: list[str]) -> RunConfig:
 
             return Run.open(Path(run_dir)).config
     command = COMMANDS.get(arguments[0] if arguments else "")
-    return presets.run_config(str(getattr(command, "preset", "base")) if preset is None else preset)
+    name = str(getattr(command, "preset", "base")) if preset is None else preset
+    config = presets.run_config(name)
+    init_from = _value_of("--init-from", arguments)
+    if preset is None and init_from is not None:
+        return _with_model_of(Path(init_from), config, _value_of("--vocab-size", arguments))
+    return config
+
+
+def _with_model_of(init_from: Path, config: RunConfig, vocab_size: str | None) -> RunConfig:
+    """`config` with the model and the vocabulary of the run that its parameters come from."""
+    from transformer_jax.run.folder import Run
+
+    other = Run.open(init_from).config
+    if vocab_size not in (None, str(other.model.vocab_size)):
+        raise UserError(
+            f"--vocab-size {vocab_size}: the vocabulary is that of --init-from {init_from}, which "
+            f"has {other.model.vocab_size} types: leave --vocab-size out"
+        )
+    data = dataclasses.replace(
+        config.data, vocabulary=other.data.vocabulary, max_length=other.data.max_length
+    )
+    return dataclasses.replace(config, model=other.model, data=data)
 
 
 def _read_config(path: Path) -> RunConfig:

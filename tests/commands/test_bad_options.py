@@ -17,6 +17,14 @@ from tests.commands.bad_input import (
 )
 
 CASES = {
+    "an option of other toolkits": (
+        nothing, ["train", "--run-dir", "new", "--learning-rate", "1e-3"],
+        "there is no option --learning-rate: the schedule of section 5.3 is scaled by --lr-factor",
+    ),
+    "another size than that of the vocabulary taken over": (
+        nothing, [*TRAIN[:1], "--run-dir", "new", "--init-from", "run", "--vocab-size", "8000"],
+        "--vocab-size 8000: the vocabulary is that of --init-from run, which has ",
+    ),
     "an option that has another name now": (
         nothing, ["translate", "--run-dir", "run", "--penalty", "none"],
         "--penalty is now --length-penalty: write the new name",

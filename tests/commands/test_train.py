@@ -1,10 +1,11 @@
-"""train prints its configuration."""
+"""train prints its configuration, and takes that of a run that it starts from."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from transformer_jax import RunConfig, presets
+from transformer_jax import Run, RunConfig, presets
 
 
 def test_a_configuration_is_printed_and_read_again(command, run):
@@ -30,3 +31,15 @@ def test_a_configuration_is_printed_and_read_again(command, run):
         SystemExit, match=r"given.json is no configuration: model has no field 'dff'"
     ):
         command("train", "--run-dir", "new", "--config", "given.json")
+
+
+def test_train_starts_with_the_model_of_another_run(command, run):
+    """Without a preset --init-from brings the sizes and the kind of vocabulary, too."""
+    printed = command("train", "--run-dir", "new", "--init-from", run, "--print-config")
+    config, other = RunConfig.from_json(printed), Run.open(run).config
+    assert config.model == other.model
+    assert (config.data.vocabulary, config.data.max_length) == ("whitespace", 16)
+    assert config.optimizer == RunConfig().optimizer
+    more = ("--init-from", run, "--dropout", 0.3, "--print-config")
+    changed = RunConfig.from_json(command("train", "--run-dir", "new", *more))
+    assert changed.model == replace(other.model, dropout=0.3)

@@ -1,7 +1,7 @@
-"""What had another name before format 3: fields of a configuration, and options.
+"""What had another name before format 3, or has one elsewhere: configuration fields and options.
 
-Frozen: run folders of that time are read through this for ever, and identities are made of its
-names. docs/formats.md has today's names in one table.
+FIELDS and OPTIONS are frozen: run folders of that time are read through this for ever, and
+identities are made of its names. docs/formats.md has today's names in one table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -68,8 +68,23 @@ def check_fields(tree: Any) -> None:
         raise UserError(f"{', '.join(found)}: write the new name")
 
 
+# What users of other toolkits type -> what they are looking for.
+HINTS = {
+    "--learning-rate": "the schedule of section 5.3 is scaled by --lr-factor, and --warmup-steps "
+    "sets its peak (see `transformer-jax schedule`)",
+    "--lr": "the schedule of section 5.3 is scaled by --lr-factor",
+    "--batch-size": "batches are measured in tokens: --batch-tokens",
+    "--epochs": "training is measured in updates: --steps",
+    "--max-steps": "it is --steps",
+    "--gradient-accumulation-steps": "it is --accumulation-steps",
+    "--num-beams": "it is --beam-size",
+    "--beam": "it is --beam-size",
+    "--lenpen": "it is --alpha, with --length-penalty power",
+}
+
+
 def check_options(arguments: Sequence[str]) -> None:
-    """UserError for an option, or a value of one, that is called otherwise now.
+    """Raise UserError for an option, or a value of one, that has another name.
 
     >>> check_options(["translate", "--penalty=none"])
     Traceback (most recent call last):
@@ -80,6 +95,8 @@ def check_options(arguments: Sequence[str]) -> None:
             continue
         option, equals, value = word.partition("=")
         option = option.replace("_", "-")
+        if option in HINTS:
+            raise UserError(f"there is no option {option}: {HINTS[option]}")
         for old in (option, f"{option} {value if equals else following}"):
             if old in OPTIONS:
                 raise UserError(f"{old} is now {OPTIONS[old]}: write the new name")

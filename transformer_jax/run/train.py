@@ -39,6 +39,7 @@ from transformer_jax.training.optimizer import make_optimizer
 from transformer_jax.training.patience import Patience
 from transformer_jax.training.profiling import trace_steps
 from transformer_jax.training.runners import make_runner
+from transformer_jax.training.schedule import make_schedule
 
 __all__ = ["train"]
 
@@ -184,7 +185,12 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
         checkpoints.save(step, state_to_items(state), meta, scores, unscheduled=scores is None)
 
     def evaluate(state):
-        return {} if validation is None else validation.scores(state.evaluation_variables)
+        if validation is None:
+            return {}
+        writer.show_activity("evaluating")
+        scores = validation.scores(state.evaluation_variables)
+        writer.show_activity("")
+        return scores
 
     def is_epoch_end(step):
         # The epoch of the first batch not yet seen differs from that of the last one seen.
@@ -203,9 +209,7 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
     prefetch = Prefetch(micro_batches, first, end)
     try:
         with _stop_requests(checkpoints) as received:
-            writer.print_line(
-                _startup_summary(corpus, batches, state, layout, config.train, memory)
-            )
+            writer.print_line(_startup_summary(corpus, batches, state, layout, config, memory))
             if not restored:
                 writer.print_line(rehearse(run, state, validation))
                 if init_from is not None:
@@ -271,7 +275,9 @@ def _metadata(run, unlogged_sums, order_digest):
     }
 
 
-def _startup_summary(corpus, batches, state, layout, train, memory):
+def _startup_summary(corpus, batches, state, layout, config, memory):
+    warmup, train = config.optimizer.warmup_steps, config.train
+    peak = float(make_schedule(config.optimizer, config.model.d_model)(warmup - 1))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     epoch = batches.batches_before(1000) / 1000
     return (
@@ -280,5 +286,6 @@ def _startup_summary(corpus, batches, state, layout, train, memory):
         f"{batches.padding_fraction():.1%} padding, "
         f"{layout.mesh.size} {jax.devices()[0].device_kind} device(s), {layout}\n"
         f"from step {int(state.step)} to {train.steps}; shapes of batches: {len(batches.shapes)}, "
-        f"each is compiled when it comes first\n{memory}"
+        f"each is compiled when it comes first\n"
+        f"learning rate at most {peak:.2e}, at step {warmup}\n{memory}"
     )

@@ -88,6 +88,8 @@ class MetricsWriter:
             disable=not progress,
             mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file needs fewer lines
             dynamic_ncols=True,
+            # Time left by recent speed: the first steps compile.
+            smoothing=0.8,
         )
         self._clock, self._clock_tokens, self._clock_step = time.perf_counter(), 0.0, first_step
         self._waited = 0.0
@@ -173,6 +175,10 @@ class MetricsWriter:
             with contextlib.suppress(OSError):  # a terminal that has gone away
                 self._bar.write(line, file=sys.stderr)
 
+    def show_activity(self, activity: str) -> None:
+        """Show before the progress bar what takes long meanwhile; "" for training itself."""
+        self._bar.set_description_str(activity)
+
     def flush(self) -> None:
         """Write every record to the disk."""
         for file in self._files.values():
@@ -207,7 +213,7 @@ class NullMetricsWriter:
     def _ignore(self, *arguments) -> None:
         pass
 
-    write_step = write_evaluation = print_line = flush = close = _ignore
+    write_step = write_evaluation = print_line = show_activity = flush = close = _ignore
 
 
 class _Board:
