@@ -34,7 +34,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from experiments.ledger import Where, write_json
+from experiments.ledger import Provenance, write_json
 from transformer_jax.terminal import command_errors, run_program
 
 __all__ = ["PHASES", "Report", "main"]
@@ -164,7 +164,7 @@ def machine(tiny: bool) -> dict[str, Any]:
     """Device, versions and commit, for every phase's file."""
     import jax
 
-    where = Where.here("python -m benchmarks.accelerator" + (" --tiny" if tiny else ""))
+    where = Provenance.here("python -m benchmarks.accelerator" + (" --tiny" if tiny else ""))
     return {"backend": jax.default_backend(), **asdict(where)}
 
 

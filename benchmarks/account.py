@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accelerator import PHASES
-from experiments.ledger import Entry, Table, Where, merge_provenance, publish
+from experiments.ledger import Entry, Provenance, Table, merge_provenance, publish
 from experiments.multi30k import ANCHOR
 from experiments.program import refuse_old_options
 from transformer_jax.errors import UserError
@@ -46,8 +46,8 @@ def account(folder: Path, commit: str = "", note: str = "") -> Entry:
             f"{folder}: {', '.join(small)} ran with --tiny, to be tried, and measured nothing: run "
             "them without it"
         )
-    names = [each.name for each in fields(Where)]
-    where = [Where(**{name: phase[name] for name in names}) for phase in ran.values()]
+    names = [each.name for each in fields(Provenance)]
+    where = [Provenance(**{name: phase[name] for name in names}) for phase in ran.values()]
     where = [replace(each, commit=commit or each.commit) for each in where]
     at = merge_provenance(where[0].command, where)
     unended = [name for name, phase in found.items() if not phase.get("ended")]

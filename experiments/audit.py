@@ -20,7 +20,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from experiments import table3_variations
-from experiments.ledger import Cell, Entry, Table, Where
+from experiments.ledger import Cell, Entry, Provenance, Table
 from experiments.program import make_parser, publish_result
 from transformer_jax import OptimizerConfig, Transformer, functional, presets
 from transformer_jax.config import ModelConfig
@@ -302,10 +302,10 @@ def _yes(agrees: bool | None) -> str | None:
 def main() -> None:
     parser = make_parser(__doc__, "runs")
     arguments = parser.parse_args()
-    start, where = time.perf_counter(), Where.here("python -m experiments.audit")
+    start, where = time.perf_counter(), Provenance.here("python -m experiments.audit")
     tables = audit()
     missing = "table 1's recurrent and convolutional rows"
-    where = where.after(time.perf_counter() - start)
+    where = where.with_duration(time.perf_counter() - start)
     found = Entry("audit", "What needs no training, computed again", where, tables, missing)
     publish_result("audit", found, arguments)
 

@@ -23,7 +23,7 @@ from transformer_jax.config import ModelConfig
 from transformer_jax.functional import attention
 from transformer_jax.models import embedding, layers, norms, transformer
 
-__all__ = ["BATCH", "SOURCE", "TARGET", "Call", "calls", "wires"]
+__all__ = ["BATCH", "SOURCE", "TARGET", "Call", "calls", "dataflow_edges"]
 
 # Sizes that differ from each other and from most models', so that a shape tells its letters.
 BATCH, SOURCE, TARGET = 2, 5, 7
@@ -80,7 +80,7 @@ class Call:
             yield from each.all()
 
 
-def wires(call: Call) -> list[tuple[int, int]]:
+def dataflow_edges(call: Call) -> list[tuple[int, int]]:
     """(from, to) between the calls inside one, by place; -1 is its input, len(inner) its output."""
     owner: dict[Origin, int] = {
         number: place for place, each in enumerate(call.inner) for number in each.numbers

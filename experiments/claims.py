@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from scipy import stats
 
-__all__ = ["Claim", "Interval", "judge", "paired"]
+__all__ = ["Claim", "Interval", "decide", "paired_interval"]
 
 
 class Claim(NamedTuple):
@@ -31,10 +31,10 @@ class Interval(NamedTuple):
     pairs: int
 
 
-def paired(differences: Sequence[float], confidence: float) -> Interval:
+def paired_interval(differences: Sequence[float], confidence: float) -> Interval:
     """Student's t interval of the mean of paired differences.
 
-    >>> [round(x, 3) for x in paired([1.0, 2.0, 3.0], 0.95)]
+    >>> [round(x, 3) for x in paired_interval([1.0, 2.0, 3.0], 0.95)]
     [2.0, -0.484, 4.484, 3]
     """
     count = len(differences)
@@ -44,7 +44,7 @@ def paired(differences: Sequence[float], confidence: float) -> Interval:
     return Interval(mean, mean - half, mean + half, count)
 
 
-def judge(claim: Claim, found: Iterable[dict], margin: float) -> tuple[Interval, str] | None:
+def decide(claim: Claim, found: Iterable[dict], margin: float) -> tuple[Interval, str] | None:
     """The interval of a claim's difference and what it says; None with fewer than two pairs.
 
     A difference is shown where its 95% interval leaves out zero. Two one-sided tests at 5% show
@@ -60,12 +60,12 @@ def judge(claim: Claim, found: Iterable[dict], margin: float) -> tuple[Interval,
     if len(differences) < 2:
         return None
     if claim.sign == 0:
-        interval = paired(differences, 0.90)
+        interval = paired_interval(differences, 0.90)
         if interval.low > -margin and interval.high < margin:
             return interval, "holds"
         apart = interval.low > margin or interval.high < -margin
         return interval, "the opposite" if apart else "undecided"
-    interval = paired(differences, 0.95)
+    interval = paired_interval(differences, 0.95)
     if interval.low <= 0 <= interval.high:
         return interval, "undecided"
     return interval, "holds" if interval.mean * claim.sign > 0 else "the opposite"

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.figures3_5_heads import MEASURES, best, head_scores, sentences
-from experiments.ledger import Cell, Entry, Table, Where, record
+from experiments.ledger import Cell, Entry, Provenance, Table, write_entry
 from experiments.program import make_parser
-from experiments.runs import recorded, trained
+from experiments.runs import train_to_step, training_summary
 from transformer_jax import presets
 from transformer_jax.config import RunConfig
 from transformer_jax.data.datasets import DatasetSplit
@@ -117,7 +117,7 @@ def pronoun_attention(
     }
 
 
-def entry(steps: int, found: dict, pronoun: dict, where: Where) -> Entry:
+def entry(steps: int, found: dict, pronoun: dict, where: Provenance) -> Entry:
     rows = [[name, *told.values()] for name, told in found.items()]
     head = f"{pronoun['layer']}.{pronoun['head']}"
     names = ("mean weight", "chance", "by distance", "sentences")
@@ -158,11 +158,11 @@ def main() -> None:
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name} {getattr(arguments, name)} must be positive")
     start, output = time.perf_counter(), arguments.output
-    where = Where.here(
+    where = Provenance.here(
         f"python -m experiments.demo --steps {arguments.steps} --sentences {arguments.sentences}"
     )
     run_dir = output / "run"
-    trained(configuration(arguments.steps), run_dir)
+    train_to_step(configuration(arguments.steps), run_dir)
     splits = dataset_splits(run_dir)
     translator = Translator.load(run_dir)
     print(f"\ntranslating with {translator.checkpoint}, beam search of 4")
@@ -180,9 +180,9 @@ def main() -> None:
     )
     seconds = time.perf_counter() - start
     # What a resumed run had taken before is in its own record.
-    whole = max(seconds, recorded(run_dir)["training_seconds"])
-    result = entry(arguments.steps, found, pronoun, where.after(whole))
-    record(f"demo-{arguments.steps}", result, arguments.results_dir or output)
+    whole = max(seconds, training_summary(run_dir)["training_seconds"])
+    result = entry(arguments.steps, found, pronoun, where.with_duration(whole))
+    write_entry(f"demo-{arguments.steps}", result, arguments.results_dir or output)
     print(f"{seconds:.0f} seconds. Scores, translations, learning curve and attention are in")
     print(output)
 

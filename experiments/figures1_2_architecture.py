@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from experiments.calls import BATCH, SOURCE, TARGET, Call, calls, wires
+from experiments.calls import BATCH, SOURCE, TARGET, Call, calls, dataflow_edges
 from transformer_jax import functional, presets
 from transformer_jax.config import ModelConfig
 from transformer_jax.terminal import run_program
@@ -118,7 +118,7 @@ def draw_call(
 
 def lanes(call: Call) -> dict[int, int]:
     """Start -> number of the line, beside the boxes, of what passes some of them by."""
-    starts = sorted({start for start, to in wires(call) if to - start > 1})
+    starts = sorted({start for start, to in dataflow_edges(call) if to - start > 1})
     return {start: lane for lane, start in enumerate(starts, 1)}
 
 
@@ -127,7 +127,7 @@ def draw_wires(
 ) -> None:
     """Between boxes from x to x + width at `ends`, their bottoms and tops; up to the call's top."""
     middle, right, beside = x + width / 2, x + width, lanes(call)
-    for start, to in wires(call):
+    for start, to in dataflow_edges(call):
         if to - start == 1:
             if to < len(call.inner):
                 _line(axes, [(middle, ends[start][1]), (middle, ends[to][0])])
@@ -198,7 +198,7 @@ def figure2(model: ModelConfig) -> Figure:
             at = y + 0.75 * (line + 1) / (len(names) + 1)
             left.text(0.6, at, name, ha="right", va="center", fontsize=8)
             _line(left, [(0.65, at), (1, at)])
-    for start, to in wires(attention):
+    for start, to in dataflow_edges(attention):
         if start >= 0 and to < len(attention.inner):
             _line(left, [(2.8, 0.4 + start * 1.1 + 0.75), (2.8, 0.4 + to * 1.1)])
     left.set(xlim=(-0.2, 5), ylim=(-0.1, 0.4 + 1.1 * len(attention.inner)))

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.figures1_2_architecture import save
-from experiments.ledger import Cell, Entry, Table, Where
+from experiments.ledger import Cell, Entry, Provenance, Table
 from experiments.program import make_parser, publish_result
 from transformer_jax.data.datasets import DatasetSplit
 from transformer_jax.decoding.options import Search
@@ -344,7 +344,8 @@ def main() -> None:
             "knows no antecedents: give a run of the grammar, en-de, or --source, --layer, --head"
         )
     command = "python -m experiments.figures3_5_heads --run-dir RUN"
-    start, where = time.perf_counter(), Where.here(f"{command} --sentences {arguments.sentences}")
+    start = time.perf_counter()
+    where = Provenance.here(f"{command} --sentences {arguments.sentences}")
     splits = dataset_splits(arguments.run_dir)
     translator = Translator.load(arguments.run_dir)
     choosing, telling = (
@@ -359,7 +360,7 @@ def main() -> None:
     made = Entry(
         "figures3_5_heads",
         f"Figures 3 to 5, what heads are for ({data.dataset}, {translator.checkpoint})",
-        where.after(time.perf_counter() - start),
+        where.with_duration(time.perf_counter() - start),
         [told, rank_table(order)],
         "the paper has no numbers here, only pictures of heads that were chosen by eye; its model "
         f"has 6 layers of 8 heads, this one {model.num_layers} of {model.num_heads}",

@@ -22,13 +22,13 @@ from transformer_jax.terminal import run_program
 
 __all__ = [
     "Entry",
+    "Provenance",
     "Table",
-    "Where",
     "entries",
     "markdown",
     "merge_provenance",
     "publish",
-    "record",
+    "write_entry",
     "write_json",
 ]
 
@@ -66,7 +66,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Where:
+class Provenance:
     """What ran, and on what."""
 
     command: str
@@ -76,7 +76,7 @@ class Where:
     seconds: float | None = None
 
     @classmethod
-    def here(cls, command: str, commit: str = "") -> "Where":
+    def here(cls, command: str, commit: str = "") -> "Provenance":
         """This machine, these packages, and the checkout's commit unless another is named.
 
         Asked for when the work begins: when it ends the checkout may be another.
@@ -86,18 +86,18 @@ class Where:
         device = jax.devices()[0].device_kind
         machine = f"{platform.machine()}, {os.cpu_count()} cores, {jax.device_count()} x {device}"
         versions = {n: version(n) for n in ("jax", "flax", "optax", "numpy", "sacrebleu")}
-        return cls(command, commit or head(), machine, versions)
+        return cls(command, commit or git_commit(), machine, versions)
 
-    def after(self, seconds: float) -> "Where":
+    def with_duration(self, seconds: float) -> "Provenance":
         return replace(self, seconds=round(seconds, 1))
 
 
-def merge_provenance(command: str, several: Sequence[Where]) -> Where:
+def merge_provenance(command: str, several: Sequence[Provenance]) -> Provenance:
     """Of parts of one result; what differs between them stands side by side, seconds add up.
 
-    >>> parts = [Where("x", "aaa", "CPU", {"jax": "0.10.2"}, 1.0) for _ in range(2)]
-    >>> barrier("x", [*parts, Where("x", "bbb", "GPU", {"jax": "0.10.2"}, 2.0)])
-    Where(command='x', commit='aaa and bbb', machine='CPU and GPU', versions={'jax': '0.10.2'}, seconds=4.0)
+    >>> parts = [Provenance("x", "aaa", "CPU", {"jax": "0.10.2"}, 1.0) for _ in range(2)]
+    >>> merge_provenance("x", [*parts, Provenance("x", "bbb", "GPU", {"jax": "0.10.2"}, 2.0)])
+    Provenance(command='x', commit='aaa and bbb', machine='CPU and GPU', versions={'jax': '0.10.2'}, seconds=4.0)
     """  # noqa: E501
 
     def each(values: Iterable[str]) -> str:
@@ -106,7 +106,7 @@ def merge_provenance(command: str, several: Sequence[Where]) -> Where:
     versions = {name: each(w.versions[name] for w in several) for name in several[0].versions}
     seconds = sum(w.seconds or 0.0 for w in several)
     commits, machines = ([getattr(w, name) for w in several] for name in ("commit", "machine"))
-    return Where(command, each(commits), each(machines), versions).after(seconds)
+    return Provenance(command, each(commits), each(machines), versions).with_duration(seconds)
 
 
 @dataclass(frozen=True)
@@ -115,13 +115,13 @@ class Entry:
 
     experiment: str
     title: str
-    where: Where
+    where: Provenance
     tables: Sequence[Table]
     missing: str
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def head() -> str:
+def git_commit() -> str:
     """The checkout's commit, marked where files differ from it."""
     describe = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     try:
@@ -131,7 +131,7 @@ def head() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def record(name: str, entry: Entry, folder: Path = RESULTS) -> Path:
+def write_entry(name: str, entry: Entry, folder: Path = RESULTS) -> Path:
     """Write an entry to folder/NAME.json, over an older one of this name."""
     path = folder / f"{name}.json"
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,7 +143,7 @@ def publish(name: str, entry: Entry, folder: Path) -> None:
     """Print an entry's tables, record it, and print where."""
     for table in entry.tables:
         print(f"\n{table.markdown()}")
-    print(record(name, entry, folder))
+    print(write_entry(name, entry, folder))
 
 
 def write_json(path: Path, tree: Any) -> None:
@@ -158,7 +158,7 @@ def entries(folder: Path = RESULTS) -> dict[str, Entry]:
     for path in sorted(folder.glob("*.json")):
         try:
             tree = json.loads(path.read_text(encoding="utf-8"))
-            tree["where"] = Where(**tree["where"])
+            tree["where"] = Provenance(**tree["where"])
             tree["tables"] = [Table(**table) for table in tree["tables"]]
             found[path.stem] = Entry(**tree)
         except (ValueError, KeyError, TypeError) as error:

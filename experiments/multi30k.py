@@ -15,9 +15,9 @@ Run it again to resume where it stopped.
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.ledger import Cell, Entry, Table, Where, record
+from experiments.ledger import Cell, Entry, Provenance, Table, write_entry
 from experiments.program import make_parser
-from experiments.runs import recorded, trained
+from experiments.runs import train_to_step, training_summary
 from transformer_jax import presets
 from transformer_jax.config import RunConfig
 from transformer_jax.decoding.options import Search
@@ -80,15 +80,15 @@ def score(data: Path, text: str, run_dir: Path) -> dict:
     return {"checkpoint": found.checkpoint, "perplexity": found.perplexity, "scores": scores}
 
 
-def entry(arguments, config: RunConfig, scores: dict, where: Where) -> Entry:
+def entry(arguments, config: RunConfig, scores: dict, where: Provenance) -> Entry:
     """What was run, where, how long, and what came out."""
-    found = recorded(arguments.run_dir)
+    found = training_summary(arguments.run_dir)
     details = {"seed": config.train.seed, **scores, **found}
-    where = where.after(found["training_seconds"])
+    where = where.with_duration(found["training_seconds"])
     return as_entry(arguments.text, arguments.recipe, config.train.steps, details, where)
 
 
-def as_entry(text: str, recipe: str, steps: int, details: dict, where: Where) -> Entry:
+def as_entry(text: str, recipe: str, steps: int, details: dict, where: Provenance) -> Entry:
     rows: list[list[Cell]] = [
         [name, ANCHOR if (text, name) == ("bpe", "tokenized BLEU") else None, found["value"],
          found["signature"]]
@@ -121,16 +121,16 @@ def main() -> None:
 
     config = configuration(arguments.data, arguments.text, arguments.recipe, arguments.steps)
     steps = config.train.steps
-    where = Where.here(
+    where = Provenance.here(
         "python -m experiments.multi30k --data ../shared/data/multi30k --run-dir RUN "
         f"--recipe {arguments.recipe} --text {arguments.text} --steps {steps}",
         arguments.commit,
     )
-    trained(config, arguments.run_dir)
+    train_to_step(config, arguments.run_dir)
     scores = score(arguments.data, arguments.text, arguments.run_dir)
     found = entry(arguments, config, scores, where)
     folder = arguments.results_dir or arguments.run_dir
-    print(record(f"multi30k-{arguments.text}-{arguments.recipe}-{steps}", found, folder))
+    print(write_entry(f"multi30k-{arguments.text}-{arguments.recipe}-{steps}", found, folder))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from transformer_jax.config import RunConfig
 from transformer_jax.errors import UserError
 from transformer_jax.run.train import train
 
-__all__ = ["named_before", "recorded", "trained"]
+__all__ = ["named_before", "train_to_step", "training_summary"]
 
 
 def named_before(folder: Path, word: str, old: str) -> Path:
@@ -22,7 +22,7 @@ def named_before(folder: Path, word: str, old: str) -> Path:
     return before if before.is_dir() else folder
 
 
-def trained(config: RunConfig, folder: Path, *, progress: bool = True) -> None:
+def train_to_step(config: RunConfig, folder: Path, *, progress: bool = True) -> None:
     """Train, or resume; a run that is further than `config` wants is refused.
 
     Its scores would be told as those of fewer updates.
@@ -36,7 +36,7 @@ def trained(config: RunConfig, folder: Path, *, progress: bool = True) -> None:
         )
 
 
-def recorded(folder: Path) -> dict[str, Any]:
+def training_summary(folder: Path) -> dict[str, Any]:
     """What a run has written down: seconds of all its updates, speed, and its validation curve.
 
     Medians are None for a run that is shorter than log_every.

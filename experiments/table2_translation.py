@@ -22,9 +22,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.ledger import Entry, Table, Where
+from experiments.ledger import Entry, Provenance, Table
 from experiments.program import make_parser, publish_result
-from experiments.runs import named_before, recorded, trained
+from experiments.runs import named_before, train_to_step, training_summary
 from transformer_jax import presets
 from transformer_jax.config import RunConfig
 from transformer_jax.data.text import TextFiles, read_lines
@@ -238,7 +238,7 @@ def entry(found: dict, arguments: argparse.Namespace, config: RunConfig, count: 
         missing = f"{paper - steps:,} of {paper:,} updates"
     else:
         missing = "the paper's seeds, which it does not tell"
-    where = arguments.where.after(recorded(arguments.run_dir)["training_seconds"])
+    where = arguments.where.with_duration(training_summary(arguments.run_dir)["training_seconds"])
     scale = "full size" if arguments.full else "scaled down"
     return Entry(
         "table2_translation",
@@ -246,7 +246,7 @@ def entry(found: dict, arguments: argparse.Namespace, config: RunConfig, count: 
         where,
         tables(found, pair, size, arguments.full and steps == paper),
         missing + ("" if arguments.reduced else "; sacreBLEU's reduced set (--reduced)"),
-        {"choices": found, "steps": steps, **recorded(arguments.run_dir)},
+        {"choices": found, "steps": steps, **training_summary(arguments.run_dir)},
     )
 
 
@@ -282,12 +282,12 @@ def main() -> None:
     else:
         text = write_text(arguments.output / f"text-{pair}", arguments.shared, pair)
         config = scaled_config(pair, size, text, STEPS if steps is None else steps)
-    arguments.where = Where.here(
+    arguments.where = Provenance.here(
         f"python -m experiments.table2_translation --pair {pair} --size {size}"
         + (" --full" if arguments.full else "")
         + f" --steps {config.train.steps}"
     )
-    trained(config, arguments.run_dir)
+    train_to_step(config, arguments.run_dir)
     if arguments.full:
         pairs = list(dataset_splits(arguments.run_dir)["test"])
     else:

@@ -26,8 +26,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.claims import Claim, judge
-from experiments.ledger import Entry, Table, Where, merge_provenance
+from experiments.claims import Claim, decide
+from experiments.ledger import Entry, Provenance, Table, merge_provenance
 from experiments.program import make_parser, publish_result
 from experiments.runs import named_before
 from experiments.tasks import Task, run_all
@@ -223,7 +223,7 @@ def claims_table(found: Sequence[dict], score: str) -> Table:
     rows = []
     found = [{**each, "BLEU": each[score]} for each in found]
     for claim in CLAIMS:
-        judged = judge(claim, found, MARGINS[claim.measure])
+        judged = decide(claim, found, MARGINS[claim.measure])
         if judged is None:
             continue
         interval, verdict = judged
@@ -272,7 +272,7 @@ def entry(found: Sequence[dict], arguments: argparse.Namespace) -> Entry:
         f"python -m experiments.table3_variations{' --full' if arguments.full else ''} "
         f"--seeds {1 + max(each['seed'] for each in found)}"
         + (f" --steps {arguments.steps}" if arguments.steps else ""),
-        [Where(**each["where"]) for each in found],
+        [Provenance(**each["where"]) for each in found],
     )
     scale = "full size" if arguments.full else "scaled down, on the embedded corpus"
     title = f"Table 3, variations of the architecture ({scale})"

@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from experiments.ledger import Where, write_json
-from experiments.runs import recorded, trained
+from experiments.ledger import Provenance, write_json
+from experiments.runs import train_to_step, training_summary
 from transformer_jax.config import RunConfig
 from transformer_jax.decoding.options import Search
 from transformer_jax.errors import UserError
@@ -92,15 +92,15 @@ def run(task: Task) -> dict:
     from transformer_jax.run.splits import dataset_splits
     from transformer_jax.translator import Translator
 
-    start, where = time.perf_counter(), Where.here(f"{task.row}, seed {task.seed}")
-    trained(task.config, task.folder, progress=False)
+    start, where = time.perf_counter(), Provenance.here(f"{task.row}, seed {task.seed}")
+    train_to_step(task.config, task.folder, progress=False)
     files = task.config.data.validation
     text = TextFiles(*files) if files else dataset_splits(task.folder)["validation"]
     sources, references = zip(*list(text)[: task.scored])
     translator = Translator.load(task.folder, "last")
     translations = translator.translate(sources, BEAM, split_sentences="never")
     scores = [*score_all(translations, references, "de"), exact_match(translations, references)]
-    training = recorded(task.folder)["training_seconds"]
+    training = training_summary(task.folder)["training_seconds"]
     # A resumed run has trained longer than this call took.
     seconds = max(time.perf_counter() - start, training)
     found = {
@@ -113,7 +113,7 @@ def run(task: Task) -> dict:
         **{score.name: score.value for score in scores},
         "signatures": {score.name: score.signature for score in scores},
         "training_seconds": training,
-        "where": asdict(where.after(seconds)),
+        "where": asdict(where.with_duration(seconds)),
     }
     write_json(task.result, found)
     return found

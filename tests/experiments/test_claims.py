@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from experiments.claims import Claim, judge, paired
+from experiments.claims import Claim, decide, paired_interval
 
 
 def results(row, perplexities, bleus=None):
@@ -17,7 +17,7 @@ def test_intervals_against_scipy():
     from scipy import stats
 
     differences = [0.3, -0.1, 0.25, 0.4, 0.05]
-    found = paired(differences, 0.95)
+    found = paired_interval(differences, 0.95)
     expected = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     assert found.pairs == 5
@@ -31,7 +31,7 @@ def test_what_intervals_say():
     row = [b * t for b, t in zip(base, times)]
 
     def verdict(claim, theirs, ours=base):
-        return judge(claim, results("base", ours) + results(claim.row, theirs), 0.036)[1]
+        return decide(claim, results("base", ours) + results(claim.row, theirs), 0.036)[1]
 
     assert verdict(worse, row) == "holds"
     assert verdict(worse, [b / t for b, t in zip(base, times)]) == "the opposite"
@@ -40,7 +40,7 @@ def test_what_intervals_say():
     assert verdict(same, row) == "the opposite"
     assert verdict(same, [b * t for b, t in zip(base, [1.3, 0.8, 1.1, 0.9, 1.0])]) == "undecided"
     # Differences are paired: seeds that both have, and logarithms of perplexity.
-    interval, _ = judge(worse, results("base", base[:3]) + results("A-heads-1", row), 0.036)
+    interval, _ = decide(worse, results("base", base[:3]) + results("A-heads-1", row), 0.036)
     assert interval.pairs == 3
     assert interval.mean == pytest.approx(sum(map(math.log, times[:3])) / 3)
-    assert judge(worse, results("base", base[:1]) + results("A-heads-1", row), 0.036) is None
+    assert decide(worse, results("base", base[:1]) + results("A-heads-1", row), 0.036) is None

@@ -10,7 +10,7 @@ import pytest
 from experiments import demo
 from experiments import figures1_2_architecture as architecture
 from experiments import figures3_5_heads as heads
-from experiments.calls import calls, wires
+from experiments.calls import calls, dataflow_edges
 from transformer_jax import Transformer, presets
 from transformer_jax.errors import UserError
 
@@ -50,10 +50,10 @@ def test_figure_1_is_what_runs(tree):
 
 
 def named(call):
-    """Its wires by kinds; what comes from outside is "in", what goes there "out"."""
+    """Its dataflow_edges by kinds; what comes from outside is "in", what goes there "out"."""
     names = {place: each.kind or "layers" for place, each in enumerate(call.inner)}
     names |= {-1: "in", len(call.inner): "out"}
-    return {(names[start], names[to]) for start, to in wires(call)}
+    return {(names[start], names[to]) for start, to in dataflow_edges(call)}
 
 
 def test_lines_are_the_flow_of_data(tree):
@@ -72,7 +72,7 @@ def test_lines_are_the_flow_of_data(tree):
         ("LayerNorm", "out"),
     }  # fmt: skip
     keys_values, module = attention.inner[:2]
-    assert wires(keys_values) == [(-1, 0), (-1, 2), (0, 1), (1, 4), (2, 3), (3, 4)]
+    assert dataflow_edges(keys_values) == [(-1, 0), (-1, 2), (0, 1), (1, 4), (2, 3), (3, 4)]
     assert [each.kind for each in module.inner][:4] == [
         "Linear", "split_heads", "attention_weights", "apply_attention",
     ]  # fmt: skip
@@ -80,7 +80,7 @@ def test_lines_are_the_flow_of_data(tree):
     assert ("split_heads", "apply_attention") not in named(module)
     decoder, group = layer(decode)
     # The memory's keys and values, and its mask, go past self-attention to the second sub-layer.
-    assert wires(decoder) == [(-1, 0), (-1, 1), (0, 1), (1, 2), (2, 3)]
+    assert dataflow_edges(decoder) == [(-1, 0), (-1, 1), (0, 1), (1, 2), (2, 3)]
     [drop, causal, padding] = (decode.inner[place].numbers for place in (2, 3, 4))
     [keys_values] = (call.numbers for call in group.inner[:1])
     assert decoder.inner[0].reads == drop | causal

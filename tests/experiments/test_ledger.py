@@ -3,12 +3,12 @@ import json
 import pytest
 
 from experiments import ledger
-from experiments.ledger import Entry, Table, Where
+from experiments.ledger import Entry, Provenance, Table
 from transformer_jax.errors import UserError
 
 
 def entry(**changes):
-    where = Where("python -m x", "abc1234", "x86_64", {"jax": "0.10.2"}, 12.34)
+    where = Provenance("python -m x", "abc1234", "x86_64", {"jax": "0.10.2"}, 12.34)
     table = Table("Rows", ["a|b", "paper", "ours"], [["x", 1234, 1.006], ["y", None, 2.0]])
     return Entry(**{
         "experiment": "x", "title": "An experiment", "where": where, "tables": [table],
@@ -27,7 +27,7 @@ def test_results_are_made_from_the_ledger():
 
 
 def test_an_entry_is_written_and_read(tmp_path):
-    path = ledger.record("one", entry(), tmp_path)
+    path = ledger.write_entry("one", entry(), tmp_path)
     assert path == tmp_path / "one.json"
     [(name, read)] = ledger.entries(tmp_path).items()
     assert name == "one"
@@ -43,16 +43,16 @@ def test_what_is_no_result_is_not_recorded(tmp_path):
     with pytest.raises(ValueError, match="2 cells for 3 columns"):
         Table("T", ["a", "b", "c"], [[1, 2]])
     with pytest.raises(ValueError, match="not JSON compliant"):
-        ledger.record("nan", entry(details={"loss": float("nan")}), tmp_path)
+        ledger.write_entry("nan", entry(details={"loss": float("nan")}), tmp_path)
     assert not (tmp_path / "nan.json").exists()
 
 
 def test_where_is_this_machine():
-    here = Where.here("python -m x").after(1.26)
+    here = Provenance.here("python -m x").with_duration(1.26)
     assert here.seconds == 1.3
     assert set(here.versions) == {"jax", "flax", "optax", "numpy", "sacrebleu"}
     assert "x cpu" in here.machine
-    assert Where.here("x", commit="f00").commit == "f00"
+    assert Provenance.here("x", commit="f00").commit == "f00"
     json.dumps(here.versions)
 
 
