@@ -17,7 +17,7 @@ from transformer_jax.tools.verification import read_fingerprints, run_to_end, ve
 __all__ = ["FLAGS", "repeated"]
 
 UPDATES = 30
-# XLA chooses the fastest of several kernels anew in each process that compiles; the cache of
+# XLA chooses the fastest of several kernels again in each process that compiles; the cache of
 # compiled programs keeps what was chosen.
 DETERMINISTIC = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
 UNCACHED = {"JAX_ENABLE_COMPILATION_CACHE": "false"}

@@ -1,6 +1,6 @@
 """Numbers of a small model as a CPU computes them, in golden.npz, for other devices to be held to.
 
-    JAX_PLATFORMS=cpu python -m benchmarks.golden        records them anew
+    JAX_PLATFORMS=cpu python -m benchmarks.golden        records them again
 
 The file holds the parameters too, so that a device is compared on the same model whatever its
 initialisation draws.

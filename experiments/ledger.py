@@ -1,6 +1,6 @@
 """The ledger: what each experiment found, beside the paper, as results/*.json and RESULTS.md.
 
-    python -m experiments.ledger        writes RESULTS.md anew from results/*.json
+    python -m experiments.ledger        writes RESULTS.md from results/*.json
 
 An entry holds its tables as the experiment made them, so RESULTS.md has no number of its own.
 """

@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _union(arguments):
-    """The subcommands as a type; options default to the preset or to the run that is resumed."""
+    """Make a type of the subcommands, whose options have the preset's or the run's defaults."""
     import functools
     import operator
 
@@ -132,7 +132,7 @@ def _with_model_of(init_from: Path, config: RunConfig, vocab_size: str | None) -
 
 
 def _read_config(path: Path) -> RunConfig:
-    """A configuration as printed, or as a run folder keeps it."""
+    """Read a configuration as printed, or as a run folder holds it."""
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(tree, dict) and "config" in tree:
@@ -143,7 +143,7 @@ def _read_config(path: Path) -> RunConfig:
 
 
 def _with_home(word: str) -> str:
-    """--run-dir=~/x as the shell gives --run-dir ~/x."""
+    """Expand --run-dir=~/x as a shell expands --run-dir ~/x."""
     option, equals, value = word.partition("=")
     if not option.startswith("--") or option in _TEXTS or not value.startswith("~"):
         return word
@@ -154,8 +154,10 @@ def _with_home(word: str) -> str:
 
 
 def _value_of(option: str, arguments: list[str]) -> str | None:
-    """What follows the last of an option; None where it is not given, or without a value, which is
-    reported when the options are parsed."""
+    """Return what follows the last occurrence of an option.
+
+    None where it is not given, or without a value, which is reported when options are parsed.
+    """
     found = None
     for word, following in zip(arguments, [*arguments[1:], "--"]):
         name, equals, value = word.partition("=")

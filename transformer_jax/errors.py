@@ -1,4 +1,4 @@
-"""The error of everything a user can mend: its message is shown without a traceback."""
+"""UserError: an error that the user can correct; its message is shown without a traceback."""
 
 from collections.abc import Collection
 
@@ -11,12 +11,12 @@ MAX_INT32 = 2**31 - 1
 class UserError(Exception):
     """Bad input. The message names the place, the value, the rule and the remedy.
 
-    No ValueError: the option parser would catch it and word it in its own way.
+    It is not a ValueError, which the option parser would catch and reword.
     """
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
-    """The end of a message about a name that is not known.
+    """End a message about an unknown name: with the closest known one, or with all of them.
 
     >>> did_you_mean("gramar", ["grammar", "text"])
     "did you mean 'grammar'?"
@@ -30,7 +30,7 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
 
 
 def is_encodable(text: str) -> bool:
-    """Whether a string has an encoding: JSON can spell halves of characters, which have none.
+    """Whether a string can be encoded as UTF-8; JSON escapes can produce lone surrogates, which cannot.
 
     >>> is_encodable("\u00e4"), is_encodable("\\ud800")
     (True, False)

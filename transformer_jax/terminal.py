@@ -1,4 +1,4 @@
-"""A program at a terminal: what it says on standard error, and the code that it exits with."""
+"""Messages on standard error and exit codes of a program that was started by itself."""
 
 import contextlib
 import io
@@ -17,7 +17,11 @@ __all__ = ["command_errors", "run_program"]
 
 @contextlib.contextmanager
 def command_errors() -> Iterator[None]:
-    """Messages go to standard error; what the user can mend ends the process with one of them."""
+    """Turn errors within this context into one message on standard error and an exit code.
+
+    A UserError, an OSError, running out of memory, an interruption and a closed reader each end the
+    process with one line; other exceptions keep their traceback.
+    """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("transformer_jax").setLevel(logging.INFO)
     # Orbax logs failures that it raises too, and asyncio those of its other reads and writes; they
@@ -69,13 +73,15 @@ def command_errors() -> Iterator[None]:
 
 
 def run_program(main: Callable[[], None]) -> None:
-    """Run the `main` of a program that was started by itself, `command_errors`."""
+    """Run the `main` of a program that was started by itself, within `command_errors`."""
     with command_errors():
         main()
 
 
 def _end_output() -> None:
-    """Flush standard output if that is possible; else Python would try as it ends, and complain."""
+    """Flush standard output if that is possible; otherwise Python would try again as it exits, and
+    complain.
+    """
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,4 +1,4 @@
-"""What commands write: where it may go, checked before the work, and how it is opened."""
+"""What commands write: checked before the work, and how it is opened."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ __all__ = [
 
 
 def check_writable(path: Path) -> None:
-    """OSError for a file that cannot be written, before the work; nothing is left where none was.
+    """Raise OSError for a file that cannot be written, before the work; nothing is left behind.
 
     A pipe or a device is not tried: its reader would take that for the end.
     """
@@ -33,7 +33,7 @@ def check_writable(path: Path) -> None:
 
 
 def check_output(output: Path, *inputs: Path) -> None:
-    """What is read is not written over."""
+    """Raise UserError if an output is one of the inputs."""
     for path in inputs:
         if output.exists() and path.exists() and output.samefile(path):
             raise UserError(f"{output} is to be read and written: name another --output")
@@ -41,9 +41,9 @@ def check_output(output: Path, *inputs: Path) -> None:
 
 @contextlib.contextmanager
 def opened_output(path: Path | None) -> Iterator[BinaryIO]:
-    """A file open for writing bytes, packed as its name says, or standard output.
+    """Open a file for writing bytes, compressed as its name says, or standard output.
 
-    UserError where it does not take all.
+    Raises UserError where it cannot take everything.
     """
     from transformer_jax.data.packing import open_packed
 
@@ -65,17 +65,28 @@ def opened_output(path: Path | None) -> Iterator[BinaryIO]:
 
 
 def standard_stream(stream: TextIO, name: str) -> TextIO:
-    """Standard input or output; `command_errors` puts the null device where there is none."""
+    """Return standard input or output; UserError where there is none.
+
+    `command_errors` puts the null device in place of a missing one.
+    """
     if getattr(stream, "name", None) == os.devnull:
         raise UserError(f"there is no standard {name}: name a file with --{name}")
     return stream
 
 
 def check_picture(path: Path) -> Path:
+    """Check that a picture can be written to a path; UserError where not."""
     return check_suffix(path, "picture", ".png", ".svg", ".pdf")
 
 
 def check_suffix(path: Path, what: str, *known: str) -> Path:
+    """Check that a file of some kind can be written to a path; UserError where not.
+
+    Args:
+        path: The file.
+        what: What the message calls it.
+        *known: Suffixes that are possible.
+    """
     if path.suffix.lower() not in known:
         raise UserError(f"{path} is no {what} that can be written: end it in {', '.join(known)}")
     if not path.absolute().parent.is_dir():

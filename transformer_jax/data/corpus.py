@@ -233,7 +233,7 @@ def write_corpus(
                     raise CorpusError(
                         f"{pairs}, pair {number}: {len(words[0])} source tokens but "
                         f"{len(words[1])} target tokens; the task needs a target token for each: "
-                        "mend that line, or choose the vocabulary whitespace"
+                        "correct that line, or choose the vocabulary whitespace"
                     )
                 for ids, file, side_ends in zip(encoded, (source_file, target_file), ends):
                     file.write(np.asarray(ids, dtype).tobytes())

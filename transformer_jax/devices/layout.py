@@ -165,7 +165,7 @@ def make_layout(model: ModelConfig, train: TrainConfig) -> Layout:
     if "data" not in sizes and fixed <= len(devices) and len(devices) % fixed:
         raise UserError(
             f"mesh {train.mesh} has {fixed} devices, which do not divide the {len(devices)} there "
-            "are: say with data= how many times it shall be there"
+            "are: give the number of copies with data="
         )
     sizes = {"data": max(len(devices) // fixed, 1), **sizes}
     wanted = int(np.prod(list(sizes.values())))

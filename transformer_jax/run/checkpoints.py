@@ -178,7 +178,7 @@ class Checkpoints:
         if is_first():
             with self._writing():
                 # Where this fails orbax would leave threads that wait for minutes, or would make
-                # a folder anew that somebody has removed.
+                # a folder again that somebody has removed.
                 probe = self._folder / f"{step}.orbax-checkpoint-tmp-probe"
                 probe.mkdir()
                 probe.rmdir()

@@ -70,7 +70,7 @@ def create_run(
         # The configuration tells how the corpus was made, whatever the preset says.
         if manifest.pairing != task.pairing:
             raise CorpusError(
-                f"{prepared} was prepared for another task than {data.task}: prepare the text anew"
+                f"{prepared} was prepared for another task than {data.task}: prepare the text again"
             )
         kind: Any = manifest.vocabulary
         data = replace(data, vocabulary=kind, max_length=manifest.max_length)

@@ -113,7 +113,7 @@ def train(
         if isinstance(stop, Interrupted) and stop.has_resume_hint:
             raise
         number = stop.signal if isinstance(stop, Interrupted) else signal.SIGINT
-        again = _resume_hint(folder) if Run.exists(folder) else "the same command starts anew"
+        again = _resume_hint(folder) if Run.exists(folder) else "the same command starts again"
         raise Interrupted(number, f"stopped by {number.name}; {again}") from None
     return run
 
