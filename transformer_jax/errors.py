@@ -30,7 +30,7 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
 
 
 def is_encodable(text: str) -> bool:
-    """Whether a string can be encoded as UTF-8; JSON escapes can produce lone surrogates, which cannot.
+    """Whether a string has a UTF-8 encoding: lone surrogates, which JSON can spell, have none.
 
     >>> is_encodable("\u00e4"), is_encodable("\\ud800")
     (True, False)
