@@ -115,8 +115,8 @@ def calls(model: ModelConfig) -> Call:
 
     def method(following, arguments, options, context):
         name = context.method_name
-        idle = name == "drop" and arguments[1] == 0
-        passing = isinstance(context.module, PASSING) and name != "drop"
+        idle = name == "apply_dropout" and arguments[1] == 0
+        passing = isinstance(context.module, PASSING) and name != "apply_dropout"
         if name in HIDDEN or idle or passing:
             return following(*arguments, **options)
         kind = type(context.module).__name__ if name == "__call__" else name

@@ -86,7 +86,7 @@ def label(call: Call) -> str:
     name = "" if "Layer" in call.kind and call.kind != "LayerNorm" else call.name
     if call.kind == "residual":
         return "residual: Add & Norm"
-    if call.kind == "drop":
+    if call.kind == "apply_dropout":
         return "Dropout"
     return call.kind if name in ("", call.kind) else f"{name}: {call.kind}"
 

@@ -20,7 +20,7 @@ from benchmarks.accelerator import (
     measurements,
 )
 from benchmarks.account import account
-from experiments.ledger import entries, record
+from experiments.ledger import entries, write_entry
 from transformer_jax.errors import UserError
 
 
@@ -95,7 +95,7 @@ def test_account_tells_what_was_found_and_what_did_not_end(tmp_path):
 
 
 def entries_of(folder, entry):
-    record("one", entry, folder)
+    write_entry("one", entry, folder)
     return entries(folder)["one"]
 
 

@@ -271,7 +271,7 @@ def test_batch_n_is_a_function_of_n_seed_and_corpus(corpus):
     golden = {0: [389, 195, 361, 202], 1: [204, 52, 130, 476], 200: [457, 333, 462, 470]}
     for n, indices in golden.items():
         assert first.batch(n).indices.tolist() == indices
-    shapes = [first.indices(n)[0] for n in range(20)]
+    shapes = [first.shape_and_indices(n)[0] for n in range(20)]
     assert shapes == [0, 4, 3, 0, 3, 2, 4, 4, 1, 3, 3, 2, 4, 4, 0, 3, 2, 2, 3, 0]
 
 

@@ -33,8 +33,8 @@ def test_figure_1_is_what_runs(tree):
     assert (decode.kind, decode.shape) == ("decode", "[B, T, V]")
     encoder, _ = layer(encode)
     assert [[each.kind for each in part.inner] for part in encoder.inner] == [
-        ["keys_values", "MultiHeadAttention", "drop", "LayerNorm"],
-        ["FeedForward", "drop", "LayerNorm"],
+        ["keys_values", "MultiHeadAttention", "apply_dropout", "LayerNorm"],
+        ["FeedForward", "apply_dropout", "LayerNorm"],
     ]
     decoder, group = layer(decode)
     assert (group.inner[0].kind, group.inner[0].name) == ("keys_values", "cross_attention")
@@ -46,7 +46,7 @@ def test_figure_1_is_what_runs(tree):
     assert kinds.count("unembed") == kinds.count("causal_mask") == 1
     # Dropout of weights is zero in the paper: it is not drawn.
     attention = next(call for call in tree.all() if call.kind == "MultiHeadAttention")
-    assert "drop" not in [call.kind for call in attention.inner]
+    assert "apply_dropout" not in [call.kind for call in attention.inner]
 
 
 def named(call):
@@ -59,17 +59,18 @@ def named(call):
 def test_lines_are_the_flow_of_data(tree):
     encode, decode = tree.inner
     assert named(encode) == {
-        ("in", "padding_mask"), ("in", "embed"), ("embed", "drop"), ("sinusoids", "drop"),
-        ("drop", "layers"), ("padding_mask", "layers"), ("layers", "out"),
+        ("in", "padding_mask"), ("in", "embed"), ("embed", "apply_dropout"),
+        ("sinusoids", "apply_dropout"), ("apply_dropout", "layers"), ("padding_mask", "layers"),
+        ("layers", "out"),
     }  # fmt: skip
     assert {*encode.reads} == {"source"} and decode.reads == {*encode.numbers, "source", "target"}
     assert ("causal_mask", "layers") in named(decode)
-    assert not {("in", "causal_mask"), ("drop", "causal_mask")} & named(decode)
+    assert not {("in", "causal_mask"), ("apply_dropout", "causal_mask")} & named(decode)
     attention, feed_forward = layer(encode)[0].inner
     # The residual connection: what comes in goes around the sub-layer to the norm.
     assert named(feed_forward) == {
-        ("in", "FeedForward"), ("FeedForward", "drop"), ("drop", "LayerNorm"), ("in", "LayerNorm"),
-        ("LayerNorm", "out"),
+        ("in", "FeedForward"), ("FeedForward", "apply_dropout"), ("apply_dropout", "LayerNorm"),
+        ("in", "LayerNorm"), ("LayerNorm", "out"),
     }  # fmt: skip
     keys_values, module = attention.inner[:2]
     assert dataflow_edges(keys_values) == [(-1, 0), (-1, 2), (0, 1), (1, 4), (2, 3), (3, 4)]

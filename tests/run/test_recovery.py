@@ -154,7 +154,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(tmp_path, whole, monkeypat
         if number_of_step == 9:  # metrics are read a step late
             signal.raise_signal(number)
 
-    monkeypatch.setattr(MetricsWriter, "step", stop)
+    monkeypatch.setattr(MetricsWriter, "write_step", stop)
     with pytest.raises(
         Interrupted, match=f"{number.name} after step 10, .* --run-dir .*/run"
     ) as told:
@@ -200,7 +200,7 @@ def test_a_stopped_run_may_end_where_it_was_stopped(tmp_path, whole, monkeypatch
         if number == 7:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(MetricsWriter, "step", stop)
+    monkeypatch.setattr(MetricsWriter, "write_step", stop)
     with pytest.raises(Interrupted):
         train(config, tmp_path / "run", progress=False)
     monkeypatch.undo()

@@ -28,7 +28,9 @@ from transformer_jax.training.metrics import MetricsWriter
 def said(monkeypatch):
     """What jobs tell at the terminal."""
     lines = []
-    monkeypatch.setattr(MetricsWriter, "say", lambda self, text: lines.extend(text.splitlines()))
+    monkeypatch.setattr(
+        MetricsWriter, "print_line", lambda self, text: lines.extend(text.splitlines())
+    )
     return lines
 
 
