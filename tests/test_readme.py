@@ -1,10 +1,13 @@
-"""What the README and the page on Python show runs as it is written there."""
+"""What the README and the pages on Python show runs as it is written there."""
 
 import re
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+
+from transformer_jax.data.builders import Grammar
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,6 +39,22 @@ def test_library_page_runs(capsys):
     assert int(names["state"].step) == 20
     records = [line for line in capsys.readouterr().out.splitlines() if "accuracy" in line]
     assert len(records) == 4 and records[0].startswith("{'step': 5, 'loss': ")
+
+
+def test_faq_page_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Grammar, "SIZES", {"10k": 300})
+    monkeypatch.setattr(Grammar, "HELD_OUT", 20)
+    [device, *_] = jax.devices()
+    monkeypatch.setattr(jax, "devices", lambda: [device])  # a user's CPU is one device
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    count, names = run_blocks("docs/faq.md")
+    assert count == 3
+    assert names["vectors"].shape == (2, 32)
+    # Padding has no part in a vector.
+    [alone] = names["sentence_vectors"](names["translator"], ["A dog runs."])
+    np.testing.assert_allclose(names["vectors"][0], alone, atol=1e-5)
+    assert names["found"].tokens.shape == (2, 2, 7) and (tmp_path / "runs/from-python").is_dir()
+    assert "validation_loss" in capsys.readouterr().out
 
 
 def test_readme_fits_one_page():

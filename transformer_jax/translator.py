@@ -165,15 +165,13 @@ class Translator:
     ) -> list[list[Translation]]:
         """Translate lines, with all n_best translations and their scores.
 
-        A line is split
+        A line is split into parts, and its translations are those of the parts, the best with the
+        best:
 
-        auto    into its sentences where it holds more of them than the training text's lines, and
-        those
-                into pieces that are no longer than the longest line of that text
-        always  into its sentences, wherever it holds more than one, and those as before
-        never   into pieces of `max_length`, where it is longer
-
-        and its translations are those of the parts, the best with the best.
+        - auto: into its sentences where it holds more of them than the training text's lines,
+          and those into pieces no longer than the longest line of that text;
+        - always: into its sentences wherever it holds more than one, and those as before;
+        - never: into pieces of `max_length` where it is longer.
 
         Args:
             lines: Lines of text.

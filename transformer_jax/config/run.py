@@ -36,6 +36,7 @@ class RunConfig:
         )
 
     def to_json(self) -> str:
+        """Write the configuration as JSON, which `from_json` reads."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod

@@ -37,22 +37,38 @@ class VocabularyError(UserError):
 class Vocabulary(Protocol):
     """What the rest of the package asks of a vocabulary; ids carry no EOS."""
 
-    def encode(self, text: str) -> list[int]: ...
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text's tokens, UNK_ID for those that it does not know.
 
-    def encode_all(self, texts: Sequence[str]) -> list[list[int]]: ...
+        Raises:
+            UserError: The text has half a character, as an argument that is no UTF-8 has.
+        """
+        ...
 
-    def decode(self, ids: Iterable[int]) -> str: ...
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of many texts, faster than one by one."""
+        ...
 
-    def tokens(self, ids: Iterable[int]) -> list[str]: ...
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids."""
+        ...
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """The pieces of ids, as the vocabulary spells them."""
+        ...
 
     def __len__(self) -> int: ...
 
-    def to_bytes(self) -> bytes: ...
+    def to_bytes(self) -> bytes:
+        """What `save` writes."""
+        ...
 
-    def save(self, folder: Path) -> None: ...
+    def save(self, folder: Path) -> None:
+        """Write the vocabulary to a folder, as a file of its kind's name."""
+        ...
 
 
-class WhitespaceVocabulary:
+class WhitespaceVocabulary(Vocabulary):
     """Tokens as the text separates them by spaces, for text segmented already.
 
     >>> vocabulary = WhitespaceVocabulary.train(["a b b", "b c"], 100)
@@ -105,6 +121,11 @@ class WhitespaceVocabulary:
 
     @classmethod
     def load(cls, folder: Path) -> "WhitespaceVocabulary":
+        """Read what `save` wrote.
+
+        Raises:
+            VocabularyError: The file is damaged.
+        """
         path = folder / cls.FILE
         try:
             types = json.loads(path.read_text(encoding="utf-8"))
@@ -117,7 +138,7 @@ class WhitespaceVocabulary:
         return cls(types)
 
 
-class SentencePieceVocabulary:
+class SentencePieceVocabulary(Vocabulary):
     """A SentencePiece model (Kudo & Richardson 2018) that changes nothing about the text.
 
     No normalisation, whitespace kept, bytes for unseen characters: decode(encode(text)) is text,
@@ -191,7 +212,6 @@ class SentencePieceVocabulary:
         return cls(model.getvalue())
 
     def encode(self, text: str) -> list[int]:
-        """UserError for half a character, as an argument that is no UTF-8 has."""
         try:
             return self._processor.encode(text)
         except RuntimeError:
@@ -222,6 +242,11 @@ class SentencePieceVocabulary:
 
     @classmethod
     def load(cls, folder: Path) -> "SentencePieceVocabulary":
+        """Read what `save` wrote.
+
+        Raises:
+            VocabularyError: The file is damaged.
+        """
         path = folder / cls.FILE
         try:
             return cls(path.read_bytes())

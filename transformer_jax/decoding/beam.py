@@ -29,11 +29,11 @@ class BeamResult(NamedTuple):
 
 
 def length_divisor(length, kind: LengthPenalty, alpha: float):
-    """Compute what the log-probability of a hypothesis is divided by.
+    """Compute what the log-probability of a hypothesis is divided by::
 
-    gnmt   ((5 + length) / 6)^alpha   the paper's (Wu et al. 2016, equation 14)
-    power  length^alpha               fairseq, Marian, Hugging Face
-    none   1
+        gnmt   ((5 + length) / 6)^alpha   the paper's (Wu et al. 2016, equation 14)
+        power  length^alpha               fairseq, Marian, Hugging Face
+        none   1
 
     Args:
         length: Tokens of the hypothesis, EOS included.

@@ -18,10 +18,12 @@ SinusoidLayout = Literal["paper", "concatenated", "t2t"]
 def sinusoids(length: int, d_model: int, layout: SinusoidLayout = "paper") -> Float[Array, "T D"]:
     """Compute PE(pos, 2i) = sin(pos / 10000^(2i/d_model)) and PE(pos, 2i+1) = cos(the same).
 
-    layout        columns                       exponent of 10000
-    paper         sin cos sin cos ...           2i / d_model           (section 3.5)
-    concatenated  all sines, then all cosines   2i / d_model           (Hugging Face Marian)
-    t2t           all sines, then all cosines   i / (d_model/2 - 1)    (tensor2tensor, fairseq)
+    The layouts are::
+
+        layout        columns                       exponent of 10000
+        paper         sin cos sin cos ...           2i / d_model           (section 3.5)
+        concatenated  all sines, then all cosines   2i / d_model           (Hugging Face Marian)
+        t2t           all sines, then all cosines   i / (d_model/2 - 1)    (tensor2tensor, fairseq)
 
     Angles are computed in float64 and rounded once: in float32 the angle itself is off by 6e-5 at
     position 1000. The result is a constant of the compiled program.

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from transformer_jax.errors import UserError
 from transformer_jax.files import write_atomically
 
@@ -69,6 +67,8 @@ class MetricsWriter:
             on_record: Called with each record, a dict with "step", of training or of an
                 evaluation. If it fails, that is logged once, and it is not called again.
         """
+        from tqdm import tqdm
+
         self._files: dict[str, Any] = {}
         if folder is not None:
             for name in ("metrics", "timings"):
@@ -187,6 +187,7 @@ class MetricsWriter:
             self._board.flush()
 
     def close(self) -> None:
+        """Close the files and the bar."""
         for file in self._files.values():
             file.close()
         self._bar.close()

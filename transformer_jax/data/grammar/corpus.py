@@ -36,10 +36,13 @@ class Antecedent:
 class Example:
     """A sentence pair and everything that is known of it.
 
-    alignment    pairs (English token, German token) that say the same; tokens as split by spaces
-    antecedents  of "it": in English, in German; empty where there is none
-    spans        (label, first token, end) of the English phrases, the whole sentence first
-    tags         the phenomena of German that the sentence shows
+    Attributes:
+        english: The English sentence.
+        german: The German sentence.
+        alignment: Pairs (English token, German token) that say the same; tokens as split by spaces.
+        antecedents: Of "it", in English and in German; empty where there is none.
+        spans: (label, first token, end) of the English phrases, the whole sentence first.
+        tags: The phenomena of German that the sentence shows.
     """
 
     english: str

@@ -1,0 +1,64 @@
+"""The site (make docs): Sphinx over the repository's own pages, whose links work in both."""
+
+import base64
+import io
+import json
+from pathlib import Path
+
+from matplotlib.image import imread
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+
+import transformer_jax
+
+project = "transformer_jax"
+author = "the authors of transformer_jax"
+copyright = "the authors of transformer_jax, Apache-2.0"
+version = release = transformer_jax.__version__
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+root_doc = "docs/index"
+include_patterns = ["*.md", "docs/**.md", "experiments/RESULTS.md", "experiments/notebooks/*.ipynb"]
+templates_path = ["templates"]
+
+html_theme = "furo"
+html_title = f"transformer_jax {version}"
+html_show_sourcelink = False
+# The site begins at docs/index.html, and its root leads there.
+html_additional_pages = {"index": "redirect.html"}
+
+myst_heading_anchors = 3
+default_role = "literal"  # `name` in a docstring
+autodoc_typehints = "none"  # in the signature is enough
+autodoc_member_order = "bysource"
+napoleon_use_ivar = True
+
+# A notebook is executed again when its code changes; make clean forgets all of them.
+nb_execution_mode = "cache"
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+# Name -> pictures that it shows.
+NOTEBOOKS = {"transformer_in_ten_minutes": 2, "reproduce_the_paper": 4, "your_own_text": 2}
+
+
+def check_pictures(app: Sphinx, error: Exception | None) -> None:
+    """Refuse a site in which a notebook lacks a picture or shows an empty one."""
+    if error:
+        return
+    folder = Path(app.outdir).parent / "jupyter_execute" / "experiments" / "notebooks"
+    found = {}
+    for path in folder.glob("*.ipynb"):
+        pictures = [
+            imread(io.BytesIO(base64.b64decode(output["data"]["image/png"])))
+            for cell in json.loads(path.read_text("utf-8"))["cells"]
+            for output in cell.get("outputs", [])
+            if "image/png" in output.get("data", {})
+        ]
+        found[path.stem] = sum(picture.std() > 0.03 for picture in pictures)
+    if found != NOTEBOOKS:
+        raise ExtensionError(f"the notebooks show {found} pictures, not {NOTEBOOKS}")
+
+
+def setup(app: Sphinx) -> None:
+    """Register the check."""
+    app.connect("build-finished", check_pictures)

@@ -1,0 +1,42 @@
+"""The public names, frozen. A new one is added here and in docs/api; none goes."""
+
+_NAMES = {
+    "transformer_jax": """
+        AttentionMaps DataConfig Decoder Encoder Evaluation FAMILIES Family JitStep Layout
+        MeshStep MetricsWriter ModelConfig OptimizerConfig PmapStep Processes Run RunConfig
+        Search TASKS Task TextFiles TrainConfig TrainState Transformer Translation Translator
+        UserError average beam_search dataset_splits distributed_session functional generate
+        greedy_search load_variables make_layout make_optimizer make_runner make_search_step
+        make_step named presets sample train train_loop warmup_schedule
+    """,
+    "transformer_jax.data.vocabulary": """
+        BOS_ID EOS_ID PAD_ID SentencePieceVocabulary UNK_ID Vocabularies Vocabulary
+        VocabularyError WhitespaceVocabulary load_vocabularies load_vocabulary save_vocabularies
+        train_vocabulary
+    """,
+    "transformer_jax.evaluation.bleu": """
+        Score bleu_variants compound_split default_score exact_match missing_tokenizer paper_bleu
+        sacrebleu_score score_all tokenized_bleu
+    """,
+    "transformer_jax.functional": """
+        additive_attention_weights apply_attention attention_weights batch_norm batch_statistics
+        causal_mask combine_masks dot_product_attention dropout embed feed_forward fold_in_rows
+        label_smoothed_cross_entropy layer_norm learned_positions linear local_window_mask
+        map_blocks masked_softmax merge_heads padding_mask row_axes row_keys running_statistics
+        seed_key segment_mask segment_positions sinusoids split_heads token_log_probs typed_key
+        unembed
+    """,
+    "transformer_jax.presets": """
+        RUN_CONFIGS TABLE_3 base big multi30k run_config t2t tiny
+    """,
+    "transformer_jax.visualization.attention": """
+        attention_lines attention_map by_word check_head draw_head merge_pieces
+    """,
+    "transformer_jax.visualization.curves": """
+        learning_curve
+    """,
+    "transformer_jax.visualization.page": """
+        attention_page
+    """,
+}
+PUBLIC = {module: text.split() for module, text in _NAMES.items()}
