@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # One XLA thread a worker: two workers on two cores, not four threads.
 PYTEST = NPROC=1 JAX_COMPILATION_CACHE_DIR=$(CURDIR)/$(VENV)/jax-cache $(BIN)/python -m pytest -q -n 2 --dist loadgroup --durations 12
 
-.PHONY: demo test test-slow parity mutants lint types clean
+.PHONY: demo test test-slow parity mutants docs lint types clean
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,13 @@ parity: $(VENV)/parity-installed  ## logits and gradients against torch and Hugg
 mutants: $(VENV)/installed  ## breaks named lines one at a time; every break must be caught
 	$(BIN)/python -m tests.mutants
 
+$(VENV)/docs-installed: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -e .[docs]
+	touch $@
+
+docs: $(VENV)/docs-installed  ## the site in build/site/html, its notebooks executed; any warning is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/site/doctrees . build/site/html
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 
@@ -44,4 +51,4 @@ types: $(VENV)/installed
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) build

@@ -29,7 +29,9 @@ html_additional_pages = {"index": "redirect.html"}
 
 myst_heading_anchors = 3
 default_role = "literal"  # `name` in a docstring
-autodoc_typehints = "none"  # in the signature is enough
+autodoc_preserve_defaults = True
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 90
 autodoc_member_order = "bysource"
 napoleon_use_ivar = True
 
@@ -59,6 +61,21 @@ def check_pictures(app: Sphinx, error: Exception | None) -> None:
         raise ExtensionError(f"the notebooks show {found} pictures, not {NOTEBOOKS}")
 
 
+def keep_colons(app, what, name, value, options, lines: list[str]) -> None:
+    """Keep napoleon from reading "auto: jit ..." as a field of type "auto"."""
+    if what == "attribute":
+        lines[:0] = ["..", ""]  # a comment in front of it
+
+
+def shorten_arrays(app, what, name, value, options, signature, returns):
+    """Write jax.Array as jaxtyping's users do."""
+    return tuple(
+        part and part.replace("jaxlib._jax.Array", "Array") for part in (signature, returns)
+    )
+
+
 def setup(app: Sphinx) -> None:
-    """Register the check."""
+    """Register the functions above."""
     app.connect("build-finished", check_pictures)
+    app.connect("autodoc-process-docstring", keep_colons, priority=400)  # napoleon has 500
+    app.connect("autodoc-process-signature", shorten_arrays)
