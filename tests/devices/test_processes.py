@@ -189,7 +189,7 @@ import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint
 from transformer_jax.run.retention import Retention
-from transformer_jax.devices.processes import merge_provenance
+from transformer_jax.devices.processes import barrier
 folder, coordinator, me = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 jax.distributed.initialize(coordinator, 2, me)
 mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -235,12 +235,12 @@ def test_what_one_cannot_read_all_leave(tmp_path):
 COUNTING = """
 import atexit, os, sys
 if "--process-id" in sys.argv:
-    from transformer_jax.data.corpus import Side
-    rows, read = Side.rows, []
+    from transformer_jax.data.corpus import TokenArray
+    rows, read = TokenArray.rows, []
     def counted(self, indices, length, *fill):
         read.append(len(indices))
         return rows(self, indices, length, *fill)
-    Side.rows = counted
+    TokenArray.rows = counted
     name = sys.argv[sys.argv.index("--process-id") + 1]
     atexit.register(lambda: open(f"read.{name}", "w").write(" ".join(map(str, read))))
 """
