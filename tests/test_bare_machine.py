@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+import transformer_jax
 from tests.small_job import ENVIRONMENT, configuration
 
 MISSING = ("tensorflow_datasets", "array_record", "tyro", "tensorboardX", "sacremoses", "beartype",
@@ -30,6 +31,38 @@ for phase in ("check", "train"):
     accelerator.run_phase(phase, folder, time.monotonic() + 900, True, None)
 print(json.dumps([translator.checkpoint, [score.name for score in evaluation.scores]]))
 """
+
+# What an import may load, beside what these themselves need.
+LIGHT = """
+import sys
+allowed = set(sys.argv[2].split())
+OTHERS = {"flax", "optax", "orbax", "etils", "jaxtyping", "array_record", "matplotlib", "regex",
+    "sacrebleu", "sacremoses", "sentencepiece", "sentencex", "tensorboardX", "tensorflow_datasets",
+    "tqdm", "tyro"}
+class Refusing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in OTHERS - allowed:
+            raise ImportError(name)
+sys.meta_path.insert(0, Refusing())
+import transformer_jax
+for name in sys.argv[1].split():
+    getattr(transformer_jax, name)
+"""
+
+
+@pytest.mark.parametrize(
+    ("names", "allowed"),
+    [
+        ("presets ModelConfig RunConfig UserError Search", ""),
+        ("functional", "jaxtyping"),
+        (" ".join(transformer_jax.__all__), "jaxtyping flax optax orbax etils"),
+    ],
+    ids=["configuration", "functional", "everything"],
+)
+def test_imports_load_only_what_they_need(names, allowed):
+    command = [sys.executable, "-c", LIGHT, names, allowed]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.slow
