@@ -53,7 +53,7 @@ def compile_all() -> None:
     from transformer_jax.devices.layout import Layout
     from transformer_jax.devices.traffic import collective_traffic
     from transformer_jax.tasks import Task
-    from transformer_jax.training.runners import JitStep, MeshStep
+    from transformer_jax.training.runners import MeshStep, SingleDeviceStep
 
     cases = []
     for name, preset in (("base", presets.base()), ("big", presets.big())):
@@ -62,7 +62,7 @@ def compile_all() -> None:
         for count, meshes in MESHES.items():
             for sizes in meshes:
                 layout = Layout(jax.devices()[:count], *sizes)
-                step = (JitStep if count == 1 else MeshStep)(functions, layout)
+                step = (SingleDeviceStep if count == 1 else MeshStep)(functions, layout)
                 compiled = step.lower(BatchShape(ROWS, LENGTH, LENGTH)).compile()
                 memory = compiled.memory_analysis()
                 found = collective_traffic(compiled, layout) if count > 1 else {}

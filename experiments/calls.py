@@ -45,7 +45,7 @@ WATCHED = (
     ),
 )
 # What is no step of the flow: two methods, and modules that only call what is watched.
-HIDDEN = ("setup", "dropout_rng")
+UNTRACED_METHODS = ("setup", "dropout_rng")
 PASSING = (transformer.Encoder, transformer.Decoder, embedding.Embedding)
 Origin = int | str
 
@@ -99,7 +99,7 @@ def calls(model: ModelConfig) -> Call:
     root = Call("", "")
     stack, counter = [root], itertools.count()
 
-    def seen(kind, name, function, arguments, options):
+    def record_call(kind, name, function, arguments, options):
         number = next(counter)
         call = Call(kind, name, numbers={number})
         stack[-1].inner.append(call)
@@ -117,13 +117,13 @@ def calls(model: ModelConfig) -> Call:
         name = context.method_name
         idle = name == "apply_dropout" and arguments[1] == 0
         passing = isinstance(context.module, PASSING) and name != "apply_dropout"
-        if name in HIDDEN or idle or passing:
+        if name in UNTRACED_METHODS or idle or passing:
             return following(*arguments, **options)
         kind = type(context.module).__name__ if name == "__call__" else name
-        return seen(kind, context.module.name or "", following, arguments, options)
+        return record_call(kind, context.module.name or "", following, arguments, options)
 
     def watched(name, function):
-        return lambda *arguments, **options: seen(name, "", function, arguments, options)
+        return lambda *arguments, **options: record_call(name, "", function, arguments, options)
 
     built = Transformer(model)
     source, target = jnp.ones((BATCH, SOURCE), jnp.int32), jnp.ones((BATCH, TARGET), jnp.int32)
@@ -145,7 +145,7 @@ def calls(model: ModelConfig) -> Call:
         own = set().union(*(each.numbers for each in call.all()))
         call.reads = set().union(*(marks[f"in {each}"] for each in own)) - own
         call.returns = marks[f"out {number}"]
-    return folded(top)
+    return collapse_repeats(top)
 
 
 def _marked(tree, mark: str):
@@ -160,11 +160,11 @@ def _follow(jaxpr, inputs: Sequence[set[Origin]], marks: dict[str, set[Origin]])
     """
     reached = dict(zip(jaxpr.invars, inputs))
 
-    def of(variable) -> set[Origin]:
+    def origins_of(variable) -> set[Origin]:
         return set() if isinstance(variable, Literal) else reached.get(variable, set())
 
     for equation in jaxpr.eqns:
-        before = [of(variable) for variable in equation.invars]
+        before = [origins_of(variable) for variable in equation.invars]
         outputs = [set().union(*before)] * len(equation.outvars)
         inner = [p.jaxpr for p in equation.params.values() if hasattr(p, "jaxpr")]
         if equation.primitive.name == "name":
@@ -176,12 +176,12 @@ def _follow(jaxpr, inputs: Sequence[set[Origin]], marks: dict[str, set[Origin]])
         elif inner:
             outputs = _follow(inner[0], before, marks)
         reached.update(zip(equation.outvars, outputs))
-    return [of(variable) for variable in jaxpr.outvars]
+    return [origins_of(variable) for variable in jaxpr.outvars]
 
 
-def folded(call: Call) -> Call:
+def collapse_repeats(call: Call) -> Call:
     """Equal layers in a row, or pairs of calls that come again and again, as one with a number."""
-    rest, found = list(map(folded, call.inner)), []
+    rest, found = list(map(collapse_repeats, call.inner)), []
     while rest:
         for period in (1, 2):
             unit, times = rest[:period], 1

@@ -62,8 +62,8 @@ def boxes_of_attention() -> Call:
             found.append(Call(step, "", numbers={len(found)}))
         box, number = found[-1], len(found) - 1
         box.inner.append(Call(primitive, ""))
-        read = {origin[v] for v in equation.invars if not isinstance(v, Literal)}
-        box.reads |= read - {number}
+        origins_read = {origin[v] for v in equation.invars if not isinstance(v, Literal)}
+        box.reads |= origins_read - {number}
         origin.update(dict.fromkeys(equation.outvars, number))
     return Call("dot_product_attention", "", inner=found, returns={origin[jaxpr.outvars[0]]})
 
@@ -167,7 +167,7 @@ def figure1(model: ModelConfig) -> Figure:
     figure = Figure(figsize=(10.5, 0.62 * tallest), layout="constrained")
     axes = figure.add_subplot()
     for call, x in ((encode, 0.1), (decode, 6.0)):
-        names = sorted(read for read in call.reads if isinstance(read, str))
+        names = sorted(origins_read for origins_read in call.reads if isinstance(origins_read, str))
         axes.text(x + width / 2, 0, ", ".join(names), ha="center", fontsize=8)
         _line(axes, [(x + width / 2, 0.25), (x + width / 2, bottom)])
         top = draw_call(axes, call, x, bottom, width)

@@ -160,40 +160,40 @@ def by_distance_alone(
             total[..., distances(each, place)] += each.weights[..., place, :-1]
             count[distances(each, place)] += 1
     mean = total / np.maximum(count, 1)
-    made = []
+    expected_weights = []
     for each in found:
         weights = each.weights.copy()
         for place in range(len(each.labels) - 1):
             spread, between = mean[..., distances(each, place)], each.weights[..., place, :-1]
             share = between.sum(-1, keepdims=True) / np.maximum(spread.sum(-1, keepdims=True), 1e-9)
             weights[..., place, :-1] = spread * share
-        made.append(weights)
-    return made
+        expected_weights.append(weights)
+    return expected_weights
 
 
 def head_scores(found: Sequence[Sentence]) -> HeadScores:
     def mean(weights: Iterable[np.ndarray]) -> np.ndarray:
         return np.mean([measured(each, w) for each, w in zip(found, weights)], axis=0)
 
-    alone = mean(by_distance_alone(found, lambda each: range(len(each.labels) - 1)))
+    distance_baseline = mean(by_distance_alone(found, lambda each: range(len(each.labels) - 1)))
     antecedent = MEASURES.index("antecedent")
-    alone[..., antecedent] = mean(by_distance_alone(found, lambda each: [each.pronoun]))[
-        ..., antecedent
-    ]
+    distance_baseline[..., antecedent] = mean(
+        by_distance_alone(found, lambda each: [each.pronoun])
+    )[..., antecedent]
     sizes = [len(each.labels) for each in found]
     fixed = {
         "even weights": mean(np.full((size, size), 1 / size) for size in sizes),
         "always the next word": mean(np.eye(size, k=1) for size in sizes),
         "always two words back": mean(np.eye(size, k=-2) for size in sizes),
     }
-    return HeadScores(mean(each.weights for each in found), alone, fixed)
+    return HeadScores(mean(each.weights for each in found), distance_baseline, fixed)
 
 
 def best(scores: np.ndarray, measure: str, count: int = 1) -> list[tuple[int, int]]:
     """(layer, head) of the `count` heads with most of a measure, both from 0."""
-    of = scores[..., MEASURES.index(measure)]
-    order = np.argsort(of, axis=None)[::-1][:count]
-    return [tuple(map(int, np.unravel_index(at, of.shape))) for at in order]  # type: ignore[misc]
+    values = scores[..., MEASURES.index(measure)]
+    order = np.argsort(values, axis=None)[::-1][:count]
+    return [tuple(map(int, np.unravel_index(at, values.shape))) for at in order]  # type: ignore[misc]
 
 
 def without(params, layer: int, head: int, value_size: int):

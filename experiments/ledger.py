@@ -125,10 +125,10 @@ def git_commit() -> str:
     """The checkout's commit, marked where files differ from it."""
     describe = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     try:
-        done = subprocess.run(describe, cwd=FOLDER, capture_output=True, text=True)
+        completed = subprocess.run(describe, cwd=FOLDER, capture_output=True, text=True)
     except OSError:  # no git here
         return "unknown"
-    return done.stdout.strip() or "unknown"
+    return completed.stdout.strip() or "unknown"
 
 
 def write_entry(name: str, entry: Entry, folder: Path = RESULTS) -> Path:

@@ -46,7 +46,7 @@ PAPER = {
 VOCABULARY = {"en-de": 37_000, "en-fr": 32_000}
 BEAM = Search(beam_size=4, alpha=0.6)
 # What is translated: name -> (checkpoint, search). Each differs from the first by one choice.
-CHOICES = {
+DECODING_SETTINGS = {
     "as in the paper": ("averaged", BEAM),
     "no averaging": ("last", BEAM),
     "no length penalty": ("averaged", replace(BEAM, alpha=0.0)),
@@ -66,7 +66,7 @@ class Corpus:
     test: tuple[str, str]
 
 
-AT_HAND = {
+LOCAL_CORPORA = {
     "en-de": Corpus(
         [
             *((f"wmt-newstest/{n}.en-de.en", f"wmt-newstest/{n}.en-de.de") for n in NEWS),
@@ -133,7 +133,7 @@ def scaled_config(pair: str, size: str, text: Path, steps: int) -> RunConfig:
 def write_text(folder: Path, shared: Path, pair: str) -> Path:
     """The text at hand as two files a side, sentences empty on one side left out."""
     folder.mkdir(parents=True, exist_ok=True)
-    corpus = AT_HAND[pair]
+    corpus = LOCAL_CORPORA[pair]
     for name, files in (("train", corpus.train), ("test", [corpus.test])):
         texts = [TextFiles(str(shared / source), str(shared / target)) for source, target in files]
         pairs = [pair for text in texts for pair in text if all(pair)]
@@ -173,7 +173,7 @@ def score(run_dir: Path, pairs: Sequence[tuple[str, str]], language: str, part: 
         translator = Translator.load(run_dir, checkpoint)
         return translator, translator.perplexity(sources, references)
 
-    for name, (checkpoint, search) in CHOICES.items():
+    for name, (checkpoint, search) in DECODING_SETTINGS.items():
         translator, perplexity = loaded(checkpoint)
         translations = translator.translate(sources, search, split_sentences="never")
         sets = {"": range(len(sources)), **({" on the reduced set": part} if part else {})}
@@ -252,7 +252,7 @@ def entry(found: dict, arguments: argparse.Namespace, config: RunConfig, count: 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__doc__, "runs/table2")
-    parser.add_argument("--pair", choices=sorted(AT_HAND), default="en-de")
+    parser.add_argument("--pair", choices=sorted(LOCAL_CORPORA), default="en-de")
     parser.add_argument("--size", choices=("base", "big"), default="base")
     parser.add_argument("--full", action="store_true", help="the paper's sizes, on WMT14")
     parser.add_argument("--data-dir", help="archives of WMT14; default: download")

@@ -35,7 +35,7 @@ from transformer_jax import presets
 from transformer_jax.config import RunConfig
 from transformer_jax.data.grammar.corpus import stream
 from transformer_jax.errors import UserError, did_you_mean
-from transformer_jax.files import locked, replaced_folder
+from transformer_jax.files import folder_lock, replaced_folder
 from transformer_jax.terminal import run_program
 
 
@@ -151,7 +151,7 @@ def full(row: str, data_dir: str | None, seed: int, steps: int | None = None) ->
 def write_text(folder: Path) -> Path:
     """The first short sentences of the grammar's train and validation splits, as files."""
     text = folder / f"text-{PAIRS}-{SCORED}-{LONGEST}"
-    with locked(folder):  # another program may write it
+    with folder_lock(folder):  # another program may write it
         if not text.exists():
             with replaced_folder(text) as partial:
                 _write_pairs(partial)
@@ -199,7 +199,7 @@ def finished(arguments: argparse.Namespace) -> list[dict]:
     for row in PAPER:
         for path in sorted((arguments.output / arguments.scale).glob(f"{row}-*/result.json")):
             seed = path.parent.name.removeprefix(f"{row}-")
-            if seed.isdecimal() and (done := task(arguments, row, int(seed)).done()):
+            if seed.isdecimal() and (done := task(arguments, row, int(seed)).cached_result()):
                 found.append(done)
     return found
 
@@ -276,11 +276,11 @@ def entry(found: Sequence[dict], arguments: argparse.Namespace) -> Entry:
     )
     scale = "full size" if arguments.full else "scaled down, on the embedded corpus"
     title = f"Table 3, variations of the architecture ({scale})"
-    told = missing(found, arguments.full)
-    return Entry("table3_variations", title, where, tables, told, {"runs": list(found)})
+    caveats = missing(found, arguments.full)
+    return Entry("table3_variations", title, where, tables, caveats, {"runs": list(found)})
 
 
-def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__doc__, "runs/table3")
     parser.add_argument("--rows", nargs="+", default=list(PAPER), help="default: all 20")
     parser.add_argument("--seeds", type=int, help="of rows that decide a claim; 5, --full: 1")
@@ -288,7 +288,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, help="runs at a time; default: one a core, --full: 1")
     parser.add_argument("--full", action="store_true", help="the paper's sizes, on WMT14")
     parser.add_argument("--data-dir", help="archives of WMT14; default: download")
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_args(argv)
     arguments.scale = "full" if arguments.full else "small"
     arguments.folder = named_before(arguments.output / arguments.scale, "small", "twin")
     if arguments.seeds is None:
@@ -312,8 +312,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     run_all(tasks(arguments), arguments.jobs, arguments.output / "compiled")
-    made = entry(finished(arguments), arguments)
-    publish_result(f"table3-{arguments.scale}", made, arguments)
+    result = entry(finished(arguments), arguments)
+    publish_result(f"table3-{arguments.scale}", result, arguments)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ class Task:
         parts = f"({number!r}, {self.config.train.steps}, {self.scored}, {_written_at_first(BEAM)})"
         return hashlib.sha256(parts.encode()).hexdigest()
 
-    def done(self) -> dict | None:
+    def cached_result(self) -> dict | None:
         """What the run found, if it was this task."""
         if not self.result.exists():
             return None
@@ -146,11 +146,11 @@ def run_all(wanted: Sequence[Task], jobs: int, cache: Path) -> None:
 
 def _in_a_process(task: Task) -> dict:
     """What a task finds, by way of its file: a process may end as it likes."""
-    if task.done() is None:
+    if task.cached_result() is None:
         job = multiprocessing.get_context("spawn").Process(target=_job, args=(task,))
         job.start()
         job.join()
-    if (found := task.done()) is None:
+    if (found := task.cached_result()) is None:
         raise UserError(
             f"{task.folder} ended without a result (exit code {job.exitcode}; messages above): the "
             "same command resumes; -9 may be want of memory, then give fewer --jobs"

@@ -51,7 +51,7 @@ def _cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory, _cache):
+def uninterrupted_run(tmp_path_factory, _cache):
     """(folder, configuration, run) of a small job that nothing interrupted."""
     from tests.small_job import configuration
     from transformer_jax.run.train import train

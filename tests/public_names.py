@@ -2,12 +2,12 @@
 
 _NAMES = {
     "transformer_jax": """
-        AttentionMaps DataConfig Decoder Encoder Evaluation FAMILIES Family JitStep Layout
-        MeshStep MetricsWriter ModelConfig OptimizerConfig PmapStep Processes Run RunConfig
-        Search TASKS Task TextFiles TrainConfig TrainState Transformer Translation Translator
-        UserError average beam_search dataset_splits distributed_session functional generate
-        greedy_search load_variables make_layout make_optimizer make_runner make_search_step
-        make_step named presets sample train train_loop warmup_schedule
+        AttentionMaps DataConfig Decoder Encoder Evaluation FAMILIES Family Layout MeshStep
+        MetricsWriter ModelConfig OptimizerConfig PmapStep Processes Run RunConfig Search
+        SingleDeviceStep TASKS Task TextFiles TrainConfig TrainState Transformer Translation
+        Translator UserError average beam_search dataset_splits distributed_session functional
+        generate greedy_search load_variables make_layout make_optimizer make_runner
+        make_search_step make_step named presets sample train train_loop warmup_schedule
     """,
     "transformer_jax.data.vocabulary": """
         BOS_ID EOS_ID PAD_ID SentencePieceVocabulary UNK_ID Vocabularies Vocabulary

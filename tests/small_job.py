@@ -40,7 +40,7 @@ def write_text(folder, count=400, seed=0):
 def configuration(folder, steps=24, **train_options):
     model = ModelConfig(vocab_size=100, d_model=16, d_ff=32, num_heads=2, num_layers=1)
     options = {"log_every": 5, "evaluate_every": 12, "checkpoint_every": 6, "average_last": 2}
-    options["parallel"] = "jit"  # tests have four devices
+    options["parallel"] = "jit"  # tests have eight devices
     return RunConfig(
         model,
         OptimizerConfig(warmup_steps=20),
@@ -60,7 +60,7 @@ def read_jsonl(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def last_prints(folder):
+def last_fingerprints(folder):
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     return checkpoints.metadata(checkpoints.steps()[-1])["fingerprints"]
 

@@ -33,7 +33,7 @@ def test_recorded_numbers_are_those_of_the_code(dtype):
     assert ("beam tokens" in names) == (dtype == "float32")
 
 
-def test_distance_that_is_no_number_does_not_hold():
+def test_distance_of_nan_does_not_pass():
     assert golden.Comparison("", 1e-4, 1e-4).holds
     assert not golden.Comparison("", math.nan, 1e-4).holds
     assert not golden.Comparison("", 2e-4, 1e-4).holds
@@ -53,7 +53,7 @@ def write_phases(folder, **phases):
         (folder / f"{name}.json").write_text(json.dumps(MACHINE | found))
 
 
-def test_account_tells_what_was_found_and_what_did_not_end(tmp_path):
+def test_account_reports_results_and_unfinished_phases(tmp_path):
     speed = {"target_tokens_per_second": 500.4, "seconds_per_step": 0.05, "compile_seconds": 7.0}
     numbers = {"compared": 3, "farthest": {"loss": 1e-6, "logits": 2e-5}}
     write_phases(
@@ -129,7 +129,7 @@ def test_phases_without_time_are_skipped_and_say_so(tmp_path):
         assert json.loads(path.read_text()) == {"ended": False, "skipped": "no time was left"}
 
 
-def test_a_phase_out_of_time_is_ended_and_what_it_had_found_stays(tmp_path, capsys):
+def test_phase_out_of_time_keeps_its_results(tmp_path, capsys):
     Report(tmp_path / "check.json", deadline=0.0, tiny=True).add({"found": 1})
     start = time.monotonic()
     _in_its_own_process("check", tmp_path, start - PATIENCE, True, None)
@@ -147,7 +147,7 @@ def test_a_phase_out_of_time_is_ended_and_what_it_had_found_stays(tmp_path, caps
         (None, True),  # before it wrote anything: what an earlier run found does not count
     ],
 )
-def test_the_exit_code_tells_of_failures(found, bad, tmp_path, monkeypatch):
+def test_exit_code_reports_failures(found, bad, tmp_path, monkeypatch):
     def phase(name, output, *_):
         if found is not None:
             (output / f"{name}.json").write_text(json.dumps(found))
@@ -175,7 +175,7 @@ def test_measurements_without_time_are_named(tmp_path):
         (["--output", "setup.cfg"], "setup.cfg: File exists"),
     ],
 )
-def test_bad_arguments_get_one_message(arguments, said):
+def test_accelerator_bad_arguments_get_one_message(arguments, said):
     done = accelerator(*arguments)
     assert done.returncode in (1, 2)
     assert said in done.stderr.splitlines()[-1]

@@ -36,7 +36,7 @@ def test_orbax_has_one_home():
     assert users == ["checkpoints.py"]
 
 
-def test_the_public_names_resolve():
+def test_public_names_resolve():
     import transformer_jax
 
     for name in transformer_jax.__all__:
@@ -45,6 +45,6 @@ def test_the_public_names_resolve():
         transformer_jax.Nothing  # noqa: B018
 
 
-def test_importing_the_package_is_free():
+def test_import_of_the_package_is_light():
     code = "import sys, transformer_jax; assert not {'jax', 'numpy', 'flax'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -66,7 +66,7 @@ def test_imports_load_only_what_they_need(names, allowed):
 
 
 @pytest.mark.slow
-def test_training_translating_and_measuring_need_none_of_them(tmp_path):
+def test_training_translation_and_evaluation_need_no_extras(tmp_path):
     site = tmp_path / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(BLOCK)

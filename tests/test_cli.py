@@ -24,7 +24,7 @@ def command(*arguments, text=None):
     )  # fmt: skip
 
 
-def here(*arguments):
+def run_in_process(*arguments):
     """As `command`, in this process, where everything is imported and compiled already."""
     main([str(argument) for argument in arguments])
 
@@ -51,7 +51,7 @@ def test_help_imports_nothing_heavy(name):
     "number, code",
     [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
 )
-def test_a_signal_while_the_first_step_compiles(tmp_path, number, code):
+def test_signal_while_the_first_step_compiles(tmp_path, number, code):
     """The step is finished and saved: a cluster's warning comes at any time."""
     train = write_text(tmp_path / "train")
     arguments = map(str, ["train", "--train", *train, *SMALL])
@@ -81,7 +81,7 @@ def test_train_translate_evaluate(tmp_path, capsys):
     assert done.stdout.strip() == str(run)
     assert "step/s" in done.stderr or "s/step" in done.stderr
     # Without a preset the run's own configuration is used.
-    here("train", "--run-dir", run, "--steps", 10)
+    run_in_process("train", "--run-dir", run, "--steps", 10)
     assert capsys.readouterr().out.strip() == str(run)
     done = command("translate", "--run-dir", run, "--beam-size", 2, text="w1 w2\n\nw3\n")
     assert done.returncode == 0, done.stderr
@@ -89,7 +89,7 @@ def test_train_translate_evaluate(tmp_path, capsys):
     assert len(lines) == 4
     assert lines[1] == ""
     out = tmp_path / "out"
-    here("evaluate", "--run-dir", run, "--test", *test, "--output", out)
+    run_in_process("evaluate", "--run-dir", run, "--test", *test, "--output", out)
     shown = capsys.readouterr().out
     assert "checkpoint: averaged at step 10" in shown
     assert "tokenized BLEU = " in shown
@@ -97,7 +97,7 @@ def test_train_translate_evaluate(tmp_path, capsys):
     assert len(out.read_text().splitlines()) == 20
 
 
-def test_a_dataset_is_prepared_once_and_evaluated_by_split(tmp_path, caplog, capsys):
+def test_dataset_prepared_once_and_split_evaluated(tmp_path, caplog, capsys):
     folder = tmp_path / "texts"
     for split, count in (("train", 300), ("validation", 20), ("test", 15)):
         source, target = write_text(tmp_path / split, count, seed=count)
@@ -110,16 +110,16 @@ def test_a_dataset_is_prepared_once_and_evaluated_by_split(tmp_path, caplog, cap
     assert done.returncode == 0, done.stderr
     assert done.stdout == "one\n"
     assert "preparing text/de-en" in done.stderr
-    here("train", *dataset, *cache, *SMALL, "--steps", 2, "--run-dir", "two")
+    run_in_process("train", *dataset, *cache, *SMALL, "--steps", 2, "--run-dir", "two")
     assert "preparing" not in caplog.text
     assert "prepared already, in" in caplog.text
-    here("evaluate", "--run-dir", "one", "--split", "test", "--output", "out")
+    run_in_process("evaluate", "--run-dir", "one", "--split", "test", "--output", "out")
     assert "tokenized BLEU = " in capsys.readouterr().out
     assert len(Path("out").read_text().splitlines()) == 15
     message = "the dataset of one has no split 'tset'; it has train, validation, test"
     with pytest.raises(SystemExit, match=message):
-        here("evaluate", "--run-dir", "one", "--split", "tset")
-    here("prepare", *dataset, *SMALL, "--output", "prepared")
+        run_in_process("evaluate", "--run-dir", "one", "--split", "tset")
+    run_in_process("prepare", *dataset, *SMALL, "--output", "prepared")
     assert (Path("prepared") / Manifest.FILE).read_bytes() == (
         Path("one") / "corpus" / Manifest.FILE
     ).read_bytes()

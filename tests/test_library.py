@@ -12,8 +12,8 @@ import pytest
 from flax import linen as nn
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.extensions import Lstm
 from tests.small_job import configuration, read_jsonl
-from tests.strangers import Lstm
 from transformer_jax import ModelConfig, TrainConfig, Transformer
 from transformer_jax.decoding.generate import generate
 from transformer_jax.decoding.inference import BatchDecoder
@@ -22,7 +22,7 @@ from transformer_jax.run.train import train
 from transformer_jax.tasks import TASKS, Translation
 from transformer_jax.training.loop import train_loop
 from transformer_jax.training.metrics import MetricsWriter
-from transformer_jax.training.runners import JitStep
+from transformer_jax.training.runners import SingleDeviceStep
 from transformer_jax.training.step import make_step
 
 
@@ -66,13 +66,15 @@ def test_own_model_loss_optimizer_and_arrays_through_the_loop():
         )
         state = train_loop(
             functions.init(jax.random.key(0)),
-            JitStep(functions),
+            SingleDeviceStep(functions),
             own_batches(),
             TrainConfig(steps=100),
             writer,
         )
         assert int(state.step) == 100  # the batches never end
-        again = train_loop(state, JitStep(functions), own_batches(), TrainConfig(steps=100))
+        again = train_loop(
+            state, SingleDeviceStep(functions), own_batches(), TrainConfig(steps=100)
+        )
     assert again is state
     assert [record["step"] for record in records] == [20, 40, 60, 80, 100]
     assert records[-1]["accuracy"] > 0.8 > records[0]["accuracy"]
@@ -80,13 +82,13 @@ def test_own_model_loss_optimizer_and_arrays_through_the_loop():
     assert "learning_rate" not in records[0]  # nothing says what it is
 
 
-def test_a_metric_cannot_take_the_name_of_what_every_record_has():
+def test_metric_names_of_every_record_are_reserved():
     def loss_fn(params, collections, batch, rng):
         return params["w"].sum(), jnp.float32(1), {"tokens": jnp.float32(1)}, collections
 
     functions = make_step(lambda rng: {"params": {"w": jnp.ones(2)}}, loss_fn, optax.sgd(0.1))
     with pytest.raises(ValueError, match="a metric cannot be named tokens"):
-        JitStep(functions)(functions.init(jax.random.key(0)), [jnp.zeros(1)])
+        SingleDeviceStep(functions)(functions.init(jax.random.key(0)), [jnp.zeros(1)])
 
 
 class Counting(Translation):
@@ -103,7 +105,7 @@ class Counting(Translation):
         return loss_fn
 
 
-def test_metric_sums_reach_records_board_and_checkpoints(tmp_path, monkeypatch):
+def test_metric_sums_reach_records_tensorboard_and_checkpoints(tmp_path, monkeypatch):
     monkeypatch.setitem(TASKS, "translation", Counting())
     config = configuration(tmp_path, steps=12, log_every=5, checkpoint_every=6)
     seen = []
@@ -125,7 +127,7 @@ def test_metric_sums_reach_records_board_and_checkpoints(tmp_path, monkeypatch):
     assert [r for r in others if "ends" in r] == [r for r in records if "ends" in r]
 
 
-def test_a_callback_that_fails_is_told_of_once_and_ends_nothing(tmp_path, caplog):
+def test_callback_failure_is_reported_once_and_ends_nothing(tmp_path, caplog):
     calls = itertools.count()
 
     def fail(record):
@@ -152,7 +154,7 @@ SEARCHES = [
 
 @pytest.mark.parametrize("search", SEARCHES, ids=lambda search: search.method)
 @pytest.mark.parametrize("model", [Transformer(CONFIG), Lstm(CONFIG)], ids=["transformer", "lstm"])
-def test_generate_finds_what_a_translator_finds(model, search):
+def test_generate_equals_translator(model, search):
     source = jnp.array([[4, 5, 6, 1], [7, 1, 0, 0]])
     params = jax.jit(model.init)(jax.random.key(3), source, source)["params"]
     limits = jnp.array([3, 1]) + search.extra_length

@@ -9,13 +9,13 @@ from tests.mutants import MUTANTS, PACKAGE, ROOT
 from tests.tools.test_verification import BROKEN
 
 
-def test_every_line_to_break_is_there_once():
+def test_mutants_lines_exist_once():
     lines = {(file, line) for file, line, *_ in [*MUTANTS, *BROKEN]}
     sources = {file: (ROOT / PACKAGE / file).read_text(encoding="utf-8") for file, _ in lines}
     assert [(f, line) for f, line in lines if sources[f].count(line) != 1] == []
 
 
-def test_every_mutant_is_python():
+def test_mutants_are_python():
     """One that is not would fail without a test having noticed anything."""
 
     def is_python(file, line, broken):
@@ -29,6 +29,6 @@ def test_every_mutant_is_python():
     assert [mutant for mutant in broken if not is_python(*mutant)] == []
 
 
-def test_every_test_of_a_mutant_is_there():
+def test_mutants_tests_exist():
     named = {tests.split("::")[0] for *_, tests in MUTANTS}
     assert [tests for tests in named if not (ROOT / tests).exists()] == []

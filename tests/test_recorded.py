@@ -1,6 +1,6 @@
 """Initial parameters and losses of some configurations are those recorded at commit b872495.
 
-tests/witness/recorded.json holds them, written by `python -m tests.test_recorded FILE`. What moves
+tests/recorded.json holds them, written by `python -m tests.test_recorded FILE`. What moves
 a parameter's path or draws other random numbers shows here; a processor's last bits do not.
 """
 
@@ -18,7 +18,7 @@ from tests.small_job import configuration, read_jsonl
 from transformer_jax.functional.keys import seed_key
 from transformer_jax.run.train import train
 
-FILE = Path(__file__).parent / "witness" / "recorded.json"
+FILE = Path(__file__).parent / "recorded.json"
 STEPS = 20
 # Name -> fields of the model, of the optimizer and of training that differ from the small job's.
 CONFIGURATIONS = {
@@ -75,7 +75,7 @@ def measured(name, folder):
     "name",
     [n if n == "pre" else pytest.param(n, marks=pytest.mark.slow) for n in CONFIGURATIONS],
 )
-def test_numbers_are_those_recorded(tmp_path, name):
+def test_recorded_numbers_are_reproduced(tmp_path, name):
     expected, found = json.loads(FILE.read_text(encoding="utf-8"))[name], measured(name, tmp_path)
     assert found["parameters"].keys() == expected["parameters"].keys()
     for path, values in expected["parameters"].items():

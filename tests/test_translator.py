@@ -50,14 +50,14 @@ def test_attention_of_a_pair(translator):
             np.testing.assert_allclose(weights[layer], where["weights"][0], atol=1e-6)
 
 
-def test_attention_of_its_own_translation(translator):
+def test_attention_of_a_translation(translator):
     [translation] = translator.translate(["a b"])
     own, given = translator.attention("a b"), translator.attention("a b", translation)
     assert own.target_tokens == given.target_tokens
     np.testing.assert_array_equal(own.cross, given.cross)
 
 
-def test_attention_where_positions_are_learned(caplog):
+def test_attention_with_learned_positions(caplog):
     vocabulary = WhitespaceVocabulary(["a", "b"])
     model = Transformer(
         replace(presets.tiny(len(vocabulary)), position_encoding="learned", max_positions=5)

@@ -77,9 +77,9 @@ def test_run_with_64_bit_types_is_the_same(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_other_commands_say_the_same(whole, tmp_path):
+def test_commands_with_64_bit_types_print_the_same(uninterrupted_run, tmp_path):
     """What is not asked of the package above: schedule, prepare, attention, verify-resume."""
-    run = str(whole[2].folder)
+    run = str(uninterrupted_run[2].folder)
     config = configuration(tmp_path)
     (tmp_path / "given.json").write_text(config.to_json())
 

@@ -35,7 +35,7 @@ _HOME = {
     "TrainState": "training.state",
     "make_step": "training.step",
     "make_runner": "training.runners",
-    "JitStep": "training.runners",
+    "SingleDeviceStep": "training.runners",
     "PmapStep": "training.runners",
     "MeshStep": "training.runners",
     "MetricsWriter": "training.metrics",

@@ -72,7 +72,7 @@ def _union(arguments):
     import functools
     import operator
 
-    config = _starting_point(arguments)
+    config = _base_config(arguments)
     members = []
     for name, command in COMMANDS.items():
         fields = {"config": config} if hasattr(command, "config") else {}
@@ -87,7 +87,7 @@ def _union(arguments):
     return functools.reduce(operator.or_, members)
 
 
-def _starting_point(arguments: list[str]) -> RunConfig:
+def _base_config(arguments: list[str]) -> RunConfig:
     """The configuration whose fields are the defaults of options.
 
     It is --config or --preset if given; else the configuration of an existing --run-dir; else, with

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformer_jax.errors import UserError
 
-__all__ = ["locked", "replaced_folder", "write_atomically"]
+__all__ = ["folder_lock", "replaced_folder", "write_atomically"]
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -50,7 +50,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, refusal: str | None = None) -> Iterator[None]:
+def folder_lock(folder: Path, refusal: str | None = None) -> Iterator[None]:
     """Hold a folder, made if missing, against other jobs; the lock dies with its holder.
 
     Where another job holds it, wait; or, with a `refusal`, raise UserError that says so. A folder

@@ -36,19 +36,19 @@ def command_errors() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     for number, handler in before.items():
         if handler != signal.SIG_IGN:  # nohup asks that a terminal may go
-            signal.signal(number, _end)
+            signal.signal(number, _raise_interrupted)
     try:
         yield
         sys.stdout.flush()
     except UserError as error:
-        _end_output()
+        _flush_stdout()
         sys.exit(f"transformer-jax: {error}")
     except BrokenPipeError:
-        _end_output()
+        _flush_stdout()
         print("transformer-jax: the reader of the output has gone", file=sys.stderr)
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        _end_output()
+        _flush_stdout()
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"transformer-jax: {where}{error.strerror or error}")
     except Exception as error:
@@ -64,7 +64,7 @@ def command_errors() -> Iterator[None]:
     except (KeyboardInterrupt, Interrupted) as stop:
         with contextlib.suppress(OSError):  # the terminal may be what has gone
             print(f"transformer-jax: {str(stop) or 'interrupted'}", file=sys.stderr)
-        _end_output()  # its reader may have been interrupted first
+        _flush_stdout()  # its reader may have been interrupted first
         # XLA may still be compiling in threads of its own, and crashes if Python goes down first.
         os._exit(128 + (stop.signal if isinstance(stop, Interrupted) else signal.SIGINT))
     finally:
@@ -78,7 +78,7 @@ def run_program(main: Callable[[], None]) -> None:
         main()
 
 
-def _end_output() -> None:
+def _flush_stdout() -> None:
     """Flush standard output if that is possible; otherwise Python would try again as it exits, and
     complain.
     """
@@ -88,5 +88,5 @@ def _end_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _end(number, frame):
+def _raise_interrupted(number, frame):
     raise Interrupted(signal.Signals(number))

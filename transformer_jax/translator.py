@@ -33,7 +33,7 @@ __all__ = ["Translator"]
 log = logging.getLogger(__name__)
 
 # Lines translated together: enough to group by length, few enough to stream.
-CHUNK = 1024
+LINES_PER_CHUNK = 1024
 
 
 class Translator:
@@ -249,7 +249,7 @@ class Translator:
             split_sentences: As in `translations`.
         """
         first = 0
-        for lines in chunks(decode_lines(source, name), 1 if line_by_line else CHUNK):
+        for lines in chunks(decode_lines(source, name), 1 if line_by_line else LINES_PER_CHUNK):
             results = self.translations(lines, search, first, split_sentences=split_sentences)
             for number, found in enumerate(results, first):
                 texts = [t.text for t in found[: search.n_best]] or [""]
@@ -274,10 +274,10 @@ class Translator:
             UserError: The source is empty, or a side is too long.
         """
         pairing, (of_source, of_target) = self.task.pairing, self.vocabularies
-        read = self._encode_whole(of_source, source, "source")
+        read = self._encode_checked(of_source, source, "source")
         if target is None:
             [target] = self.translate([source], split_sentences="never")
-        written = self._encode_whole(of_target, target, "target")
+        written = self._encode_checked(of_target, target, "target")
         return AttentionMaps(
             of_source.tokens(pairing.source(read)),
             ["<s>", *of_target.tokens(pairing.target(written)[:-1])],
@@ -285,7 +285,7 @@ class Translator:
             *self._inference.attention(read, written),
         )
 
-    def _encode_whole(self, vocabulary: Vocabulary, line: str, side: str) -> list[int]:
+    def _encode_checked(self, vocabulary: Vocabulary, line: str, side: str) -> list[int]:
         if side == "source" and is_blank(line):
             raise UserError("the source is empty: give a sentence")
         ids = vocabulary.encode(line)
@@ -300,7 +300,7 @@ class Translator:
     def score_stream(self, text: ParallelText) -> Iterator[float]:
         """Yield `score` of each pair of a text of any length."""
         first = 0
-        for pairs in chunks(iter(text), CHUNK):
+        for pairs in chunks(iter(text), LINES_PER_CHUNK):
             sources, targets = zip(*pairs)
             yield from self.score(sources, targets, first)
             first += len(pairs)

@@ -63,19 +63,19 @@ def damage_all():
     shutil.rmtree("run/averaged")
 
 
-def nothing():
+def no_setup():
     pass
 
 
-def by_the_command(arguments):
+def run_command(arguments):
     """(exit code, lines before, the last line)"""
     done = command(*arguments, stdin=subprocess.DEVNULL)
     *before, last = done.stderr.splitlines()
     return done.returncode, before, last
 
 
-def in_this_process(arguments, caplog):
-    """As `by_the_command`, where everything is imported already."""
+def run_in_process(arguments, caplog):
+    """As `run_command`, where everything is imported already."""
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     return 1, caplog.messages, str(ended.value.code)
@@ -97,7 +97,7 @@ def check_one_message(case, real, tmp_path, caplog):
     make, arguments, message = case
     make()
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    run = by_the_command(arguments) if real else in_this_process(arguments, caplog)
+    run = run_command(arguments) if real else run_in_process(arguments, caplog)
     code, others, last = run
     assert code == 1
     assert last.startswith("transformer-jax: ")

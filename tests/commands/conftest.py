@@ -8,9 +8,9 @@ from transformer_jax.cli import main
 
 
 @pytest.fixture
-def run(whole, tmp_path):
+def run(uninterrupted_run, tmp_path):
     """A copy of the whole run, which may be changed."""
-    return shutil.copytree(whole[2].folder, tmp_path / "run")
+    return shutil.copytree(uninterrupted_run[2].folder, tmp_path / "run")
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from matplotlib.image import imread
 
 
 @pytest.mark.parametrize("kind", ["png", "svg"])
-def test_attention_is_drawn(command, run, tmp_path, kind):
+def test_attention_command_draws(command, run, tmp_path, kind):
     picture = tmp_path / f"a.{kind}"
     options = ["--source", "w1 w2 w3", "--target", "W3 W2", "--layer", 1, "--head", 2]
     assert command("attention", "--run-dir", run, *options, "--output", picture) == f"{picture}\n"

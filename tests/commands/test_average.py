@@ -21,7 +21,7 @@ def test_average_of_chosen_checkpoints(command, run):
     assert Translator.load(run).checkpoint == f"averaged at step {min(steps)}"
 
 
-def test_a_damaged_checkpoint_is_left_out_of_the_average(command, run, caplog):
+def test_average_skips_damaged_checkpoint(command, run, caplog):
     damage(run / "checkpoints" / "18", "flipped")
     assert "mean of 12, 24" in command("average", "--run-dir", run, "--last", 3)
     assert "checkpoints/18: " in caplog.text

@@ -11,30 +11,30 @@ from tests.commands.bad_input import (
     bad_input,
     check_one_message,
     command,
-    nothing,
+    no_setup,
     text,
     write,
 )
 
 CASES = {
     "an option of other toolkits": (
-        nothing, ["train", "--run-dir", "new", "--learning-rate", "1e-3"],
+        no_setup, ["train", "--run-dir", "new", "--learning-rate", "1e-3"],
         "there is no option --learning-rate: the schedule of section 5.3 is scaled by --lr-factor",
     ),
     "another size than that of the vocabulary taken over": (
-        nothing, [*TRAIN[:1], "--run-dir", "new", "--init-from", "run", "--vocab-size", "8000"],
+        no_setup, [*TRAIN[:1], "--run-dir", "new", "--init-from", "run", "--vocab-size", "8000"],
         "--vocab-size 8000: the vocabulary is that of --init-from run, which has ",
     ),
     "an option that has another name now": (
-        nothing, ["translate", "--run-dir", "run", "--penalty", "none"],
+        no_setup, ["translate", "--run-dir", "run", "--penalty", "none"],
         "--penalty is now --length-penalty: write the new name",
     ),
     "a field that has another name now": (
-        nothing, [*GO_ON, "--accumulate=2"],
+        no_setup, [*GO_ON, "--accumulate=2"],
         "--accumulate is now --accumulation-steps: write the new name",
     ),
     "a value that has another name now": (
-        nothing, ["translate", "--run-dir", "run", "--eos_rule=place"],
+        no_setup, ["translate", "--run-dir", "run", "--eos_rule=place"],
         "--eos-rule place is now --eos-rule shrink: write the new name",
     ),
     "a configuration with a name of before": (
@@ -44,14 +44,14 @@ CASES = {
         "data.num_shapes is now data.max_batch_shapes: write the new name",
     ),
     "unknown preset": (
-        nothing, ["train", "--run-dir", "new", "--preset", "bsae"],
+        no_setup, ["train", "--run-dir", "new", "--preset", "bsae"],
         "preset 'bsae' is unknown; did you mean 'base'?",
     ),
     "unknown dataset": (
-        nothing, ["train", "--run-dir", "new", "--dataset", "gramar"], "did you mean 'grammar'?",
+        no_setup, ["train", "--run-dir", "new", "--dataset", "gramar"], "did you mean 'grammar'?",
     ),
     "unknown language pair": (
-        nothing, ["prepare", "--output", "new", "--dataset", "grammar", "--direction", "en-ed"],
+        no_setup, ["prepare", "--output", "new", "--dataset", "grammar", "--direction", "en-ed"],
         "grammar has no direction 'en-ed'; did you mean 'en-de'?",
     ),
     "a language by its name": (
@@ -68,7 +68,7 @@ CASES = {
         "'german' is no language code",
     ),
     "a text without a direction": (
-        nothing, ["prepare", "--output", "new", "--dataset", "text", "--data-dir", "here"],
+        no_setup, ["prepare", "--output", "new", "--dataset", "text", "--data-dir", "here"],
         "dataset text needs --direction SOURCE-TARGET, as en-de",
     ),
     "a cache that cannot be": (
@@ -81,20 +81,21 @@ CASES = {
         "a[1] holds '[1]', and no checkpoint can be read back from such a path: choose another",
     ),
     "a home that the shell leaves": (
-        nothing, ["translate", "--run-dir=~/none"], f"{Path.home()}/none is not a run folder",
+        no_setup, ["translate", "--run-dir=~/none"], f"{Path.home()}/none is not a run folder",
     ),
     "dataset and files": (
-        nothing, [*TRAIN, "--dataset", "grammar"], "dataset grammar brings its own text",
+        no_setup, [*TRAIN, "--dataset", "grammar"], "dataset grammar brings its own text",
     ),
     "a folder for no dataset": (
-        nothing, [*TRAIN, "--data-dir", "d"], "data_dir d belongs to a dataset",
+        no_setup, [*TRAIN, "--data-dir", "d"], "data_dir d belongs to a dataset",
     ),
-    "out of range": (nothing, [*TRAIN, "--dropout", "1.5"], "dropout 1.5 is outside [0, 1)"),
+    "out of range": (no_setup, [*TRAIN, "--dropout", "1.5"], "dropout 1.5 is outside [0, 1)"),
     "a number that is none": (
-        nothing, ["translate", "--run-dir", "run", "--alpha", "nan"], "alpha nan is not finite",
+        no_setup, ["translate", "--run-dir", "run", "--alpha", "nan"], "alpha nan is not finite",
     ),
     "too cold": (
-        nothing, ["translate", "--run-dir", "run", "--method", "sample", "--temperature", "1e-300"],
+        no_setup,
+        ["translate", "--run-dir", "run", "--method", "sample", "--temperature", "1e-300"],
         "temperature 1e-300 is below 1e-6: take --method greedy",
     ),
     "an unknown architecture": (
@@ -117,26 +118,26 @@ CASES = {
         text("a\n" * 9, "b\n" * 9), [*TRAIN, "--patience", "3"],
         "patience 3 counts evaluations, and there is no validation text: give one, or leave",
     ),
-    "no patience": (nothing, [*TRAIN, "--patience", "0"], "patience 0 must be positive"),
+    "no patience": (no_setup, [*TRAIN, "--patience", "0"], "patience 0 must be positive"),
     "a loss for a gain": (
-        nothing, [*TRAIN, "--min-delta", "-0.5"], "min_delta -0.5 must not be negative",
+        no_setup, [*TRAIN, "--min-delta", "-0.5"], "min_delta -0.5 must not be negative",
     ),
-    "no logits": (nothing, [*TRAIN, "--logits-block", "0"], "logits_block 0 must be positive"),
+    "no logits": (no_setup, [*TRAIN, "--logits-block", "0"], "logits_block 0 must be positive"),
     "a width beyond numbers": (
-        nothing, [*TRAIN, "--d-model", str(10**20)], "d_model 1e+20 is larger than 2147483647",
+        no_setup, [*TRAIN, "--d-model", str(10**20)], "d_model 1e+20 is larger than 2147483647",
     ),
     "a budget beyond numbers": (
-        nothing, [*TRAIN, "--batch-tokens", str(10**12)], "batch_tokens 1e+12 is larger than",
+        no_setup, [*TRAIN, "--batch-tokens", str(10**12)], "batch_tokens 1e+12 is larger than",
     ),
     "a beam beyond numbers": (
-        nothing, ["translate", "--run-dir", "run", "--beam-size", str(10**11)],
+        no_setup, ["translate", "--run-dir", "run", "--beam-size", str(10**11)],
         "beam_size 100000000000 is larger than 2147483647",
     ),
     "a model beyond memory": (
         text("a\n" * 9, "b\n" * 9), [*TRAIN, "--d-model", "2000000"],
         "GB a device to train, a device has",
     ),
-    "no name of a preset": (nothing, [*TRAIN, "--preset="], "preset '' is unknown; known: tiny"),
+    "no name of a preset": (no_setup, [*TRAIN, "--preset="], "preset '' is unknown; known: tiny"),
     "a path that is none": (
         lambda: write("given.json", r'{"data": {"train": ["a\u0000b", "c"]}}'),
         ["train", "--run-dir", "new", "--config", "given.json"],
@@ -147,27 +148,31 @@ CASES = {
         ["train", "--run-dir", "new", "--config", "given.json"],
         "given.json is no configuration: optimizer.lr_factor must be of type float, not 1000",
     ),
-    "no steps": (nothing, [*TRAIN, "--steps", "0"], "steps 0 must be positive"),
-    "not finite": (nothing, [*TRAIN, "--lr-factor", "inf"], "lr_factor inf is not finite"),
+    "no steps": (no_setup, [*TRAIN, "--steps", "0"], "steps 0 must be positive"),
+    "not finite": (no_setup, [*TRAIN, "--lr-factor", "inf"], "lr_factor inf is not finite"),
     "heads that do not divide": (
-        nothing, [*TRAIN, "--num-heads", "3"], "d_model 16 is not divisible by num_heads 3: choose",
+        no_setup,
+        [*TRAIN, "--num-heads", "3"],
+        "d_model 16 is not divisible by num_heads 3: choose",
     ),
     "a batch smaller than a sentence": (
-        nothing, [*TRAIN, "--batch-tokens", "63"],
+        no_setup, [*TRAIN, "--batch-tokens", "63"],
         "batch_tokens 63 is smaller than one sentence of max_length 64: raise the one",
     ),
     "more averaged than kept": (
-        nothing, [*TRAIN, "--average-last", "9"], "average_last 9 is more than keep_last 6",
+        no_setup, [*TRAIN, "--average-last", "9"], "average_last 9 is more than keep_last 6",
     ),
-    "a trace of minus one step": (nothing, [*TRAIN, "--profile", "-1"], "profile -1 steps: must"),
+    "a trace of minus one step": (no_setup, [*TRAIN, "--profile", "-1"], "profile -1 steps: must"),
     "more translations than beams": (
-        nothing, ["translate", "--run-dir", "run", "--n-best", "9"], "more than beam_size 4: raise",
+        no_setup,
+        ["translate", "--run-dir", "run", "--n-best", "9"],
+        "more than beam_size 4: raise",
     ),
     "preset and file": (
-        nothing, [*TRAIN, "--config", "run/config.json"], "--preset tiny: give one of them",
+        no_setup, [*TRAIN, "--config", "run/config.json"], "--preset tiny: give one of them",
     ),
     "no such file of a configuration": (
-        nothing, ["train", "--run-dir", "new", "--config", "none.json"], "none.json: No such file",
+        no_setup, ["train", "--run-dir", "new", "--config", "none.json"], "none.json: No such file",
     ),
     "a field that is none": (
         lambda: write("given.json", '{"model": {"dff": 9}}'),
@@ -175,19 +180,21 @@ CASES = {
         "given.json is no configuration: model has no field 'dff'; did you mean 'd_ff'?",
     ),
     "nothing to evaluate on": (
-        nothing, ["evaluate", "--run-dir", "run"], "give --test SOURCE REFERENCE or --split NAME",
+        no_setup, ["evaluate", "--run-dir", "run"], "give --test SOURCE REFERENCE or --split NAME",
     ),
     "a picture that is none": (
-        nothing, ["schedule", "--output", "rate.txt"], "rate.txt is no picture that can be written",
+        no_setup,
+        ["schedule", "--output", "rate.txt"],
+        "rate.txt is no picture that can be written",
     ),
     "a folder that is not empty": (
-        nothing, ["verify-resume", "--output", "run"], "run is not empty: name a new folder",
+        no_setup, ["verify-resume", "--output", "run"], "run is not empty: name a new folder",
     ),
 }  # fmt: skip
 
 
 @bad_input(CASES)
-def test_options_that_cannot_be_used_get_one_message(case, real, run, tmp_path, caplog):
+def test_bad_options_get_one_message(case, real, run, tmp_path, caplog):
     check_one_message(case, real, tmp_path, caplog)
 
 
@@ -202,7 +209,7 @@ def test_options_that_cannot_be_used_get_one_message(case, real, run, tmp_path, 
         (["train", "--run-dir", "r", "--config"], "--config"),
     ],
 )
-def test_options_that_are_none_are_told_with_their_nearest(arguments, said):
+def test_unknown_options_get_a_suggestion(arguments, said):
     """By the library that parses them; like every such library it exits with 2."""
     done = command(*arguments)
     assert done.returncode == 2

@@ -10,13 +10,13 @@ from tests.commands.bad_input import (
     check_one_message,
     config,
     damage_all,
-    nothing,
+    no_setup,
     text,
     write,
 )
 
 CASES = {
-    "no run": (nothing, ["translate", "--run-dir", "none"], "none is not a run folder: it has no"),
+    "no run": (no_setup, ["translate", "--run-dir", "none"], "none is not a run folder: it has no"),
     "an empty folder": (
         lambda: Path("empty").mkdir(), ["inspect", "--run-dir", "empty"],
         "empty is not a run folder: it has no config.json",
@@ -85,18 +85,18 @@ CASES = {
         damage_all, ["translate", "--run-dir", "run"], "run has no intact checkpoint",
     ),
     "no such checkpoint": (
-        nothing, ["translate", "--run-dir", "run", "--checkpoint", "7"],
+        no_setup, ["translate", "--run-dir", "run", "--checkpoint", "7"],
         "run has no checkpoint '7'; it has averaged, best, last, 6, 12, 18, 24",
     ),
     "no such checkpoint to average": (
-        nothing, ["average", "--run-dir", "run", "--steps", "7"], "has no checkpoint 7; it has 6",
+        no_setup, ["average", "--run-dir", "run", "--steps", "7"], "has no checkpoint 7; it has 6",
     ),
     "no such head": (
-        nothing, ["attention", "--run-dir", "run", "--source", "w1", "--head", "3"],
+        no_setup, ["attention", "--run-dir", "run", "--source", "w1", "--head", "3"],
         "head 3: the model has heads 1 to 2",
     ),
     "a sentence too long to draw": (
-        nothing, ["attention", "--run-dir", "run", "--source", "w1 " * 20],
+        no_setup, ["attention", "--run-dir", "run", "--source", "w1 " * 20],
         "the source has 20 tokens, the model was trained on at most 15: give a shorter sentence",
     ),
     "another text": (
@@ -104,14 +104,14 @@ CASES = {
         "run was prepared from another text than {here}/src holds now",
     ),
     "another vocabulary": (
-        nothing, [*GO_ON, "--vocabulary", "bpe"],
+        no_setup, [*GO_ON, "--vocabulary", "bpe"],
         "run was started with data.vocabulary = 'whitespace' and cannot be resumed with 'bpe'",
     ),
     "another model": (
-        nothing, [*GO_ON, "--d-ff", "64"],
+        no_setup, [*GO_ON, "--d-ff", "64"],
         "run was started with model.d_ff = 32 and cannot be resumed with 64: use the old value, or",
     ),
-    "another optimizer": (nothing, [*GO_ON, "--beta2", "0.9"], "with optimizer.beta2 = 0.98 and"),
+    "another optimizer": (no_setup, [*GO_ON, "--beta2", "0.9"], "with optimizer.beta2 = 0.98 and"),
     "a test set of two lengths": (
         text("a\n", "a\nb\n"), ["evaluate", "--run-dir", "run", "--test", "src", "tgt"],
         "tgt has 2 lines but src has 1",
@@ -121,7 +121,7 @@ CASES = {
         "src and tgt hold no lines to evaluate on",
     ),
     "input that is not there": (
-        nothing, ["translate", "--run-dir", "run", "--input", "none"], "none: No such file",
+        no_setup, ["translate", "--run-dir", "run", "--input", "none"], "none: No such file",
     ),
     "output onto the input": (
         lambda: write("in", "w1\n"),
@@ -166,5 +166,5 @@ CASES = {
 
 
 @bad_input(CASES)
-def test_runs_that_cannot_be_used_get_one_message(case, real, run, tmp_path, caplog):
+def test_bad_runs_get_one_message(case, real, run, tmp_path, caplog):
     check_one_message(case, real, tmp_path, caplog)

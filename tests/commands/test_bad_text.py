@@ -11,14 +11,14 @@ from tests.commands.bad_input import (
     bad_input,
     check_one_message,
     command,
-    nothing,
+    no_setup,
     text,
     write,
 )
 from tests.small_job import write_text
 
 CASES = {
-    "missing file": (nothing, TRAIN, "src: No such file or directory"),
+    "missing file": (no_setup, TRAIN, "src: No such file or directory"),
     "a folder for a file": (lambda: Path("src").mkdir(), TRAIN, "src: Is a directory"),
     "files of two lengths": (
         text("a\nb\nc\n", "a\nb\n"), TRAIN,
@@ -45,12 +45,14 @@ CASES = {
         text("one two three\n" * 9, "eins zwei drei\n" * 9),
         [*TRAIN, "--vocabulary", "bpe", "--vocab-size", "99"], "raise vocab_size",
     ),
-    "no text": (nothing, ["train", "--run-dir", "new"], "no training text: give --train"),
+    "no text": (no_setup, ["train", "--run-dir", "new"], "no training text: give --train"),
     "a corpus that is none": (
-        nothing, ["train", "--run-dir", "new", "--corpus", "here"], "here holds no prepared corpus",
+        no_setup,
+        ["train", "--run-dir", "new", "--corpus", "here"],
+        "here holds no prepared corpus",
     ),
     "a dataset without its files": (
-        nothing, ["train", "--run-dir", "new", "--dataset", "multi30k", "--data-dir", "here"],
+        no_setup, ["train", "--run-dir", "new", "--dataset", "multi30k", "--data-dir", "here"],
         "here lacks train.en (or train.en.gz)",
     ),
     "a pipe": (
@@ -65,7 +67,7 @@ CASES = {
         "hold no pair of lines with text on both sides",
     ),
     "archives that are not there": (
-        nothing,
+        no_setup,
         ["prepare", "--output", "new", "--dataset", "wmt14_translate", "--data-dir", "here"],
         "here lacks training-parallel-europarl-v7.tgz, training-parallel-commoncrawl.tgz",
     ),
@@ -73,11 +75,11 @@ CASES = {
 
 
 @bad_input(CASES)
-def test_text_that_cannot_be_used_get_one_message(case, real, run, tmp_path, caplog):
+def test_bad_text_gets_one_message(case, real, run, tmp_path, caplog):
     check_one_message(case, real, tmp_path, caplog)
 
 
-def test_odd_text_that_is_no_error(tmp_path):
+def test_odd_text_is_accepted(tmp_path):
     """Empty sides and long lines are counted, NUL is a character, CRLF ends a line."""
     source, target = (Path(p).read_text() for p in write_text(tmp_path / "plain", 200))
     long = "w1 " * 350_000 + "\n"

@@ -31,7 +31,7 @@ def test_inspect_shows_fields_parameters_and_checkpoints(command, run):
     assert "checkpoints/24: DAMAGED: " in command("inspect", "--run-dir", run)
 
 
-def test_inspect_knows_what_a_job_replaces_meanwhile(run, monkeypatch):
+def test_inspect_while_a_job_replaces_checkpoints(run, monkeypatch):
     """A step that was listed and is gone when it is read has not been damaged."""
     restore = Checkpoints.restore
 
@@ -45,7 +45,7 @@ def test_inspect_knows_what_a_job_replaces_meanwhile(run, monkeypatch):
     assert "checkpoints/12" not in shown
 
 
-def test_inspect_shows_what_differs(command, run, tmp_path):
+def test_inspect_other_shows_differences(command, run, tmp_path):
     other = shutil.copytree(run, tmp_path / "other")
     assert "differ in nothing" in command("inspect", "--run-dir", run, "--other", other)
     tree = json.loads((other / "config.json").read_text())

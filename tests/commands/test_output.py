@@ -12,7 +12,7 @@ from tests.small_job import ENVIRONMENT
 from transformer_jax.commands.output import check_writable
 
 
-def test_an_output_may_be_a_pipe(tmp_path):
+def test_output_may_be_a_named_pipe(tmp_path):
     read, written = os.pipe()
     check_writable(Path(f"/dev/fd/{written}"))
     check_writable(tmp_path / "new")
@@ -21,7 +21,7 @@ def test_an_output_may_be_a_pipe(tmp_path):
     os.close(written)
 
 
-def test_a_reader_that_goes_ends_the_command(run, tmp_path):
+def test_output_to_a_closed_pipe_ends_the_command(run, tmp_path):
     """As in `transformer-jax translate ... | head -1`."""
     (tmp_path / "in").write_text("w1 w2\n" * 3000)
     line = f"{sys.executable} -m transformer_jax.cli translate --run-dir {run} --method greedy"
@@ -42,7 +42,7 @@ def test_a_reader_that_goes_ends_the_command(run, tmp_path):
         (">&-", "there is no standard output: name a file with --output"),
     ],
 )
-def test_standard_streams_that_cannot_be_used(run, tmp_path, redirection, message):
+def test_output_to_unusable_standard_streams(run, tmp_path, redirection, message):
     (tmp_path / "in").write_text("w1 w2\n")
     line = f"{sys.executable} -m transformer_jax.cli translate --run-dir {run} --method greedy"
     environment = {k: v for k, v in ENVIRONMENT.items() if k != "PYTHONUNBUFFERED"}
@@ -54,7 +54,7 @@ def test_standard_streams_that_cannot_be_used(run, tmp_path, redirection, messag
     assert done.stderr.splitlines()[-1] == f"transformer-jax: {message}"
 
 
-def test_files_need_no_standard_streams(run, tmp_path):
+def test_output_to_files_needs_no_standard_streams(run, tmp_path):
     (tmp_path / "in").write_text("w1 w2\n")
     line = f"{sys.executable} -m transformer_jax.cli translate --run-dir {run} --method greedy"
     script = f"{line} --input in --output out <&- >&-"

@@ -4,7 +4,7 @@ import pytest
 from matplotlib.image import imread
 
 
-def test_schedule_shows_the_peak_and_draws_it(command, tmp_path):
+def test_schedule_shows_and_draws_the_peak(command, tmp_path):
     picture = tmp_path / "rate.png"
     shown = command("schedule", "--preset", "base", "--output", picture).splitlines()[1:-1]
     rates = {int(step): float(rate) for step, rate in map(str.split, shown)}

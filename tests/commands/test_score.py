@@ -9,7 +9,7 @@ from tests.small_job import write_text
 from transformer_jax import Translator
 
 
-def test_score_prints_what_the_translator_says(command, run, tmp_path):
+def test_score_prints_translator_scores(command, run, tmp_path):
     test = write_text(tmp_path / "test", 30, seed=3)
     shown = command("score", "--run-dir", run, "--test", *test)
     lines = [Path(path).read_text().splitlines() for path in test]
@@ -17,7 +17,7 @@ def test_score_prints_what_the_translator_says(command, run, tmp_path):
     np.testing.assert_allclose([float(line) for line in shown.splitlines()], expected, atol=1e-4)
 
 
-def test_scores_of_a_search_are_those_of_score(command, run, tmp_path):
+def test_score_equals_scores_of_the_search(command, run, tmp_path):
     """Without a length penalty: both are log-probabilities over the whole vocabulary."""
     lines = ["w1 w2", "w3 w1 w4", "w2"]
     (tmp_path / "in").write_text("\n".join(lines) + "\n")
@@ -33,7 +33,7 @@ def test_scores_of_a_search_are_those_of_score(command, run, tmp_path):
     )
 
 
-def test_what_is_too_long_to_score_is_named_and_left_out(run, caplog):
+def test_score_skips_and_names_long_pairs(run, caplog):
     translator = Translator.load(run)
     sources, targets = ["w1 w2", "w1", "w3"], ["W2 W1", "W1 " * 4096, "W3"]
     scores = translator.score(sources, targets, first=10)

@@ -8,7 +8,7 @@ import pytest
 from transformer_jax import Run, RunConfig, presets
 
 
-def test_a_configuration_is_printed_and_read_again(command, run):
+def test_config_is_printed_and_read_again(command, run):
     printed = command(
         "train", "--run-dir", "new", "--preset", "tiny", "--d-ff", 99, "--print-config"
     )
@@ -33,7 +33,7 @@ def test_a_configuration_is_printed_and_read_again(command, run):
         command("train", "--run-dir", "new", "--config", "given.json")
 
 
-def test_train_starts_with_the_model_of_another_run(command, run):
+def test_train_init_from_another_run(command, run):
     """Without a preset --init-from brings the sizes and the kind of vocabulary, too."""
     printed = command("train", "--run-dir", "new", "--init-from", run, "--print-config")
     config, other = RunConfig.from_json(printed), Run.open(run).config

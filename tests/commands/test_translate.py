@@ -21,14 +21,14 @@ from transformer_jax.errors import UserError
 from transformer_jax.run.folder import Run
 
 
-def test_files_are_translated(command, run, tmp_path):
+def test_translate_files(command, run, tmp_path):
     (tmp_path / "in").write_text("w1 w2\n\nw3\n")
     assert command("translate", "--run-dir", run, "--input", "in", "--output", "out") == ""
     expected = Translator.load(run).translate(["w1 w2", "", "w3"])
     assert (tmp_path / "out").read_text().split("\n") == [*expected, ""]
 
 
-def test_scores_of_one_translation_each(command, run, tmp_path):
+def test_translate_scores_of_single_translations(command, run, tmp_path):
     (tmp_path / "in").write_text("w1 w2\n\nw3\n")
     shown = command("translate", "--run-dir", run, "--input", "in", "--scores").splitlines()
     found = Translator.load(run).translations(["w1 w2", "w3"])
@@ -39,7 +39,7 @@ def test_scores_of_one_translation_each(command, run, tmp_path):
     assert [line.split(" ||| ")[0] for line in shown] == ["0", "0", "1", "2", "2"]
 
 
-def test_a_line_without_a_finite_score_is_told(run, caplog):
+def test_translate_reports_lines_without_finite_score(run, caplog):
     translator = Translator.load(run)
     params = jax.tree.map(lambda x: x * np.nan, translator.params)
     broken = Translator(translator.model, params, translator.vocabulary, max_length=16)
@@ -47,7 +47,7 @@ def test_a_line_without_a_finite_score_is_told(run, caplog):
     assert "line 2: nothing in it has a finite score" in caplog.text
 
 
-def test_a_long_line_is_translated_in_pieces(run, caplog):
+def test_translate_splits_long_lines(run, caplog):
     """No line that this run was trained on has more than 5 tokens and EOS; it took up to 15."""
     translator = Translator.load(run)
     short, long = "w1 w2", " ".join(["w1 w2 w3"] * 7)
@@ -65,7 +65,7 @@ def test_a_long_line_is_translated_in_pieces(run, caplog):
     assert "trained on at most 15: translated in 2 pieces" in caplog.text
 
 
-def test_lines_of_several_sentences(run, caplog):
+def test_translate_splits_sentences(run, caplog):
     """This run's lines hold one sentence each; `.` ends one here as in any text."""
     translator = Translator.load(run)
     assert Run.open(run).lines == Lines(sentences_per_line=1, max_tokens=6)
@@ -86,7 +86,7 @@ def test_lines_of_several_sentences(run, caplog):
         translator.translate([line], split_sentences="no")
 
 
-def test_sentences_of_a_line_draw_samples_of_their_own(run):
+def test_translate_samples_each_sentence_of_a_line(run):
     translator = Translator.load(run)
     options = {"method": "sample", "seed": 3, "extra_length": 3}
     [one] = translator.translate(["w1 w2."], **options)
@@ -95,7 +95,7 @@ def test_sentences_of_a_line_draw_samples_of_their_own(run):
     assert three != " ".join([one] * 3)
 
 
-def test_what_has_no_translation_has_no_score_of_a_sure_one(run):
+def test_translate_scores_of_empty_lines(run):
     translator = Translator.load(run)
     translator._inference.variables = {
         "params": jax.tree.map(lambda p: p * np.nan, translator.params)
@@ -107,13 +107,13 @@ def test_what_has_no_translation_has_no_score_of_a_sure_one(run):
     assert written.getvalue() == b"0 |||  ||| -inf\n1 |||  ||| 0.0000\n"
 
 
-def test_blank_lines_stay_empty_whatever_they_hold(run):
+def test_translate_keeps_blank_lines_empty(run):
     translator = Translator.load(run)
     blanks = ["", " ", "\t", "\u00a0", "\u200b", "\u3000", "\r"]
     assert translator.translate([*blanks, "w1"])[:-1] == [""] * len(blanks)
 
 
-def test_any_iterable_of_lines_is_translated(run):
+def test_translate_accepts_any_iterable_of_lines(run):
     translator = Translator.load(run)
     expected = translator.translate(["w1 w2", "w3"])
     assert translator.translate(line for line in ("w1 w2", "w3")) == expected
@@ -123,7 +123,7 @@ def test_any_iterable_of_lines_is_translated(run):
             translator.translate(wrong)
 
 
-def test_packed_text_is_translated_and_written(command, run, tmp_path):
+def test_translate_compressed_text(command, run, tmp_path):
     (tmp_path / "in").write_bytes(gzip.compress(codecs.BOM_UTF8 + b"w1 w2\nw3\n"))
     command("translate", "--run-dir", run, "--input", "in", "--output", "out.xz")
     expected = "".join(f"{t}\n" for t in Translator.load(run).translate(["w1 w2", "w3"]))
@@ -134,7 +134,7 @@ def test_packed_text_is_translated_and_written(command, run, tmp_path):
     assert done.stdout == expected
 
 
-def test_a_program_is_answered_line_by_line(run):
+def test_translate_line_buffered_answers_each_line(run):
     line = [sys.executable, "-m", "transformer_jax", "translate", "--run-dir", run]
     lines = ["w1 w2", "", "w3"]
     with subprocess.Popen(
@@ -148,6 +148,6 @@ def test_a_program_is_answered_line_by_line(run):
         assert program.wait(60) == 0
 
 
-def test_a_translator_says_why_it_is_not_pickled(run):
+def test_translator_refuses_pickling(run):
     with pytest.raises(TypeError, match=r"call Translator\.load there"):
         pickle.dumps(Translator.load(run))

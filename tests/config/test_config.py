@@ -50,13 +50,13 @@ from transformer_jax.errors import UserError
         (lambda: presets.run_config("bse"), "did you mean 'base'"),
     ],
 )
-def test_errors_name_field_value_and_rule(make, message):
+def test_config_errors_name_field_value_and_rule(make, message):
     with pytest.raises(UserError, match=message):
         make()
 
 
 @pytest.mark.parametrize("name", presets.RUN_CONFIGS)
-def test_every_recipe_is_sound_and_survives_json(name):
+def test_presets_are_valid_and_survive_json(name):
     config = presets.run_config(name)
     assert RunConfig.from_json(config.to_json()) == config
 
@@ -86,7 +86,7 @@ TABLE_3 = {
 }
 
 
-def test_table_3_has_the_papers_rows():
+def test_presets_of_table_3_are_the_papers():
     found = {}
     for row in presets.TABLE_3:
         recipe = presets.run_config(f"table3-{row}")
@@ -99,7 +99,7 @@ def test_table_3_has_the_papers_rows():
     assert found == TABLE_3
 
 
-def test_defaults_are_the_papers():
+def test_config_defaults_are_the_papers():
     """Sections 3, 5.3, 5.4 and 6.1, and tensor2tensor where the paper is silent."""
     assert asdict(ModelConfig()) == {
         "architecture": "transformer", "vocab_size": 37_000, "target_vocab_size": None,
@@ -124,7 +124,7 @@ def test_defaults_are_the_papers():
     assert presets.run_config("base").data.batch_tokens == 25_000
 
 
-def test_the_later_t2t():
+def test_presets_of_later_t2t():
     changed = presets.t2t(presets.base())
     different = {n for n, v in asdict(changed).items() if v != asdict(presets.base())[n]}
     dropouts = {"attention_dropout", "activation_dropout"}
@@ -145,13 +145,13 @@ def test_the_later_t2t():
         ('{"model": {"norm_placement": "both"}}', "norm_placement 'both'"),
     ],
 )
-def test_bad_json(text, message):
+def test_config_rejects_bad_json(text, message):
     with pytest.raises(UserError, match=message):
         RunConfig.from_json(text)
 
 
 @given(st.integers(0, 2000), st.binary(max_size=3))
-def test_any_edit_of_a_config_is_read_or_refused(place, change):
+def test_config_edits_are_read_or_refused(place, change):
     text = RunConfig().to_json().encode()
     edited = text[:place] + change + text[place + 1 :]
     try:
@@ -162,7 +162,7 @@ def test_any_edit_of_a_config_is_read_or_refused(place, change):
         assert RunConfig.from_json(read.to_json()) == read
 
 
-def test_paths_and_the_schedule_of_a_run_decide_no_numbers():
+def test_identity_ignores_paths_and_run_schedule():
     base = RunConfig()
     moved = replace(
         base, data=replace(base.data, train=("a", "b")), train=replace(base.train, steps=7)
@@ -173,7 +173,7 @@ def test_paths_and_the_schedule_of_a_run_decide_no_numbers():
     assert json.dumps(base.deciding())
 
 
-def test_old_names_are_refused_as_options_and_taken_as_values():
+def test_old_names_are_refused_as_options_and_accepted_as_values():
     for words in (
         ["attention", "--source", "x=--norm"],
         ["attention", "--source=--norm"],

@@ -70,13 +70,13 @@ def test_sentencepiece_is_repeatable_and_saved(pieces, tmp_path):
         load_vocabulary(tmp_path)
 
 
-def test_a_vocabulary_too_large_for_its_text():
+def test_sentencepiece_vocabulary_too_large_for_its_text():
     with pytest.raises(VocabularyError, match="cannot train a bpe vocabulary of vocab_size 9999"):
         train_vocabulary("bpe", ["only this"], 9999)
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt(), TextError("a, line 2: not UTF-8")])
-def test_what_ends_the_text_is_no_fault_of_the_vocabulary(end):
+def test_text_errors_pass_through_vocabulary_training(end):
     def lines():
         yield "one two"
         raise end
@@ -87,7 +87,7 @@ def test_what_ends_the_text_is_no_fault_of_the_vocabulary(end):
 
 
 @pytest.mark.parametrize("model", [b"", b"\x0a\x99", b"text"])
-def test_a_model_that_is_none(model):
+def test_sentencepiece_rejects_a_damaged_model(model):
     with pytest.raises(VocabularyError, match="not a SentencePiece model"):
         SentencePieceVocabulary(model)
 
@@ -102,7 +102,7 @@ def test_whitespace_vocabulary(tmp_path):
         load_vocabulary(tmp_path)
 
 
-def test_lines_end_at_newline_only(tmp_path):
+def test_text_lines_end_at_newline_only(tmp_path):
     file = tmp_path / "text"
     file.write_bytes("a\u2028b\x0cc\r\nd\rd\n\ne".encode())
     assert list(read_lines(file)) == ["a\u2028b\x0cc", "d\rd", "", "e"]
@@ -113,7 +113,7 @@ def test_lines_end_at_newline_only(tmp_path):
         list(read_lines(tmp_path / "missing"))
 
 
-def test_a_file_that_fails_in_the_middle_is_named():
+def test_text_file_that_fails_midway_is_named():
     class Disk(io.RawIOBase):
         blocks: ClassVar = [b"one\n", b"tw"]
 
@@ -133,7 +133,7 @@ def test_a_file_that_fails_in_the_middle_is_named():
         next(read)
 
 
-def test_a_byte_order_mark_is_no_text(tmp_path):
+def test_text_drops_byte_order_mark(tmp_path):
     (tmp_path / "text").write_bytes(codecs.BOM_UTF8 + "ä\n\ufeffb\n".encode())
     assert list(read_lines(tmp_path / "text")) == ["ä", "\ufeffb"]
     (tmp_path / "text").write_bytes(codecs.BOM_UTF8)
@@ -146,19 +146,19 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
 BLANKS = ["", " ", "\t", "\r", "\u00a0", "\u200b", "\u3000", "\ufeff", "\u2060\u00ad \x0c"]
 
 
-def test_lines_that_show_nothing():
+def test_text_blank_lines():
     assert all(map(is_blank, BLANKS))
     assert not any(map(is_blank, [".", " a ", "\u3000\u4f60", "\u0301"]))
 
 
-def test_pairs_with_a_blank_side_are_left_out(tmp_path):
+def test_corpus_filters_pairs_with_a_blank_side(tmp_path):
     vocabulary = SentencePieceVocabulary.train(LINES, SIZE, "bpe")
     pairs = [("ba de", "fi"), *((blank, "fi") for blank in BLANKS), ("fi", " ")]
     corpus = write_corpus(tmp_path / "corpus", pairs, vocabulary, 64)
     assert (len(corpus), corpus.filtered_pairs["empty"]) == (1, len(BLANKS) + 1)
 
 
-def test_a_pipe_is_refused_at_once_where_text_is_read_again():
+def test_text_from_a_pipe_is_refused_before_the_work():
     read, written = os.pipe()
     os.close(written)
     with pytest.raises(TextError, match=r"is a pipe or a device, .*write it to a file first"):
@@ -166,7 +166,7 @@ def test_a_pipe_is_refused_at_once_where_text_is_read_again():
     os.close(read)
 
 
-def test_half_a_character_is_no_text():
+def test_text_with_invalid_utf8_is_refused():
     vocabulary = SentencePieceVocabulary.train(["a b c d e f"] * 9, 270, "bpe")
     for encode in (vocabulary.encode, lambda text: vocabulary.encode_all(["a", text])):
         with pytest.raises(UserError, match=r"'b\\udcff' has half a character"):
@@ -175,7 +175,7 @@ def test_half_a_character_is_no_text():
         vocabulary.encode_all(["a", 3])
 
 
-def test_files_of_different_length(tmp_path):
+def test_text_files_of_different_length_are_refused(tmp_path):
     (tmp_path / "long").write_text("a\n" * 7)
     (tmp_path / "short").write_text("a\n" * 4)
     with pytest.raises(TextError, match=r"long has 7 lines but .*short has 4"):
@@ -195,7 +195,7 @@ def corpus(tmp_path):
     return corpus_of(tmp_path / "corpus", lengths.tolist())[0]
 
 
-def test_a_corpus_holds_the_sentences_that_went_in(tmp_path):
+def test_corpus_holds_its_sentences(tmp_path):
     corpus, pairs = corpus_of(tmp_path / "c", [(3, 1), (5, 2), (0, 2), (9, 4)])
     for index, (source, target) in enumerate(pairs):
         for side, text in ((corpus.source, source), (corpus.target, target)):
@@ -207,7 +207,7 @@ def test_a_corpus_holds_the_sentences_that_went_in(tmp_path):
     assert isinstance(corpus.source.tokens, np.memmap)
 
 
-def test_long_and_empty_pairs_are_left_out_and_counted(tmp_path):
+def test_corpus_filters_and_counts_long_and_empty_pairs(tmp_path):
     corpus, _ = corpus_of(tmp_path / "c", [(3, 1), (5, 2), (0, 2), (9, 4)], max_length=6)
     assert len(corpus) == 2
     assert corpus.filtered_pairs == {"empty": 1, "too_long": 1}
@@ -215,14 +215,14 @@ def test_long_and_empty_pairs_are_left_out_and_counted(tmp_path):
         corpus_of(tmp_path / "d", [(3, 1), (0, 2), (9, 4)], max_length=2)
 
 
-def test_fingerprints_tell_corpora_apart(tmp_path):
+def test_corpus_fingerprints_differ(tmp_path):
     one, _ = corpus_of(tmp_path / "a", [(3, 1), (5, 2)])
     same, _ = corpus_of(tmp_path / "b", [(3, 1), (5, 2)])
     other, _ = corpus_of(tmp_path / "c", [(5, 2), (3, 1)])
     assert one.fingerprint == same.fingerprint != other.fingerprint
 
 
-def test_a_damaged_corpus_is_named(corpus, tmp_path):
+def test_corpus_damage_is_named(corpus, tmp_path):
     (tmp_path / "corpus" / "source.tokens.npy").write_bytes(b"no")
     with pytest.raises(CorpusError, match="corpus is damaged"):
         Corpus.open(tmp_path / "corpus")
@@ -230,7 +230,7 @@ def test_a_damaged_corpus_is_named(corpus, tmp_path):
         Corpus.open(tmp_path)
 
 
-def test_every_sentence_comes_once_an_epoch(corpus):
+def test_batches_contain_each_sentence_once_per_epoch(corpus):
     """Over epochs, with leftovers carried over: counts differ by at most one batch's carry."""
     batches = Batches(corpus, SMALL_BATCHES, seed=1)
     seen = np.zeros(len(corpus), int)
@@ -275,7 +275,7 @@ def test_batch_n_is_a_function_of_n_seed_and_corpus(corpus):
     assert shapes == [0, 4, 3, 0, 3, 2, 4, 4, 1, 3, 3, 2, 4, 4, 0, 3, 2, 2, 3, 0]
 
 
-def test_order_is_another_in_every_epoch(corpus):
+def test_batches_order_differs_in_every_epoch(corpus):
     """Of the sentences of a shape, and of the shapes."""
     batches = Batches(corpus, SMALL_BATCHES, seed=1)
     sentences, shapes = [], []
@@ -290,13 +290,13 @@ def test_order_is_another_in_every_epoch(corpus):
     assert shapes[0][:20] != shapes[1][:20]
 
 
-def test_once_visits_each_pair_once(corpus):
+def test_batches_one_epoch_visits_each_pair_once(corpus):
     batches = Batches(corpus, SMALL_BATCHES, seed=1)
     visited = np.concatenate([batch.indices for batch in batches.one_epoch()])
     assert sorted(visited[visited >= 0].tolist()) == list(range(len(corpus)))
 
 
-def test_padding_share_counts_slots(corpus):
+def test_padding_fraction_counts_slots(corpus):
     batches = Batches(corpus, SMALL_BATCHES, seed=1)
     slots = tokens = 0
     for n in range(batches.batches_before(50)):
@@ -306,7 +306,7 @@ def test_padding_share_counts_slots(corpus):
     assert abs(batches.padding_fraction() - (1 - tokens / slots)) < 0.005
 
 
-def test_more_shapes_never_waste_more():
+def test_batch_shapes_more_never_pad_more():
     rng = np.random.default_rng(0)
     source = rng.integers(2, 90, 3000)
     target = np.clip(source + rng.integers(-5, 6, 3000), 2, 90)

@@ -28,7 +28,7 @@ def folder(tmp_path):
     return folder
 
 
-def test_text_files_come_back_in_order_either_way_round(load, folder):
+def test_dataset_keeps_order_in_both_directions(load, folder):
     splits = load("text", "en-fr", folder)
     assert {name: len(split) for name, split in splits.items()} == {
         "train": 5000, "validation": 7, "test": 3,
@@ -42,14 +42,16 @@ def test_text_files_come_back_in_order_either_way_round(load, folder):
 
 
 @pytest.mark.parametrize(("size", "files"), [(700, 8), (1000, 5), (4999, 2), (5000, 1)])
-def test_shards_hold_all_pairs_in_order(load, folder, prepared_files, monkeypatch, size, files):
-    monkeypatch.setattr(builders, "SHARD", size)
+def test_dataset_shards_hold_all_pairs_in_order(
+    load, folder, prepared_files, monkeypatch, size, files
+):
+    monkeypatch.setattr(builders, "EXAMPLES_PER_SHARD", size)
     train = load("text", "en-fr", folder)["train"]
     assert sum("train" in path.name for path in prepared_files()) == files
     assert [pair[0] for pair in train] == [f"en train {i} \u2028 é\x85" for i in range(5000)]
 
 
-def test_a_second_time_prepares_nothing_until_the_text_changes(load, folder, prepared_files):
+def test_dataset_is_prepared_again_only_when_its_text_changes(load, folder, prepared_files):
     load("text", "en-fr", folder)
     before = prepared_files()
     assert len(before) == 3
@@ -61,7 +63,7 @@ def test_a_second_time_prepares_nothing_until_the_text_changes(load, folder, pre
     assert prepared_files().items() > before.items()
 
 
-def test_a_table_of_tabs(load, tmp_path):
+def test_dataset_from_a_tsv_file(load, tmp_path):
     table = tmp_path / "pairs.tsv"
     table.write_text('id\tde\ten\n1\tJa "so".\tYes.\n2\t\tempty\n', encoding="utf-8")
     splits = load("text", "en-de", table)
@@ -87,14 +89,14 @@ def test_a_table_of_tabs(load, tmp_path):
         (b"en\tde\na\tb\nc\t\xff\n", r"pairs.tsv, line 3: byte 2 is not UTF-8"),
     ],
 )
-def test_faults_of_a_table_are_named(load, tmp_path, text, message, prepared_files):
+def test_dataset_tsv_errors_are_named(load, tmp_path, text, message, prepared_files):
     (tmp_path / "pairs.tsv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(TextError, match=message):
         load("text", "en-de", tmp_path / "pairs.tsv")
     assert not prepared_files()
 
 
-def test_faults_of_a_folder_are_named(load, folder, prepared_files):
+def test_dataset_folder_errors_are_named(load, folder, prepared_files):
     with pytest.raises(TextError, match=r"train.en is there but not .*train.de: give both"):
         load("text", "en-de", folder)
     (folder / "train.fr").write_text("one\n")
@@ -103,7 +105,7 @@ def test_faults_of_a_folder_are_named(load, folder, prepared_files):
     assert not prepared_files()
 
 
-def test_half_a_pair_and_empty_texts_are_named(load, folder, tmp_path, prepared_files):
+def test_dataset_incomplete_pairs_and_empty_files_are_named(load, folder, tmp_path, prepared_files):
     (folder / "val.fr").unlink()
     with pytest.raises(TextError, match=r"val.en is there but not .*val.fr: give both or neither"):
         load("text", "en-fr", folder)
@@ -117,7 +119,7 @@ def test_half_a_pair_and_empty_texts_are_named(load, folder, tmp_path, prepared_
 
 
 @pytest.mark.parametrize("how", ["no records", "cut", "no info", "broken info"])
-def test_a_damaged_dataset_is_named(load, folder, tmp_path, how):
+def test_dataset_damage_is_named(load, folder, tmp_path, how):
     load("text", "en-fr", folder)
     [info] = (tmp_path / "cache").rglob("dataset_info.json")
     [records] = info.parent.glob("*train.array_record*")
@@ -135,7 +137,7 @@ def test_a_damaged_dataset_is_named(load, folder, tmp_path, how):
     assert len(list(load("text", "en-fr", folder)["train"])) == 5000
 
 
-def test_jobs_that_start_together_prepare_once(folder, tmp_path):
+def test_dataset_is_prepared_once_by_concurrent_jobs(folder, tmp_path):
     code = (
         "import logging, sys; from pathlib import Path\n"
         "from transformer_jax.data.datasets import load_dataset\n"
@@ -174,7 +176,7 @@ def test_jobs_that_start_together_prepare_once(folder, tmp_path):
         ("text", "../x-de", "x", "not two different languages"),
     ],
 )
-def test_names_and_directions_that_are_not_there(load, name, direction, data_dir, message):
+def test_dataset_unknown_names_and_directions(load, name, direction, data_dir, message):
     with pytest.raises(UserError, match=message):
         load(name, direction, data_dir)
 
@@ -182,7 +184,7 @@ def test_names_and_directions_that_are_not_there(load, name, direction, data_dir
 # The embedded corpus -------------------------------------------------------------------------
 
 
-def test_the_embedded_corpus_with_its_annotations(load, monkeypatch, tmp_path):
+def test_dataset_grammar_with_annotations(load, monkeypatch, tmp_path):
     monkeypatch.setattr(Grammar, "SIZES", {"10k": 300})
     monkeypatch.setattr(Grammar, "HELD_OUT", 20)
     splits = load("grammar/10k", "de-en")
@@ -208,7 +210,7 @@ def test_the_embedded_corpus_with_its_annotations(load, monkeypatch, tmp_path):
     assert load("grammar/10k", "de-en")["train"].identity != before
 
 
-def test_no_tensorflow(folder, tmp_path):
+def test_dataset_needs_no_tensorflow(folder, tmp_path):
     """Not even where tensorflow-datasets would shuffle on disk: beyond a gigabyte, here 10 kB."""
     code = (
         "import sys; from pathlib import Path\n"

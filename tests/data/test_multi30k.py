@@ -36,7 +36,7 @@ def test_multi30k_from_a_folder(load, captions):
     assert list(splits["test"])[3] == ("fr test_2016_flickr 3", "de test_2016_flickr 3")
 
 
-def test_multi30k_with_another_or_a_missing_file(load, captions, prepared_files):
+def test_multi30k_with_a_wrong_or_missing_file(load, captions, prepared_files):
     (captions / "val.fr.gz").write_bytes(gzip.compress(b"something else\n"))
     with pytest.raises(TextError, match=r"val.fr.gz is not Multi30k's val.fr: its SHA-256"):
         load("multi30k", "en-de", captions)
@@ -85,13 +85,13 @@ def test_multi30k_downloaded_whole(load, captions, server, monkeypatch):
     assert next(iter(load("multi30k")["validation"])) == ("en val 0", "de val 0")
 
 
-def test_no_network(load, monkeypatch):
+def test_multi30k_without_network(load, monkeypatch):
     monkeypatch.setattr(Multi30k, "URL", "http://127.0.0.1:9")
     with pytest.raises(TextError, match=r"127.0.0.1:9 cannot be reached .*give the files"):
         load("multi30k")
 
 
-def test_the_real_multi30k(load, shared_data):
+def test_multi30k_real_files(load, shared_data):
     splits = load("multi30k", "en-de", shared_data / "multi30k")
     assert [len(split) for split in splits.values()] == [29_000, 1014, 1000]
     for name, split in (("val", "validation"), ("test_2016_flickr", "test")):

@@ -16,7 +16,7 @@ PACKINGS = {"gz": gzip.compress, "xz": lzma.compress, "bz2": bz2.compress, "zst"
 
 
 @pytest.mark.parametrize("ending", PACKINGS)
-def test_packed_text_is_known_by_its_content(tmp_path, ending):
+def test_packing_is_recognized_by_content(tmp_path, ending):
     pack = PACKINGS[ending]
     file = tmp_path / "text"  # without the ending
     packed = pack(np.random.default_rng(0).bytes(900).hex().encode() + b"\n" + "ä\n".encode() * 900)
@@ -38,7 +38,7 @@ def test_packed_text_is_known_by_its_content(tmp_path, ending):
     assert list(read_lines(tmp_path / f"out.{ending}")) == ["ä"]
 
 
-def test_a_file_that_was_given_stays_open():
+def test_packing_leaves_a_given_file_open():
     for content in (b"one\n", gzip.compress(b"one\n")):
         file = io.BytesIO(content)
         assert list(decode_lines(file, "given")) == ["one"]
@@ -46,7 +46,7 @@ def test_a_file_that_was_given_stays_open():
         assert list(decode_lines(file, "given")) == ["one"]
 
 
-def test_text_that_is_not_packed_whatever_its_name(tmp_path):
+def test_packing_ignores_misleading_suffixes(tmp_path):
     for name, content in (("a.gz", b"plain\n"), ("a", b"BZh9 is a head of bzip2\n"), ("b", b"")):
         (tmp_path / name).write_bytes(content)
         assert list(read_lines(tmp_path / name)) == content.decode().splitlines()

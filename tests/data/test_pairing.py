@@ -21,7 +21,7 @@ def vocabularies():
     )
 
 
-def test_each_side_has_its_vocabulary_and_its_end(tmp_path):
+def test_pairing_vocabulary_and_eos_per_side(tmp_path):
     pairing = Pairing(joint=False, source_ends=False)
     pairs = [("a b", "X"), ("c", "Y X")]
     corpus = write_corpus(tmp_path / "c", pairs, vocabularies(), 16, pairing=pairing)
@@ -38,7 +38,7 @@ def test_each_side_has_its_vocabulary_and_its_end(tmp_path):
     )
 
 
-def test_a_language_model_reads_no_source(tmp_path):
+def test_pairing_of_a_language_model_has_no_source(tmp_path):
     pairing = Pairing(reads_source=False)
     lines = ["a b c", "d", "a a b b"] * 4
     corpus = write_corpus(
@@ -52,7 +52,7 @@ def test_a_language_model_reads_no_source(tmp_path):
     assert sorted(visited[visited >= 0].tolist()) == list(range(12))
 
 
-def test_what_is_ignored_stands_where_a_target_has_ended(tmp_path):
+def test_pairing_ignored_id_fills_ended_targets(tmp_path):
     corpus = write_corpus(
         tmp_path / "c", [("a b", "X"), ("c", "Y X")], vocabularies(), pairing=Pairing(joint=False)
     )
@@ -63,7 +63,7 @@ def test_what_is_ignored_stands_where_a_target_has_ended(tmp_path):
     assert (batch.source >= 0).all()
 
 
-def test_aligned_sides_have_one_length(tmp_path):
+def test_pairing_aligned_sides_have_equal_lengths(tmp_path):
     pairing = Pairing(joint=False, source_ends=False, target_ends=False, aligned=True)
     rng = np.random.default_rng(0)
     sizes = rng.integers(1, 9, 50)
@@ -78,7 +78,7 @@ def test_aligned_sides_have_one_length(tmp_path):
         )
 
 
-def test_prepared_text_of_one_task_is_not_taken_for_another(tmp_path):
+def test_pairing_is_part_of_prepared_text(tmp_path):
     (tmp_path / "words").write_text("a b\nc\n")
     (tmp_path / "tags").write_text("X Y\nX\n")
     pair = str(tmp_path / "words"), str(tmp_path / "tags")

@@ -35,7 +35,7 @@ def data(tmp_path):
         (b"\n\n", b"\n\n", "hold no pair of lines with text on both sides"),
     ],
 )
-def test_faults_of_the_text_are_named_whatever_the_vocabulary(
+def test_preparation_names_text_errors_with_every_vocabulary(
     tmp_path, kind, source, target, message
 ):
     pair = write(tmp_path / "bad", source, target)
@@ -45,14 +45,14 @@ def test_faults_of_the_text_are_named_whatever_the_vocabulary(
     assert Manifest.read(tmp_path / "out") is None
 
 
-def test_faults_of_the_validation_text_are_found_before_the_work(tmp_path, data):
+def test_preparation_checks_validation_text_first(tmp_path, data):
     validation = write(tmp_path / "validation", b"a\nb\n", b"a\n")
     with pytest.raises(TextError, match="has 2 lines but"):
         prepare(replace(data, validation=validation), 300, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_languages_may_be_told_later(tmp_path, data):
+def test_preparation_accepts_languages_later(tmp_path, data):
     out = prepare(data, 300, tmp_path / "out")
     before = Corpus.open(out / "train")
     assert before.direction is None
@@ -62,7 +62,7 @@ def test_languages_may_be_told_later(tmp_path, data):
     assert (after.direction, after.fingerprint) == ("en-fi", before.fingerprint)
 
 
-def test_prepared_text_is_left_alone_until_something_changes(tmp_path, data):
+def test_preparation_is_kept_until_something_changes(tmp_path, data):
     out = tmp_path / "out"
     prepare(data, 300, out)
     first = Corpus.open(out / "train").fingerprint
@@ -77,7 +77,7 @@ def test_prepared_text_is_left_alone_until_something_changes(tmp_path, data):
     assert Corpus.open(out / "train").fingerprint == first
 
 
-def test_equal_text_is_prepared_once_for_all_runs(tmp_path, data):
+def test_cache_is_shared_by_runs_of_equal_text(tmp_path, data):
     cache = replace(data, cache_dir=str(tmp_path / "cache"))
     first, second = tmp_path / "first", tmp_path / "second"
     prepare_cached(cache, 300, first)
@@ -94,7 +94,7 @@ def test_equal_text_is_prepared_once_for_all_runs(tmp_path, data):
     assert len(Corpus.open(first / "train").vocabularies.source) == 300
 
 
-def test_a_damaged_cache_is_written_again(tmp_path, data):
+def test_cache_damage_is_repaired(tmp_path, data):
     cache = replace(data, cache_dir=str(tmp_path / "cache"))
     prepare_cached(cache, 300, tmp_path / "first")
     [cached] = (tmp_path / "cache" / "corpora").iterdir()
@@ -107,7 +107,7 @@ def test_a_damaged_cache_is_written_again(tmp_path, data):
     assert path.read_bytes() == intact
 
 
-def test_a_cache_without_its_validation_is_written_again(tmp_path, data):
+def test_cache_without_validation_is_rewritten(tmp_path, data):
     cache = replace(data, validation=data.train, cache_dir=str(tmp_path / "cache"))
     prepare_cached(cache, 300, tmp_path / "first")
     [cached] = (tmp_path / "cache" / "corpora").iterdir()
@@ -118,7 +118,7 @@ def test_a_cache_without_its_validation_is_written_again(tmp_path, data):
 
 
 @pytest.mark.parametrize("part", ["train", "validation"])
-def test_a_folder_of_the_user_is_not_written_over(tmp_path, data, part):
+def test_preparation_never_overwrites_a_users_folder(tmp_path, data, part):
     (tmp_path / "mine" / part).mkdir(parents=True)
     (tmp_path / "mine" / part / "notes.txt").write_text("keep")
     with pytest.raises(CorpusError, match=f"mine/{part} is there and no prepared text"):
@@ -126,7 +126,7 @@ def test_a_folder_of_the_user_is_not_written_over(tmp_path, data, part):
     assert (tmp_path / "mine" / part / "notes.txt").read_text() == "keep"
 
 
-def test_a_dataset_without_tensorflow_datasets(tmp_path, monkeypatch):
+def test_preparation_without_tensorflow_datasets(tmp_path, monkeypatch):
     for name in [n for n in sys.modules if n.startswith("transformer_jax.data.")]:
         if name.endswith(("datasets", "builders", "wmt")):
             monkeypatch.delitem(sys.modules, name)
@@ -135,7 +135,7 @@ def test_a_dataset_without_tensorflow_datasets(tmp_path, monkeypatch):
         prepare(DataConfig(dataset="grammar"), 300, tmp_path / "out")
 
 
-def test_where_prepared_data_is_kept(monkeypatch, tmp_path):
+def test_cache_location(monkeypatch, tmp_path):
     monkeypatch.setenv("TRANSFORMER_JAX_CACHE", "/a")
     assert cache_folder("b") == tmp_path / "b"  # tests run in tmp_path
     assert cache_folder(None) == Path("/a")
@@ -150,12 +150,14 @@ def test_where_prepared_data_is_kept(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "size, message", [(5000, r"pieces for at most \d+; lower"), (60, r"alone are \d+; raise")]
 )
-def test_a_vocabulary_size_that_does_not_fit_the_text(tmp_path, data, kind, size, message):
+def test_preparation_vocabulary_size_that_does_not_fit_the_text(
+    tmp_path, data, kind, size, message
+):
     with pytest.raises(UserError, match=message):
         prepare(replace(data, vocabulary=kind), size, tmp_path / "out")
 
 
-def test_validation_of_other_settings_does_not_stay_behind(tmp_path, data):
+def test_preparation_removes_outdated_validation(tmp_path, data):
     out = tmp_path / "out"
     prepare(replace(data, validation=data.train), 300, out)
     assert (out / "validation").is_dir()
@@ -164,7 +166,7 @@ def test_validation_of_other_settings_does_not_stay_behind(tmp_path, data):
     assert not (out / "validation").exists()
 
 
-def test_a_given_vocabulary_is_used(tmp_path, data):
+def test_preparation_uses_a_given_vocabulary(tmp_path, data):
     prepare(data, 300, tmp_path / "one")
     given = Corpus.open(tmp_path / "one" / "train").vocabularies
     other = replace(data, train=write(tmp_path / "other", b"quite another text\n" * 50))
@@ -174,14 +176,14 @@ def test_a_given_vocabulary_is_used(tmp_path, data):
 
 
 @pytest.mark.parametrize("text", ["[]", '{"format": 2}', "{", '{"format": 1}', '{"format": 2, "fi'])
-def test_a_damaged_corpus_json(tmp_path, data, text):
+def test_preparation_rejects_damaged_corpus_json(tmp_path, data, text):
     prepare(data, 300, tmp_path / "out")
     (tmp_path / "out" / "train" / "corpus.json").write_text(text)
     with pytest.raises(CorpusError, match="prepare it again"):
         Corpus.open(tmp_path / "out" / "train")
 
 
-def test_the_vocabulary_is_part_of_the_fingerprint(tmp_path):
+def test_fingerprint_includes_the_vocabulary(tmp_path):
     """Renamed tokens give the same ids."""
     prints = []
     for name, text in (("a", b"w1 w2\nw1\n"), ("b", b"x1 x2\nx1\n")):

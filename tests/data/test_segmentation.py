@@ -9,7 +9,7 @@ LINES = st.text(alphabet="ab .,;!?\u2014(", max_size=80).map(str.strip)
 
 
 @given(LINES | st.text(SCRIPTS, max_size=80).map(str.strip), st.integers(1, 12))
-def test_pieces_fit_and_lose_nothing(line, limit):
+def test_split_long_line_pieces_fit_and_lose_nothing(line, limit):
     pieces = split_long_line(line, lambda text: len(text) <= limit)
     assert all(len(piece) <= limit for piece in pieces)
     assert pieces == [line] or "" not in pieces
@@ -42,11 +42,11 @@ def test_pieces_fit_and_lose_nothing(line, limit):
         ("e" + "\u0301" * 5, 4, ["e" + "\u0301" * 3, "\u0301" * 2]),  # more than fits
     ],
 )
-def test_where_lines_are_cut(line, limit, pieces):
+def test_split_long_line_positions(line, limit, pieces):
     assert split_long_line(line, lambda text: len(text) <= limit) == pieces
 
 
-def test_the_splitter_is_given_no_more_than_it_takes_at_once(monkeypatch):
+def test_split_sentences_limits_input_of_the_splitter(monkeypatch):
     given = []
 
     def segment(language, text):
@@ -59,7 +59,7 @@ def test_the_splitter_is_given_no_more_than_it_takes_at_once(monkeypatch):
     assert " ".join(given).split() == ["one", "two"] * 5000
 
 
-def test_a_megabyte_is_measured_a_few_times_over():
+def test_split_long_line_is_linear_on_a_megabyte():
     measured = 0
 
     def fits(text):
@@ -84,11 +84,11 @@ def test_a_megabyte_is_measured_a_few_times_over():
         ([], ""),
     ],
 )
-def test_pieces_are_joined_as_their_script_is_written(pieces, line):
+def test_join_pieces_by_script(pieces, line):
     assert join_pieces(pieces, None) == line
 
 
-def test_pieces_are_joined_as_the_language_is_written():
+def test_join_pieces_by_language():
     assert (
         join_pieces(["It is written 好", "The man left."], "en") == "It is written 好 The man left."
     )
@@ -115,6 +115,6 @@ def test_sentences(language, line, count):
     assert "".join("".join(found).split()) == "".join(line.split())
 
 
-def test_a_long_line_without_spaces_is_split_in_blocks():
+def test_split_long_line_without_spaces():
     """The splitter alone would need a minute for these."""
     assert split_sentences("你好吗。" * 50_000, "zh") == ["你好吗。"] * 50_000

@@ -130,7 +130,7 @@ def test_wmt_with_missing_or_other_archives(load, archives, tmp_path, prepared_f
     assert not prepared_files()
 
 
-def test_a_wmt_archive_without_its_files(load, archives, tmp_path, monkeypatch):
+def test_wmt_archive_without_its_files(load, archives, tmp_path, monkeypatch):
     archive(archives / "dev.tgz", {"dev/newstest2013.de": "x"})
     on_record = dict(checksums.get_all_url_infos())
     for url in on_record:

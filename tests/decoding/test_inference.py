@@ -30,7 +30,7 @@ def teacher_forced(inference, source, target):
     )
 
 
-def test_a_sentence_translates_alike_in_any_company(inference):
+def test_translation_is_independent_of_batch(inference):
     search = Search(beam_size=3, n_best=2, extra_length=6)
     together = inference.translate(SOURCES, search)
     for source, expected in list(zip(SOURCES, together))[:3]:
@@ -58,7 +58,7 @@ def test_log_probs_are_those_of_the_full_forward(inference):
         np.testing.assert_allclose(best[0].log_prob, parts.sum(), rtol=1e-5)
 
 
-def test_one_long_sentence_does_not_split_the_short_ones(inference):
+def test_length_buckets_isolate_one_long_sentence(inference):
     """1,000 sentences in full batches of a power of two, the long one alone."""
     sources = [[4, 5, 6]] * 1000 + [[7] * 500]
     groups = [(len(group), rows.shape) for group, rows in inference._length_buckets(sources, 4)]
@@ -66,7 +66,7 @@ def test_one_long_sentence_does_not_split_the_short_ones(inference):
     assert groups == [(2, (2, 8))] * 500 + [(1, (1, 504))]
 
 
-def test_greedy_beam_one_and_limits(inference):
+def test_greedy_equals_beam_one_within_limits(inference):
     greedy = inference.translate(SOURCES, Search(method="greedy", extra_length=4))
     one = inference.translate(SOURCES, Search(beam_size=1, extra_length=4))
     for source, a, b in zip(SOURCES, greedy, one):

@@ -37,7 +37,7 @@ def tables(count, size, seed=0, spread=2.0):
 @pytest.mark.parametrize("alpha", [0.6, 2.0, -1.0])
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("eos_rule", ["shrink", "t2t"])
-def test_a_wide_beam_is_exhaustive_search(penalty, alpha, eos_rule):
+def test_beam_wide_equals_exhaustive_search(penalty, alpha, eos_rule):
     size, limit, models, n_best = 3, 4, 24, 3
     drawn = tables(models, size)
     found = beam(
@@ -54,7 +54,7 @@ def test_a_wide_beam_is_exhaustive_search(penalty, alpha, eos_rule):
 
 @pytest.mark.parametrize("beam_size", [2, 3])
 @pytest.mark.parametrize("eos_rule", ["shrink", "t2t"])
-def test_a_narrow_beam_is_the_search_by_hand(eos_rule, beam_size):
+def test_beam_narrow_equals_search_by_hand(eos_rule, beam_size):
     """Where the beam is too narrow to find everything, which hypotheses end is the rule's."""
     models, limit = 40, 8
     drawn = tables(models, 6, seed=7)
@@ -73,7 +73,7 @@ def test_a_narrow_beam_is_the_search_by_hand(eos_rule, beam_size):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("penalty", PENALTIES)
-def test_beam_one_is_greedy(penalty):
+def test_beam_of_one_equals_greedy(penalty):
     drawn, limits = tables(64, 7, seed=1), jnp.full(64, 9)
     found = beam(drawn, limits, beam_size=1, max_length=9, n_best=1, length_penalty=penalty)
     step, cache = table_step(drawn, 1)
@@ -83,7 +83,7 @@ def test_beam_one_is_greedy(penalty):
     np.testing.assert_allclose(found.log_probs[:, 0], greedy.log_probs.sum(1), rtol=1e-5)
 
 
-def test_it_stops_once_nothing_can_be_better():
+def test_early_stopping_saves_steps():
     """A counter in the cache tells how many steps were taken."""
     drawn = tables(8, 5, seed=2).at[:, :, EOS].set(9.0)  # ending at once is by far the best
     steps = []
@@ -100,7 +100,7 @@ def test_it_stops_once_nothing_can_be_better():
 
 
 @pytest.mark.parametrize("search", [greedy_search, beam_search])
-def test_no_limit_exceeds_the_arrays(search):
+def test_length_limits_stay_within_arrays(search):
     drawn = tables(4, 5, seed=4).at[:, :, EOS].set(-30.0)
     beams = {"beam_size": 2} if search is beam_search else {}
     step, cache = table_step(drawn, beams.get("beam_size", 1))
@@ -110,7 +110,7 @@ def test_no_limit_exceeds_the_arrays(search):
     assert (found.lengths == 3).all()
 
 
-def test_stopping_is_sound():
+def test_early_stopping_changes_no_result():
     """Searching on to the limit finds nothing better than stopping when the bound says so."""
     drawn = tables(40, 5, seed=2)
     short = beam(drawn, jnp.full(40, 12), 1.0, beam_size=4, max_length=12, n_best=1)
@@ -120,7 +120,7 @@ def test_stopping_is_sound():
     assert bool((jnp.diff(long.scores, axis=1) <= 0).all())
 
 
-def test_stopping_heeds_the_most_lenient_penalty_ahead():
+def test_early_stopping_uses_the_most_lenient_penalty():
     """With alpha 2 a long hypothesis may win: -0.298 at length 30 beats -0.344 at length 2.
 
     A bound that knows the penalty of the next length alone stops there.
@@ -143,7 +143,7 @@ def test_stopping_heeds_the_most_lenient_penalty_ahead():
     assert expected > np.log(0.626) / (7 / 6) ** 2
 
 
-def test_what_is_not_allowed_takes_its_probability_all_the_same():
+def test_allowed_mask_does_not_renormalize():
     """A mask over the vocabulary restricts what may be chosen, not what it costs."""
     drawn, limits = tables(16, 7, seed=5), jnp.full(16, 6)
     mask = jnp.array([[False, True, True, False, True, True, False]])
@@ -168,7 +168,7 @@ def test_what_is_not_allowed_takes_its_probability_all_the_same():
 
 
 @pytest.mark.parametrize("eos_rule", ["shrink", "t2t"])
-def test_the_same_in_any_batch_and_at_any_padding(eos_rule):
+def test_beam_is_independent_of_batch_and_padding(eos_rule):
     drawn = tables(64, 6, seed=3)
     limits = jnp.asarray(np.random.default_rng(0).integers(2, 9, 64))
     run = functools.partial(beam, beam_size=3, n_best=2, length_penalty="gnmt", eos_rule=eos_rule)
@@ -180,7 +180,7 @@ def test_the_same_in_any_batch_and_at_any_padding(eos_rule):
         assert not part.tokens[..., 8:].any()
 
 
-def test_each_sentence_keeps_to_its_own_limit():
+def test_length_limits_are_per_sentence():
     drawn = tables(8, 5, seed=4).at[:, :, EOS].set(-30.0)  # nobody wants to end
     limits = jnp.array([1, 2, 3, 4, 5, 6, 7, 0])
     found = beam(drawn, limits, beam_size=2, max_length=7, n_best=1)
@@ -228,14 +228,14 @@ SEARCHES = {
          {"allowed": lambda cache: jnp.ones((2, 4), bool)}),
     ],
 )  # fmt: skip
-def test_searches_refuse_what_they_cannot_mean(search, error, message, options):
+def test_searches_reject_invalid_arguments(search, error, message, options):
     options = {"limits": jnp.array([3, 2]), "max_length": 4, "eos_id": 1, **options}
     shape = options.pop("logits", (2, 5))
     with pytest.raises(error, match=message):
         search(lambda cache, tokens, parents: (cache, jnp.zeros(shape)), None, **options)
 
 
-def test_forced_scores_are_those_of_the_search():
+def test_scores_teacher_forced_equal_those_of_the_search():
     drawn = tables(16, 6, seed=5).at[:, :, 0].set(-30.0)  # 0 is padding in a given target
     found = beam(drawn, jnp.full(16, 8), beam_size=3, max_length=8, n_best=1)
     step, cache = table_step(drawn, 1)
@@ -244,14 +244,14 @@ def test_forced_scores_are_those_of_the_search():
     np.testing.assert_array_equal(again.lengths, found.lengths[:, 0])
 
 
-def test_what_is_no_token_has_no_probability():
+def test_scores_of_non_tokens_are_nan():
     step = lambda cache, tokens, parents: (cache, jnp.zeros((3, 4)))  # noqa: E731
     found = forced(step, None, jnp.array([[-1, 1], [9, 1], [3, 1]])).log_probs
     np.testing.assert_array_equal(jnp.isnan(found[:, 0]), [True, True, False])
 
 
 @pytest.mark.parametrize("generator", ["threefry2x32", "rbg"])
-def test_samples_of_any_generator_do_not_depend_on_other_rows(generator):
+def test_samples_are_independent_of_rows_with_any_generator(generator):
     rngs = jax.random.split(jax.random.key(0, impl=generator), 4)
 
     def drawn(rngs):
@@ -262,7 +262,7 @@ def test_samples_of_any_generator_do_not_depend_on_other_rows(generator):
     np.testing.assert_array_equal(drawn(rngs)[2:], drawn(rngs[2:]))
 
 
-def test_restrictions():
+def test_filter_logits():
     logits = jnp.log(jnp.array([[0.1, 0.4, 0.3, 0.2], [0.7, 0.1, 0.1, 0.1]]))
 
     def kept(**options):
@@ -302,7 +302,7 @@ def test_sampling_follows_the_distribution_and_ignores_other_rows():
     np.testing.assert_array_equal(alone.tokens[0], drawn.tokens[7])
 
 
-def test_sampling_heeds_its_options():
+def test_sampling_follows_its_options():
     table = tables(1, 6, seed=6)
     rows = 3000
     step, cache = table_step(jnp.broadcast_to(table, (rows, 6, 6)), 1)
@@ -316,7 +316,7 @@ def test_sampling_heeds_its_options():
         assert not shares[expected == 0].any()
 
 
-def test_greedy_and_samples_are_the_same_in_any_batch():
+def test_greedy_and_samples_are_independent_of_batch():
     drawn = tables(64, 6, seed=3)
     limits = jnp.asarray(np.random.default_rng(0).integers(2, 9, 64))
     rngs = jax.random.split(jax.random.key(2), 64)

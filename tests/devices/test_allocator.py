@@ -29,5 +29,5 @@ def page_faults(mode):
     return int(done.stdout)
 
 
-def test_pages_are_touched_once():
+def test_allocator_touches_pages_once():
     assert page_faults("kept") < page_faults("given back") / 10

@@ -26,12 +26,12 @@ from transformer_jax.run.items import state_from_items, state_to_items
 from transformer_jax.tasks import Task
 from transformer_jax.training.fingerprint import fingerprints
 from transformer_jax.training.runners import (
-    JitStep,
     MeshStep,
     PmapStep,
+    SingleDeviceStep,
     make_runner,
 )
-from transformer_jax.training.step import Sums
+from transformer_jax.training.step import GradientSums
 
 # V, D, F, H and the lengths are sizes that cannot be taken for one another.
 MODEL = ModelConfig(vocab_size=40, d_model=16, d_ff=24, num_heads=4, num_layers=1, dropout=0.0)
@@ -69,7 +69,7 @@ def functions(model=MODEL):
 
 @functools.cache
 def runner(way, model=MODEL):
-    kind, sizes = WAYS.get(way, (JitStep, (1, 1, 1)))
+    kind, sizes = WAYS.get(way, (SingleDeviceStep, (1, 1, 1)))
     return kind(functions(model), Layout(jax.devices()[: math.prod(sizes)], *sizes))
 
 
@@ -128,18 +128,18 @@ def gradients(way, model, params):
     step = runner(way, model)
     state = start(step)._replace(params=jax.device_put(params))
     state = jax.device_put(state, step.layout.shardings(state, step._functions.axes()))
-    added = step._first(state, step.place_batch(batch(0)))
-    total = step._compiled(lambda sums: step._total(sums), ("sums",), "metrics", donate=False)
-    return Sums(*jax.device_get(total(added)))
+    added = step._first_micro_batch(state, step.place_batch(batch(0)))
+    total = step._compiled(lambda sums: step._reduce_sums(sums), ("sums",), "metrics", donate=False)
+    return GradientSums(*jax.device_get(total(added)))
 
 
 @pytest.mark.parametrize("way", ["pmap 4", "mesh 4x1x1"])
-def test_as_on_one_device(way):
+def test_step_equals_one_device(way):
     check_agreement(way)
 
 
 @pytest.mark.parametrize("way", ["jit", "mesh 4x1x1"])
-def test_a_shape_is_compiled_once_and_the_state_is_donated(way):
+def test_step_compiles_once_per_shape_and_donates_state(way):
     """Also a state that was restored: its places are those that the step pins."""
     step = runner(way)
     before = start(step)
@@ -151,36 +151,36 @@ def test_a_shape_is_compiled_once_and_the_state_is_donated(way):
         after, _ = step(again, [step.place_batch(batch(1))])
         specs = jax.tree.map(lambda leaf: leaf.sharding.spec, after)
         assert way == "jit" or specs == step.layout.specs(after, axes)
-    assert step._whole._cache_size() == 1
+    assert step._full_step._cache_size() == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["pmap 8", "mesh 8x1x1", "mesh 1x8x1", "mesh 2x2x2", "mesh 1x1x4"])
-def test_as_on_one_device_in_every_way(way):
+def test_step_equals_one_device_on_every_layout(way):
     check_agreement(way)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["pmap 8", "mesh 2x2x2"])
-def test_micro_batches_and_dropout_as_on_one_device(way):
+def test_step_with_micro_batches_and_dropout_equals_one_device(way):
     check_agreement(way, replace(MODEL, dropout=0.3), accumulate=3)
 
 
 class MeanOfMeans(PmapStep):
     """What Flax's WMT example does: right only where all devices have as many tokens."""
 
-    def _total(self, sums):
+    def _reduce_sums(self, sums):
         mean = jax.tree.map(lambda leaf: leaf / jnp.maximum(sums.counted, 1.0), sums)
         return jax.lax.pmean(mean, "devices")
 
 
-def test_a_mean_of_means_is_seen(monkeypatch):
+def test_agreement_check_detects_a_mean_of_means(monkeypatch):
     monkeypatch.setitem(WAYS, "wrong", (MeanOfMeans, (4, 1, 1)))
     with pytest.raises(AssertionError):
         check_agreement("wrong")
 
 
-def test_every_parameter_has_its_place():
+def test_parameters_have_shardings():
     """Base: each leaf is cut as the letters beside it say."""
     functions = Task().step_functions(Transformer(presets.base(vocab_size=64)), OPTIMIZER, 0)
     layout = Layout(jax.devices(), 2, 2, 2)
@@ -228,12 +228,12 @@ def test_every_parameter_has_its_place():
         ({"mesh": "data=8", "parallel": "pmap"}, {}, r"mesh data=8 belongs to --parallel mesh"),
     ],
 )
-def test_what_does_not_fit_is_refused(options, model, message):
+def test_layout_rejects_sizes_that_do_not_divide(options, model, message):
     with pytest.raises(UserError, match=message):
         make_layout(replace(MODEL, **model), TrainConfig(**options))
 
 
-def test_layouts_that_are_asked_for():
+def test_layout_from_options():
     def sizes(**options):
         return make_layout(MODEL, TrainConfig(**options)).sizes
 
@@ -244,18 +244,18 @@ def test_layouts_that_are_asked_for():
     assert sizes(mesh="data=2") == {**eight, "data": 2}
     one = Layout(jax.devices()[:1])
     kinds = [type(make_runner(p, functions(), one)) for p in ("auto", "jit", "pmap")]
-    assert kinds == [JitStep, JitStep, PmapStep]
+    assert kinds == [SingleDeviceStep, SingleDeviceStep, PmapStep]
     assert type(make_runner("auto", functions(), Layout(jax.devices()[:2], 2))) is MeshStep
 
 
-def test_rows_that_do_not_divide_are_filled_up():
+def test_batch_rows_are_padded_to_the_devices():
     layout = Layout(jax.devices()[:4], 2, 2)
     assert layout.local_rows(np.array([7, 5, 3])).tolist() == [7, 5, 3, -1]
     full = np.arange(8)
     assert layout.local_rows(full) is not full and layout.local_rows(full).tolist() == full.tolist()
 
 
-def test_every_device_keeps_its_share():
+def test_state_is_divided_among_devices():
     """A state cut along fsdp: an eighth on each device, and 2 per cent at most beside."""
     model = Transformer(replace(MODEL, d_model=64, vocab_size=8000))
     functions = Task().step_functions(model, OPTIMIZER, 0)
@@ -275,7 +275,7 @@ def test_every_device_keeps_its_share():
     assert whole / 8 <= cut <= 1.02 * whole / 8
 
 
-def test_data_parallel_traffic_is_the_gradient_once():
+def test_traffic_of_data_parallel_is_the_gradient_once():
     """With the loss and the number of tokens; the table is used three times and travels once."""
     step = runner("mesh 4x1x1")
     params = step._functions.shapes().params
@@ -285,7 +285,7 @@ def test_data_parallel_traffic_is_the_gradient_once():
 
 
 @pytest.mark.slow
-def test_fsdp_traffic_is_the_parameters_twice():
+def test_traffic_of_fsdp_is_the_parameters_twice():
     """Gathered once, their gradients scattered once; only what has no D is reduced whole."""
     step = runner("mesh 1x8x1")
     leaves = jax.tree.leaves(step._functions.shapes().params)
@@ -321,7 +321,7 @@ def test_evaluation_counts_every_sentence_once():
 @pytest.mark.parametrize(
     "search", [Search(), pytest.param(Search(method="sample", seed=3), marks=pytest.mark.slow)]
 )
-def test_translation_is_that_of_one_device(search):
+def test_translation_equals_one_device(search):
     params = {"params": jax.tree.map(lambda leaf: 3 * leaf, start(runner("jit")).params)}
     layout = Layout(jax.devices(), 2, 2, 2)
     axes = {"params": functions().axes().params}
@@ -338,7 +338,7 @@ def test_translation_is_that_of_one_device(search):
 
 
 @pytest.mark.slow
-def test_restored_on_another_layout(tmp_path):
+def test_checkpoint_restores_on_another_layout(tmp_path):
     """What one layout saved another reads, leaf by leaf the same, and resumes alike."""
     _, state = train(runner("mesh 2x2x2"), steps=3)
     checkpoints = Checkpoints(tmp_path)
@@ -357,7 +357,7 @@ def test_restored_on_another_layout(tmp_path):
 
 
 @pytest.mark.slow
-def test_other_models_too():
+def test_step_of_other_models_equals_one_device():
     """All at once: additive attention, learned positions, three tables of a vocabulary that tensor
     does not divide, every dropout."""
     model = replace(
@@ -370,7 +370,7 @@ def test_other_models_too():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"parallel": "pmap"}, {"mesh": "fsdp=2,tensor=2"}])
-def test_a_job_that_stops_and_goes_on(tmp_path, options):
+def test_job_resumes_on_a_mesh(tmp_path, options):
     """Saved, restored, evaluated by loss and BLEU, and averaged: as on one device."""
     config = configuration(tmp_path, best_metric="bleu", log_every=1)
     optimizer = replace(config.optimizer, ema_decay=0.9, accumulation_steps=2)

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.small_job import ENVIRONMENT, configuration, last_prints, read_jsonl
+from tests.small_job import ENVIRONMENT, configuration, last_fingerprints, read_jsonl
 from transformer_jax.devices.processes import Processes
 from transformer_jax.errors import UserError
-from transformer_jax.files import locked
+from transformer_jax.files import folder_lock
 from transformer_jax.run.checkpoints import Checkpoints
 from transformer_jax.run.train import train
 from transformer_jax.tools.verification import read_fingerprints
@@ -41,7 +41,7 @@ FOUR = {**ENVIRONMENT, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": FLAGS}
         (("node0:1234", 2, 2), r"process-id 2 is outside 0 to num-processes 2 - 1"),
     ],
 )
-def test_processes_that_cannot_be(given, message):
+def test_processes_reject_invalid_options(given, message):
     with pytest.raises(UserError, match=message):
         Processes(*given)
 
@@ -73,7 +73,7 @@ def jobs(folder, *options, count=2):
             job.wait()
 
 
-def said(folder, i):
+def read_log(folder, i):
     return (folder / f"{i}.log").read_text(errors="replace")
 
 
@@ -89,15 +89,16 @@ def wait_for_record(folder, step, seconds=120):
     records = folder / "run" / "metrics.jsonl"
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        began = "from step" in said(folder, 0)  # records of updates that are lost are cut by then
+        # Records of updates that are lost are removed by then.
+        began = "from step" in read_log(folder, 0)
         lines = records.read_text().split("\n")[:-1] if began else []
         if lines and json.loads(lines[-1])["step"] > step:
             return
         time.sleep(0.1)
-    raise AssertionError(f"nothing after {step}: {said(folder, 0)[-2000:]}")
+    raise AssertionError(f"nothing after {step}: {read_log(folder, 0)[-2000:]}")
 
 
-def wanted(folder, steps, **options):
+def write_config(folder, steps, **options):
     config = configuration(folder, steps=steps, log_every=1, **options)
     config = replace(config, train=replace(config.train, parallel="auto"))
     (folder / "config.json").write_text(config.to_json())
@@ -106,12 +107,12 @@ def wanted(folder, steps, **options):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_lost_stopped_and_moved(tmp_path):
+def test_processes_lost_stopped_and_moved(tmp_path):
     """One run: a process is killed, both are told to stop, and it ends on another topology.
 
     Throughout its losses are those of a run on one device that nothing happened to.
     """
-    config = wanted(tmp_path, 1000, checkpoint_every=10, keep_last=100)
+    config = write_config(tmp_path, 1000, checkpoint_every=10, keep_last=100)
     given = ("--config", tmp_path / "config.json")
     with jobs(tmp_path, *given) as (first, second):
         wait_for_record(tmp_path, 12)
@@ -123,10 +124,10 @@ def test_lost_stopped_and_moved(tmp_path):
         r"transformer-jax: process 1 is lost, silent for 15 s; start all processes again, they "
         r"resume from the newest checkpoint: transformer-jax train --run-dir \S+ --coordinator \S+ "
         r"--num-processes 2 --process-id N --config \S+\n",
-        said(tmp_path, 0),
+        read_log(tmp_path, 0),
     )
-    wait_for(lambda: "process 1, this one, was killed; start all" in said(tmp_path, 1), 20)
-    prints = last_prints(tmp_path / "run")
+    wait_for(lambda: "process 1, this one, was killed; start all" in read_log(tmp_path, 1), 20)
+    prints = last_fingerprints(tmp_path / "run")
     before = Checkpoints(tmp_path / "run" / "checkpoints", read_only=True).steps()[-1]
 
     with jobs(tmp_path, *given) as (first, second):
@@ -136,9 +137,9 @@ def test_lost_stopped_and_moved(tmp_path):
         assert second.wait(60) != 0
         assert time.monotonic() - killed < 30
     # Said by a process of its own, which may be a moment later than the one that it speaks for.
-    wait_for(lambda: "process 0, the coordinator, is lost; start all" in said(tmp_path, 1), 20)
+    wait_for(lambda: "process 0, the coordinator, is lost; start all" in read_log(tmp_path, 1), 20)
     assert not (tmp_path / "run" / "damaged").exists()  # what was restored is what was saved
-    assert f"from step {before} to 1000" in said(tmp_path, 0)
+    assert f"from step {before} to 1000" in read_log(tmp_path, 0)
 
     newest = Checkpoints(tmp_path / "run" / "checkpoints", read_only=True)
     assert newest.metadata(before)["fingerprints"] == prints
@@ -148,7 +149,7 @@ def test_lost_stopped_and_moved(tmp_path):
         assert (first.wait(60), second.wait(60)) == (143, 143)
     stopped = Checkpoints(tmp_path / "run" / "checkpoints", read_only=True).steps()[-1]
     for i in range(2):
-        assert f"stopped by SIGTERM after step {stopped}, which is saved" in said(tmp_path, i)
+        assert f"stopped by SIGTERM after step {stopped}, which is saved" in read_log(tmp_path, i)
 
     steps = stopped + 5
     train(
@@ -169,16 +170,19 @@ def test_lost_stopped_and_moved(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_one_cannot_do_ends_all(tmp_path):
+def test_processes_end_together_when_one_fails(tmp_path):
     """The folder is held by another job: only process 0 looks, both say so and end."""
-    wanted(tmp_path, 10)
-    with locked(tmp_path / "run"), jobs(tmp_path, "--config", tmp_path / "config.json") as both:
+    write_config(tmp_path, 10)
+    with (
+        folder_lock(tmp_path / "run"),
+        jobs(tmp_path, "--config", tmp_path / "config.json") as both,
+    ):
         assert [job.wait(60) for job in both] == [1, 1]
     for i in range(2):
-        assert f"transformer-jax: another job is training in {tmp_path / 'run'}\n" in said(
+        assert f"transformer-jax: another job is training in {tmp_path / 'run'}\n" in read_log(
             tmp_path, i
         )
-        assert "Traceback" not in said(tmp_path, i)
+        assert "Traceback" not in read_log(tmp_path, i)
 
 
 # What one process reads of a checkpoint that is damaged for it alone.
@@ -215,7 +219,7 @@ checkpoints.close()
 
 
 @pytest.mark.slow
-def test_what_one_cannot_read_all_leave(tmp_path):
+def test_processes_skip_a_checkpoint_that_one_cannot_read(tmp_path):
     coordinator = f"localhost:{free_port()}"
     both = [
         subprocess.Popen(
@@ -247,7 +251,9 @@ if "--process-id" in sys.argv:
 
 
 def launched(tmp_path, **options):
-    config = wanted(tmp_path, 6, checkpoint_every=6, evaluate_every=6, average_last=1, **options)
+    config = write_config(
+        tmp_path, 6, checkpoint_every=6, evaluate_every=6, average_last=1, **options
+    )
     environment = {
         **FOUR,
         "RUN_DIR": str(tmp_path / "run"),
@@ -281,7 +287,7 @@ def check_trained(tmp_path, config):
 
 
 @pytest.mark.slow
-def test_the_slurm_script(tmp_path):
+def test_launch_files_slurm(tmp_path):
     config, environment = launched(tmp_path)
     script = LAUNCH / "slurm.sh"
     options = re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", script.read_text(), re.M)
@@ -300,7 +306,7 @@ def test_the_slurm_script(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_tpu_script(tmp_path):
+def test_launch_files_tpu(tmp_path):
     """gcloud runs the command on every host; here SLURM's variables stand for the metadata."""
     config, environment = launched(tmp_path)
     fake = SLURM.format(job=os.getpid() + 1, run='bash -c "${@: -1}"')
@@ -314,7 +320,7 @@ def test_the_tpu_script(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_jobset(tmp_path):
+def test_launch_files_jobset(tmp_path):
     """Two indexes of the job as two processes; each assembles its own half of a batch alone."""
     config, environment = launched(tmp_path)
     tree = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
@@ -342,7 +348,7 @@ def test_the_jobset(tmp_path):
         with (tmp_path / f"{index}.log").open("w") as log:
             pods.append(subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=log))
     for index, pod in enumerate(pods):
-        assert pod.wait(300) == 0, said(tmp_path, index)[-3000:]
+        assert pod.wait(300) == 0, read_log(tmp_path, index)[-3000:]
     check_trained(tmp_path, config)
     read = [[int(n) for n in (tmp_path / f"read.{i}").read_text().split()] for i in range(2)]
     assert sorted(read[0]) == sorted(read[1])

@@ -8,14 +8,14 @@ from transformer_jax.devices import signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_sent_twice_is_one(number):
+def test_signal_sent_twice_at_once_counts_once(number):
     with signals.deferred_signals() as received:
         signal.raise_signal(number)
         signal.raise_signal(number)
         assert received() == number
 
 
-def test_another_ctrl_c_later_does_not_wait(monkeypatch, request):
+def test_signal_repeated_later_ends_at_once(monkeypatch, request):
     monkeypatch.setattr(signals, "DOUBLE_SIGNAL_WINDOW", -1.0)
     # A job in the background of a shell ignores Ctrl-C.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -35,7 +35,7 @@ from transformer_jax.evaluation.bleu import (
         ("a-\u00a0b", "a ##AT##-##AT## \u00a0b"),
     ],
 )
-def test_compounds_follow_perl(line, expected):
+def test_compound_split_equals_the_perl_script(line, expected):
     assert compound_split(line) == expected
 
 
@@ -55,7 +55,7 @@ def test_scores_by_hand():
     assert tokenized_bleu(["a b"], ["a b c d"]).value == 0  # no 4-gram, no smoothing
 
 
-def test_every_score_carries_its_signature():
+def test_scores_have_signatures():
     scores = score_all(["Ein Mann reitet."], ["Ein Mann reitet ein Pferd."], "de")
     assert [s.name for s in scores] == ["BLEU", "chrF", "TER", "compound-split BLEU"]
     signatures = [s.signature for s in scores]
@@ -78,7 +78,7 @@ HYPOTHESES = {
 
 
 @pytest.mark.parametrize("language", REFERENCES)
-def test_languages_are_cut_into_words_as_sacrebleu_cuts_them(language):
+def test_tokenizers_are_sacrebleus(language):
     """Against sacreBLEU's own command, `sacrebleu -l en-zh`."""
     if missing := missing_tokenizer(language):
         pytest.skip(missing)
@@ -111,14 +111,14 @@ def test_ter_of_chinese_counts_characters():
     assert sacrebleu_score("TER", ZH[:1], REFERENCES["zh"][:1]).value == 100
 
 
-def test_the_score_that_decides_suits_the_vocabulary():
+def test_default_bleu_depends_on_the_vocabulary():
     words = WhitespaceVocabulary.train(["pul@@ ley sys@@ tem b c"], 50)
     tokens = default_score("BLEU", words, ["pul@@ ley a b c d"], ["pulley a b c d"], "en")
     assert (tokens.name, tokens.value) == ("tokenized BLEU", pytest.approx(100))
     assert default_score("chrF", words, ["pul@@ ley"], ["pulley"], "th").name == "chrF"
 
 
-def test_splitting_compounds_changes_the_score():
+def test_compound_split_changes_the_score():
     """Half a compound right earns something once it is split."""
     hypothesis, reference = ["das alte Rock-Konzert war gut"], ["das alte Pop-Konzert war gut"]
     assert (
@@ -126,7 +126,7 @@ def test_splitting_compounds_changes_the_score():
     )
 
 
-def test_unequal_counts():
+def test_scores_reject_unequal_counts():
     with pytest.raises(ValueError, match="1 translations cannot be scored against 2 references"):
         sacrebleu_score("BLEU", ["a"], ["a", "b"])
     with pytest.raises(ValueError, match="no references"):

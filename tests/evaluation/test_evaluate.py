@@ -22,7 +22,7 @@ def batch(rows, length, seed):
     return Batch(source.astype(np.int32), target.astype(np.int32), np.arange(rows, dtype=np.int32))
 
 
-def test_scores_are_those_of_the_targets_alone():
+def test_evaluation_counts_targets_alone():
     """Without smoothing, dropout or padding, and a token each: batches differ in how many."""
     model = Transformer(MODEL)
     batches = [batch(8, 9, 0), batch(16, 4, 1)]

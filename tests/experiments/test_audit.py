@@ -25,7 +25,7 @@ def test_parameters_are_the_papers_with_the_table_of_record():
     assert audit.count(model) == audit.count_of_row("base", audit.ROWS_OF_RECORD)
 
 
-def test_which_tables_fit():
+def test_vocabulary_sizes_that_fit():
     sizes = audit.fitting_tables(GOLDEN)
     assert audit.ROWS_OF_RECORD in sizes and audit.ROWS_OF_TEXT not in sizes
     for row in GOLDEN:
@@ -63,7 +63,7 @@ def test_operations_against_the_formula():
 
 
 @pytest.mark.parametrize("radius", [0, 1, 3])
-def test_restricted_attention_is_attention_behind_a_window(radius):
+def test_restricted_attention_equals_a_local_window(radius):
     query, key, value = (jax.random.normal(jax.random.key(i), (11, 5)) for i in range(3))
     found = audit.restricted_attention(query, key, value, 2 * radius + 1)
     mask = functional.local_window_mask(11, radius)
@@ -98,7 +98,7 @@ def test_growth_by_hand():
 
 
 @pytest.mark.slow
-def test_the_whole_audit(tmp_path, monkeypatch, capsys):
+def test_audit_from_end_to_end(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["audit", "--results-dir", str(tmp_path)])
     audit.main()
     shown = capsys.readouterr().out

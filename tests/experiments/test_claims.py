@@ -23,7 +23,7 @@ def test_intervals_against_scipy():
     assert found.pairs == 5
 
 
-def test_what_intervals_say():
+def test_interval_verdicts():
     worse = Claim("", "A-heads-1", "perplexity", +1)
     same = Claim("", "E-learned", "perplexity", 0)
     base = [2.0, 2.2, 2.1, 1.9, 2.05]

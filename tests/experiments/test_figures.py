@@ -56,7 +56,7 @@ def named(call):
     return {(names[start], names[to]) for start, to in dataflow_edges(call)}
 
 
-def test_lines_are_the_flow_of_data(tree):
+def test_figure_lines_follow_the_data(tree):
     encode, decode = tree.inner
     assert named(encode) == {
         ("in", "padding_mask"), ("in", "embed"), ("embed", "apply_dropout"),
@@ -113,7 +113,7 @@ def test_figure_1_follows_the_model():
     [({"position_encoding": "learned"}, "learned_positions"),
      ({"attention_score": "additive"}, "additive_attention_weights")],
 )  # fmt: skip
-def test_other_models_are_seen_whole(change, kind):
+def test_figure_1_of_other_models(change, kind):
     tree = calls(replace(presets.tiny(50), **change))
     found = [call for call in tree.all() if call.kind == kind]
     assert found
@@ -134,7 +134,7 @@ def test_figure_2_is_the_jaxpr():
     ]  # fmt: skip
 
 
-def test_both_are_drawn(tmp_path, monkeypatch):
+def test_figures_1_and_2_are_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["figures", "--output", str(tmp_path)])
     architecture.main()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -199,7 +199,7 @@ def test_heads_are_scored_and_ranked():
     assert dict(heads.rank_table(scores.own).rows)["antecedent"] == "1.2, 1.1"
 
 
-def test_what_distances_alone_would_give():
+def test_distance_baseline():
     """Two sentences "x y it": the head finds x in the one, y in the other; other words themselves.
 
     By distance, over both: two to the left 1 of 2, one to the left 1 of 4, the word itself 4 of 6.
@@ -239,7 +239,7 @@ def test_phrases_are_the_smallest_of_several_words():
     assert [heads._smallest(spans, place) for place in range(4)] == [(0, 3), (1, 3), (1, 3), (3, 6)]
 
 
-def test_a_removed_head_is_a_head_that_says_nothing():
+def test_head_removal_zeroes_its_output():
     """As if the head's values were zero; the others are as they were."""
     model = Transformer(presets.tiny(50))
     source, target = jnp.array([[5, 6, 7, 2]]), jnp.array([[8, 9, 2]])
@@ -257,7 +257,7 @@ def test_a_removed_head_is_a_head_that_says_nothing():
     assert np.abs(logits[0] - logits[1]).max() > 1e-3
 
 
-def test_only_what_stands_for_it_is_compared():
+def test_pronouns_compare_pronoun_translations_alone():
     """ "She said that it fell": an error of "she" is another head's."""
     references = ["Sie sagte, dass er fiel.", "Er sah ihn.", "Sie."]
     said = ["Er sagte, dass er fiel.", "er fand sie,", ""]
@@ -268,7 +268,7 @@ def test_only_what_stands_for_it_is_compared():
 
 
 @pytest.mark.slow
-def test_the_demo_and_its_figures(tmp_path, monkeypatch, capsys):
+def test_demo_and_its_figures(tmp_path, monkeypatch, capsys):
     """Two updates on the grammar: nothing is learned, all is scored, drawn and counted."""
 
     def small(steps):
@@ -315,8 +315,8 @@ def test_the_demo_and_its_figures(tmp_path, monkeypatch, capsys):
         go("--sentences", "0")
 
 
-def test_a_run_without_antecedents_is_refused(whole, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["heads", "--run-dir", str(whole[2].folder)])
+def test_figures_reject_a_run_without_antecedents(uninterrupted_run, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["heads", "--run-dir", str(uninterrupted_run[2].folder)])
     with pytest.raises(
         UserError, match="was trained on files \\(languages unknown\\), which knows no antecedents"
     ):

@@ -16,7 +16,7 @@ def entry(**changes):
     })  # fmt: skip
 
 
-def test_results_are_made_from_the_ledger():
+def test_ledger_renders_results():
     """RESULTS.md holds nothing that is not in results/*.json."""
     found = ledger.entries()
     assert len(found) >= 8
@@ -26,7 +26,7 @@ def test_results_are_made_from_the_ledger():
         assert each.missing and each.tables and each.where.commit and each.where.machine
 
 
-def test_an_entry_is_written_and_read(tmp_path):
+def test_ledger_entry_round_trip(tmp_path):
     path = ledger.write_entry("one", entry(), tmp_path)
     assert path == tmp_path / "one.json"
     [(name, read)] = ledger.entries(tmp_path).items()
@@ -39,7 +39,7 @@ def test_an_entry_is_written_and_read(tmp_path):
     assert "Missing to compare: a GPU" in shown
 
 
-def test_what_is_no_result_is_not_recorded(tmp_path):
+def test_ledger_rejects_non_results(tmp_path):
     with pytest.raises(ValueError, match="2 cells for 3 columns"):
         Table("T", ["a", "b", "c"], [[1, 2]])
     with pytest.raises(ValueError, match="not JSON compliant"):
@@ -47,7 +47,7 @@ def test_what_is_no_result_is_not_recorded(tmp_path):
     assert not (tmp_path / "nan.json").exists()
 
 
-def test_where_is_this_machine():
+def test_ledger_records_this_machine():
     here = Provenance.here("python -m x").with_duration(1.26)
     assert here.seconds == 1.3
     assert set(here.versions) == {"jax", "flax", "optax", "numpy", "sacrebleu"}
@@ -56,7 +56,7 @@ def test_where_is_this_machine():
     json.dumps(here.versions)
 
 
-def test_a_file_that_is_no_entry_is_named(tmp_path, monkeypatch):
+def test_ledger_rejects_invalid_entries(tmp_path, monkeypatch):
     for text in ("{", "{}", '{"where": {"who": 1}}', "[]"):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(UserError, match=r"bad.json is no entry of the ledger"):

@@ -23,7 +23,7 @@ def test_configurations(text, recipe):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("text", ["bpe", "raw"])
-def test_the_whole_experiment_on_a_little_text(text, tmp_path, monkeypatch):
+def test_multi30k_experiment_on_a_little_text(text, tmp_path, monkeypatch):
     """Files named as Multi30k's, two steps: trains, averages, scores and writes the record."""
     import random
 

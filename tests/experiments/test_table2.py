@@ -57,10 +57,10 @@ def at_hand(shared, monkeypatch):
             path.parent.mkdir(parents=True, exist_ok=True)
             data = text.encode()
             path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
-    monkeypatch.setattr(table2, "AT_HAND", {"en-de": corpus})
+    monkeypatch.setattr(table2, "LOCAL_CORPORA", {"en-de": corpus})
 
 
-def test_text_at_hand(tmp_path, monkeypatch):
+def test_table2_local_text(tmp_path, monkeypatch):
     at_hand(tmp_path, monkeypatch)
     news = tmp_path / "news" / "a.de"
     news.write_text(news.read_text().replace("\n", " \u2028x\n", 1).replace("EIN", "", 1))
@@ -72,14 +72,14 @@ def test_text_at_hand(tmp_path, monkeypatch):
     assert len(list(TextFiles(str(folder / "test.en"), str(folder / "test.de")))) == 300
 
 
-def test_the_files_named_are_at_hand(shared_data):
-    for corpus in table2.AT_HAND.values():
+def test_table2_local_files_exist(shared_data):
+    for corpus in table2.LOCAL_CORPORA.values():
         for pair in (*corpus.train, corpus.test):
             assert all((shared_data / name).is_file() for name in pair)
         assert corpus.test not in corpus.train
 
 
-def test_options_that_nothing_reads_are_refused(tmp_path):
+def test_table2_rejects_unused_options(tmp_path):
     for words, said in (
         (["--data-dir", "x"], "--data-dir x is of --full"),
         (["--reduced", str(tmp_path / "none")], "none: no such file"),
@@ -89,7 +89,7 @@ def test_options_that_nothing_reads_are_refused(tmp_path):
             table2.parse(words)
 
 
-def test_a_reduced_set(tmp_path):
+def test_table2_reduced_test_set(tmp_path):
     file = tmp_path / "wmt14.en"
     file.write_text("c\na\n")
     assert table2.reduced(["a", "b", "c", "a"], file) == [2, 0]
@@ -108,8 +108,8 @@ def scores(value):
     return {"checkpoint": "c", "perplexity": 5.0, "scores": found}
 
 
-def test_what_each_choice_adds():
-    found = {name: scores(20.0 - i) for i, name in enumerate(table2.CHOICES)}
+def test_table2_effect_of_each_setting():
+    found = {name: scores(20.0 - i) for i, name in enumerate(table2.DECODING_SETTINGS)}
     found["as in the paper"]["scores"]["BLEU on the reduced set"] = {"value": 20.5, "signature": ""}
     for choice in list(found)[1:]:
         found[choice]["scores"]["BLEU on the reduced set"] = {"value": 0.0, "signature": ""}
@@ -136,7 +136,7 @@ def go(monkeypatch, *words):
 
 
 @pytest.mark.slow
-def test_the_scaled_down_run_from_end_to_end(tmp_path, monkeypatch, capsys):
+def test_table2_scaled_down_run(tmp_path, monkeypatch, capsys):
     at_hand(tmp_path, monkeypatch)
     monkeypatch.setattr(table2, "PIECES", 300)
     monkeypatch.setattr(table2, "SCORED", 3)
@@ -164,7 +164,7 @@ def test_the_scaled_down_run_from_end_to_end(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_the_whole_run_in_small(tmp_path, monkeypatch, capsys):
+def test_table2_full_run_in_small(tmp_path, monkeypatch, capsys):
     """--full from WMT's archives to the ledger; only the widths are less than the paper's."""
     archives = write_archives(tmp_path, monkeypatch)
     full = table2.full

@@ -15,7 +15,7 @@ from transformer_jax import Transformer, presets
 from transformer_jax.errors import UserError
 
 
-def test_every_row_builds_at_both_scales(tmp_path):
+def test_table3_rows_build_at_both_scales(tmp_path):
     assert list(table3.PAPER) == list(presets.TABLE_3)
     tokens = jnp.ones((2, 3), jnp.int32)
     for row in table3.PAPER:
@@ -36,13 +36,13 @@ def test_every_row_builds_at_both_scales(tmp_path):
         assert logits.shape == (2, 3, 1000)
 
 
-def test_rows_of_one_seed_differ_by_their_row_alone(tmp_path):
+def test_table3_rows_of_one_seed_are_paired(tmp_path):
     configs = (table3.scaled_config(row, tmp_path, 4) for row in ("base", "B-dk-16"))
     base, smaller = (config.deciding() for config in configs)
     assert {name for name in base if base[name] != smaller[name]} == {"model.d_k"}
 
 
-def test_text_is_short_and_its_splits_share_nothing(tmp_path, monkeypatch):
+def test_table3_text_is_short_with_disjoint_splits(tmp_path, monkeypatch):
     monkeypatch.setattr(table3, "PAIRS", 40)
     monkeypatch.setattr(table3, "SCORED", 10)
     folder = table3.write_text(tmp_path)
@@ -56,7 +56,7 @@ def test_text_is_short_and_its_splits_share_nothing(tmp_path, monkeypatch):
     assert len((folder / "train.de").read_text().splitlines()) == 40
 
 
-def test_tables_stand_beside_the_paper():
+def test_table3_prints_the_papers_numbers():
     found = results("base", [2.0, 2.2], [20.0, 22.0]) + results("A-heads-1", [2.4, 2.5], [18, 19])
     rows = table3.rows_table(found, "BLEU").rows
     assert [row[:4] for row in rows] == [["base", 4.92, 25.8, 65], ["A-heads-1", 5.29, 24.9, None]]
@@ -77,12 +77,12 @@ def test_tables_stand_beside_the_paper():
         ("--data-dir x", "--data-dir x is of --full"),
     ],
 )
-def test_options_that_cannot_be(words, message):
+def test_table3_rejects_invalid_options(words, message):
     with pytest.raises(UserError, match=message):
         table3.parse(words.split())
 
 
-def test_what_is_missing_is_said():
+def test_table3_reports_missing_runs():
     found = results("base", [4.9])
     told = table3.missing(found, is_full=True)
     assert "Updates: base 7 of 100,000" in told and "A-heads-1" in told.partition("Not run")[2]
@@ -94,7 +94,7 @@ def test_what_is_missing_is_said():
 
 
 @pytest.mark.slow
-def test_a_few_steps_of_the_scaled_down_runs(tmp_path, monkeypatch, capsys):
+def test_table3_scaled_down_runs(tmp_path, monkeypatch, capsys):
     """Two rows by two processes; the same command again runs nothing."""
     monkeypatch.setattr(table3, "PAIRS", 1000)
     monkeypatch.setattr(table3, "SCORED", 3)
@@ -127,7 +127,7 @@ def test_a_few_steps_of_the_scaled_down_runs(tmp_path, monkeypatch, capsys):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_a_run_that_fails_is_named(tmp_path, capfd):
+def test_table3_names_failed_runs(tmp_path, capfd):
     """Its text is not there: the process says so, and the command names the folder."""
     text = tmp_path / "nowhere"
     task = Task("base", 0, table3.scaled_config("base", text, 0, 2), tmp_path / "base-0", 3, "x")
@@ -136,7 +136,7 @@ def test_a_run_that_fails_is_named(tmp_path, capfd):
     assert "nowhere/train.en: No such file" in capfd.readouterr().err
 
 
-def test_a_result_is_that_of_its_task(tmp_path, monkeypatch):
+def test_table3_results_belong_to_their_tasks(tmp_path, monkeypatch):
     monkeypatch.setattr(table3, "PAIRS", 20)
     monkeypatch.setattr(table3, "SCORED", 5)
     words = f"--rows base base --seeds 1 --output {tmp_path} --steps"
@@ -146,25 +146,25 @@ def test_a_result_is_that_of_its_task(tmp_path, monkeypatch):
         return found
 
     first = task(2)
-    assert first.done() is None
+    assert first.cached_result() is None
     first.folder.mkdir(parents=True)
     write_json(first.result, {"identity": first.identity, "row": "base"})
-    assert first.done() == {"identity": first.identity, "row": "base"}
-    assert task(2).done() is not None
+    assert first.cached_result() == {"identity": first.identity, "row": "base"}
+    assert task(2).cached_result() is not None
     for damaged in ("{", "{}", "[]"):
         first.result.write_text(damaged)
         with pytest.raises(UserError, match=r"result.json is damaged .*: take it away"):
-            task(2).done()
+            task(2).cached_result()
     write_json(first.result, {"identity": first.identity, "row": "base"})
-    assert task(3).done() is None  # more updates
+    assert task(3).cached_result() is None  # more updates
     monkeypatch.setattr(table3, "SCORED", 6)
-    assert task(2).done() is None  # other text
+    assert task(2).cached_result() is None  # other text
     monkeypatch.setattr(table3, "SCORED", 5)
     monkeypatch.setattr(tasks, "BEAM", replace(tasks.BEAM, alpha=1.0))
-    assert task(2).done() is None
+    assert task(2).cached_result() is None
 
 
-def test_a_whole_run_takes_its_options():
+def test_table3_full_runs_use_their_options():
     arguments = table3.parse(["--full"])
     assert (arguments.seeds, arguments.steps, arguments.jobs) == (1, None, 1)
     found = table3.tasks(
@@ -176,7 +176,7 @@ def test_a_whole_run_takes_its_options():
     assert {t.folder.parent.name for t in found} == {"full"}
 
 
-def test_finished_results_of_older_versions_are_known(tmp_path):
+def test_table3_reads_results_of_older_versions(tmp_path):
     """By the number that commit 5979451 gave, and in the folder that it wrote."""
     arguments = table3.parse(["--full", "--output", str(tmp_path)])
     expected = "ab3cd6f038da20d6d09e562e0fb91829317b2255aad20d7ff5e9aa5a44a2b783"

@@ -51,7 +51,7 @@ CASES = [
 ]  # fmt: skip
 
 
-def test_narrow_ids_are_compared_with_a_wide_vocabulary():
+def test_ids_of_narrow_dtype_with_a_large_vocabulary():
     one = jnp.ones((1, 1), jnp.int8)
     table = jnp.arange(400.0).reshape(200, 2)
     assert F.embed(one, table)[0, 0, 1] == pytest.approx(3 * 2**0.5)
@@ -60,6 +60,6 @@ def test_narrow_ids_are_compared_with_a_wide_vocabulary():
 
 
 @pytest.mark.parametrize(("name", "arguments", "kind", "message"), CASES)
-def test_refused(name, arguments, kind, message):
+def test_arguments_refused(name, arguments, kind, message):
     with pytest.raises(kind, match=message):
         unchecked(getattr(F, name))(*arguments)

@@ -33,7 +33,7 @@ def each_head(function, *tensors):
 @pytest.mark.gpu
 @pytest.mark.parametrize("scale", [None, 1.0])
 @pytest.mark.parametrize("masked", [False, True])
-def test_dot_product_matches_numpy_loops(scale, masked):
+def test_dot_product_attention_matches_numpy(scale, masked):
     query, key, value, mask = draw()
     expected = each_head(
         lambda b, q, k, v: reference.attention(q, k, v, mask[b, 0] if masked else None, scale)[0],
@@ -44,7 +44,7 @@ def test_dot_product_matches_numpy_loops(scale, masked):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_additive_matches_numpy_loops():
+def test_additive_attention_matches_numpy():
     query, key, _, mask = draw()
     vector = jnp.asarray(np.random.default_rng(1).normal(size=(H, K)), jnp.float32)
     found = F.additive_attention_weights(query, key, vector, mask)
@@ -57,7 +57,7 @@ def test_additive_matches_numpy_loops():
 
 
 @pytest.mark.gpu
-def test_matches_jax_nn_where_every_query_sees_a_key():
+def test_dot_product_attention_matches_jax_nn():
     query, key, value, mask = draw()
     value = value[..., :K]  # jax.nn wants d_v = d_k
     assert bool(mask.any(-1).all())
@@ -71,7 +71,7 @@ def test_matches_jax_nn_where_every_query_sees_a_key():
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit, jax.vmap])
-def test_a_row_without_keys_is_zero_with_finite_gradients(dtype, transform):
+def test_attention_without_keys_is_zero_with_finite_gradients(dtype, transform):
     query, key, value, mask = draw(dtype=dtype)
     mask = mask.at[:, :, 1].set(False)
     arguments = (query, key, value, mask)
@@ -95,7 +95,7 @@ def test_a_row_without_keys_is_zero_with_finite_gradients(dtype, transform):
     assert not grads[0].reshape(query.shape)[:, 1].any()
 
 
-def test_equals_the_usual_fill_where_a_key_is_allowed():
+def test_masked_softmax_equals_minus_infinity_fill():
     query, key, _, mask = draw()
     scores = jnp.einsum("bthk,bshk->bhts", query, key) / np.sqrt(K)
     usual = jax.nn.softmax(jnp.where(mask, scores, -1e10), axis=-1)
@@ -104,7 +104,7 @@ def test_equals_the_usual_fill_where_a_key_is_allowed():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("poison", [1e30, -1e30])
-def test_a_masked_key_contributes_exactly_nothing(poison):
+def test_attention_of_masked_keys_is_exactly_zero(poison):
     query, key, value, mask = draw()
     mask = mask.at[..., 4].set(False)
 
@@ -120,20 +120,20 @@ def test_a_masked_key_contributes_exactly_nothing(poison):
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.1, 30))
-def test_rows_of_weights_sum_to_one(seed, spread):
+def test_attention_weights_sum_to_one(seed, spread):
     query, key, _, mask = draw(seed)
     sums = np.asarray(F.attention_weights(query * spread, key, mask).sum(-1))
     np.testing.assert_allclose(sums, np.broadcast_to(mask.any(-1), sums.shape), atol=1e-5)
 
 
-def test_huge_scores_behind_a_mask_and_beside_it():
+def test_masked_softmax_with_huge_scores():
     """-1e30 is an honest score; a fill of -1e10 would lose to it and leak."""
     scores = jnp.full((1, 1, 1, 3), -1e30).at[..., 2].set(0.0)
     mask = jnp.array([[[[True, True, False]]]])
     np.testing.assert_array_equal(F.masked_softmax(scores, mask)[0, 0, 0], [0.5, 0.5, 0.0])
 
 
-def test_weights_keep_the_dtype_and_compute_wide():
+def test_attention_weights_keep_dtype_and_compute_in_float32():
     query, key, value, mask = draw(dtype=jnp.bfloat16)
     weights = F.attention_weights(query, key, mask)
     assert weights.dtype == jnp.bfloat16
@@ -144,7 +144,7 @@ def test_weights_keep_the_dtype_and_compute_wide():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_additive_rows_without_keys_are_zero_with_finite_gradients(dtype):
+def test_additive_attention_without_keys_is_zero_with_finite_gradients(dtype):
     query, key, _, mask = draw(dtype=dtype)
     vector = jnp.ones((H, K), dtype)
     mask = mask.at[:, :, 1].set(False)
@@ -161,7 +161,7 @@ def test_additive_rows_without_keys_are_zero_with_finite_gradients(dtype):
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(-1e30, 1e30), st.sampled_from(["float32", "bfloat16"]))
-def test_any_finite_key_and_value_behind_the_mask_weigh_nothing(seed, poison, dtype):
+def test_attention_ignores_masked_values(seed, poison, dtype):
     query, key, value, mask = draw(seed, jnp.dtype(dtype))
     mask = mask.at[..., 4].set(False)
     bad_key, bad_value = key.at[:, 4].set(poison), value.at[:, 4].set(poison)
@@ -180,7 +180,7 @@ def test_any_finite_key_and_value_behind_the_mask_weigh_nothing(seed, poison, dt
         assert not gradient[:, 4].any()
 
 
-def test_arguments_that_would_go_wrong_silently():
+def test_attention_rejects_mismatched_and_integer_inputs():
     query, key, _, mask = draw()
     weights, softmax = unchecked(F.attention_weights), unchecked(F.masked_softmax)
     with pytest.raises(TypeError, match="mask is float32: masks are boolean"):
@@ -195,7 +195,7 @@ def test_arguments_that_would_go_wrong_silently():
         weights(query.astype(jnp.int32), key)
 
 
-def test_heads_are_contiguous_columns():
+def test_split_heads_takes_contiguous_columns():
     x = jnp.arange(2 * 3 * 8, dtype=jnp.float32).reshape(2, 3, 8)
     split = F.split_heads(x, 4)
     np.testing.assert_array_equal(split[1, 2, 3], x[1, 2, 6:8])

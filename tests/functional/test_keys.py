@@ -9,13 +9,13 @@ from tests.functional import unchecked
 from transformer_jax import functional as F
 
 
-def test_seeds_below_two_to_the_32_keep_their_numbers():
+def test_seed_keys_below_2_to_the_32_keep_their_values():
     for seed in (0, 1, 2**31, 2**32 - 1):
         expected = jax.random.bits(jax.random.key(np.uint32(seed), impl="threefry2x32"), (4,))
         np.testing.assert_array_equal(jax.random.bits(F.seed_key(seed), (4,)), expected)
 
 
-def test_every_seed_is_another():
+def test_seed_keys_differ():
     drawn = {int(jax.random.bits(F.seed_key(s))) for s in (5, 5 + 2**32, 5 + 2**62, 2**63 - 1)}
     assert len(drawn) == 4
     for seed in (-1, 2**63):
@@ -24,7 +24,7 @@ def test_every_seed_is_another():
 
 
 @pytest.mark.parametrize("generator", ["rbg", "unsafe_rbg"])
-def test_seeds_and_rows_do_not_heed_the_default_generator(generator):
+def test_seed_keys_ignore_the_default_generator(generator):
     x = jnp.ones((4, 301))
     expected = F.dropout(x, 0.5, F.fold_in_rows(F.seed_key(7), jnp.arange(4)))
     with jax.default_prng_impl(generator):
@@ -39,14 +39,14 @@ def test_seeds_and_rows_do_not_heed_the_default_generator(generator):
 
 
 @pytest.mark.parametrize("generator", ["threefry2x32", "rbg", "unsafe_rbg"])
-def test_a_row_with_a_key_of_its_own_draws_alike_in_any_company(generator):
+def test_row_keys_make_dropout_independent_of_batch(generator):
     keys = jax.random.split(jax.random.key(0, impl=generator), 4)
     whole = F.dropout(jnp.ones((4, 301)), 0.5, keys)
     np.testing.assert_array_equal(whole[2:], F.dropout(jnp.ones((2, 301)), 0.5, keys[2:]))
     assert (whole[0] != whole[1]).any()
 
 
-def test_old_keys_are_keys():
+def test_typed_key_accepts_raw_keys():
     x, old, new = jnp.ones((3, 301)), jax.random.PRNGKey(7), jax.random.key(7)
     np.testing.assert_array_equal(F.dropout(x, 0.5, old), F.dropout(x, 0.5, new))
     rows = jnp.arange(3)

@@ -16,14 +16,14 @@ TARGETS = jnp.asarray(rng.integers(0, 7, (3, 5)), jnp.int32)
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
-def test_matches_numpy(smoothing):
+def test_loss_matches_numpy(smoothing):
     loss, count = F.label_smoothed_cross_entropy(LOGITS, TARGETS, smoothing)
     expected, tokens = reference.smoothed_loss(np.asarray(LOGITS, float), TARGETS, smoothing)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     assert count == tokens < TARGETS.size
 
 
-def test_matches_the_form_that_fairseq_writes():
+def test_loss_matches_fairseqs_form():
     """(1 - e - e_i) nll + e_i * (sum of all -log p), e_i = e / (V - 1)."""
     log_probs = np.asarray(jax.nn.log_softmax(LOGITS), float)
     nll = -np.take_along_axis(log_probs, np.asarray(TARGETS)[..., None], -1)[..., 0]
@@ -34,7 +34,7 @@ def test_matches_the_form_that_fairseq_writes():
 
 
 @pytest.mark.gpu
-def test_gradient_is_softmax_minus_the_smoothed_target():
+def test_loss_gradient_is_softmax_minus_smoothed_target():
     gradient = jax.grad(lambda x: F.label_smoothed_cross_entropy(x, TARGETS, 0.1)[0])(LOGITS)
     wanted = np.full(LOGITS.shape, 0.1 / 6)
     np.put_along_axis(wanted, np.asarray(TARGETS)[..., None], 0.9, -1)
@@ -43,7 +43,7 @@ def test_gradient_is_softmax_minus_the_smoothed_target():
 
 
 @given(st.floats(0.01, 0.6), st.floats(-0.3, 0.3))
-def test_the_minimum_is_at_the_smoothed_distribution(smoothing, change):
+def test_loss_minimum_is_the_smoothed_distribution(smoothing, change):
     """At probability 1 - e on the target and e / (V - 1) elsewhere, and it is the entropy."""
     classes = 7
     wanted = np.full(classes, smoothing / (classes - 1))
@@ -58,7 +58,7 @@ def test_the_minimum_is_at_the_smoothed_distribution(smoothing, change):
     np.testing.assert_allclose(gradient, np.zeros((1, 1, classes)), atol=1e-6)
 
 
-def test_adding_parts_gives_the_whole():
+def test_loss_of_parts_adds_up():
     rows = (slice(0, 1), slice(1, 2), slice(2, 3))
     parts = [F.label_smoothed_cross_entropy(LOGITS[row], TARGETS[row]) for row in rows]
     loss, count = F.label_smoothed_cross_entropy(LOGITS, TARGETS)
@@ -67,7 +67,7 @@ def test_adding_parts_gives_the_whole():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_nothing_but_the_logits_and_their_gradient(dtype):
+def test_loss_keeps_only_logits_and_gradient(dtype):
     """From the decoder's output to its gradient: two [B, T, V] of float32, which the products with
     the table read, and room for parts of them."""
     x = jax.ShapeDtypeStruct((64, 32, 128), dtype)
@@ -82,7 +82,7 @@ def test_nothing_but_the_logits_and_their_gradient(dtype):
     assert compiled.memory_analysis().temp_size_in_bytes < 2.2 * logits
 
 
-def test_shapes_that_do_not_belong_together():
+def test_loss_rejects_mismatched_shapes():
     with pytest.raises(ValueError, match=r"targets \(1, 5\) do not fit logits \(3, 5, 7\)"):
         unchecked(F.label_smoothed_cross_entropy)(LOGITS, TARGETS[:1])
     with pytest.raises(ValueError, match="do not fit"):
@@ -90,14 +90,14 @@ def test_shapes_that_do_not_belong_together():
 
 
 @pytest.mark.parametrize("target", [7, -1, -7])
-def test_target_that_is_no_class_is_nan(target):
+def test_loss_of_an_invalid_class_is_nan(target):
     """In JAX -1 would be the last class, as in NumPy."""
     targets = TARGETS.at[0, 0].set(target)
     assert jnp.isnan(F.token_log_probs(LOGITS, targets)[0, 0])
     assert jnp.isnan(F.label_smoothed_cross_entropy(LOGITS, targets)[0])
 
 
-def test_padding_may_be_any_id_and_its_logits_anything():
+def test_loss_ignores_logits_at_padding():
     padded = jnp.where(TARGETS == 0, -100, TARGETS)
     assert (padded == -100).any()
     spoiled = jnp.where(
@@ -112,7 +112,7 @@ def test_padding_may_be_any_id_and_its_logits_anything():
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def test_no_second_copy_of_the_logits():
+def test_loss_makes_no_second_copy_of_the_logits():
     """Loss and gradient of 8 MB of logits need less than a tenth of that beside them."""
     logits = jax.ShapeDtypeStruct((8, 32, 8192), jnp.float32)
     targets = jax.ShapeDtypeStruct((8, 32), jnp.int32)
@@ -134,12 +134,12 @@ def test_token_log_probs():
     np.testing.assert_allclose(F.token_log_probs(LOGITS, TARGETS), expected, atol=1e-6)
 
 
-def test_smoothing_out_of_range():
+def test_loss_rejects_smoothing_out_of_range():
     with pytest.raises(ValueError, match=r"label smoothing 1.0 is outside \[0, 1\)"):
         F.label_smoothed_cross_entropy(LOGITS, TARGETS, 1.0)
 
 
-def test_blocks_of_positions_add_up_to_the_whole_and_need_less_memory():
+def test_loss_in_blocks_is_equal_and_needs_less_memory():
     rng = np.random.default_rng(0)
     features = jnp.asarray(rng.normal(size=(6, 7, 8)), jnp.float32)
     table = jnp.asarray(rng.normal(size=(900, 8)), jnp.float32)
@@ -170,7 +170,7 @@ def test_blocks_of_positions_add_up_to_the_whole_and_need_less_memory():
     assert saved > all_logits
 
 
-def test_a_task_may_count_class_0_and_ignore_another():
+def test_loss_ignores_any_given_class():
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 4)), jnp.float32)
     loss, count = F.label_smoothed_cross_entropy(logits, jnp.array([[0, -1, 2]]), 0.0, ignored=-1)
     log_probs = jax.nn.log_softmax(logits)

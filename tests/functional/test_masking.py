@@ -7,7 +7,7 @@ from transformer_jax import functional as F
 TOKENS = jnp.array([[7, 8, 9, 0, 0], [7, 0, 0, 0, 0]])
 
 
-def test_padding():
+def test_padding_mask():
     np.testing.assert_array_equal(
         F.padding_mask(TOKENS)[:, 0, 0].astype(int), [[1, 1, 1, 0, 0], [1, 0, 0, 0, 0]]
     )
@@ -15,14 +15,14 @@ def test_padding():
     assert F.padding_mask(TOKENS, pad_id=7)[0, 0, 0].tolist() == [False, True, True, True, True]
 
 
-def test_causal():
+def test_causal_mask():
     np.testing.assert_array_equal(
         F.causal_mask(4)[0, 0].astype(int),
         [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]],
     )
 
 
-def test_local_window():
+def test_local_window_mask():
     np.testing.assert_array_equal(
         F.local_window_mask(5, 1)[0, 0].astype(int),
         [[1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 1, 1, 1], [0, 0, 0, 1, 1]],
@@ -32,14 +32,14 @@ def test_local_window():
         F.local_window_mask(3, -1)
 
 
-def test_no_position_has_an_empty_mask_and_a_negative_length_none():
+def test_masks_of_zero_and_negative_length():
     assert F.causal_mask(0).shape == F.local_window_mask(0, 1).shape == (1, 1, 0, 0)
     for mask in (F.causal_mask, lambda length: F.local_window_mask(length, 1)):
         with pytest.raises(ValueError, match="length -1 is negative"):
             mask(-1)
 
 
-def test_packed_segments():
+def test_segment_mask():
     segments = jnp.array([[1, 1, 2, 2, 0]])
     np.testing.assert_array_equal(
         F.segment_mask(segments, segments)[0, 0].astype(int),
@@ -49,7 +49,7 @@ def test_packed_segments():
     np.testing.assert_array_equal(across[0, 0].astype(int), [[0, 1], [1, 0], [0, 0]])
 
 
-def test_combination():
+def test_combine_masks():
     combined = F.combine_masks(F.causal_mask(5), None, F.padding_mask(TOKENS))
     np.testing.assert_array_equal(
         combined[1, 0].astype(int),
@@ -59,7 +59,7 @@ def test_combination():
     assert F.combine_masks() is None
 
 
-def test_packing_equals_separate_sentences():
+def test_segment_mask_equals_separate_sentences():
     """Two sentences in one row attend as each does alone."""
     rng = np.random.default_rng(0)
     query, key, value = (jnp.asarray(rng.normal(size=(1, 5, 2, 4)), jnp.float32) for _ in range(3))

@@ -70,7 +70,7 @@ def test_batch_statistics_over_devices_are_those_of_the_whole_batch():
         np.testing.assert_allclose(found, np.broadcast_to(expected, (4, 6)), rtol=1e-5)
 
 
-def test_the_gradient_of_statistics_over_devices_is_that_of_the_whole_batch():
+def test_batch_statistics_gradient_over_devices_is_that_of_the_whole_batch():
     mask = jnp.arange(8)[:, None] * jnp.ones((1, 5), jnp.int32) % 5 < jnp.arange(5)[None]
     weights = jnp.arange(6.0)
 

@@ -9,18 +9,18 @@ from tests.functional import unchecked
 from transformer_jax import functional as F
 
 
-def test_paper_layout_matches_section_3_5():
+def test_sinusoids_match_section_3_5():
     found = F.sinusoids(1001, 14, "paper")
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, reference.positions(1001, 14), atol=6e-8)
 
 
-def test_concatenated_is_a_permutation_of_the_paper():
+def test_sinusoids_concatenated_is_a_permutation():
     paper, joined = F.sinusoids(11, 8, "paper"), F.sinusoids(11, 8, "concatenated")
     np.testing.assert_array_equal(joined, jnp.concatenate([paper[:, ::2], paper[:, 1::2]], 1))
 
 
-def test_t2t_layout():
+def test_sinusoids_t2t_layout():
     found = np.asarray(F.sinusoids(11, 8, "t2t"), np.float64)
     for pos in (0, 1, 10):
         for i in range(4):
@@ -33,7 +33,7 @@ def test_t2t_layout():
 
 
 @given(st.integers(1, 60))
-def test_an_offset_is_one_linear_map(k):
+def test_sinusoids_offset_is_one_linear_map(k):
     """Section 3.5: PE(pos + k) = M_k PE(pos), a rotation of each pair, the same at every pos."""
     d_model = 12
     table = np.asarray(F.sinusoids(128, d_model), np.float64)
@@ -45,7 +45,7 @@ def test_an_offset_is_one_linear_map(k):
     np.testing.assert_allclose(table[k:], table[: 128 - k] @ rotation.T, atol=1e-6)
 
 
-def test_learned_rows_and_their_limit():
+def test_learned_positions_and_their_limit():
     table = jnp.arange(12.0).reshape(6, 2)
     for length in (0, 4, 6):
         np.testing.assert_array_equal(F.learned_positions(table, length), table[:length])
@@ -56,11 +56,11 @@ def test_learned_rows_and_their_limit():
 
 
 @pytest.mark.parametrize("layout", ["paper", "concatenated", "t2t"])
-def test_no_positions_are_an_empty_table(layout):
+def test_sinusoids_of_zero_length_are_empty(layout):
     assert F.sinusoids(0, 4, layout).shape == (0, 4)
 
 
-def test_bad_arguments():
+def test_positions_reject_bad_arguments():
     with pytest.raises(ValueError, match="length -1 is negative"):
         F.sinusoids(-1, 4)
     with pytest.raises(ValueError, match="d_model 5 is odd"):

@@ -95,7 +95,7 @@ CASES = {
 }
 
 
-def test_a_loss_over_sharded_rows_is_one_sum():
+def test_loss_over_sharded_rows_is_one_sum():
     """Each device holds other numbers of tokens; the sums are those of the whole batch."""
     logits, targets = floats(B, T, V - 1), ids(B, T) % (V - 1)
     targets = jnp.where(jnp.arange(B)[:, None] % 4 < jnp.arange(T)[None] + 1, targets, 0)
@@ -119,7 +119,7 @@ def test_dropout_of_a_sharded_array_is_that_of_the_whole():
     np.testing.assert_array_equal(found, F.dropout(x, 0.3, KEY))
 
 
-def test_every_public_function_has_a_case():
+def test_transformations_cover_every_public_function():
     # Functions of keys have tests of their own, in test_keys.py.
     assert set(CASES) == set(F.__all__) - {
         "fold_in_rows", "row_axes", "row_keys", "seed_key", "typed_key",

@@ -24,7 +24,7 @@ class Stranger(nn.Module):
         return x @ kernel + self.param("bias", nn.initializers.zeros, (8,))[None]
 
 
-def test_axes_stand_beside_parameters_and_follow_them_into_any_state():
+def test_axes_follow_parameters_into_any_state():
     x = jnp.zeros((1, 16))
     axes = axes_of(boxed_init(Stranger(), x))
     assert axes == {"kernel": P("D", "F"), "bias": P()}
@@ -43,7 +43,7 @@ def test_axes_stand_beside_parameters_and_follow_them_into_any_state():
     assert P("D", "F") in jax.tree.leaves(state_axes(optax.adam(0.1).init(params), params, axes))
 
 
-def test_a_parameter_without_names_is_refused_only_where_it_would_be_cut():
+def test_parameters_without_axes_are_refused_only_when_sharded():
     x = jnp.zeros((1, 16))
     params = nn.unbox(Stranger().init(jax.random.key(0), x))["params"]
     axes = axes_of(boxed_init(Stranger(), x))

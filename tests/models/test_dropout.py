@@ -39,7 +39,7 @@ def test_dropout_is_on_exactly_when_a_key_is_given():
         ({}, 0),
     ],
 )
-def test_places_of_dropout(rates, places):
+def test_dropout_positions(rates, places):
     model, variables = build(replace(SMALL, **rates))
     trace = jax.make_jaxpr(
         lambda rng: model.apply(variables, SOURCE, TARGET, rngs={"dropout": rng})
@@ -48,7 +48,7 @@ def test_places_of_dropout(rates, places):
 
 
 @pytest.mark.parametrize("norm", ["post", "pre"])
-def test_what_dropout_is_applied_to(norm, monkeypatch):
+def test_dropout_operands(norm, monkeypatch):
     """Section 5.4 with a dropout that doubles: embeddings plus positions, and each sub-layer's
     output before it is added (and, in post-norm, normalised)."""
     model, variables = build(replace(SMALL, norm_placement=norm, dropout=0.5))
@@ -102,7 +102,7 @@ def test_dropout_of_weights_and_of_the_hidden_layer(monkeypatch):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_rows_draw_dropout_by_their_number_in_any_company():
+def test_dropout_of_rows_is_independent_of_batch():
     model, variables = build(DROPPING)
     rngs = {"dropout": jax.random.key(0)}
     rows = jnp.array([7, 3, 11])
@@ -118,7 +118,7 @@ def test_rows_draw_dropout_by_their_number_in_any_company():
 
 
 @pytest.mark.parametrize("generator", ["threefry2x32", "rbg"])
-def test_layers_under_remat_drop_what_they_drop_without(generator, monkeypatch):
+def test_dropout_is_equal_under_remat(generator, monkeypatch):
     model, variables = build(DROPPING)
     rngs = {"dropout": jax.random.key(0, impl=generator)}
     rows = jnp.array([7, 3, 11])
@@ -134,7 +134,7 @@ def test_layers_under_remat_drop_what_they_drop_without(generator, monkeypatch):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
 
 
-def test_old_keys_are_taken():
+def test_dropout_accepts_raw_keys():
     model, variables = build(DROPPING)
     found, expected = (
         forward(model)(variables, SOURCE, TARGET, rngs={"dropout": key})

@@ -16,7 +16,7 @@ TARGET = jnp.array([[9, 8, 7, 1], [5, 1, 0, 0]])
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", CONFIGS)
-def test_numbers_are_those_of_the_other_toolkit(name):
+def test_golden_numbers_of_another_toolkit(name):
     with np.load(path_of(name), allow_pickle=False) as file:
         golden = dict(file)
     flat = {name: jnp.asarray(leaf) for name, leaf in parameters(golden).items()}

@@ -121,7 +121,7 @@ def add_to_decoder_input(noise):
     "variant",
     [pytest.param(v, marks=pytest.mark.slow if v == "pre-norm" else ()) for v in VARIANTS],
 )
-def test_padding_and_batch_change_nothing(variant):
+def test_forward_is_independent_of_padding_and_batch(variant):
     model, variables = build(replace(SMALL, **VARIANTS[variant]))
     apply = model.apply  # so many shapes: faster than to compile it for each
     together = apply(variables, SOURCE, TARGET)
@@ -143,7 +143,7 @@ def test_padding_and_batch_change_nothing(variant):
         *((v, "bfloat16", 2e-2) for v in ("paper", "pre-norm", "unscaled", "additive")),
     ],
 )
-def test_a_cached_step_equals_the_full_forward(variant, dtype, tolerance):
+def test_cached_step_equals_the_full_forward(variant, dtype, tolerance):
     config = replace(SMALL, dtype=dtype, **VARIANTS[variant])
     model, variables = build(config)
     expected = jax.nn.log_softmax(forward(model)(variables, SOURCE, TARGET))
@@ -164,7 +164,7 @@ def test_a_cached_step_equals_the_full_forward(variant, dtype, tolerance):
 
 @given(st.permutations(range(S)))
 @settings(max_examples=10)
-def test_the_encoder_without_positions_is_permutation_equivariant(order):
+def test_encoder_without_positions_is_permutation_equivariant(order):
     model, variables = build(replace(SMALL, position_encoding="none"))
     order = jnp.array(order)
     encode = forward(model)
@@ -173,7 +173,7 @@ def test_the_encoder_without_positions_is_permutation_equivariant(order):
     np.testing.assert_allclose(permuted, memory[:, order], atol=1e-5)
 
 
-def test_with_positions_it_is_not():
+def test_encoder_with_positions_is_not_permutation_equivariant():
     model, variables = build(SMALL)
     memory = forward(model)(variables, SOURCE[:1], method="encode")
     flipped = forward(model)(variables, SOURCE[:1, ::-1], method="encode")
@@ -204,13 +204,13 @@ def test_norm_epsilon_is_the_configured_one():
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_batches_that_do_not_belong_together():
+def test_forward_rejects_mismatched_batches():
     model, variables = build(SMALL)
     with pytest.raises(ValueError, match="are not of one batch"):
         model.apply(variables, SOURCE[:2], jnp.concatenate([TARGET, TARGET])[:4])
 
 
-def test_a_source_of_padding_alone_gives_no_nan():
+def test_source_of_padding_gives_no_nan():
     model, variables = build(replace(SMALL, num_layers=1))
     with jax.debug_nans(True):
         gradients = jax.jit(
@@ -276,14 +276,14 @@ def test_initialisation_of_what_the_paper_varies():
     assert 0.85 * limit < float(jnp.abs(vector).max()) <= limit
 
 
-def test_post_norm_has_no_final_norm_and_pre_norm_has():
+def test_norms_of_post_norm_and_pre_norm():
     names = build(SMALL)[1]["params"].keys()
     assert names == {"embedding", "encoder_0", "encoder_1", "decoder_0", "decoder_1"}
     assert build(replace(SMALL, norm_placement="pre"))[1]["params"].keys() - names == {
         "encoder_norm", "decoder_norm"}  # fmt: skip
 
 
-def test_the_start_symbol():
+def test_start_symbol():
     """PAD's row never reaches the input: only a start_id of its own makes a row count."""
 
     def gradient_of_row(start_id, row):

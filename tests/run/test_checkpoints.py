@@ -29,7 +29,7 @@ def saved(tmp_path):
 
 
 @pytest.mark.gpu
-def test_what_was_saved_comes_back(saved):
+def test_checkpoint_round_trip(saved):
     folder, tree = saved
     template = {"params": single_device_template(tree)}
     items, meta = Checkpoints(folder, read_only=True).restore(7, template)
@@ -39,7 +39,7 @@ def test_what_was_saved_comes_back(saved):
     assert meta["scores"] == {"loss": None}
 
 
-def test_what_changes_while_it_is_saved_comes_back_as_it_was(tmp_path, monkeypatch):
+def test_checkpoint_is_a_snapshot_of_its_step(tmp_path, monkeypatch):
     """Orbax writes in a thread, here only after training has gone on."""
     went_on, write = threading.Event(), JsonCheckpointHandler._save_fn
 
@@ -63,7 +63,7 @@ def test_what_changes_while_it_is_saved_comes_back_as_it_was(tmp_path, monkeypat
 
 
 @pytest.mark.gpu
-def test_a_flipped_bit_that_orbax_restores_is_found_and_its_array_named(saved):
+def test_flipped_bit_is_found_and_its_array_named(saved):
     folder, tree = saved
     file = max((folder / "7" / "params").rglob("d/*"), key=lambda path: path.stat().st_size)
     content = bytearray(file.read_bytes())
@@ -74,14 +74,14 @@ def test_a_flipped_bit_that_orbax_restores_is_found_and_its_array_named(saved):
         Checkpoints(folder, read_only=True).restore(7, {"params": single_device_template(tree)})
 
 
-def test_another_model_is_told_from_damage(saved):
+def test_checkpoint_of_another_model_is_no_damage(saved):
     folder, tree = saved
     template = single_device_template({"small": tree["small"], "new": tree["small"]})
     with pytest.raises(DamagedCheckpoint, match=r"lack \[\"\['new'\]\"\] and have .*large"):
         Checkpoints(folder, read_only=True).restore(7, {"params": template})
 
 
-def test_scores_that_are_not_numbers_are_never_the_best(tmp_path):
+def test_best_checkpoint_ignores_non_finite_scores(tmp_path):
     checkpoints = Checkpoints(tmp_path, Retention(9, best=lambda scores: -scores["loss"]))
     for step, loss in ((1, float("nan")), (2, 2.0), (3, 1.0), (4, 1.5)):
         checkpoints.save(step, {"params": {"w": jax.numpy.zeros(2)}}, {}, {"loss": loss})
@@ -99,7 +99,7 @@ def test_scores_that_are_not_numbers_are_never_the_best(tmp_path):
      {"fingerprints": None}, {"patience": 3}, {"patience": {}},
      {"patience": {"metric": "loss", "limit": 3, "evaluations_without_gain": "x", "best": None}}],
 )  # fmt: skip
-def test_metadata_of_other_kinds_are_damage(saved, changed):
+def test_metadata_of_wrong_type_is_damage(saved, changed):
     folder, _ = saved
     [note] = (folder / "7" / "meta").glob("metadata")
     note.write_text(json.dumps({**json.loads(note.read_text()), **changed}))
@@ -117,7 +117,7 @@ class _Late:
         raise RuntimeError(self.message)
 
 
-def test_late_reads_of_a_damaged_file_are_not_reported(saved, monkeypatch):
+def test_damaged_file_hides_late_reads(saved, monkeypatch):
     """Orbax's other reads may end before the error arrives that is raised."""
     folder, tree = saved
     restore, reported = ocp.CheckpointManager.restore, []

@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from tests.small_job import ENVIRONMENT, PROGRAM, configuration, last_prints
+from tests.small_job import ENVIRONMENT, PROGRAM, configuration, last_fingerprints
 from transformer_jax import Translator
 from transformer_jax.run.train import train
 
@@ -25,11 +25,11 @@ def in_a_namespace(*lines):
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_with_one_message_and_harms_nothing(tmp_path, whole):
+def test_disk_full_ends_with_one_message_and_no_damage(tmp_path, uninterrupted_run):
     """A disk of 1.2 MB takes a few checkpoints; with more room the run resumes."""
     folder = tmp_path / "small"
     folder.mkdir()
-    (tmp_path / "given.json").write_text(whole[1].to_json())
+    (tmp_path / "given.json").write_text(uninterrupted_run[1].to_json())
     keep = ["--keep-last", "6"]
     train = f"{sys.executable} -m transformer_jax.cli train --run-dir {folder}/run"
     done = in_a_namespace(
@@ -49,13 +49,15 @@ def test_a_full_disk_ends_with_one_message_and_harms_nothing(tmp_path, whole):
     assert "Traceback" not in done.stderr
     intact = [line for line in shown if line.startswith("checkpoints/6: intact")]
     assert len(intact) == 1
-    assert last_prints(tmp_path / "run") == last_prints(whole[2].folder)
-    records = [(f / "metrics.jsonl").read_text() for f in (tmp_path / "run", whole[2].folder)]
+    assert last_fingerprints(tmp_path / "run") == last_fingerprints(uninterrupted_run[2].folder)
+    records = [
+        (f / "metrics.jsonl").read_text() for f in (tmp_path / "run", uninterrupted_run[2].folder)
+    ]
     assert records[0] == records[1]
 
 
 @pytest.mark.slow
-def test_a_file_that_may_not_grow(tmp_path):
+def test_disk_file_size_limit(tmp_path):
     (tmp_path / "given.json").write_text(configuration(tmp_path).to_json())
     cli = f"{sys.executable} -m transformer_jax.cli"
     script = f"ulimit -f 30; {cli} train --run-dir run --config given.json"
@@ -70,11 +72,11 @@ def test_a_file_that_may_not_grow(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_folder_that_may_only_be_read(tmp_path, whole):
+def test_disk_read_only_folder(tmp_path, uninterrupted_run):
     """A run there translates; nothing trains, and one message says why."""
-    (tmp_path / "given.json").write_text(whole[1].to_json())
+    (tmp_path / "given.json").write_text(uninterrupted_run[1].to_json())
     folder = tmp_path / "only"
-    shutil.copytree(whole[2].folder, folder / "run")
+    shutil.copytree(uninterrupted_run[2].folder, folder / "run")
     cli = f"{sys.executable} -m transformer_jax.cli"
     done = in_a_namespace(
         f"mount --bind {folder} {folder}",
@@ -111,9 +113,9 @@ from transformer_jax.terminal import command_errors
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["run", "checkpoints", "read-only"])
-def test_a_folder_that_vanishes_or_closes_during_a_save(tmp_path, whole, what):
+def test_disk_folder_lost_during_a_save(tmp_path, uninterrupted_run, what):
     """Step 12 of 24 is being saved; the newest checkpoint before it stays readable."""
-    config = whole[1]
+    config = uninterrupted_run[1]
     run = tmp_path / "run"
     kept = run / "checkpoints"
     act = {
@@ -138,4 +140,4 @@ def test_a_folder_that_vanishes_or_closes_during_a_save(tmp_path, whole, what):
         assert "Read-only file system" in messages[0]
         assert Translator.load(run).checkpoint == "step 6"
     train(config, run, progress=False)
-    assert last_prints(run) == last_prints(whole[2].folder)
+    assert last_fingerprints(run) == last_fingerprints(uninterrupted_run[2].folder)

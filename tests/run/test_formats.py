@@ -19,14 +19,14 @@ from transformer_jax.run.formats import upgrade_metadata
 TABLE = Path(__file__).parents[2] / "docs" / "formats.md"
 
 
-def read_table():
+def read_tsv():
     """(name, where, old name or "") of each row."""
     row = re.compile(r"^\| `(.+?)` \| (.*?) \| .* \| (?:`(.*?)`)? \|$", re.MULTILINE)
     return [match.groups(default="") for match in row.finditer(TABLE.read_text(encoding="utf-8"))]
 
 
 def names_of(where):
-    return {name for name, place, _ in read_table() if place.startswith(where)}
+    return {name for name, place, _ in read_tsv() if place.startswith(where)}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def run(tmp_path_factory):
     return train(config, folder / "run", progress=False)
 
 
-def test_every_field_and_option_is_in_the_table():
+def test_format_table_has_every_field():
     for part in fields(RunConfig):
         config = getattr(RunConfig(), part.name)
         own = {f.name for f in fields(config)}
@@ -46,8 +46,8 @@ def test_every_field_and_option_is_in_the_table():
     assert {f.name for f in fields(Search)} == names_of("search (")
 
 
-def test_every_renamed_name_is_in_the_table():
-    renamed = {(former, name) for name, _, former in read_table() if former}
+def test_format_table_has_every_renamed_name():
+    renamed = {(former, name) for name, _, former in read_tsv() if former}
     options = {(old.split()[-1], new.split()[-1]) for old, new in OPTIONS.items()}
     for part in FIELDS.values():
         assert set(part.items()) <= renamed
@@ -61,11 +61,11 @@ def test_every_renamed_name_is_in_the_table():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_option_of_a_command_is_in_the_table(command):
+def test_format_table_has_every_option(command):
     own = {f.name for f in fields(COMMANDS[command])} - {"config", "search"}
     # --config is an option whose field has another name.
     options = {as_option(name.removesuffix("_file")) for name in own}
-    rows = [(name, place.removeprefix("option of ").split(", ")) for name, place, _ in read_table()]
+    rows = [(name, place.removeprefix("option of ").split(", ")) for name, place, _ in read_tsv()]
     assert options == {name for name, commands in rows if command in commands}
 
 
@@ -73,8 +73,8 @@ def as_option(field):
     return f"--{field.replace('_', '-')}"
 
 
-def test_metadata_are_renamed_as_the_table_says():
-    rows = [row for row in read_table() if row[1] == "metadata of a checkpoint" and row[2]]
+def test_format_upgrade_of_metadata():
+    rows = [row for row in read_tsv() if row[1] == "metadata of a checkpoint" and row[2]]
     plain = {former: name for name, _, former in rows if "." not in name}
     assert len(plain) == 6
     assert upgrade_metadata(dict.fromkeys(plain)) == {"format": 2, **dict.fromkeys(plain.values())}
@@ -85,7 +85,7 @@ def test_metadata_are_renamed_as_the_table_says():
         upgrade_metadata({"format": 4})
 
 
-def test_a_run_folder_has_the_names_of_the_table(run):
+def test_format_names_of_a_run_folder(run):
     assert {path.name for path in run.folder.iterdir()} <= {
         *names_of("run folder"), "vocabulary.json",
     }  # fmt: skip
@@ -105,7 +105,7 @@ def test_a_run_folder_has_the_names_of_the_table(run):
         assert {*trees, *(f"optimizer/{leaf}" for leaf in leaves)} <= named
 
 
-def test_records_and_prepared_text_have_the_names_of_the_table(run):
+def test_format_names_of_records_and_prepared_text(run):
     for name in ("metrics", "timings"):
         found = {key for record in read_jsonl(run.folder / f"{name}.jsonl") for key in record}
         # validation_METRIC of every metric is one row.
@@ -122,7 +122,7 @@ def test_records_and_prepared_text_have_the_names_of_the_table(run):
     assert {f.name for f in fields(Manifest)} == names_of("inputs.json")
 
 
-def test_an_old_configuration_by_itself_is_refused_with_the_new_names(tmp_path):
+def test_format_old_configuration_is_refused_with_new_names(tmp_path):
     tree = json.loads(RunConfig().to_json())
     tree["model"]["tied"] = tree["model"].pop("tied_embeddings")
     tree["optimizer"]["accumulate"] = tree["optimizer"].pop("accumulation_steps")
@@ -135,7 +135,7 @@ def test_an_old_configuration_by_itself_is_refused_with_the_new_names(tmp_path):
     assert RunConfig.from_json(json.dumps(rename_fields(tree))) == RunConfig()
 
 
-def test_a_corpus_of_a_newer_format_is_refused(run, tmp_path):
+def test_format_of_a_newer_corpus_is_refused(run, tmp_path):
     folder = shutil.copytree(run.folder / "corpus" / "train", tmp_path / "text")
     tree = json.loads((folder / "corpus.json").read_text())
     (folder / "corpus.json").write_text(json.dumps(tree | {"format": 4}))

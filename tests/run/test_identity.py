@@ -53,7 +53,7 @@ DEFAULTS = {
 OWN_FILES = RunConfig(data=DataConfig(train=("a", "b"), direction="fr-en"))
 
 
-def test_no_default_has_changed():
+def test_identity_defaults_are_unchanged():
     assert RunConfig().deciding() == DEFAULTS
 
 
@@ -71,7 +71,7 @@ def test_no_default_has_changed():
         ),
     ],
 )
-def test_identities_of_version_0_1_0_are_known(config, old):
+def test_identity_of_version_0_1_0(config, old):
     """Computed there, at commit b872495, for a corpus whose fingerprint is "text"."""
     assert old in old_identities(config, "text")
     assert old not in old_identities(config, "another text")
@@ -82,7 +82,7 @@ def test_identities_of_version_0_1_0_are_known(config, old):
         assert old not in old_identities(other, "text")
 
 
-def test_an_identity_is_of_what_differs_from_the_defaults():
+def test_identity_depends_on_non_default_fields():
     config = replace(RunConfig(), train=TrainConfig(seed=3))
     # echo -n '[{"train.seed": 3}, "text"]' | sha256sum
     expected = "0af6fbc82dba1cfa5b7f3355bc111aecad04e686092bddbd4c55c37d4d342c8b"
@@ -90,7 +90,7 @@ def test_an_identity_is_of_what_differs_from_the_defaults():
     assert identity(OWN_FILES, "text") == identity(RunConfig(), "text")
 
 
-def test_a_new_field_changes_no_identity_until_it_is_set():
+def test_identity_ignores_new_fields_at_their_default():
     @dataclass(frozen=True)
     class NewModel(ModelConfig):
         depth_scale: float = 1.0

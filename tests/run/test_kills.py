@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.small_job import ENVIRONMENT, command, configuration, last_prints
+from tests.small_job import ENVIRONMENT, command, configuration, last_fingerprints
 from transformer_jax import Translator
 from transformer_jax.run.folder import Run
 from transformer_jax.run.inspect import describe_run
@@ -109,11 +109,11 @@ def check_what_is_there(folder):
             Translator.load(folder)
 
 
-def check_end(folder, whole):
-    assert last_prints(folder) == last_prints(whole)
-    metrics = [(f / "metrics.jsonl").read_text() for f in (folder, whole)]
+def check_end(folder, uninterrupted_run):
+    assert last_fingerprints(folder) == last_fingerprints(uninterrupted_run)
+    metrics = [(f / "metrics.jsonl").read_text() for f in (folder, uninterrupted_run)]
     assert metrics[0] == metrics[1]
-    averages = [Translator.load(f) for f in (folder, whole)]
+    averages = [Translator.load(f) for f in (folder, uninterrupted_run)]
     assert averages[0].checkpoint == averages[1].checkpoint
     names = [path.name for path in folder.rglob("*")]
     assert not [n for n in names if n == DELETED or "orbax-checkpoint-tmp" in n or "partial" in n]
@@ -134,8 +134,8 @@ def kill_and_go_on(folder, config, moments, record_property):
     assert not killed(command(folder, config))
 
 
-def test_a_killed_run_goes_on(tmp_path, whole, record_property):
-    _, config, run = whole
+def test_kill_and_resume(tmp_path, uninterrupted_run, record_property):
+    _, config, run = uninterrupted_run
     config = replace(config, train=replace(config.train, keep_last=2))
     moments = [
         ("first save", 1),
@@ -156,7 +156,7 @@ def longer(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
-def test_a_run_killed_ten_times_goes_on(tmp_path, longer, record_property, seed):
+def test_kill_ten_times_and_resume(tmp_path, longer, record_property, seed):
     """Each of the points, two random moments, and one outside training; 40 kills in all."""
     config, run = longer
     cache = str(tmp_path / "cache")  # so that the text is prepared anew

@@ -12,14 +12,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from tests.small_job import configuration, last_prints
+from tests.small_job import configuration, last_fingerprints
 from transformer_jax import Translator
 from transformer_jax.cli import main
 from transformer_jax.data.corpus import CorpusError
 from transformer_jax.data.preparation import Manifest
 from transformer_jax.devices.signals import Interrupted
 from transformer_jax.errors import UserError
-from transformer_jax.files import locked
+from transformer_jax.files import folder_lock
 from transformer_jax.run.checkpoints import Checkpoints
 from transformer_jax.run.folder import Run, RunError
 from transformer_jax.run.inspect import describe_run
@@ -44,19 +44,19 @@ def damage(folder, how):
     "how",
     ["flipped", *(pytest.param(how, marks=pytest.mark.slow) for how in ("truncated", "missing"))],
 )
-def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(tmp_path, how, caplog):
+def test_damaged_checkpoint_is_quarantined_and_the_previous_used(tmp_path, how, caplog):
     config = configuration(tmp_path, steps=12)
     run = train(config, tmp_path / "run", progress=False)
-    expected = last_prints(run.folder)
+    expected = last_fingerprints(run.folder)
     damage(run.folder / "checkpoints" / "12", how)
     with caplog.at_level(logging.WARNING):
         train(config, run.folder, progress=False)
     assert "checkpoints/12" in caplog.text
     assert "trying an older one" in caplog.text
-    assert last_prints(run.folder) == expected
+    assert last_fingerprints(run.folder) == expected
 
 
-def test_a_refused_text_leaves_the_run_as_it_was(tmp_path):
+def test_refused_text_leaves_the_run_unchanged(tmp_path):
     """The prepared corpus survives, so the run resumes, even where the text has gone."""
     config = configuration(tmp_path, steps=6)
     run = train(config, tmp_path / "run", progress=False)
@@ -71,7 +71,7 @@ def test_a_refused_text_leaves_the_run_as_it_was(tmp_path):
     assert Checkpoints(run.folder / "checkpoints", read_only=True).steps()[-1] == 7
 
 
-def test_a_cleared_corpus_is_prepared_again_from_the_same_text_only(tmp_path):
+def test_missing_corpus_is_prepared_again_from_the_same_text_only(tmp_path):
     config = configuration(tmp_path, steps=2)
     run = train(config, tmp_path / "run", progress=False)
     config = run.config
@@ -93,7 +93,7 @@ def test_a_cleared_corpus_is_prepared_again_from_the_same_text_only(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["tokens", "vocabulary"])
-def test_a_damaged_corpus_is_not_trained_on(tmp_path, where):
+def test_damaged_corpus_is_refused(tmp_path, where):
     config = configuration(tmp_path, steps=6)
     run = train(config, tmp_path / "run", progress=False)
     corpus = run.folder / "corpus" / "train"
@@ -107,7 +107,7 @@ def test_a_damaged_corpus_is_not_trained_on(tmp_path, where):
         train(config, run.folder, progress=False)
 
 
-def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
+def test_checkpoint_of_another_configuration_is_refused(tmp_path):
     """config.json was lost and the folder is trained in anew with another seed."""
     config = configuration(tmp_path, steps=6)
     run = train(config, tmp_path / "run", progress=False)
@@ -117,8 +117,8 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
         train(other, run.folder, progress=False)
 
 
-def test_averages_are_the_mean_and_heal(whole, tmp_path, caplog):
-    _, config, run = whole
+def test_average_is_mean_and_is_rebuilt_when_damaged(uninterrupted_run, tmp_path, caplog):
+    _, config, run = uninterrupted_run
     run = Run.open(shutil.copytree(run.folder, tmp_path / "run"))
     averaged, *last = (Translator.load(run.folder, c).params for c in ("averaged", "18", "24"))
     for mean, *parts in zip(*map(jax.tree.leaves, (averaged, *last))):
@@ -132,11 +132,11 @@ def test_averages_are_the_mean_and_heal(whole, tmp_path, caplog):
     assert Translator.load(run.folder).checkpoint == "averaged at step 24"
 
 
-def test_two_jobs_on_one_folder(whole):
-    _, config, run = whole
+def test_concurrent_jobs_on_one_folder(uninterrupted_run):
+    _, config, run = uninterrupted_run
     before = (run.folder / "config.json").read_bytes()
     longer = replace(config, train=replace(config.train, steps=999))
-    with locked(run.folder), pytest.raises(UserError, match="another job is training"):
+    with folder_lock(run.folder), pytest.raises(UserError, match="another job is training"):
         train(longer, run.folder, progress=False)
     assert (run.folder / "config.json").read_bytes() == before
 
@@ -144,9 +144,9 @@ def test_two_jobs_on_one_folder(whole):
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 )
-def test_a_stopped_run_goes_on_as_if_nothing_had_been(tmp_path, whole, monkeypatch, number):
+def test_stopped_run_resumes_bit_for_bit(tmp_path, uninterrupted_run, monkeypatch, number):
     """Stopped after step 10, between checkpoints; one more that is saved in between is no part."""
-    _, config, run = whole
+    _, config, run = uninterrupted_run
     step = MetricsWriter.write_step
 
     def stop(self, number_of_step, *rest):
@@ -165,16 +165,16 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(tmp_path, whole, monkeypat
     assert Translator.load(tmp_path / "run").checkpoint == "step 10"
     monkeypatch.undo()
     train(config, tmp_path / "run", progress=False)
-    assert last_prints(tmp_path / "run") == last_prints(run.folder)
+    assert last_fingerprints(tmp_path / "run") == last_fingerprints(run.folder)
     records = [(f / "metrics.jsonl").read_text() for f in (tmp_path / "run", run.folder)]
     assert records[0] == records[1]
     kept = [Checkpoints(f / "checkpoints", read_only=True) for f in (tmp_path / "run", run.folder)]
     assert kept[0].steps() == kept[1].steps()
 
 
-def test_a_signal_while_a_checkpoint_is_read_is_no_damage(tmp_path, whole, monkeypatch):
+def test_signal_during_restore_is_no_damage(tmp_path, uninterrupted_run, monkeypatch):
     """SIGTERM is raised wherever Python is; a intact checkpoint stays where it is."""
-    run = Run.open(shutil.copytree(whole[2].folder, tmp_path / "run"))
+    run = Run.open(shutil.copytree(uninterrupted_run[2].folder, tmp_path / "run"))
     restore = ocp.CheckpointManager.restore
 
     def stopped(self, step, args):
@@ -190,9 +190,9 @@ def test_a_signal_while_a_checkpoint_is_read_is_no_damage(tmp_path, whole, monke
     assert not (run.folder / "damaged").exists()
 
 
-def test_a_stopped_run_may_end_where_it_was_stopped(tmp_path, whole, monkeypatch):
+def test_stopped_run_may_end_at_its_step(tmp_path, uninterrupted_run, monkeypatch):
     """Its last step was unscheduled, and is averaged with those before all the same."""
-    _, config, _ = whole
+    _, config, _ = uninterrupted_run
     step = MetricsWriter.write_step
 
     def stop(self, number, *rest):
@@ -210,9 +210,9 @@ def test_a_stopped_run_may_end_where_it_was_stopped(tmp_path, whole, monkeypatch
     assert Translator.load(tmp_path / "run").checkpoint == "averaged at step 8"
 
 
-def test_a_run_that_never_saved_may_still_change(tmp_path, whole, monkeypatch):
+def test_run_without_checkpoints_may_change(tmp_path, uninterrupted_run, monkeypatch):
     """As where its first batch did not fit; one that has saved may not."""
-    config = replace(whole[1], train=replace(whole[1].train, steps=1))
+    config = replace(uninterrupted_run[1], train=replace(uninterrupted_run[1].train, steps=1))
 
     def fail(*arguments, **options):
         raise UserError("no memory")

@@ -46,7 +46,7 @@ def one_pair(tmp_path, config):
 
 
 @pytest.mark.parametrize("metric", ["loss", "bleu", "chrf"])
-def test_a_new_run_says_what_was_tried(tmp_path, said, metric):
+def test_rehearsal_reports_its_checks(tmp_path, said, metric):
     config = one_pair(tmp_path, configuration(tmp_path, steps=2, best_metric=metric))
     run = train(config, tmp_path / "run", progress=False)
     [line] = [line for line in said if line.startswith("tried before the first step, in ")]
@@ -61,7 +61,7 @@ def test_a_new_run_says_what_was_tried(tmp_path, said, metric):
     assert not [line for line in said if line.startswith("tried")]
 
 
-def test_too_little_room_is_told_before_the_first_step(tmp_path, monkeypatch):
+def test_rehearsal_finds_too_little_disk_space(tmp_path, monkeypatch):
     usage = namedtuple("usage", "free")
     function = "transformer_jax.run.rehearsal.shutil.disk_usage"
     monkeypatch.setattr(function, lambda path: usage(100_000))
@@ -73,7 +73,7 @@ def test_too_little_room_is_told_before_the_first_step(tmp_path, monkeypatch):
     assert not read_jsonl(tmp_path / "run" / "metrics.jsonl")
 
 
-def test_a_store_that_gives_nothing_back_is_told_before_the_first_step(tmp_path, monkeypatch):
+def test_rehearsal_finds_a_store_that_loses_data(tmp_path, monkeypatch):
     def lost(self, step, templates):
         raise DamagedCheckpoint("its arrays are gone")
 
@@ -85,7 +85,7 @@ def test_a_store_that_gives_nothing_back_is_told_before_the_first_step(tmp_path,
         train(config, tmp_path / "run", progress=False)
 
 
-def test_what_a_killed_trial_left_is_swept(tmp_path):
+def test_rehearsal_leftovers_are_removed(tmp_path):
     config = configuration(tmp_path, steps=2)
     left = tmp_path / "run" / PROBE / "checkpoints" / "1"
     left.mkdir(parents=True)
@@ -94,7 +94,7 @@ def test_what_a_killed_trial_left_is_swept(tmp_path):
     assert not (run.folder / PROBE).exists()
 
 
-def test_a_run_that_never_saved_may_change_its_options(tmp_path):
+def test_run_without_checkpoints_may_change_its_options(tmp_path):
     """As one that was refused before its first step."""
     config = configuration(tmp_path, steps=2)
     run = train(config, tmp_path / "run", progress=False)
@@ -104,7 +104,7 @@ def test_a_run_that_never_saved_may_change_its_options(tmp_path):
     assert train(wider, run.folder, progress=False).config.model.d_ff == 48
 
 
-def test_a_run_that_never_saved_may_change_its_text(tmp_path):
+def test_run_without_checkpoints_may_change_its_text(tmp_path):
     config = configuration(tmp_path, steps=2)
     other = write_text(tmp_path / "other", 30, seed=4)
     without = replace(config, data=replace(config.data, validation=None))
@@ -119,7 +119,7 @@ def test_a_run_that_never_saved_may_change_its_text(tmp_path):
         shutil.rmtree(run.folder / "checkpoints")
 
 
-def test_a_run_whose_checkpoints_are_out_of_sight_may_not_change(tmp_path):
+def test_run_with_unreachable_checkpoints_may_not_change(tmp_path):
     """Its disk may not be mounted, or they may be where the options say now."""
     config = configuration(tmp_path, steps=2, checkpoint_dir=str(tmp_path / "store"))
     run = train(config, tmp_path / "run", progress=False)
@@ -135,7 +135,7 @@ def test_a_run_whose_checkpoints_are_out_of_sight_may_not_change(tmp_path):
     assert train(replace(config, train=options), run.folder, progress=False).checkpoints().steps()
 
 
-def test_a_run_may_be_told_its_languages_later(tmp_path):
+def test_run_accepts_languages_later(tmp_path):
     config = configuration(tmp_path, steps=2)
     run = train(config, tmp_path / "run", progress=False)
     assert run.config.data.languages == (None, None)
@@ -144,7 +144,7 @@ def test_a_run_may_be_told_its_languages_later(tmp_path):
     assert Translator.load(run.folder).languages == ("en", "zh")
 
 
-def test_a_run_that_starts_from_another_knows_the_lines_of_both(tmp_path):
+def test_run_initialized_from_another_knows_the_lines_of_both(tmp_path):
     config = configuration(tmp_path, steps=1)
     parent = train(config, tmp_path / "parent", progress=False)
     Path(config.data.train[0]).write_text("w1\n" * 40)
@@ -153,7 +153,7 @@ def test_a_run_that_starts_from_another_knows_the_lines_of_both(tmp_path):
     assert child.lines == parent.lines == Lines(1, 6)
 
 
-def test_chrf_decides_where_there_are_no_words_for_bleu(tmp_path, caplog):
+def test_chrf_is_the_metric_without_a_tokenizer(tmp_path, caplog):
     config = configuration(tmp_path, steps=2, best_metric="bleu")
     data = replace(config.data, vocabulary="bpe", direction="en-th", max_length=64)
     config = replace(config, data=replace(data, batch_tokens=256))
@@ -167,7 +167,7 @@ def test_chrf_decides_where_there_are_no_words_for_bleu(tmp_path, caplog):
     assert train(again, run.folder, progress=False).config.train.best_metric == "chrf"
 
 
-def test_a_run_knows_its_languages_and_lines(tmp_path):
+def test_run_records_languages_and_line_lengths(tmp_path):
     config = configuration(tmp_path, steps=1)
     config = replace(config, data=replace(config.data, direction="en-fr"))
     run = train(config, tmp_path / "run", progress=False)
@@ -185,7 +185,7 @@ def test_a_run_knows_its_languages_and_lines(tmp_path):
     assert train(again, run.folder, progress=False).config.data.direction == "en-fr"
 
 
-def test_whatever_training_took_can_be_decoded(tmp_path):
+def test_rehearsal_decodes_any_training_text(tmp_path):
     """More than a batch of translations usually holds."""
     config = configuration(tmp_path)
     corpus = write_corpus(tmp_path / "c", [("w1", "W1")], WhitespaceVocabulary.train(["w1"], 9))

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from etils import epath
 
-from tests.small_job import ENVIRONMENT, command, configuration, last_prints, read_jsonl, write_text
+from tests.small_job import (
+    ENVIRONMENT,
+    command,
+    configuration,
+    last_fingerprints,
+    read_jsonl,
+    write_text,
+)
 from transformer_jax import (
     OptimizerConfig,
     Translator,
@@ -22,8 +29,8 @@ from transformer_jax.run.folder import Run, RunError
 from transformer_jax.run.train import train
 
 
-def test_a_run_folder_holds_everything(whole):
-    _, _, run = whole
+def test_run_folder_holds_everything(uninterrupted_run):
+    _, _, run = uninterrupted_run
     names = {path.name for path in run.folder.iterdir()}
     assert {"config.json", "vocabulary.json", "checkpoints", "averaged", "metrics.jsonl",
             "timings.jsonl", "tensorboard"} <= names  # fmt: skip
@@ -36,15 +43,15 @@ def test_a_run_folder_holds_everything(whole):
     assert all(0 <= t["input_wait_fraction"] <= 1 for t in timing if "input_wait_fraction" in t)
 
 
-def test_going_on_is_bit_for_bit_the_uninterrupted_run(whole):
-    folder, config, run = whole
+def test_resume_is_bit_for_bit(uninterrupted_run):
+    folder, config, run = uninterrupted_run
     other = folder / "resumed"
     for steps in (7, 13, 24):  # 7 and 13 are between log records and between checkpoints
         train(replace(config, train=replace(config.train, steps=steps)), other, progress=False)
         if steps == 13:  # what a killed job had written after its last checkpoint
             with (other / "metrics.jsonl").open("a") as file:
                 file.write('{"step": 15, "loss": 1.0}\n{"step": 16, "lo')
-    assert last_prints(other) == last_prints(run.folder)
+    assert last_fingerprints(other) == last_fingerprints(run.folder)
 
     def training_records(path):
         records = read_jsonl(path / "metrics.jsonl")
@@ -57,8 +64,8 @@ def _prepared(data, folder):
     return replace(data, corpus=str(folder), train=None, validation=None)
 
 
-def test_identity_fields_may_not_change(whole):
-    folder, config, run = whole
+def test_resume_rejects_changed_identity_fields(uninterrupted_run):
+    folder, config, run = uninterrupted_run
     bad = replace(config, optimizer=replace(config.optimizer, beta2=0.9))
     with pytest.raises(RunError, match=r"optimizer.beta2 = 0.98 and cannot be resumed with 0.9"):
         train(bad, run.folder, progress=False)
@@ -72,8 +79,8 @@ def test_identity_fields_may_not_change(whole):
         train(bad, run.folder, progress=False)
 
 
-def test_translator_needs_only_the_folder(whole):
-    folder, _, run = whole
+def test_translator_needs_only_the_folder(uninterrupted_run):
+    folder, _, run = uninterrupted_run
     translator = Translator.load(run.folder)
     assert translator.checkpoint == "averaged at step 24"
     out = translator.translate(["w1 w2", "", "w3"], beam_size=2)
@@ -87,8 +94,8 @@ def test_translator_needs_only_the_folder(whole):
         Translator.load(folder)
 
 
-def test_init_from_starts_with_the_other_parameters(whole):
-    folder, config, run = whole
+def test_init_from_starts_with_the_other_parameters(uninterrupted_run):
+    folder, config, run = uninterrupted_run
     config = replace(config, train=replace(config.train, steps=1, checkpoint_every=1, seed=5))
     config = replace(config, optimizer=replace(config.optimizer, lr_factor=1e-9))
     new = train(config, folder / "from", init_from=run.folder, progress=False)
@@ -104,7 +111,7 @@ def test_init_from_starts_with_the_other_parameters(whole):
         ({"keep_last": 1, "average_last": 1, "keep_every": 12}, {12, 24}),
     ],
 )
-def test_which_checkpoints_are_kept(tmp_path, options, kept, monkeypatch):
+def test_retention_of_checkpoints(tmp_path, options, kept, monkeypatch):
     losses = iter([9.0, 3.0, 1.0, 2.0, float("nan")])  # the first before the first step
     monkeypatch.setattr(
         "transformer_jax.tasks.task.make_evaluation", lambda *_: lambda *_: {"loss": next(losses)}
@@ -115,7 +122,7 @@ def test_which_checkpoints_are_kept(tmp_path, options, kept, monkeypatch):
     assert checkpoints.best_step() == 12
 
 
-def test_a_checkpoint_at_the_end_of_each_epoch(tmp_path):
+def test_checkpoint_at_the_end_of_each_epoch(tmp_path):
     config = configuration(
         tmp_path, checkpoint_every_epoch=True, keep_last=100, evaluate_every=1000, steps=120
     )
@@ -128,7 +135,7 @@ def test_a_checkpoint_at_the_end_of_each_epoch(tmp_path):
     assert set(steps) == {end for end in ends if end < 120} | {120}
 
 
-def test_another_dataset_or_direction_is_refused(tmp_path):
+def test_resume_rejects_another_dataset_or_direction(tmp_path):
     config = configuration(tmp_path, steps=2)
     folder = tmp_path / "texts"
     folder.mkdir()
@@ -148,8 +155,10 @@ def test_another_dataset_or_direction_is_refused(tmp_path):
     assert (run.folder / "config.json").read_bytes() == before
 
 
-def test_init_from_brings_vocabulary_and_average_and_survives_a_kill(whole, tmp_path, monkeypatch):
-    _, config, run = whole
+def test_init_from_brings_vocabulary_and_average_and_survives_a_kill(
+    uninterrupted_run, tmp_path, monkeypatch
+):
+    _, config, run = uninterrupted_run
     text = write_text(tmp_path / "text", 200, seed=7)  # the words come in another order
     config = replace(
         config,
@@ -183,7 +192,7 @@ def test_init_from_brings_vocabulary_and_average_and_survives_a_kill(whole, tmp_
 
 
 @pytest.mark.slow
-def test_going_on_with_average_accumulation_and_bfloat16(tmp_path):
+def test_resume_with_average_accumulation_and_bfloat16(tmp_path):
     config = configuration(tmp_path, steps=9, best_metric="bleu")
     config = replace(
         config,
@@ -195,11 +204,11 @@ def test_going_on_with_average_accumulation_and_bfloat16(tmp_path):
     for steps in (4, 9):
         shorter = replace(config, train=replace(config.train, steps=steps))
         train(shorter, tmp_path / "parts", progress=False)
-    assert last_prints(whole.folder) == last_prints(tmp_path / "parts")
+    assert last_fingerprints(whole.folder) == last_fingerprints(tmp_path / "parts")
     assert "validation_bleu" in read_jsonl(whole.folder / "metrics.jsonl")[-1]
 
 
-def test_a_run_of_bad_gradients_stops_and_says_where(tmp_path):
+def test_nonfinite_gradients_stop_the_run(tmp_path):
     config = configuration(tmp_path, max_consecutive_skips=3)
     bad = replace(config, optimizer=replace(config.optimizer, lr_factor=1e30))
     from transformer_jax.training.loop import TrainingDiverged
@@ -209,7 +218,7 @@ def test_a_run_of_bad_gradients_stops_and_says_where(tmp_path):
 
 
 @pytest.mark.slow
-def test_it_learns_to_reverse(tmp_path):
+def test_training_learns_to_reverse(tmp_path):
     """End to end: exact translations of sentences it has not seen."""
     config = configuration(tmp_path, steps=1500, evaluate_every=1500, checkpoint_every=300)
     config = replace(
@@ -224,8 +233,8 @@ def test_it_learns_to_reverse(tmp_path):
     assert sum(a == b for a, b in zip(translations, target)) > 0.8 * len(target)
 
 
-def test_prepared_corpora_train_without_tyro_and_tensorflow_datasets(tmp_path, whole):
-    folder, config, _ = whole
+def test_prepared_corpora_train_without_tyro_and_tensorflow_datasets(tmp_path, uninterrupted_run):
+    folder, config, _ = uninterrupted_run
     prepared = replace(config, data=_prepared(config.data, folder / "run" / "corpus"))
     prepared = replace(prepared, train=replace(prepared.train, steps=2))
     block = "import sys; sys.modules['tyro'] = sys.modules['tensorflow_datasets'] = None\n"
@@ -234,7 +243,7 @@ def test_prepared_corpora_train_without_tyro_and_tensorflow_datasets(tmp_path, w
 
 
 @pytest.mark.parametrize("remote", [False, True])
-def test_checkpoints_elsewhere(tmp_path, monkeypatch, remote):
+def test_checkpoint_dir_elsewhere(tmp_path, monkeypatch, remote):
     """On another disk, or by way of the paths that reach buckets (here of a local folder)."""
     there = tmp_path / "there"
     if remote:
@@ -254,6 +263,6 @@ def test_checkpoints_elsewhere(tmp_path, monkeypatch, remote):
         train(evenlonger, tmp_path / "run", progress=False)
 
 
-def test_a_run_folder_is_on_a_file_system(tmp_path):
+def test_run_folder_must_be_on_a_file_system(tmp_path):
     with pytest.raises(RunError, match=r"no folder of a file system.*--checkpoint-dir may be"):
         train(configuration(tmp_path), Path("gs://bucket/run"))

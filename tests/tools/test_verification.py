@@ -51,8 +51,8 @@ def changed_names(one, other):
     return [name for name, value in read_fingerprints(other).items() if value != before[name]]
 
 
-def test_fingerprints_of_a_run_see_every_change(whole, tmp_path):
-    one = whole[2].folder
+def test_fingerprints_of_a_run_see_every_change(uninterrupted_run, tmp_path):
+    one = uninterrupted_run[2].folder
     other = shutil.copytree(one, tmp_path / "run")
     assert read_fingerprints(one) == read_fingerprints(other)
     assert set(read_fingerprints(one)) == {
@@ -78,7 +78,7 @@ def test_fingerprints_of_a_run_see_every_change(whole, tmp_path):
     assert changed_names(one, other) == ["metrics.jsonl"]
 
 
-def test_a_verdict_shows_each_value():
+def test_resume_report_shows_each_value():
     verdict = ResumeReport({"parameters": ("aa", "aa"), "data order": ("bb", "cc")}, [3, 8])
     assert not verdict.passed
     assert str(verdict).splitlines() == [
@@ -89,7 +89,7 @@ def test_a_verdict_shows_each_value():
     ]
 
 
-def test_a_move_shows_what_differs():
+def test_verify_resume_reports_differences_between_topologies():
     def moved(order, difference):
         return TopologyReport(["1", "2x4"], ("aa", order), {7: 0.0, 8: difference, 9: 2e-5})
 
@@ -141,16 +141,16 @@ def verify(folder, package, code, *options):
     return done.stdout, done.stderr
 
 
-def test_a_job_ends_with_who_started_it(tmp_path, whole):
+def test_verify_resume_jobs_end_with_their_parent(tmp_path, uninterrupted_run):
     """verify-resume that is stopped leaves nothing behind."""
-    (tmp_path / "config.json").write_text(whole[1].to_json())
+    (tmp_path / "config.json").write_text(uninterrupted_run[1].to_json())
     with pytest.raises(KeyboardInterrupt), _job(tmp_path, "run") as job:
         raise KeyboardInterrupt
     assert job.returncode == -signal.SIGKILL
 
 
 @pytest.mark.slow
-def test_a_sound_package_passes(tmp_path):
+def test_verify_resume_passes(tmp_path):
     shown, _ = verify(tmp_path, PACKAGE.parent, 0, "--topologies", "1", "2x4", "4:fsdp=2,tensor=2")
     *lines, moved = shown.splitlines()
     assert moved.startswith(
@@ -163,7 +163,7 @@ def test_a_sound_package_passes(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file, line, broken, different", BROKEN)
-def test_a_broken_package_fails(tmp_path, file, line, broken, different):
+def test_verify_resume_fails_on_a_broken_package(tmp_path, file, line, broken, different):
     copy = shutil.copytree(PACKAGE, tmp_path / "broken" / "transformer_jax")
     source = (copy / file).read_text()
     assert source.count(line) == 1

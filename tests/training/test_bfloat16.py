@@ -108,7 +108,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
-def test_no_sum_of_training_is_bfloat16(change):
+def test_sums_of_training_are_not_bfloat16(change):
     small = replace(MODEL, vocab_size=40, d_model=16, d_ff=32, max_positions=64, **change)
     steps = functions("bfloat16", small)
     side = jax.ShapeDtypeStruct((8, 5), jnp.int32)
@@ -129,7 +129,7 @@ def test_no_sum_of_training_is_bfloat16(change):
     assert narrow_sums(gather(rows).jaxpr)
 
 
-def test_no_sum_of_evaluation_is_bfloat16(monkeypatch):
+def test_sums_of_evaluation_are_not_bfloat16(monkeypatch):
     traced = []
     monkeypatch.setattr(evaluate.jax, "jit", traced.append)
     small = replace(MODEL, vocab_size=40, d_model=16, d_ff=32, dtype="bfloat16")

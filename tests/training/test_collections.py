@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from tests.small_job import configuration, last_prints, read_jsonl
+from tests.small_job import configuration, last_fingerprints, read_jsonl
 from transformer_jax import ModelConfig, OptimizerConfig, Transformer, Translator
 from transformer_jax.data.batching import Batch
 from transformer_jax.devices.layout import Layout
@@ -18,7 +18,7 @@ from transformer_jax.run.items import state_to_items
 from transformer_jax.run.train import train
 from transformer_jax.run.variables import load_variables
 from transformer_jax.tasks import Task
-from transformer_jax.training.runners import JitStep, MeshStep, PmapStep
+from transformer_jax.training.runners import MeshStep, PmapStep, SingleDeviceStep
 
 MODEL = ModelConfig(
     vocab_size=40, d_model=8, d_ff=16, num_heads=2, num_layers=1, dropout=0.0,
@@ -26,7 +26,7 @@ MODEL = ModelConfig(
 )  # fmt: skip
 OPTIMIZER = OptimizerConfig(warmup_steps=8, lr_factor=0.3)
 WAYS = {
-    "jit": (JitStep, (1, 1, 1)),
+    "jit": (SingleDeviceStep, (1, 1, 1)),
     "pmap": (PmapStep, (4, 1, 1)),
     "mesh": (MeshStep, (2, 2, 1)),
     "mesh with tensor": (MeshStep, (1, 2, 2)),
@@ -117,7 +117,7 @@ def test_gradients_through_shared_statistics_are_those_of_one_device():
     np.testing.assert_allclose(parts.reshape(8, 3), whole, rtol=1e-4, atol=1e-5)
 
 
-def test_a_skipped_step_leaves_collections_as_they_were():
+def test_collections_are_unchanged_by_a_skipped_step():
     functions = Task().step_functions(Transformer(MODEL), OPTIMIZER)
     state = jax.jit(functions.init)(jax.random.key(0))
     sums = jax.jit(functions.gradients)(
@@ -144,10 +144,10 @@ def runs(tmp_path_factory):
     return whole, train(config, folder / "parts", progress=False)
 
 
-def test_collections_go_on_bit_for_bit_and_are_translated_with(runs):
+def test_collections_resume_bit_for_bit_and_are_used_in_translation(runs):
     whole, parts = runs
-    prints = last_prints(whole.folder)
-    assert prints == last_prints(parts.folder) and "collections" in prints
+    prints = last_fingerprints(whole.folder)
+    assert prints == last_fingerprints(parts.folder) and "collections" in prints
     losses, others = (
         [r for r in read_jsonl(each.folder / "metrics.jsonl") if "loss" in r] for each in runs
     )
@@ -170,6 +170,6 @@ def test_collections_go_on_bit_for_bit_and_are_translated_with(runs):
     )
 
 
-def test_states_without_collections_are_saved_as_before():
+def test_collections_absent_are_not_saved():
     functions = Task().step_functions(Transformer(replace(MODEL, normalization="layer")), OPTIMIZER)
     assert set(state_to_items(functions.shapes())) == {"params", "optimizer"}

@@ -15,7 +15,7 @@ from transformer_jax.models.transformer import Transformer
 from transformer_jax.run.train import train
 from transformer_jax.tasks import Task
 from transformer_jax.training import memory
-from transformer_jax.training.runners import JitStep
+from transformer_jax.training.runners import SingleDeviceStep
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +35,11 @@ def step_functions(config):
 
 
 def needed(config, corpus):
-    step = JitStep(step_functions(config))
+    step = SingleDeviceStep(step_functions(config))
     return memory.largest_step_memory(step, config, Batches(corpus, config.data, 0).shapes)
 
 
-def test_the_state_is_counted_exactly_and_the_rest_grows_with_the_batch(job):
+def test_memory_of_the_state_is_exact_and_the_rest_grows_with_the_batch(job):
     config, corpus = job
     state = step_functions(config).shapes()
     exact = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
@@ -53,16 +53,16 @@ def test_the_state_is_counted_exactly_and_the_rest_grows_with_the_batch(job):
 
 
 @pytest.mark.slow
-def test_the_largest_shape_is_the_one_that_needs_most(job):
+def test_largest_shape_needs_most_memory(job):
     config, _ = job
-    step = JitStep(step_functions(config))
+    step = SingleDeviceStep(step_functions(config))
     shapes = [BatchShape(8, 64, 64), BatchShape(128, 4, 4), BatchShape(16, 8, 32)]
     sizes = {shape: sum(memory.largest_step_memory(step, config, [shape])[1]) for shape in shapes}
     assert memory.largest_shape(shapes, config.model) == max(sizes, key=sizes.get)
 
 
 @pytest.mark.slow
-def test_updates_are_cut_into_the_fewest_batches_that_fit(job, monkeypatch):
+def test_fit_memory_uses_the_fewest_micro_batches(job, monkeypatch):
     config, corpus = job
     limit = 0.4 * sum(needed(config, corpus)[1])
     monkeypatch.setattr(memory, "device_memory", lambda: limit / memory.USABLE_MEMORY_FRACTION)
@@ -83,7 +83,7 @@ def test_updates_are_cut_into_the_fewest_batches_that_fit(job, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_fitted_run_goes_on_with_the_command_that_began_it(job, monkeypatch, tmp_path):
+def test_fit_memory_run_resumes_with_its_first_command(job, monkeypatch, tmp_path):
     config, corpus = job
     config = replace(config, train=replace(config.train, steps=1))
     limit = 0.6 * sum(needed(config, corpus)[1])
@@ -95,9 +95,9 @@ def test_a_fitted_run_goes_on_with_the_command_that_began_it(job, monkeypatch, t
     assert again.config.data == run.config.data
 
 
-def test_a_step_or_a_model_beyond_the_device_is_refused_before_the_first(job, monkeypatch):
+def test_memory_too_large_is_refused_before_the_first_step(job, monkeypatch):
     config, corpus = job
-    step = JitStep(step_functions(config))
+    step = SingleDeviceStep(step_functions(config))
     shapes = Batches(corpus, config.data, 0).shapes
     whole = sum(needed(config, corpus)[1])
     monkeypatch.setattr(memory, "device_memory", lambda: whole)
@@ -114,7 +114,7 @@ def test_a_step_or_a_model_beyond_the_device_is_refused_before_the_first(job, mo
         memory.check_model(config.model, step.layout)
 
 
-def test_a_device_without_memory_is_told_in_one_line():
+def test_oom_becomes_user_error():
     with (
         pytest.raises(UserError, match="does not hold a step of batch_tokens 77: start with fewer"),
         memory.oom_as_user_error(77),

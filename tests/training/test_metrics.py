@@ -24,7 +24,7 @@ def record(folder, first, last, loss):
     writer.close()
 
 
-def test_tensorboard_shows_the_records_and_not_those_that_were_taken_back(tmp_path):
+def test_tensorboard_shows_records_without_truncated_ones(tmp_path):
     record(tmp_path, 0, 4, loss=2.0)
     record(tmp_path, 2, 5, loss=7.0)  # resumes from step 2
     board = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -36,7 +36,7 @@ def test_tensorboard_shows_the_records_and_not_those_that_were_taken_back(tmp_pa
     assert [(e.step, e.value) for e in board.Scalars("validation_loss")] == [(5, 8.0)]
 
 
-def test_a_board_that_cannot_be_written_is_given_up_with_a_word(tmp_path, monkeypatch, caplog):
+def test_unwritable_tensorboard_warns_and_continues(tmp_path, monkeypatch, caplog):
     def full(self, data):
         raise OSError(errno.ENOSPC, "No space left on device")
 

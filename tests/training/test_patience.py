@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.small_job import configuration, last_prints, read_jsonl
+from tests.small_job import configuration, last_fingerprints, read_jsonl
 from transformer_jax.devices.signals import Interrupted
 from transformer_jax.run.checkpoints import Checkpoints
 from transformer_jax.run.folder import Run, RunError
@@ -31,7 +31,7 @@ def ended(tmp_path_factory):
     return config, train(config, folder / "run", progress=False)
 
 
-def test_it_ends_after_so_many_scheduled_evaluations(ended):
+def test_patience_counts_scheduled_evaluations(ended):
     _, run = ended
     records = read_jsonl(run.folder / "metrics.jsonl")
     # The first is the best; those at checkpoints alone (6, 18) do not count: 8, 12 and 16 do.
@@ -44,25 +44,25 @@ def test_it_ends_after_so_many_scheduled_evaluations(ended):
     assert ended in describe_run(run.folder)
 
 
-def test_stopped_on_the_way_it_ends_at_the_same_step(ended, tmp_path):
+def test_patience_ends_at_the_same_step_after_a_stop(ended, tmp_path):
     config, whole = ended
     for steps in (7, 13):
         train(with_train(config, steps=steps), tmp_path / "run", progress=False)
     run = train(config, tmp_path / "run", progress=False)
     assert run.checkpoints(read_only=True).steps()[-1] == 16
-    assert last_prints(run.folder) == last_prints(whole.folder)
+    assert last_fingerprints(run.folder) == last_fingerprints(whole.folder)
 
 
-def test_a_damaged_checkpoint_is_gone_on_past(ended, tmp_path):
+def test_patience_with_a_damaged_checkpoint(ended, tmp_path):
     config, whole = ended
     train(with_train(config, steps=13), tmp_path / "run", progress=False)
     [note] = (tmp_path / "run" / "checkpoints" / "13" / "meta").glob("metadata")
     note.write_text("{")
     run = train(config, tmp_path / "run", progress=False)
-    assert last_prints(run.folder) == last_prints(whole.folder)
+    assert last_fingerprints(run.folder) == last_fingerprints(whole.folder)
 
 
-def test_going_on_asks_for_a_new_patience(ended, tmp_path):
+def test_patience_must_change_to_train_further(ended, tmp_path):
     config, _ = ended
     train(config, tmp_path / "run", progress=False)
     before = read_all(tmp_path / "run")
@@ -92,7 +92,7 @@ def test_patience_needs_a_validation_text(tmp_path):
     assert read_all(tmp_path / "run") == before and not Run.exists(tmp_path / "new")
 
 
-def test_killed_before_its_average_it_is_still_averaged(ended, tmp_path, monkeypatch):
+def test_patience_average_survives_a_kill(ended, tmp_path, monkeypatch):
     config, whole = ended
 
     def die(*arguments, **options):
@@ -110,7 +110,7 @@ def test_killed_before_its_average_it_is_still_averaged(ended, tmp_path, monkeyp
     assert averages[0]["fingerprints"] == averages[1]["fingerprints"]
 
 
-def test_another_metric_counts_anew(ended):
+def test_patience_restarts_with_another_metric(ended):
     config, run = ended
     before = run.checkpoints(read_only=True).metadata(16)
     metrics = run.task.metrics
@@ -119,7 +119,7 @@ def test_another_metric_counts_anew(ended):
     assert Patience.of(other, metrics, before) == Patience("accuracy", True, 3, 50.0)
 
 
-def test_the_first_process_decides(tmp_path, monkeypatch):
+def test_patience_is_decided_by_the_first_process(tmp_path, monkeypatch):
     monkeypatch.setattr("transformer_jax.run.train.broadcast_from_first", lambda ends: False)
     config = configuration(tmp_path, evaluate_every=4, patience=1, min_delta=50.0)
     run = train(config, tmp_path / "run", progress=False)
@@ -134,7 +134,7 @@ def test_the_first_process_decides(tmp_path, monkeypatch):
         (True, [None, float("nan"), 1.0, 0.5], 1.0, 1),
     ],
 )
-def test_a_gain_is_more_than_min_delta(more, scores, best, evaluations_without_gain):
+def test_patience_counts_gains_above_min_delta(more, scores, best, evaluations_without_gain):
     patience = Patience("it", more, 9, 0.1)
     assert not any(patience.ends(score) for score in scores)
     assert (patience.best, patience.evaluations_without_gain) == (best, evaluations_without_gain)

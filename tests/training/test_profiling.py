@@ -4,10 +4,10 @@ from pathlib import Path
 
 import jax
 
-from transformer_jax.training.profiling import SKIPPED, trace_steps
+from transformer_jax.training.profiling import WARMUP_STEPS, trace_steps
 
 
-def test_a_trace_holds_the_steps_that_it_was_asked_for(tmp_path):
+def test_trace_holds_the_requested_steps(tmp_path):
     unread = []
     for number in trace_steps(range(12), tmp_path / "profile", steps=4):
         with jax.profiler.StepTraceAnnotation("train", step_num=number + 1):
@@ -24,11 +24,13 @@ def test_a_trace_holds_the_steps_that_it_was_asked_for(tmp_path):
         if event.name == "train"
     ]
     # One more is dispatched while the last of them is waited for.
-    assert sorted(steps) == list(range(SKIPPED + 1, SKIPPED + 6))
+    assert sorted(steps) == list(range(WARMUP_STEPS + 1, WARMUP_STEPS + 6))
 
 
-def test_a_run_of_few_steps_ends_its_trace(tmp_path):
-    assert list(trace_steps(range(SKIPPED + 1), tmp_path, steps=4)) == list(range(SKIPPED + 1))
+def test_trace_of_a_short_run_ends(tmp_path):
+    assert list(trace_steps(range(WARMUP_STEPS + 1), tmp_path, steps=4)) == list(
+        range(WARMUP_STEPS + 1)
+    )
     assert len(list(tmp_path.rglob("*.xplane.pb"))) == 1
     assert list(trace_steps(range(1), tmp_path / "none", steps=4)) == [0]
     assert not (tmp_path / "none").exists()

@@ -16,10 +16,10 @@ from transformer_jax.run.average import mean_tree
 from transformer_jax.tasks import Task
 from transformer_jax.training.fingerprint import fingerprints
 from transformer_jax.training.optimizer import make_optimizer
-from transformer_jax.training.runners import JitStep, MeshStep, PmapStep
+from transformer_jax.training.runners import MeshStep, PmapStep, SingleDeviceStep
 from transformer_jax.training.schedule import make_schedule, warmup_schedule
 from transformer_jax.training.state import create_state
-from transformer_jax.training.step import Sums, make_step
+from transformer_jax.training.step import GradientSums, make_step
 from transformer_jax.visualization.schedule import rates
 
 MODEL = ModelConfig(vocab_size=13, d_model=8, d_ff=12, num_heads=2, num_layers=1, dropout=0.0)
@@ -57,7 +57,7 @@ def test_schedule_is_equation_3_counted_from_one():
 
 
 @pytest.mark.gpu
-def test_three_updates_match_adam_in_numpy():
+def test_adam_matches_numpy_for_three_updates():
     """The key biases are left out: their true gradient is zero and Adam blows up the rounding."""
     functions, state = start()
     gradients, rates = [], [8**-0.5 * n * 10**-1.5 for n in (1, 2, 3)]
@@ -100,15 +100,15 @@ def test_micro_batches_add_up_to_the_whole_batch():
         np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, float(jnp.abs(b).max())))
         if float(jnp.abs(b).max()) > 1e-3:
             assert not np.allclose(wrong, b / 14, atol=1e-5)
-    accumulated, metrics = JitStep(functions)(start()[1], parts)
-    stepped, expected = JitStep(functions)(start()[1], (whole,))
+    accumulated, metrics = SingleDeviceStep(functions)(start()[1], parts)
+    stepped, expected = SingleDeviceStep(functions)(start()[1], (whole,))
     np.testing.assert_allclose(metrics["loss_sum"], expected["loss_sum"], rtol=1e-6)
     np.testing.assert_allclose(
         accumulated.params["embedding"], stepped.params["embedding"], atol=1e-5
     )
 
 
-def test_a_gradient_that_is_not_finite_changes_nothing_but_the_counters():
+def test_nonfinite_gradient_changes_only_the_counters():
     functions, state = start(optimizer=replace(OPTIMIZER, ema_decay=0.5))
     sums = jax.jit(functions.gradients)(state.params, {}, batch(2, 4), jax.random.key(0))
     bad = sums._replace(gradients=jax.tree.map(lambda g: g.at[...].set(jnp.nan), sums.gradients))
@@ -129,7 +129,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_but_the_counters():
 def test_clipping_and_moving_average():
     clipped = replace(OPTIMIZER, clip_norm=1e-3, ema_decay=0.9)
     functions, state = start(optimizer=clipped)
-    after, metrics = JitStep(functions)(state, (batch(2, 4),))
+    after, metrics = SingleDeviceStep(functions)(state, (batch(2, 4),))
     assert metrics["gradient_norm"] > 1e-3
     _, state = start(optimizer=clipped)
     expected = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, state.params, after.params)
@@ -141,7 +141,7 @@ def test_clipping_and_moving_average():
     np.testing.assert_allclose(norm, 1e-3, rtol=1e-3)
 
 
-def test_one_schedule_moves_the_parameters_and_is_logged(monkeypatch):
+def test_schedule_is_applied_and_logged(monkeypatch):
     """Were it replaced, the update, the log and the picture would follow it."""
 
     def flat(*arguments):
@@ -151,7 +151,9 @@ def test_one_schedule_moves_the_parameters_and_is_logged(monkeypatch):
     functions = Task().step_functions(Transformer(MODEL), OPTIMIZER, seed=0)
     state = functions.init(jax.random.key(0))
     ones = jax.tree.map(jnp.ones_like, state.params)
-    after, metrics = functions.update(state, Sums(ones, jnp.float32(1), jnp.float32(1), {}, {}))
+    after, metrics = functions.update(
+        state, GradientSums(ones, jnp.float32(1), jnp.float32(1), {}, {})
+    )
     assert metrics["learning_rate"] == 0.25
     moved = jax.tree.map(lambda new, old: old - new, after.params, state.params)
     # Adam's first step is the learning rate long in every entry.
@@ -169,7 +171,7 @@ def test_epsilon_is_that_of_section_5_3():
     np.testing.assert_allclose(updates, [-1 / 1.1], rtol=1e-4)
 
 
-def test_empty_rows_add_nothing():
+def test_padding_rows_add_nothing():
     b = batch(4, 6)
     functions, state = start()
     padded = Batch(*(np.pad(x, ((0, 3),) + ((0, 0),) * (x.ndim - 1)) for x in b))
@@ -187,7 +189,7 @@ def test_dropout_changes_with_the_step_and_repeats_with_the_seed():
     assert len({tuple(jax.random.key_data(k).tolist()) for k in keys}) == 4
 
     def losses():
-        step, state = JitStep(functions), start(replace(MODEL, dropout=0.3))[1]
+        step, state = SingleDeviceStep(functions), start(replace(MODEL, dropout=0.3))[1]
         out = []
         for _ in range(2):
             state, metrics = step(state, (batch(2, 4),))
@@ -197,9 +199,9 @@ def test_dropout_changes_with_the_step_and_repeats_with_the_seed():
     assert losses() == losses()
 
 
-def test_it_learns_to_copy():
+def test_training_learns_to_copy():
     functions, state = start(optimizer=OptimizerConfig(warmup_steps=40, label_smoothing=0.0))
-    step = JitStep(functions)
+    step = SingleDeviceStep(functions)
     for n in range(900):
         b = batch(16, 4, seed=n % 7)
         state, metrics = step(state, (b._replace(target=b.source),))
@@ -261,7 +263,7 @@ def test_loss_reported_is_per_token_and_smoothed():
     b = batch(2, 4, padding=1)
     logits = jax.jit(Transformer(MODEL).apply)({"params": state.params}, b.source, b.target)
     expected, tokens = functional.label_smoothed_cross_entropy(logits, jnp.asarray(b.target), 0.1)
-    _, metrics = JitStep(functions)(state, (b,))
+    _, metrics = SingleDeviceStep(functions)(state, (b,))
     np.testing.assert_allclose(metrics["loss_sum"], expected, rtol=1e-5)
     assert metrics["tokens"] == tokens == 6
 
@@ -274,7 +276,7 @@ def test_evaluation_takes_the_moving_average_where_one_is_kept():
     np.testing.assert_array_equal(without.evaluation_variables["params"]["w"], 0)
 
 
-def test_another_default_generator_changes_no_number():
+def test_step_ignores_the_default_generator():
     def found():
         functions = Task().step_functions(
             Transformer(replace(MODEL, dropout=0.5)), OPTIMIZER, seed=3
@@ -289,8 +291,8 @@ def test_another_default_generator_changes_no_number():
         jax.tree.map(np.testing.assert_array_equal, found(), expected)
 
 
-@pytest.mark.parametrize("way", [JitStep, MeshStep])
-def test_logits_in_blocks_train_alike(way):
+@pytest.mark.parametrize("way", [SingleDeviceStep, MeshStep])
+def test_logits_in_blocks_train_equally(way):
     layout = Layout(jax.devices(), 2, 2) if way is MeshStep else Layout(jax.devices()[:1])
     found = []
     for block in (None, 3):
@@ -304,7 +306,7 @@ def test_logits_in_blocks_train_alike(way):
     np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
 
 
-def test_what_a_task_ignores_is_read_as_padding():
+def test_ignored_class_is_read_as_padding():
     class Other(Task):
         pairing = Pairing(ignored=-1)
 
@@ -338,13 +340,13 @@ def test_sums_are_float32_and_a_state_keeps_its_dtypes():
     assert dtypes[0] == dtypes[1]
 
 
-@pytest.mark.parametrize("way", [JitStep, PmapStep, MeshStep])
-def test_batches_of_any_tree_are_placed_by_every_runner(way):
+@pytest.mark.parametrize("way", [SingleDeviceStep, PmapStep, MeshStep])
+def test_runners_place_batches_of_any_tree(way):
     def loss_fn(params, collections, batch, rng):
         error = params["w"][None] - batch["x"]
         return jnp.sum(error**2), jnp.float32(len(error)), {}, collections
 
-    sizes = {JitStep: (1, 1), PmapStep: (4, 1), MeshStep: (2, 2)}[way]
+    sizes = {SingleDeviceStep: (1, 1), PmapStep: (4, 1), MeshStep: (2, 2)}[way]
     functions = make_step(lambda rng: {"params": {"w": jnp.zeros(3)}}, loss_fn, optax.sgd(0.5))
     layout = Layout(jax.devices()[: sizes[0] * sizes[1]], sizes[0] * sizes[1])
     step = way(functions, layout)

@@ -59,14 +59,14 @@ def test_fonts_are_chosen_by_the_characters_they_hold(fonts, caplog):
 
 
 @pytest.mark.filterwarnings("error")  # matplotlib warns of a glyph that is missing
-def test_a_picture_shows_them(fonts, tmp_path):
+def test_fonts_are_used_in_pictures(fonts, tmp_path):
     figure = attention_map(np.eye(2), list(HAN), [DEVANAGARI[0], "x"])
     figure.savefig(tmp_path / "picture.png")
     label = figure.axes[0].get_xticklabels()[0]
     assert "Test Devanagari" in label.get_fontfamily()
 
 
-def test_pieces_of_a_script_without_spaces_are_words_of_their_own():
+def test_merge_pieces_of_scripts_without_spaces():
     found = merge_pieces(["\u2581你好", "世界", "。", "\u2581ab", "c", "กา", "\u0e31", "</s>"])
     assert [word for word, _ in found] == ["你好", "世界", "。", "abc", "กา\u0e31", "</s>"]
     assert [place for _, places in found for place in places] == list(range(8))

@@ -48,7 +48,7 @@ class Reader(html.parser.HTMLParser):
             self.text[self.stack[-1]] = self.text.get(self.stack[-1], "") + data
 
 
-def test_the_page_holds_every_weight_and_no_markup_of_the_text():
+def test_page_holds_every_weight_and_escapes_text():
     attention = seen()
     page = attention_page(attention)
     reader = Reader()
@@ -67,14 +67,14 @@ def test_the_page_holds_every_weight_and_no_markup_of_the_text():
     assert reader.text["title"].startswith("</script><script>alert(1)</script> &amp; ")
 
 
-def test_the_page_needs_nothing_else():
+def test_page_is_self_contained():
     page = attention_page(seen())
     assert not re.search(r'(src|href)\s*=|@import|https?://(?!www\.w3\.org/2000/svg")', page)
     assert "default-src 'none'" in page
 
 
-def test_the_command_writes_it(whole, tmp_path, capsys):
-    _, _, run = whole
+def test_page_is_written_by_the_command(uninterrupted_run, tmp_path, capsys):
+    _, _, run = uninterrupted_run
     command = ["attention", "--run-dir", str(run.folder), "--source", "w1 w2 <w3>"]
     main([*command, "--html", "page.html"])
     assert capsys.readouterr().out == "page.html\n"
@@ -112,7 +112,7 @@ def browser(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_in_a_browser(browser, tmp_path):
+def test_page_in_a_browser(browser, tmp_path):
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys

@@ -16,7 +16,7 @@ from transformer_jax.visualization.attention import (
 from transformer_jax.visualization.curves import learning_curve
 
 
-def test_words_of_pieces():
+def test_merge_pieces():
     assert merge_pieces(["▁The", "▁", "Bä", "r,", "▁", "▁x", "</s>"]) == [
         ("The", [0]), ("Bär,", [1, 2, 3]), ("", [4]), ("x", [5]), ("</s>", [6]),
     ]  # fmt: skip
@@ -29,7 +29,7 @@ def test_words_of_pieces():
     assert [word for word, _ in merge_pieces(["pul@@", "ley", "</s>"])] == ["pul@@", "ley", "</s>"]
 
 
-def test_weights_by_word_by_hand():
+def test_by_word_weights_by_hand():
     pieces = ["▁a", "▁b", "c", "</s>"]
     weights = np.array(
         [[0.1, 0.2, 0.3, 0.4], [0.5, 0.1, 0.1, 0.3], [0.3, 0.3, 0.2, 0.2], [1, 0, 0, 0]]
@@ -43,13 +43,13 @@ def test_weights_by_word_by_hand():
 
 
 @pytest.mark.parametrize("draw", [by_word, attention_map, attention_lines])
-def test_weights_of_other_words_are_refused(draw):
+def test_by_word_rejects_mismatched_words(draw):
     for weights in (np.eye(3)[None], np.eye(3)[None, :2], np.eye(3)[None, :, :2]):
         with pytest.raises(ValueError, match=r"the labels are for \(2, 2\)"):
             draw(weights, ["a", "b"], ["a", "b"])
 
 
-def test_an_attention_map_shows_weights_labels_and_marks():
+def test_attention_map_shows_weights_labels_and_marks():
     weights = np.random.default_rng(0).dirichlet(np.ones(3), 2)
     figure = attention_map(weights, ["<b>", "$x$"], ["a", "$", "ß"], title="head", marks=[(1, 2)])
     axes = figure.axes[0]
@@ -68,7 +68,7 @@ def test_an_attention_map_shows_weights_labels_and_marks():
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_word_without_end_leaves_room_for_the_picture():
+def test_attention_map_with_a_very_long_word():
     """What an untrained model writes; a picture without room is a warning, so an error here."""
     figure = attention_map(np.eye(2), ["," * 90, "</s>"], ["a", "b"])
     figure.savefig(io.BytesIO(), format="png")
@@ -76,7 +76,7 @@ def test_a_word_without_end_leaves_room_for_the_picture():
     assert labels == ["," * 23 + "…", "</s>"]
 
 
-def test_a_learning_curve_shows_the_records(tmp_path):
+def test_learning_curve_shows_the_records(tmp_path):
     records = [
         {"step": 10, "loss": 5.0, "learning_rate": 0.1},
         {"step": 10, "validation_loss": 4.0},
@@ -96,7 +96,7 @@ def test_a_learning_curve_shows_the_records(tmp_path):
 @pytest.mark.parametrize(
     "text", ["", '{"step": 1, "loss": 2.0, "learning_rate": 0.1}\n{"step": 2, "lo']
 )
-def test_a_run_with_little_to_show(tmp_path, text):
+def test_learning_curve_of_a_short_run(tmp_path, text):
     (tmp_path / "metrics.jsonl").write_text(text)
     figure = learning_curve(tmp_path)
     figure.savefig(io.BytesIO(), format="png")

@@ -7,7 +7,7 @@ from typing import Literal
 
 from transformer_jax.errors import MAX_INT32, UserError, did_you_mean, is_encodable
 
-__all__ = ["ConfigError", "check_positive", "check_types", "from_tree", "require"]
+__all__ = ["ConfigError", "check_positive", "check_types", "from_json_value", "require"]
 
 
 class ConfigError(UserError):
@@ -44,7 +44,7 @@ def check_types(config) -> None:
         require(type(value) in kinds, f"{name} {value!r} must be of type {names}")
 
 
-def from_tree(kind, tree, path):
+def from_json_value(kind, tree, path):
     """Build `kind` from parsed JSON, checking types as annotations state them.
 
     `path` is what error messages call the place of `tree`.
@@ -56,16 +56,16 @@ def from_tree(kind, tree, path):
         for name in tree:
             require(name in hints, f"{where} has no field {name!r}; {did_you_mean(name, hints)}")
         prefix = f"{path}." if path else ""
-        values = {n: from_tree(hints[n], value, prefix + n) for n, value in tree.items()}
+        values = {n: from_json_value(hints[n], value, prefix + n) for n, value in tree.items()}
         return typing.cast(type, kind)(**values)
     arguments = typing.get_args(kind)
     if type(None) in arguments:
-        return None if tree is None else from_tree(arguments[0], tree, path)
+        return None if tree is None else from_json_value(arguments[0], tree, path)
     if typing.get_origin(kind) is tuple:
         fits = isinstance(tree, list) and len(tree) == len(arguments)
         require(fits, f"{where} must be a list of {len(arguments)}, not {tree!r:.80}")
         parts = zip(arguments, tree)
-        return tuple(from_tree(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(parts))
+        return tuple(from_json_value(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(parts))
     if typing.get_origin(kind) is Literal:
         kind = str
     if kind is float and type(tree) is int and abs(tree) <= MAX_INT32:

@@ -5,7 +5,7 @@ import json
 import typing
 from dataclasses import dataclass, field
 
-from transformer_jax.config.checks import ConfigError, from_tree, require
+from transformer_jax.config.checks import ConfigError, from_json_value, require
 from transformer_jax.config.data import DataConfig
 from transformer_jax.config.model import ModelConfig
 from transformer_jax.config.optimizer import OptimizerConfig
@@ -51,7 +51,7 @@ class RunConfig:
             check_fields(tree)
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"not JSON: {error}") from None
-        return typing.cast(RunConfig, from_tree(cls, tree, ""))
+        return typing.cast(RunConfig, from_json_value(cls, tree, ""))
 
     def deciding(self) -> dict[str, object]:
         """Field name -> value of every field that decides the numbers of the run.

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 # Lengths are rounded up to this many quantiles a side before shapes are chosen among them.
-GRID = 64
+MAX_LENGTH_QUANTILES = 64
 
 
 class BatchShape(NamedTuple):
@@ -142,11 +142,11 @@ def choose_shapes(
 
 
 def _quantile_grid(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return at most GRID lengths, the last of them the longest, and the index that fits each
-    length."""
+    """Return at most MAX_LENGTH_QUANTILES lengths, the last of them the longest, and for each
+    length the index of the one that fits it."""
     values = np.unique(lengths)
-    if len(values) > GRID:
-        ranks = np.linspace(0, len(lengths) - 1, GRID).astype(int)
+    if len(values) > MAX_LENGTH_QUANTILES:
+        ranks = np.linspace(0, len(lengths) - 1, MAX_LENGTH_QUANTILES).astype(int)
         values = np.unique(np.sort(lengths)[ranks])
     return values, np.searchsorted(values, lengths)
 
@@ -223,12 +223,12 @@ class Batches:
 
     def _epoch_plan(self, epoch: int) -> list[tuple[int, int]]:
         """List (shape, number of the batch within its shape) in the order of this epoch."""
-        finished = []
+        batches_of_epoch = []
         for k, (members, shape) in enumerate(zip(self._members, self.shapes)):
             first, end = (e * len(members) // shape.rows for e in (epoch, epoch + 1))
-            finished += [(k, j) for j in range(first, end)]
-        order = np.argsort(self._random("batches", epoch, len(finished)), kind="stable")
-        return [finished[i] for i in order]
+            batches_of_epoch += [(k, j) for j in range(first, end)]
+        order = np.argsort(self._random("batches", epoch, len(batches_of_epoch)), kind="stable")
+        return [batches_of_epoch[i] for i in order]
 
     def shape_and_indices(self, n: int) -> tuple[int, np.ndarray, np.ndarray]:
         """Plan training batch n.
@@ -239,10 +239,10 @@ class Batches:
         epoch = self.epoch_of(n)
         k, j = self._plan(epoch)[n - self.batches_before(epoch)]
         members = len(self._members[k])
-        wanted = np.arange(j * self.shapes[k].rows, (j + 1) * self.shapes[k].rows)
-        passes = wanted // members
+        positions = np.arange(j * self.shapes[k].rows, (j + 1) * self.shapes[k].rows)
+        passes = positions // members
         parts = [
-            self._order(e)[k][wanted[passes == e] % members]
+            self._order(e)[k][positions[passes == e] % members]
             for e in range(passes[0], passes[-1] + 1)
         ]
         return k, np.concatenate(parts), passes

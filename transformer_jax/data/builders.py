@@ -14,13 +14,13 @@ import tensorflow_datasets as tfds
 
 from transformer_jax.data.grammar import corpus
 from transformer_jax.data.packing import ENDINGS, unpacked
-from transformer_jax.data.text import TextError, TextFiles, digest, read_table
+from transformer_jax.data.text import TextError, TextFiles, digest, read_tsv
 
-__all__ = ["Grammar", "Multi30k", "ParallelFiles", "check_connection", "shards"]
+__all__ = ["Grammar", "Multi30k", "ParallelFiles", "check_connection", "shard_writers"]
 
 VERSION = tfds.core.Version("1.0.0")
 # Examples in one file.
-SHARD = 250_000
+EXAMPLES_PER_SHARD = 250_000
 
 
 class _Builder(tfds.core.ShardBasedBuilder):
@@ -41,19 +41,23 @@ class _Builder(tfds.core.ShardBasedBuilder):
 
     def _shard_iterators_per_split(self, dl_manager):
         splits = self._splits(dl_manager).items()
-        return {split: shards(count, enumerate(examples)) for split, (count, examples) in splits}
+        return {
+            split: shard_writers(count, enumerate(examples)) for split, (count, examples) in splits
+        }
 
     def _splits(self, dl_manager) -> dict[str, tuple[int, Iterator[dict]]]:
         """Split -> how many examples it has, and they; splits are read through in this order."""
         raise NotImplementedError
 
 
-def shards(count: int, examples: Iterator) -> list[Callable[[], Iterator]]:
+def shard_writers(count: int, examples: Iterator) -> list[Callable[[], Iterator]]:
     """What writes each shard of `count` examples, one after the other.
 
     Shards, because a writer of array_record keeps some 400 bytes of each record until it closes.
     """
-    return [lambda: itertools.islice(examples, SHARD)] * max(1, -(-count // SHARD))
+    return [lambda: itertools.islice(examples, EXAMPLES_PER_SHARD)] * max(
+        1, -(-count // EXAMPLES_PER_SHARD)
+    )
 
 
 class Grammar(_Builder):
@@ -185,7 +189,7 @@ class ParallelFiles(_Builder):
         if len(files) == 2:
             pairs = iter(TextFiles(*map(str, files)))
         else:
-            pairs = read_table(files[0], *self._languages)
+            pairs = read_tsv(files[0], *self._languages)
         first = next(pairs, None)
         if first is None:
             raise TextError(f"{' and '.join(map(str, files))} hold no lines: fill or remove them")

@@ -23,14 +23,14 @@ from tensorflow_datasets.proto import tf_example_pb2
 from transformer_jax.config.languages import languages_of
 from transformer_jax.data import builders, wmt
 from transformer_jax.errors import UserError, did_you_mean
-from transformer_jax.files import locked
+from transformer_jax.files import folder_lock
 
 __all__ = ["DatasetError", "DatasetSplit", "load_dataset"]
 
 log = logging.getLogger(__name__)
 
 # Examples read together.
-READ = 4096
+READ_CHUNK = 4096
 DATASETS = ("grammar", "text", "multi30k", "wmt14_translate", "wmt16_translate")
 
 
@@ -73,9 +73,9 @@ class DatasetSplit:
         """One by one, read many at a time."""
         with _reading(Path(self.builder.data_dir)):
             data = self.builder.as_data_source(self.split, **options)
-        for start in range(0, len(data), READ):
+        for start in range(0, len(data), READ_CHUNK):
             with _reading(Path(self.builder.data_dir)):
-                records = data.__getitems__(range(start, min(start + READ, len(data))))
+                records = data.__getitems__(range(start, min(start + READ_CHUNK, len(data))))
             yield from records
 
     def __str__(self) -> str:
@@ -107,7 +107,7 @@ def load_dataset(
         builder = _builder(name, source, target, data_dir, root)
     if not builder.is_prepared():
         folder = Path(builder.data_dir)
-        with locked(folder.parent):  # jobs that start together prepare once
+        with folder_lock(folder.parent):  # jobs that start together prepare once
             builder = _builder(name, source, target, data_dir, root)
             if not builder.is_prepared():
                 log.info("preparing %s, once, in %s", builder.info.full_name, folder)

@@ -16,14 +16,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from transformer_jax.config import ConfigError, DataConfig
-from transformer_jax.config.checks import from_tree
+from transformer_jax.config.checks import from_json_value
 from transformer_jax.config.languages import check_direction
 from transformer_jax.data.corpus import Corpus, CorpusError, note_direction, write_corpus
 from transformer_jax.data.pairing import Pairing
 from transformer_jax.data.segmentation import split_sentences
 from transformer_jax.data.text import ParallelText, TextError, TextFiles, digest, is_blank
 from transformer_jax.data.vocabulary import Vocabularies, Vocabulary, train_vocabulary
-from transformer_jax.files import locked, replaced_folder
+from transformer_jax.files import folder_lock, replaced_folder
 
 __all__ = ["Manifest", "cache_folder", "prepare", "prepare_cached"]
 
@@ -91,7 +91,9 @@ class Manifest:
     def read(cls, folder: Path) -> "Manifest | None":
         """Read the manifest of a folder; None where there is none or it is damaged."""
         try:
-            return from_tree(cls, json.loads((folder / cls.FILE).read_text(encoding="utf-8")), "")
+            return from_json_value(
+                cls, json.loads((folder / cls.FILE).read_text(encoding="utf-8")), ""
+            )
         except (OSError, ValueError, RecursionError, ConfigError, TypeError):
             return None
 
@@ -151,9 +153,9 @@ def prepare(
         UserError: The text cannot be used, or the folder holds other prepared text.
     """
     texts = _texts(data)
-    with locked(folder):
+    with folder_lock(folder):
         manifest = Manifest.of(texts, data, vocab_size, given, target_vocab_size, pairing)
-        _ensure(texts, manifest, folder, given, data)
+        _prepare_unless_current(texts, manifest, folder, given, data)
     return folder
 
 
@@ -189,8 +191,8 @@ def prepare_cached(
     record = f"{manifest.name} {data.known_direction} {find_spec('sentencex') is not None}"
     name = hashlib.sha256(record.encode()).hexdigest()[:16]
     cached = cache_folder(data.cache_dir) / "corpora" / name
-    with _explained(data), locked(cached):
-        _ensure(texts, manifest, cached, given, data)
+    with _explained(data), folder_lock(cached):
+        _prepare_unless_current(texts, manifest, cached, given, data)
         with replaced_folder(folder) as partial:
             ignore = shutil.ignore_patterns("lock")
             shutil.copytree(cached, partial, ignore=ignore, copy_function=_link, dirs_exist_ok=True)
@@ -250,7 +252,7 @@ def _texts(data: DataConfig) -> _Texts:
     return TextFiles(*data.train), data.validation and TextFiles(*data.validation)
 
 
-def _ensure(
+def _prepare_unless_current(
     texts: _Texts,
     manifest: Manifest,
     folder: Path,

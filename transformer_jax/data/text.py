@@ -23,7 +23,7 @@ __all__ = [
     "is_blank",
     "read_lines",
     "read_pairs",
-    "read_table",
+    "read_tsv",
 ]
 
 T = TypeVar("T")
@@ -136,7 +136,7 @@ def read_pairs(source: str | os.PathLike, target: str | os.PathLike) -> Iterator
         yield left, right  # type: ignore[misc]
 
 
-def read_table(path: str | os.PathLike, source: str, target: str) -> Iterator[tuple[str, str]]:
+def read_tsv(path: str | os.PathLike, source: str, target: str) -> Iterator[tuple[str, str]]:
     """Read line pairs from two columns of a tab-separated file with a header.
 
     Args:

@@ -80,8 +80,8 @@ class WhitespaceVocabulary(Vocabulary):
 
     FILE = "vocabulary.json"
 
-    def __init__(self, types: list[str]):
-        self._types = [*_SPECIAL, *types]
+    def __init__(self, tokens: list[str]):
+        self._types = [*_SPECIAL, *tokens]
         self._ids = {token: number for number, token in enumerate(self._types)}
         if len(self._ids) != len(self._types):
             raise VocabularyError("a vocabulary holds one of its types twice")
@@ -128,14 +128,14 @@ class WhitespaceVocabulary(Vocabulary):
         """
         path = folder / cls.FILE
         try:
-            types = json.loads(path.read_text(encoding="utf-8"))
+            tokens = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise VocabularyError(f"{path} is damaged: {error}") from None
-        if not isinstance(types, list) or not all(isinstance(token, str) for token in types):
+        if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
             raise VocabularyError(f"{path} is damaged: not a list of strings")
-        if not is_encodable("".join(types)):
+        if not is_encodable("".join(tokens)):
             raise VocabularyError(f"{path} is damaged: half a character is no text")
-        return cls(types)
+        return cls(tokens)
 
 
 class SentencePieceVocabulary(Vocabulary):

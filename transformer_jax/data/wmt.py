@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets import translate
 from tensorflow_datasets.translate import wmt
 
-from transformer_jax.data.builders import check_connection, shards
+from transformer_jax.data.builders import check_connection, shard_writers
 from transformer_jax.errors import UserError
 
 __all__ = ["BUILDERS", "PAIRS", "WmtError", "unpacked"]
@@ -33,7 +33,7 @@ class WmtError(UserError):
     """An archive that is missing or is not what it should be; the message names it."""
 
 
-class _Streamed(tfds.core.ShardBasedBuilder):
+class _UnshuffledBuilder(tfds.core.ShardBasedBuilder):
     """Writes what a builder of tensorflow-datasets reads, as it comes.
 
     Its own base shuffles, and needs TensorFlow to do so beyond a gigabyte.
@@ -43,15 +43,15 @@ class _Streamed(tfds.core.ShardBasedBuilder):
         found = {}
         for split in self._split_generators(dl_manager):
             examples = functools.partial(self._generate_examples, **split.gen_kwargs)
-            found[split.name] = shards(sum(1 for _ in examples()), examples())
+            found[split.name] = shard_writers(sum(1 for _ in examples()), examples())
         return found
 
 
-class Wmt14Translate(_Streamed, translate.Wmt14Translate, skip_registration=True):  # type: ignore[call-arg]
+class Wmt14Translate(_UnshuffledBuilder, translate.Wmt14Translate, skip_registration=True):  # type: ignore[call-arg]
     """WMT 2014, under the name that it has in tensorflow-datasets already."""
 
 
-class Wmt16Translate(_Streamed, translate.Wmt16Translate, skip_registration=True):  # type: ignore[call-arg]
+class Wmt16Translate(_UnshuffledBuilder, translate.Wmt16Translate, skip_registration=True):  # type: ignore[call-arg]
     """WMT 2016, likewise."""
 
 

@@ -140,23 +140,23 @@ def beam_search(
         is_eos = jnp.arange(vocabulary)[None, None] == eos_id
         log_probs = jnp.where(must_end & ~is_eos, -jnp.inf, log_probs)
         total = (beam.log_probs[..., None] + log_probs).reshape(sentences, -1)
-        best, index = jax.lax.top_k(total, candidates)
-        return cache, best, index // vocabulary, (index % vocabulary).astype(jnp.int32)
+        best_log_probs, index = jax.lax.top_k(total, candidates)
+        return cache, best_log_probs, index // vocabulary, (index % vocabulary).astype(jnp.int32)
 
-    def extend(beam):
-        cache, log_probs, parents, last = continuations(beam)
+    def search_step(beam):
+        cache, log_probs, parents, last_tokens = continuations(beam)
         if eos_rule == "shrink":
             inside = jnp.arange(candidates)[None] < beam.open_slots[:, None]
             log_probs = jnp.where(inside, log_probs, -jnp.inf)
-        tokens = _take(beam.tokens, parents).at[:, :, beam.position].set(last)
+        tokens = _take(beam.tokens, parents).at[:, :, beam.position].set(last_tokens)
         length = beam.position + 1
-        ended = last == eos_id
+        ended = last_tokens == eos_id
         ended_log_probs = jnp.where(ended, log_probs, -jnp.inf)
         finished = _merge(
             beam.finished,
             BeamResult(
                 tokens,
-                jnp.full_like(last, length),
+                jnp.full_like(last_tokens, length),
                 ended_log_probs,
                 ended_log_probs / length_divisor(length, length_penalty, alpha),
             ),
@@ -172,7 +172,7 @@ def beam_search(
             length,
             cache,
             first_row + _take(parents, chosen),
-            _take(last, chosen),
+            _take(last_tokens, chosen),
             _take(tokens, chosen),
             jnp.where(is_done[:, None], -jnp.inf, alive_log_probs),
             finished,
@@ -197,7 +197,7 @@ def beam_search(
         BeamResult(no_tokens, jnp.zeros(shape, jnp.int32), minus_infinity, minus_infinity),
         jnp.full(sentences, beam_size),
     )
-    finished = jax.lax.while_loop(running, extend, start).finished
+    finished = jax.lax.while_loop(running, search_step, start).finished
     found = finished.scores > -jnp.inf
     finished = finished._replace(tokens=jnp.where(found[..., None], finished.tokens, 0))
     return BeamResult(*(field[:, :n_best] for field in finished))

@@ -123,21 +123,21 @@ def extend_rows(
     rows = limits.shape[0]
 
     def running(carry):
-        position, _, _, open_rows, _ = carry
-        return (position < max_length) & jnp.any(open_rows)
+        position, _, _, unfinished, _ = carry
+        return (position < max_length) & jnp.any(unfinished)
 
     def extend(carry):
-        position, cache, last, open_rows, out = carry
+        position, cache, last, unfinished, out = carry
         cache, log_probs = next_log_probs(step, cache, last, None, allowed, eos_id)
         tokens = jnp.where(position + 1 == limits, eos_id, choose(log_probs, position))
         chosen = at_class(log_probs, tokens)
-        tokens = jnp.where(open_rows, tokens, 0).astype(jnp.int32)
+        tokens = jnp.where(unfinished, tokens, 0).astype(jnp.int32)
         out = Generated(
             out.tokens.at[:, position].set(tokens),
-            out.lengths + open_rows.astype(jnp.int32),
-            out.log_probs.at[:, position].set(jnp.where(open_rows, chosen, 0.0)),
+            out.lengths + unfinished.astype(jnp.int32),
+            out.log_probs.at[:, position].set(jnp.where(unfinished, chosen, 0.0)),
         )
-        return position + 1, cache, tokens, open_rows & (tokens != eos_id), out
+        return position + 1, cache, tokens, unfinished & (tokens != eos_id), out
 
     empty = Generated(
         jnp.zeros((rows, max_length), jnp.int32),

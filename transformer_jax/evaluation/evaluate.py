@@ -50,9 +50,9 @@ def make_evaluation(
         def counted(features, targets):
             logits: Any = model.apply(variables, features, method="project")
             loss, count = label_smoothed_cross_entropy(logits, targets, 0.0, ignored)
-            right = jax.lax.top_k(logits, 1)[1][..., 0] == targets
-            right &= targets != ignored
-            return jnp.stack([loss, jnp.sum(right, dtype=jnp.float32), count])
+            correct = jax.lax.top_k(logits, 1)[1][..., 0] == targets
+            correct &= targets != ignored
+            return jnp.stack([loss, jnp.sum(correct, dtype=jnp.float32), count])
 
         found = map_blocks(counted, block, features, batch.target, ignored)
         return jax.lax.psum(found.sum(axis=0), BATCH_AXES)
@@ -64,9 +64,9 @@ def make_evaluation(
         for batch in map(layout.shard_batch, batches):
             # Reading each result keeps few steps in flight, which the CPU backend needs.
             total = [a + float(b) for a, b in zip(total, jax.device_get(sums(variables, batch)))]
-        loss, right, count = total
+        loss, correct, count = total
         mean = loss / count
         perplexity = math.exp(mean) if mean < 700 else math.inf
-        return {"loss": mean, "perplexity": perplexity, "accuracy": right / count}
+        return {"loss": mean, "perplexity": perplexity, "accuracy": correct / count}
 
     return evaluate

@@ -128,7 +128,7 @@ def attention_weights(
     >>> attention_weights(query, key)
     Array([[[[0.5, 0.5]]]], dtype=float32)
     """
-    _check_pair(query, key)
+    _check_query_key(query, key)
     if scale is None:
         scale = 1.0 / math.sqrt(query.shape[-1])
     scores = jnp.einsum("bthk,bshk->bhts", query, key, preferred_element_type=jnp.float32)
@@ -163,7 +163,7 @@ def additive_attention_weights(
     >>> additive_attention_weights(query, key, jnp.ones((1, 4)))
     Array([[[[0.5, 0.5]]]], dtype=float32)
     """
-    _check_pair(query, key)
+    _check_query_key(query, key)
     check_shape("vector", vector, query.shape[2:])
     # Added in float32: the gradient of either is a sum over the positions of the other.
     summed = query.astype(jnp.float32)[:, :, None] + key.astype(jnp.float32)[:, None]
@@ -225,7 +225,7 @@ def dot_product_attention(
     return apply_attention(attention_weights(query, key, mask, scale=scale), value)
 
 
-def _check_pair(query, key):
+def _check_query_key(query, key):
     """Refuse shapes and dtypes that would give wrong weights silently.
 
     Axes of size 1 would broadcast, and integer inputs would round the weights to zero.

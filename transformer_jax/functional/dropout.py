@@ -48,7 +48,7 @@ def dropout(x: Float[Array, "..."], rate: float, rng: AnyKey | None) -> Float[Ar
     if rng.ndim and rng.shape != x.shape[:1]:
         raise ValueError(f"{rng.shape[0]} keys do not fit {x.shape[:1]} rows")
     threshold = min(round(rate * 2**16), 2**16 - 1)
-    draw = functools.partial(_halves, shape=x.shape[rng.ndim :])
+    draw = functools.partial(_random_uint16, shape=x.shape[rng.ndim :])
     halves = jax.vmap(draw)(rng) if rng.ndim else draw(rng)
     kept = halves >= jnp.uint16(threshold)
     scale = 2**16 / (2**16 - threshold)
@@ -57,7 +57,7 @@ def dropout(x: Float[Array, "..."], rate: float, rng: AnyKey | None) -> Float[Ar
     return jnp.where(kept, scaled, jnp.zeros((), x.dtype))
 
 
-def _halves(rng, shape):
+def _random_uint16(rng, shape):
     """Draw uint16 numbers of this shape, two from each 32-bit word."""
     size = math.prod(shape)
     words = jax.random.bits(rng, ((size + 1) // 2,), jnp.uint32)

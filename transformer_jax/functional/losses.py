@@ -80,11 +80,11 @@ def label_smoothed_cross_entropy(
     # Replaced, not multiplied by zero: behind padding infinities and NaN stay out of the gradient.
     # Only for sums: a gather from what is replaced would need a copy of all logits.
     logits = jnp.where(counted[..., None], logits, 0.0)
-    normaliser = jax.nn.logsumexp(logits, axis=-1)
-    nll = normaliser - at_target
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    nll = log_z - at_target
     loss = nll
     if smoothing:
-        others = classes * normaliser - logits.sum(axis=-1) - nll
+        others = classes * log_z - logits.sum(axis=-1) - nll
         loss = (1 - smoothing) * nll + smoothing / (classes - 1) * others
     return jnp.sum(jnp.where(counted, loss, 0.0)), jnp.sum(counted, dtype=jnp.float32)
 

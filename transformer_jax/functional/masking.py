@@ -140,8 +140,8 @@ def combine_masks(*masks: Bool[Array, "_ _ _ _"] | None) -> Bool[Array, "_ _ _ _
     >>> combine_masks(None, None) is None
     True
     """
-    given = [mask for mask in masks if mask is not None]
-    shape = jnp.broadcast_shapes(*(mask.shape for mask in given))
-    for mask in given:
+    present = [mask for mask in masks if mask is not None]
+    shape = jnp.broadcast_shapes(*(mask.shape for mask in present))
+    for mask in present:
         check_mask(mask, shape)
-    return functools.reduce(jnp.logical_and, given) if given else None
+    return functools.reduce(jnp.logical_and, present) if present else None

@@ -35,10 +35,10 @@ def layer_norm(
     Array([[-1.,  1.]], dtype=float32)
     """
     check_floating("input of layer_norm", x)
-    wide = x.astype(jnp.float32)
-    mean = wide.mean(axis=-1, keepdims=True)
-    variance = jnp.square(wide - mean).mean(axis=-1, keepdims=True)
-    return _affine((wide - mean) * jax.lax.rsqrt(variance + epsilon), gain, bias).astype(x.dtype)
+    x_f32 = x.astype(jnp.float32)
+    mean = x_f32.mean(axis=-1, keepdims=True)
+    variance = jnp.square(x_f32 - mean).mean(axis=-1, keepdims=True)
+    return _affine((x_f32 - mean) * jax.lax.rsqrt(variance + epsilon), gain, bias).astype(x.dtype)
 
 
 def batch_statistics(
@@ -67,7 +67,7 @@ def batch_statistics(
     >>> batch_statistics(jnp.array([[1.0], [3.0]]))
     (Array([2.], dtype=float32), Array([1.], dtype=float32))
     """
-    wide = x.astype(jnp.float32)
+    x_f32 = x.astype(jnp.float32)
     kept = jnp.ones(x.shape[:-1], bool) if mask is None else mask
     check_mask(kept, x.shape[:-1], true="counts")
     check_shape("mask", kept, x.shape[:-1])  # what it leaves out is counted: no broadcasting
@@ -78,8 +78,8 @@ def batch_statistics(
         return summed if axis_name is None else jax.lax.psum(summed, axis_name)
 
     count = jnp.maximum(total(kept.astype(jnp.float32)), 1.0)
-    mean = total(jnp.where(kept[..., None], wide, 0.0)) / count
-    centred = wide - jnp.expand_dims(mean, axes)
+    mean = total(jnp.where(kept[..., None], x_f32, 0.0)) / count
+    centred = x_f32 - jnp.expand_dims(mean, axes)
     # Two passes: E[x^2] - E[x]^2 cancels badly where the mean is large.
     variance = total(jnp.where(kept[..., None], jnp.square(centred), 0.0)) / count
     return mean, variance

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from transformer_jax.devices.layout import single_device_template
 from transformer_jax.devices.settings import usual_settings
-from transformer_jax.files import locked
+from transformer_jax.files import folder_lock
 from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint
 from transformer_jax.run.folder import Run, RunError, check_store
 from transformer_jax.run.items import prediction_items
@@ -41,7 +41,7 @@ def average(folder: Path, *, last: int = 5, steps: Sequence[int] = ()) -> list[i
         raise RunError(f"last {last} must be positive")
     run = Run.open(folder)
     check_store(run.checkpoint_root)
-    with locked(folder, f"a job is training in {folder}: average when it has ended"):
+    with folder_lock(folder, f"a job is training in {folder}: average when it has ended"):
         checkpoints = run.checkpoints(read_only=True)
         found = checkpoints.steps()
         if missing := [step for step in steps if step not in found]:

@@ -29,7 +29,7 @@ from transformer_jax.run.formats import (
 )
 from transformer_jax.run.names import DAMAGED, DELETED, step_folder
 from transformer_jax.run.retention import Retention
-from transformer_jax.training.fingerprint import fingerprints, paths
+from transformer_jax.training.fingerprint import fingerprints, leaf_paths
 
 _root = logging.getLogger()
 _before = _root.handlers[:]
@@ -250,7 +250,7 @@ class Checkpoints:
         """Read trees and metadata without comparing them; no process waits for another here."""
         meta = self.metadata(step)
         for name, tree in templates.items():
-            saved, wanted = set(meta["fingerprints"].get(name, {})), set(paths(tree))
+            saved, wanted = set(meta["fingerprints"].get(name, {})), set(leaf_paths(tree))
             if saved != wanted:
                 raise self._damaged(
                     step,

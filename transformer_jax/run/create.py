@@ -21,7 +21,7 @@ from transformer_jax.training.memory import check_model, fit_batches
 __all__ = ["check_patience", "create_run", "with_vocabulary_sizes"]
 
 # Fine-tuning may change these; the others decide what the parameters mean.
-_NOT_IN_PARAMETERS = {
+_MAY_DIFFER_WHEN_FINE_TUNING = {
     "vocab_size",
     "target_vocab_size",
     "dropout",
@@ -159,7 +159,7 @@ def _check_init_from(config, corpus, other):
             f"{other.folder}: start from the text, it takes that run's vocabulary"
         )
     ours, theirs = (dataclasses.asdict(c.model) for c in (config, other.config))
-    for name in ours.keys() - _NOT_IN_PARAMETERS:
+    for name in ours.keys() - _MAY_DIFFER_WHEN_FINE_TUNING:
         if ours[name] != theirs[name]:
             raise RunError(
                 f"--init-from {other.folder}: its {name} is {theirs[name]!r}, not {ours[name]!r}"

@@ -21,7 +21,7 @@ from etils import epath
 
 from transformer_jax import __version__
 from transformer_jax.config import RunConfig
-from transformer_jax.config.checks import from_tree
+from transformer_jax.config.checks import from_json_value
 from transformer_jax.data.corpus import Corpus, Lines
 from transformer_jax.data.preparation import TRAIN, VALIDATION
 from transformer_jax.data.vocabulary import Vocabularies, load_vocabularies, save_vocabularies
@@ -122,7 +122,7 @@ class Run:
             config = RunConfig.from_json(json.dumps(tree["config"]))
             fingerprint = str(tree["corpus_fingerprint"])
             found = tree.get("source_lines")
-            lines = from_tree(Lines, found, "source_lines") if found else None
+            lines = from_json_value(Lines, found, "source_lines") if found else None
         except (UserError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunError(f"{path} cannot be read: {error}") from None
         vocabularies = load_vocabularies(folder)

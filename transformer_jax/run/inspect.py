@@ -13,7 +13,7 @@ from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint
 from transformer_jax.run.folder import Run
 from transformer_jax.run.items import prediction_items, state_to_items
 from transformer_jax.run.names import AVERAGED, CHECKPOINTS, step_folder
-from transformer_jax.training.fingerprint import paths
+from transformer_jax.training.fingerprint import leaf_paths
 from transformer_jax.training.patience import has_ended
 
 __all__ = ["compare_runs", "describe_run"]
@@ -88,7 +88,7 @@ def _checkpoint_health(run: Run) -> list[str]:
             notes, read = [], dict(wanted)
             try:
                 saved = checkpoints.metadata(step)["fingerprints"].get("optimizer", ())
-                if "optimizer" in read and {*saved} != {*paths(read["optimizer"])}:
+                if "optimizer" in read and {*saved} != {*leaf_paths(read["optimizer"])}:
                     notes = ["but the state of an optimizer that is not Adam was not read"]
                     del read["optimizer"]
                 _, meta = checkpoints.restore(step, read)

@@ -119,8 +119,8 @@ def _resume_run(config: RunConfig, run: Run, fit_memory: bool) -> Run:
     data, folder = config.data, run.folder
     prepared = replace(run, config=config).prepared
     manifest = Manifest.read(prepared)
-    cleared = not (prepared / TRAIN).exists() and (data.train or data.dataset)
-    if cleared:
+    corpus_missing = not (prepared / TRAIN).exists() and (data.train or data.dataset)
+    if corpus_missing:
         # Somebody cleared the prepared text away: the same text gives the same corpus.
         given = run.vocabularies
         prepare_cached(
@@ -161,7 +161,7 @@ def _resume_run(config: RunConfig, run: Run, fit_memory: bool) -> Run:
     try:
         run.check_corpus(prepared, corpus.fingerprint)
     except RunError:
-        if cleared:
+        if corpus_missing:
             shutil.rmtree(prepared)
         raise
     run.config = config

@@ -24,7 +24,7 @@ from transformer_jax.devices.processes import (
 from transformer_jax.devices.settings import usual_settings
 from transformer_jax.devices.signals import Interrupted, deferred_signals, hang_up_as_terminate
 from transformer_jax.evaluation.validation import Validation
-from transformer_jax.files import locked
+from transformer_jax.files import folder_lock
 from transformer_jax.run.average import average_checkpoints
 from transformer_jax.run.folder import Run, RunError, check_store
 from transformer_jax.run.items import state_to_items
@@ -101,7 +101,7 @@ def train(
         with contextlib.ExitStack() as held:
 
             def begin():
-                held.enter_context(locked(folder, f"another job is training in {folder}"))
+                held.enter_context(folder_lock(folder, f"another job is training in {folder}"))
                 return open_or_create_run(config, folder, init_from, fit_memory, layout, optimizer)
 
             # The first process holds the folder for all, and they do what its configuration says.

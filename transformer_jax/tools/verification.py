@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 # Pairs of the embedded grammar to train on, where no text is given.
-PAIRS = 2000
+DEFAULT_TRAINING_PAIRS = 2000
 # Of losses between topologies, which add in another order.
 TOLERANCE = 1e-4
 
@@ -240,7 +240,7 @@ def _short(text: str) -> str:
 
 
 def _grammar(folder: Path) -> tuple[str, str]:
-    pairs = [(e.english, e.german) for e in examples("train", PAIRS)]
+    pairs = [(e.english, e.german) for e in examples("train", DEFAULT_TRAINING_PAIRS)]
     paths = [folder / "train.en", folder / "train.de"]
     for path, side in zip(paths, zip(*pairs)):
         path.write_text("".join(f"{line}\n" for line in side), encoding="utf-8")

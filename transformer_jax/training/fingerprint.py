@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["fingerprints", "paths"]
+__all__ = ["fingerprints", "leaf_paths"]
 
 
 def fingerprints(tree) -> dict[str, str]:
@@ -22,10 +22,10 @@ def fingerprints(tree) -> dict[str, str]:
     False
     """
     values = jax.device_get(_fingerprint_leaves(jax.tree.leaves(tree)))
-    return {path: f"{int(value):08x}" for path, value in zip(paths(tree), values, strict=True)}
+    return {path: f"{int(value):08x}" for path, value in zip(leaf_paths(tree), values, strict=True)}
 
 
-def paths(tree) -> list[str]:
+def leaf_paths(tree) -> list[str]:
     """List the paths of a tree's leaves, in their order.
 
     >>> paths({"layer": {"kernel": 1.0, "bias": 2.0}})

@@ -77,7 +77,9 @@ class MetricsWriter:
                 # Unbuffered: what a full disk did not take must not come up again when files are
                 # closed.
                 self._files[name] = path.open("ab", buffering=0)
-        self._board = None if folder is None else _Board(folder / "tensorboard", first_step)
+        self._board = (
+            None if folder is None else _TensorBoardWriter(folder / "tensorboard", first_step)
+        )
         self._on_record = on_record
         self._log_every = log_every
         self.unlogged_sums = {"loss": 0.0, "tokens": 0.0, **(unlogged_sums or {})}
@@ -217,7 +219,7 @@ class NullMetricsWriter:
     write_step = write_evaluation = print_line = show_activity = flush = close = _ignore
 
 
-class _Board:
+class _TensorBoardWriter:
     """TensorBoard events, written as they come; given up, with a word, where they cannot be.
 
     tensorboardX's SummaryWriter leaves writing to a thread, which dies of a full disk; then its

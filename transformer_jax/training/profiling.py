@@ -11,7 +11,7 @@ __all__ = ["trace_steps"]
 T = TypeVar("T")
 
 # Steps before a trace begins: the first of each shape compiles.
-SKIPPED = 3
+WARMUP_STEPS = 3
 
 
 def trace_steps(batches: Iterable[T], folder: Path, steps: int) -> Iterator[T]:
@@ -35,10 +35,10 @@ def trace_steps(batches: Iterable[T], folder: Path, steps: int) -> Iterator[T]:
 
     try:
         for number, batch in enumerate(batches):
-            if number == SKIPPED:
+            if number == WARMUP_STEPS:
                 jax.profiler.start_trace(str(folder))
                 tracing = True
-            if number == SKIPPED + steps + 1:
+            if number == WARMUP_STEPS + steps + 1:
                 stop()
             yield batch
     finally:

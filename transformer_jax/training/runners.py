@@ -19,9 +19,9 @@ from transformer_jax.data.batching import Batch, BatchShape
 from transformer_jax.devices.layout import BATCH_AXES, Layout
 from transformer_jax.functional.rows import rows_cut_along
 from transformer_jax.training.state import TrainState
-from transformer_jax.training.step import StepFunctions, Sums, add_sums
+from transformer_jax.training.step import GradientSums, StepFunctions, add_sums
 
-__all__ = ["JitStep", "MeshStep", "PmapStep", "StepMemory", "StepRunner", "make_runner"]
+__all__ = ["MeshStep", "PmapStep", "SingleDeviceStep", "StepMemory", "StepRunner", "make_runner"]
 
 
 class StepMemory(NamedTuple):
@@ -52,58 +52,72 @@ class StepRunner:
         layout.check_axes(shapes.params, axes.params)
         self.template = layout.restore_template(shapes, axes)
         self._specs = layout.specs(shapes.params, axes.params)
-        gradients, total, update = self._gradients, self._total, functions.update
+        gradients, total, update = self._gradients, self._reduce_sums, functions.update
 
-        def whole(state, batch):
-            return update(state, total(first(state, batch)))
+        def full_step(state, batch):
+            return update(state, total(first_micro_batch(state, batch)))
 
-        def first(state, batch):
+        def first_micro_batch(state, batch):
             return gradients(state, self._collections(state), batch, 0)
 
-        def add(sums, state, batch, micro):
+        def accumulate(sums, state, batch, micro):
             return add_sums(sums, gradients(state, sums.collections, batch, micro))
 
-        def last(state, sums):
+        def apply_update(state, sums):
             return update(state, total(sums))
 
         # Named by what goes in and what comes out; the first argument may be overwritten.
-        self._whole = self._compiled(whole, ("state", "batch"), ("state", "metrics"), donate=True)
-        self._first = self._compiled(first, ("state", "batch"), "sums", donate=False)
-        self._add = self._compiled(add, ("sums", "state", "batch", "micro"), "sums", donate=True)
-        self._last = self._compiled(last, ("state", "sums"), ("state", "metrics"), donate=True)
+        self._full_step = self._compiled(
+            full_step, ("state", "batch"), ("state", "metrics"), donate=True
+        )
+        self._first_micro_batch = self._compiled(
+            first_micro_batch, ("state", "batch"), "sums", donate=False
+        )
+        self._accumulate = self._compiled(
+            accumulate, ("sums", "state", "batch", "micro"), "sums", donate=True
+        )
+        self._apply_update = self._compiled(
+            apply_update, ("state", "sums"), ("state", "metrics"), donate=True
+        )
 
     def _collections(self, state: TrainState) -> Any:
         """Those of a state, as they lie in sums."""
         return state.collections
 
-    def _gradients(self, state: TrainState, collections: Any, batch: Batch, micro: int) -> Sums:
-        """Sums of a batch, perhaps in parts that `_total` adds up."""
+    def _gradients(
+        self, state: TrainState, collections: Any, batch: Batch, micro: int
+    ) -> GradientSums:
+        """Sums of a batch, perhaps in parts that `_reduce_sums` adds up."""
         rng = self._functions.rng(state, micro)
         return self._functions.gradients(state.params, collections, batch, rng)
 
-    def _total(self, sums: Sums) -> Sums:
+    def _reduce_sums(self, sums: GradientSums) -> GradientSums:
         """The sums of all devices."""
         raise NotImplementedError
 
-    def _sums(self) -> Sums:
+    def _sums_spec(self) -> GradientSums:
         """How the sums of `_gradients` lie."""
         whole: Any = P()
-        return Sums(self._specs, whole, whole, whole, whole)
+        return GradientSums(self._specs, whole, whole, whole, whole)
 
-    def _compiled(self, function: Callable, takes, gives, *, donate: bool) -> Any:
+    def _compiled(self, function: Callable, in_names, out_names, *, donate: bool) -> Any:
         mesh = self.layout.mesh
-        places = {
+        shardings = {
             "state": jax.tree.map(lambda leaf: leaf.sharding, self.template),
             "batch": self.layout.row_sharding,
-            "sums": jax.tree.map(lambda spec: NamedSharding(mesh, spec), self._sums()),
+            "sums": jax.tree.map(lambda spec: NamedSharding(mesh, spec), self._sums_spec()),
             "micro": self.layout.replicated,
             "metrics": self.layout.replicated,
         }
-        out = places[gives] if isinstance(gives, str) else tuple(places[name] for name in gives)
+        out = (
+            shardings[out_names]
+            if isinstance(out_names, str)
+            else tuple(shardings[name] for name in out_names)
+        )
         return jax.jit(
             function,
             donate_argnums=0 if donate else (),
-            in_shardings=tuple(places[name] for name in takes),
+            in_shardings=tuple(shardings[name] for name in in_names),
             out_shardings=out,
         )
 
@@ -113,11 +127,11 @@ class StepRunner:
 
     def __call__(self, state: TrainState, micro_batches: Sequence[Batch]):
         if len(micro_batches) == 1:
-            return self._whole(state, micro_batches[0])
-        sums = self._first(state, micro_batches[0])
+            return self._full_step(state, micro_batches[0])
+        sums = self._first_micro_batch(state, micro_batches[0])
         for micro, batch in enumerate(micro_batches[1:], 1):
-            sums = self._add(sums, state, batch, micro)
-        return self._last(state, sums)
+            sums = self._accumulate(sums, state, batch, micro)
+        return self._apply_update(state, sums)
 
     @property
     def state_bytes(self) -> int:
@@ -135,15 +149,15 @@ class StepRunner:
         if accumulation_steps == 1:
             return StepMemory(persistent, _analysis(self.lower(shape)).temp_size_in_bytes)
         batch = self._batch(shape)
-        first = self._first.lower(self.template, batch)
-        sums = jax.eval_shape(self._first, self.template, batch)
-        found = [_analysis(first), _analysis(self._add.lower(sums, self.template, batch, 1))]
+        first = self._first_micro_batch.lower(self.template, batch)
+        sums = jax.eval_shape(self._first_micro_batch, self.template, batch)
+        found = [_analysis(first), _analysis(self._accumulate.lower(sums, self.template, batch, 1))]
         persistent += found[0].output_size_in_bytes
         return StepMemory(persistent, max(each.temp_size_in_bytes for each in found))
 
     def lower(self, shape: BatchShape) -> Any:
         """Lower a step on one batch of a shape; it is not compiled yet."""
-        return self._whole.lower(self.template, self._batch(shape))
+        return self._full_step.lower(self.template, self._batch(shape))
 
     def _batch(self, shape: BatchShape) -> Any:
         """What `place_batch` makes of a batch of a shape: sizes alone."""
@@ -163,13 +177,13 @@ def _analysis(lowered) -> Any:
     return lowered.compile().memory_analysis()
 
 
-class JitStep(StepRunner):
+class SingleDeviceStep(StepRunner):
     """A step on one device, by default the first."""
 
     def __init__(self, functions: StepFunctions, layout: Layout | None = None):
         super().__init__(functions, layout or Layout(jax.devices()[:1]))
 
-    def _total(self, sums):
+    def _reduce_sums(self, sums):
         return sums
 
     def place_batch(self, batch):
@@ -183,18 +197,18 @@ class PmapStep(StepRunner):
         with rows_cut_along("devices"):
             return super()._gradients(state, collections, batch, micro)
 
-    def _total(self, sums):
+    def _reduce_sums(self, sums):
         # Of gradients of local sums: the gradient of a psum would be N times too large.
         added = jax.lax.psum(sums._replace(collections={}), "devices")
-        return added._replace(collections=_agreed(sums.collections, ("devices",)))
+        return added._replace(collections=_merge_collections(sums.collections, ("devices",)))
 
-    def _compiled(self, function, takes, gives, *, donate):
+    def _compiled(self, function, in_names, gives, *, donate):
         axis = {"state": None, "metrics": None, "micro": None, "batch": 0, "sums": 0}
         return jax.pmap(
             function,
             axis_name="devices",
             devices=list(self.layout.mesh.devices.flat),
-            in_axes=tuple(axis[name] for name in takes),
+            in_axes=tuple(axis[name] for name in in_names),
             out_axes=axis[gives] if isinstance(gives, str) else tuple(axis[g] for g in gives),
             donate_argnums=0 if donate else (),
         )
@@ -229,26 +243,30 @@ class MeshStep(StepRunner):
         def gather(params):
             return jax.tree.map(_gather, params, specs)
 
-        def part(params, collections, batch, rng):
+        def gradients_of_rows(params, collections, batch, rng):
             with rows_cut_along(*self.layout.batch_axes):
-                sums = self._functions.gradients(params, _own(collections), batch, rng)
+                sums = self._functions.gradients(
+                    params, _drop_leading_axis(collections), batch, rng
+                )
             return jax.tree.map(lambda leaf: leaf[None], sums)
 
-        whole = jax.tree.map(_without_fsdp, specs)
-        gathered = self.layout.shard_map_rows(gather, (specs,), whole, axes=self.layout.sizes)
-        takes = (P(), P(BATCH_AXES), P(BATCH_AXES), P())
-        parts = self.layout.shard_map_rows(part, takes, gives=P(BATCH_AXES))
+        full_specs = jax.tree.map(_without_fsdp, specs)
+        gathered = self.layout.shard_map_rows(gather, (specs,), full_specs, axes=self.layout.sizes)
+        in_names = (P(), P(BATCH_AXES), P(BATCH_AXES), P())
+        parts = self.layout.shard_map_rows(gradients_of_rows, in_names, gives=P(BATCH_AXES))
         rng = self._functions.rng(state, micro)
         return parts(gathered(state.params), collections, batch, rng)
 
-    def _total(self, sums):
+    def _reduce_sums(self, sums):
         specs = self._specs
 
         def add_up(sums):
             gradients = jax.tree.map(scatter, sums.gradients, specs)
-            rest = _own(sums._replace(gradients={}, collections={}))
+            rest = _drop_leading_axis(sums._replace(gradients={}, collections={}))
             rest = jax.lax.psum(rest, self.layout.batch_axes)
-            collections = _agreed(_own(sums.collections), self.layout.batch_axes)
+            collections = _merge_collections(
+                _drop_leading_axis(sums.collections), self.layout.batch_axes
+            )
             return rest._replace(gradients=gradients, collections=collections)
 
         def scatter(part, spec):
@@ -259,27 +277,27 @@ class MeshStep(StepRunner):
             own = jax.lax.psum_scatter(part[0], "fsdp", scatter_dimension=axis, tiled=True)
             return jax.lax.psum(own, "data") if "data" in self.layout.batch_axes else own
 
-        gives = super()._sums()
-        return self.layout.shard_map_rows(add_up, (self._sums(),), gives, axes=self.layout.sizes)(
-            sums
-        )
+        gives = super()._sums_spec()
+        return self.layout.shard_map_rows(
+            add_up, (self._sums_spec(),), gives, axes=self.layout.sizes
+        )(sums)
 
-    def _sums(self):
+    def _sums_spec(self):
         """How parts of sums lie, each a whole gradient but for what tensor cuts."""
         parts: Any = P(BATCH_AXES)
         whole = jax.tree.map(lambda spec: P(BATCH_AXES, *_without_fsdp(spec)), self._specs)
-        return Sums(whole, parts, parts, parts, parts)
+        return GradientSums(whole, parts, parts, parts, parts)
 
     def place_batch(self, batch):
         return self.layout.shard_batch(batch)
 
 
-def _own(tree):
+def _drop_leading_axis(tree):
     """Of parts [1, ...], that of this device."""
     return jax.tree.map(lambda leaf: leaf[0], tree)
 
 
-def _agreed(collections, axes):
+def _merge_collections(collections, axes):
     """Collections that every device holds: of what each made of its own rows the mean, and of
     integers the largest. Those made with `row_axes` are alike already."""
 
@@ -311,5 +329,5 @@ def make_runner(parallel: str, functions: StepFunctions, layout: Layout) -> Step
     """
     if parallel == "pmap":
         return PmapStep(functions, layout)
-    kind = JitStep if layout.mesh.size == 1 else MeshStep
+    kind = SingleDeviceStep if layout.mesh.size == 1 else MeshStep
     return kind(functions, layout)

@@ -16,7 +16,7 @@ from transformer_jax.functional.keys import seed_key
 from transformer_jax.models.dimensions import axes_of, state_axes
 from transformer_jax.training.state import TrainState, create_state
 
-__all__ = ["Loss", "StepFunctions", "Sums", "add_sums", "make_step"]
+__all__ = ["GradientSums", "Loss", "StepFunctions", "add_sums", "make_step"]
 
 Loss = Callable[
     [Any, Any, Any, jax.Array], tuple[jax.Array, jax.Array, dict[str, jax.Array], dict[str, Any]]
@@ -27,7 +27,7 @@ Loss = Callable[
 RECORDED = {"step", "loss", "tokens", "learning_rate", "gradient_norm", "skipped"}
 
 
-class Sums(NamedTuple):
+class GradientSums(NamedTuple):
     """Sums over what a batch counts, tokens or rows; those of several batches add up.
 
     Attributes:
@@ -45,7 +45,7 @@ class Sums(NamedTuple):
     collections: dict[str, Any]
 
 
-def add_sums(sums: Sums, more: Sums) -> Sums:
+def add_sums(sums: GradientSums, more: GradientSums) -> GradientSums:
     """Add the sums of two batches; the collections are those of the later one."""
     own, others = (each._replace(collections={}) for each in (sums, more))
     return jax.tree.map(jnp.add, own, others)._replace(collections=more.collections)
@@ -57,15 +57,15 @@ class StepFunctions(NamedTuple):
     Attributes:
         init: rng -> TrainState.
         axes: () -> TrainState of the logical axes of each leaf.
-        gradients: (params, collections, batch, rng) -> Sums.
-        update: (state, Sums) -> (state, metrics).
+        gradients: (params, collections, batch, rng) -> GradientSums.
+        update: (state, GradientSums) -> (state, metrics).
         rng: (state, micro) -> key for the dropout of one micro-batch of this step.
     """
 
     init: Callable[[jax.Array], TrainState]
     axes: Callable[[], TrainState]
-    gradients: Callable[[Any, Any, Any, jax.Array], Sums]
-    update: Callable[[TrainState, Sums], tuple[TrainState, dict[str, jax.Array]]]
+    gradients: Callable[[Any, Any, Any, jax.Array], GradientSums]
+    update: Callable[[TrainState, GradientSums], tuple[TrainState, dict[str, jax.Array]]]
     rng: Callable[[TrainState, int], jax.Array]
 
     def shapes(self) -> TrainState:
@@ -131,7 +131,7 @@ def make_step(
             return loss, (*rest, after)
 
         (loss, rest), grads = jax.value_and_grad(summed_loss, has_aux=True)(params)
-        return Sums(grads, loss, *rest)
+        return GradientSums(grads, loss, *rest)
 
     def update(state, sums):
         count = jnp.maximum(sums.counted, 1.0)
@@ -146,17 +146,17 @@ def make_step(
         if ema_decay is not None:
             ema = optax.incremental_update(params, ema, 1.0 - ema_decay)
 
-        def keep(new, old):
+        def where_finite(new, old):
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
         after = TrainState(
             state.step + 1,
-            keep(params, state.params),
-            keep(opt_state, state.opt_state),
-            keep(ema, state.ema),
+            where_finite(params, state.params),
+            where_finite(opt_state, state.opt_state),
+            where_finite(ema, state.ema),
             state.skipped + (~finite).astype(jnp.int32),
             jnp.where(finite, 0, state.consecutive_skips + 1),
-            keep(sums.collections, state.collections),
+            where_finite(sums.collections, state.collections),
         )
         if taken := RECORDED & sums.metrics.keys():
             raise ValueError(f"a metric cannot be named {min(taken)}, which every record has")

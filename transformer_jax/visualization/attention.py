@@ -17,8 +17,8 @@ from transformer_jax.visualization.fonts import choose_fonts
 
 __all__ = ["attention_lines", "attention_map", "by_word", "check_head", "draw_head", "merge_pieces"]
 
-LONGEST = 24  # letters of a word that are shown
-FAINTEST = 0.02  # weight of a line that can be seen
+MAX_LABEL_LENGTH = 24  # letters of a word that are shown
+MIN_VISIBLE_WEIGHT = 0.02  # weight of a line that can be seen
 SPACE = "\u2581"  # SentencePiece's sign for the space before a word
 _BYTES = re.compile("(?:<0x[0-9A-F]{2}>)+")
 
@@ -146,7 +146,7 @@ def attention_lines(
     for head, of_head in enumerate(weights):
         for row, of_row in enumerate(of_head):
             for column, weight in enumerate(of_row):
-                if weight >= FAINTEST:
+                if weight >= MIN_VISIBLE_WEIGHT:
                     axes.plot(
                         (row, column), (1, 0), color=f"C{head}", alpha=min(float(weight), 1.0),
                         lw=2, solid_capstyle="butt",
@@ -173,7 +173,7 @@ def _check_shape(weights: np.ndarray, rows: Sequence[str], columns: Sequence[str
 
 def _shortened(word: str) -> str:
     """One that never ends would leave no room."""
-    return word if len(word) <= LONGEST else f"{word[: LONGEST - 1]}…"
+    return word if len(word) <= MAX_LABEL_LENGTH else f"{word[: MAX_LABEL_LENGTH - 1]}…"
 
 
 def check_head(weights: np.ndarray, layer: int, head: int | None) -> None:

@@ -61,24 +61,24 @@ RIGHT_AND_WRONG = [
 
 
 @pytest.mark.parametrize(("fault", "right", "wrong"), RIGHT_AND_WRONG)
-def test_one_fault_at_a_time(fault, right, wrong):
+def test_parser_rejects_single_faults(fault, right, wrong):
     assert is_grammatical(right)
     assert not is_grammatical(wrong)
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_the_grammar_writes_what_the_parser_accepts(split):
+def test_parser_accepts_generated_sentences(split):
     refused = [x.german for x in examples(split, 300, seed=9) if not is_grammatical(x.german)]
     assert refused == []
 
 
 @pytest.mark.slow
-def test_20_000_sentences_are_accepted():
+def test_parser_accepts_20_000_sentences():
     refused = [x.german for x in examples("train", 20_000, seed=11) if not is_grammatical(x.german)]
     assert refused == []
 
 
-def test_articles_cannot_be_exchanged():
+def test_parser_rejects_exchanged_articles():
     """Another form of an article makes nearly every sentence wrong; few have two readings."""
     rng = random.Random(0)
     stems = [["der", "die", "das", "den", "dem", "des"]]

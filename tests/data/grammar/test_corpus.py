@@ -30,14 +30,14 @@ def drawn():
     return {split: examples[:300] for split, examples in found.items()}
 
 
-def test_equal_seeds_give_equal_examples(drawn):
+def test_examples_repeat_with_their_seed(drawn):
     assert list(examples("test", 50)) == drawn["test"][:50]
     assert list(examples("test", 50, seed=1)) != drawn["test"][:50]
     with pytest.raises(ValueError, match="split 'dev' is none of train, validation"):
         next(examples("dev", 1))
 
 
-def test_splits_share_nothing_and_hold_what_they_say(drawn):
+def test_splits_are_disjoint_and_complete(drawn):
     train = drawn["train"] + drawn["validation"] + drawn["test"]
     sentences = [example.english for split in SPLITS for example in drawn[split]]
     assert len(set(sentences)) == len(sentences)
@@ -52,7 +52,7 @@ def test_splits_share_nothing_and_hold_what_they_say(drawn):
     assert all(example.distance <= corpus.MAX_DISTANCE for example in drawn["length"])
 
 
-def test_every_phenomenon_is_common(drawn):
+def test_phenomena_are_common(drawn):
     counts = Counter(tag for example in drawn["train"] + drawn["test"] for tag in example.tags)
     assert set(counts) == TAGS
     assert min(counts.values()) >= 5
@@ -73,7 +73,7 @@ def test_annotations_point_at_words(drawn):
             assert 0 <= start < end <= len(english)
 
 
-def test_it_has_the_gender_of_its_antecedent_and_no_rival(drawn):
+def test_pronoun_has_one_antecedent_of_its_gender(drawn):
     """The nouns are looked up by their written form, the pronoun is read from the sentence."""
     pronouns = {"er": "m", "ihn": "m", "ihm": "m", "sie": "f", "es": "n"}
     inanimate = {
@@ -103,12 +103,12 @@ def one_german_each(count):
     return germans
 
 
-def test_one_english_has_one_german():
+def test_translation_is_unique():
     assert len(one_german_each(4000)) == 4000
 
 
 @pytest.mark.slow
-def test_no_english_sentence_has_two_germans_in_200_000():
+def test_translation_is_unique_in_200_000_sentences():
     import random
 
     from transformer_jax.data.grammar.corpus import example_of
@@ -121,6 +121,6 @@ def test_no_english_sentence_has_two_germans_in_200_000():
     assert len(germans) > 190_000
 
 
-def test_what_an_example_is_decides_its_split(drawn):
+def test_split_depends_on_the_example_alone(drawn):
     for split, some in drawn.items():
         assert {split_of(example) for example in some} == {split}

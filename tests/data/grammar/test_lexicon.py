@@ -36,7 +36,7 @@ def wiktionary():
 
 
 @pytest.mark.parametrize("noun", LEXICON.nouns, ids=lambda noun: noun.german)
-def test_nouns_are_those_of_wiktionary(noun, wiktionary):
+def test_nouns_agree_with_wiktionary(noun, wiktionary):
     names = {"nom": "nominativ", "acc": "akkusativ", "dat": "dativ", "gen": "genitiv"}
 
     def agrees(row):
@@ -50,7 +50,7 @@ def test_nouns_are_those_of_wiktionary(noun, wiktionary):
 
 
 @pytest.mark.parametrize("verb", LEXICON.verbs, ids=lambda verb: german.infinitive(verb))
-def test_verbs_are_conjugated_as_ablaut_does(verb):
+def test_verbs_agree_with_ablaut(verb):
     table = ablaut.conjugate(german.infinitive(verb))
     particle = f" {verb.particle}" if verb.particle else ""
     for tense, row in (("present", table.present), ("past", table.preterite)):
@@ -79,7 +79,7 @@ def test_english_verbs(verb):
     assert [verb.third, verb.past, verb.participle] == [" ".join([f, *particle]) for f in expected]
 
 
-def test_no_english_form_belongs_to_two_entries():
+def test_english_forms_belong_to_one_entry():
     """Or an English sentence could have two Germans."""
     forms = Counter()
     for noun in LEXICON.nouns:
@@ -93,7 +93,7 @@ def test_no_english_form_belongs_to_two_entries():
     assert [form for form, count in forms.items() if count > 1] == []
 
 
-def test_no_german_word_stands_for_two_english_ones():
+def test_german_words_translate_one_english_word():
     for words in (
         [noun.german for noun in LEXICON.nouns],
         [adjective.german for adjective in LEXICON.adjectives],
@@ -102,7 +102,7 @@ def test_no_german_word_stands_for_two_english_ones():
         assert len(set(words)) == len(words)
 
 
-def test_every_class_has_members_of_each_gender():
+def test_noun_classes_have_members_of_each_gender():
     kinds = {noun.kind for noun in LEXICON.nouns}
     for kind in kinds:
         assert {noun.gender for noun in LEXICON.nouns if noun.kind == kind} == set("mfn") or (

@@ -336,7 +336,7 @@ def test_numbers():
     assert len({german for _, german in NUMBERS.values()}) == 98
 
 
-def test_the_three_declensions_of_a_grammar_book():
+def test_declensions_of_a_grammar_book():
     """kalter Kaffee, der kalte Kaffee, ein kalter Kaffee: all cases, genders and the plural."""
     cold = ADJECTIVES["cold"]
 

@@ -1,6 +1,6 @@
 """Run folders of released formats stay usable: they resume, translate, are averaged and evaluated.
 
-tests/witness/ holds some, each as it was when it was told to stop, and what came of it then, with
+tests/old_runs/ holds some, each as it was when it was told to stop, and what came of it then, with
 the version that had made it:
 
 run-format-2             at commit 22efe33, update 51 of 80: 16 wide, one layer, moving average, two
@@ -25,22 +25,22 @@ from transformer_jax.run.folder import Run
 from transformer_jax.run.train import train
 from transformer_jax.translator import Translator
 
-FOLDER = Path(__file__).parents[1] / "witness"
-WITNESSES = {
+FOLDER = Path(__file__).parents[1] / "old_runs"
+OLD_RUNS = {
     path.stem: json.loads(path.read_text(encoding="utf-8")) for path in FOLDER.glob("run-*.json")
 }
 
 
-@pytest.fixture(params=WITNESSES)
-def witness(request, tmp_path):
+@pytest.fixture(params=OLD_RUNS)
+def old_run(request, tmp_path):
     """(run folder, what is expected of it)."""
     with tarfile.open(FOLDER / f"{request.param}.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
-    return tmp_path / "run", WITNESSES[request.param]
+    return tmp_path / "run", OLD_RUNS[request.param]
 
 
-def test_old_run_translates(witness):
-    folder, expected = witness
+def test_old_run_translates(old_run):
+    folder, expected = old_run
     before = expected["before"]
     translator = Translator.load(folder)
     assert translator.checkpoint == before["checkpoint"]
@@ -49,8 +49,8 @@ def test_old_run_translates(witness):
     np.testing.assert_allclose(found, before["log_probs"], rtol=1e-5)
 
 
-def test_old_run_goes_on_and_is_averaged(witness):
-    folder, expected = witness
+def test_old_run_resumes_and_is_averaged(old_run):
+    folder, expected = old_run
     run = Run.open(folder)
     assert run.is_own(expected["identity"])
     restored = run.checkpoints(read_only=True).steps()[-1]
@@ -73,7 +73,7 @@ def test_old_run_goes_on_and_is_averaged(witness):
     assert Run.open(folder).config == run.config
 
 
-def test_a_witness_has_every_renamed_field_away_from_its_default(tmp_path, capsys):
+def test_old_run_has_every_renamed_field_off_its_default(tmp_path, capsys):
     """Its configuration is taken by --config, too, and read as the folder reads it."""
     with tarfile.open(FOLDER / "run-format-2-batch-norm.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")

@@ -14,7 +14,7 @@ from transformer_jax.models.transformer import Decoder, Encoder, Masks, Segments
 
 
 @pytest.mark.parametrize("name", ["paper", "pre-norm", "learned", "untied"])
-def test_encoder_alone_reads_the_parameters_of_a_transformer(name):
+def test_encoder_uses_parameters_of_a_transformer(name):
     config = replace(SMALL, **VARIANTS[name])
     model, variables = build(config)
     encoder = Encoder(config)
@@ -30,7 +30,7 @@ def test_encoder_alone_reads_the_parameters_of_a_transformer(name):
 
 
 @pytest.mark.parametrize("name", ["paper", "bos"])
-def test_decoder_alone_is_a_language_model(name):
+def test_decoder_is_a_language_model(name):
     """It sees nothing but what came before, and decodes step by step as it reads at once."""
     decoder = Decoder(replace(SMALL, **VARIANTS[name]), cross=False)
     variables = jax.jit(decoder.init)(jax.random.key(1), TARGET)
@@ -57,7 +57,7 @@ def test_decoder_alone_is_a_language_model(name):
     )
 
 
-def test_masks_allow_what_the_model_and_they_allow():
+def test_masks_combine_with_those_of_the_model():
     model, variables = build(SMALL)
     apply = forward(model)
     window = Masks(F.local_window_mask(SOURCE.shape[1], 1), F.local_window_mask(TARGET.shape[1], 2))
@@ -82,7 +82,7 @@ def test_masks_allow_what_the_model_and_they_allow():
 
 
 @pytest.mark.parametrize("name", ["paper", "learned", "bos", "pre-norm"])
-def test_packed_sentences_are_those_of_rows_of_their_own(name):
+def test_packed_sentences_equal_separate_rows(name):
     model, variables = build(replace(SMALL, **VARIANTS[name]))
     apply = forward(model)
     sources, targets = [[4, 5, 6, 1], [9, 1]], [[6, 1], [5, 7, 8, 1]]
@@ -98,7 +98,7 @@ def test_packed_sentences_are_those_of_rows_of_their_own(name):
     assert not np.allclose(apply(variables, source, target)[0, 2:6], apart[1], atol=1e-2)
 
 
-def test_a_table_a_side_has_the_rows_of_its_vocabulary():
+def test_embedding_tables_per_side():
     config = replace(SMALL, tied_embeddings="none", target_vocab_size=V + 5)
     model, variables = build(config)
     sizes = {n: leaf.shape[0] for n, leaf in variables["params"].items() if n.endswith("embedding")}

@@ -48,12 +48,12 @@ def run(program, *arguments, **environment):
     )  # fmt: skip
 
 
-def test_importing_leaves_nothing_behind():
+def test_import_leaves_nothing_behind():
     done = run(["-c", IMPORTS])
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_the_version_is_told(capsys):
+def test_version_is_printed(capsys):
     main(["--version"])
     assert capsys.readouterr().out == f"transformer-jax {__version__}\n"
     assert run(["-m", "transformer_jax"], "--version").stdout == f"transformer-jax {__version__}\n"
@@ -63,8 +63,8 @@ def test_the_version_is_told(capsys):
     "platform",
     [pytest.param("cuda", marks=pytest.mark.skipif("jax.default_backend() != 'cpu'")), "abacus"],
 )
-def test_a_device_that_is_not_there(whole, platform):
-    arguments = ["translate", "--run-dir", str(whole[2].folder)]
+def test_device_not_available_is_reported(uninterrupted_run, platform):
+    arguments = ["translate", "--run-dir", str(uninterrupted_run[2].folder)]
     done = run(["-m", "transformer_jax"], *arguments, JAX_PLATFORMS=platform)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
@@ -72,7 +72,7 @@ def test_a_device_that_is_not_there(whole, platform):
     assert "Traceback" not in done.stderr
 
 
-def test_no_home(monkeypatch):
+def test_home_folder_is_not_needed(monkeypatch):
     def nobody():
         raise RuntimeError("Could not determine home directory.")
 
@@ -84,7 +84,7 @@ def test_no_home(monkeypatch):
     assert cache_folder("/given") == Path("/given")
 
 
-def test_a_terminal_that_goes_away_stops_a_job_as_sigterm_does():
+def test_terminal_loss_stops_a_job_like_sigterm():
     def own(number, frame):
         raise AssertionError("it was not noted")
 
@@ -110,7 +110,7 @@ with command_errors():
 """
 
 
-def test_a_command_ends_in_order_where_its_terminal_has_gone(tmp_path, monkeypatch):
+def test_terminal_loss_ends_commands_in_order(tmp_path, monkeypatch):
     assert run(["-c", HUNG_UP]).returncode == 128 + signal.SIGHUP
 
     def gone(*arguments, **options):
@@ -123,7 +123,7 @@ def test_a_command_ends_in_order_where_its_terminal_has_gone(tmp_path, monkeypat
     assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 1, "validation_loss": 2.0}]
 
 
-def test_nohup_is_heeded(monkeypatch):
+def test_nohup_is_respected(monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with deferred_signals() as received:
@@ -135,12 +135,12 @@ def test_nohup_is_heeded(monkeypatch):
         signal.signal(signal.SIGHUP, before)
 
 
-def test_strict_settings_of_jax_end_no_job(whole, tmp_path):
+def test_jax_strict_settings_end_no_job(uninterrupted_run, tmp_path):
     config = configuration(tmp_path, steps=2, best_metric="bleu", parallel="auto")
-    expected = Translator.load(whole[2].folder).translate(["w1 w2"])
+    expected = Translator.load(uninterrupted_run[2].folder).translate(["w1 w2"])
     with jax.numpy_dtype_promotion("strict"), jax.transfer_guard("disallow"):
         train(config, tmp_path / "run", progress=False)
-        translator = Translator.load(whole[2].folder)
+        translator = Translator.load(uninterrupted_run[2].folder)
         assert translator.translate(["w1 w2"]) == expected
         assert translator.score(["w1"], ["W1"])[0] < 0
         assert translator.attention("w1", "W1").cross.ndim == 4

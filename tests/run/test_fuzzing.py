@@ -25,7 +25,7 @@ def fuzz(folder, kind, edits, seed):
     return json.loads(done.stdout)["refused"]
 
 
-def test_some_edits(tmp_path):
+def test_fuzzing_some_edits(tmp_path):
     for kind, edits in zip(KINDS, (200, 200, 200, 30)):
         (tmp_path / kind).mkdir()
         assert edits / 10 < fuzz(tmp_path / kind, kind, edits, seed=0) < edits
@@ -35,11 +35,11 @@ def test_some_edits(tmp_path):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
-def test_ten_thousand_edits(tmp_path, kind, seed):
+def test_fuzzing_ten_thousand_edits(tmp_path, kind, seed):
     assert EDITS / 20 < fuzz(tmp_path, kind, EDITS // 2, seed) < EDITS / 2
 
 
-def test_a_note_of_orbax_that_is_damaged_is_set_aside(tmp_path):
+def test_fuzzing_damaged_orbax_metadata_is_quarantined(tmp_path):
     """It would keep every checkpoint from being read."""
     checkpoints = Checkpoints(tmp_path / "checkpoints", Retention(2))
     for step in (3, 5):

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from tests import strangers
-from tests.small_job import WORDS, configuration, last_prints, read_jsonl
+from tests import extensions
+from tests.small_job import WORDS, configuration, last_fingerprints, read_jsonl
 from transformer_jax import Translator
 from transformer_jax.data.batching import Batches
 from transformer_jax.data.corpus import CorpusError, write_corpus
@@ -64,7 +64,7 @@ def train_in_parts(config, folder, stop, **options):
 
 
 def check_equal(whole, parts):
-    assert last_prints(whole.folder) == last_prints(parts.folder)
+    assert last_fingerprints(whole.folder) == last_fingerprints(parts.folder)
     records, others = (read_jsonl(run.folder / "metrics.jsonl") for run in (whole, parts))
     # The last step of a part is evaluated beside those that are due.
     assert [r for r in records if "loss" in r] == [r for r in others if "loss" in r]
@@ -86,7 +86,7 @@ def tagging_runs(tmp_path_factory):
     return train_in_parts(replace(config, optimizer=optimizer), folder, 37)
 
 
-def test_lstm_trains_goes_on_and_is_evaluated(lstm_runs):
+def test_lstm_trains_resumes_and_is_evaluated(lstm_runs):
     records = check_equal(*lstm_runs)
     losses = [record["loss"] for record in records if "loss" in record]
     assert losses[-1] < losses[0] - 0.3
@@ -95,7 +95,7 @@ def test_lstm_trains_goes_on_and_is_evaluated(lstm_runs):
     assert [score.name for score in evaluation.scores] == ["tokenized BLEU"]
 
 
-def test_lstm_is_searched_as_any_model(lstm_runs):
+def test_lstm_is_searched(lstm_runs):
     translator = Translator.load(lstm_runs[0].folder, "last")
     sources = ["w1 w2 w3", "w5 w4"]
     beam = translator.translations(sources, Search(beam_size=3, n_best=3))
@@ -118,7 +118,7 @@ def test_lstm_has_no_attention_to_show(lstm_runs):
         Translator.load(lstm_runs[0].folder).attention("w1", "W1")
 
 
-def test_tagging_trains_goes_on_and_is_evaluated(tagging_runs):
+def test_tagging_trains_resumes_and_is_evaluated(tagging_runs):
     whole, _ = tagging_runs
     records = check_equal(*tagging_runs)
     best = max(r["validation_accuracy"] for r in records if "validation_accuracy" in r)
@@ -144,7 +144,7 @@ def test_tagging_needs_a_tag_for_each_word(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [lstm, tagging])
-def test_strangers_on_a_mesh_as_on_one_device(tmp_path, make):
+def test_extensions_on_a_mesh_equal_one_device(tmp_path, make):
     found = {}
     for parallel, mesh in (("jit", None), ("mesh", "data=2,fsdp=2"), ("pmap", None)):
         config = make(tmp_path, steps=8, log_every=1, parallel=parallel, mesh=mesh)
@@ -161,7 +161,7 @@ def with_task(config, task, **fields):
     return with_model(config, **fields)
 
 
-def test_a_language_model_goes_through_the_job(tmp_path):
+def test_language_model_trains(tmp_path):
     """An empty side, an ignored target that is not 0, and a text whose sources are blank."""
     config = configuration(tmp_path, steps=30, log_every=5, evaluate_every=15)
     config = with_task(config, "language modelling", architecture="decoder")
@@ -179,7 +179,7 @@ def test_a_language_model_goes_through_the_job(tmp_path):
     assert not (tmp_path / "longer").exists() or not any((tmp_path / "longer").glob("c*"))
 
 
-def test_a_transformer_with_a_vocabulary_a_side(tmp_path):
+def test_transformer_with_two_vocabularies(tmp_path):
     config = with_task(configuration(tmp_path, steps=12), "dictionary", tied_embeddings="none")
     whole, parts = train_in_parts(config, tmp_path, 7)
     check_equal(whole, parts)
@@ -205,12 +205,12 @@ def test_sentences_as_long_as_those_of_training_are_not_cut(tagging_runs):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_corruption_depends_on_the_sentence_and_its_pass_alone(tmp_path, seed):
+def test_corruption_depends_on_sentence_and_epoch_alone(tmp_path, seed):
     vocabulary = WhitespaceVocabulary.train([" ".join(WORDS)], 100)
     rng = np.random.default_rng(0)
     lines = [" ".join(rng.choice(WORDS, 6)) for _ in range(40)]
     corpus = write_corpus(tmp_path / "c", zip(lines, lines), vocabulary)
-    corrupt = strangers.Tagging().corrupt
+    corrupt = extensions.Tagging().corrupt
 
     def passes(batch_tokens, share=lambda indices: indices):
         config = replace(configuration(tmp_path).data, batch_tokens=batch_tokens)
@@ -246,7 +246,7 @@ def injected(config, schedule):
 
 
 @pytest.mark.parametrize("optimizer", [adafactor, injected])
-def test_other_optimizers_go_through_the_job(tmp_path, optimizer):
+def test_optimizers_other_than_adam_train(tmp_path, optimizer):
     config = configuration(tmp_path, steps=12, log_every=1)
     whole, parts = train_in_parts(config, tmp_path, 7, optimizer=optimizer)
     records = [r for r in check_equal(whole, parts) if "loss" in r]
@@ -266,7 +266,7 @@ def test_other_optimizers_go_through_the_job(tmp_path, optimizer):
         train(replace(config, train=replace(config.train, steps=14)), parts.folder, progress=False)
 
 
-def test_tags_that_are_not_aligned_are_not_scored(tagging_runs):
+def test_tagging_rejects_unaligned_tags(tagging_runs):
     translator = Translator.load(tagging_runs[0].folder)
     assert translator.score(["w1 w2"], ["EARLY EARLY"])[0] < 0
     with pytest.raises(UserError, match="sentence 1 has 2 source tokens but 1 target tokens"):
@@ -281,7 +281,7 @@ def test_tags_that_are_not_aligned_are_not_scored(tagging_runs):
         ({"train": "bleu"}, "best_metric 'bleu' is none of the task's, loss, perplexity, accuracy"),
     ],
 )
-def test_what_is_unknown_is_refused_before_anything_is_written(tmp_path, change, message):
+def test_unknown_family_or_task_is_refused_before_writing(tmp_path, change, message):
     config = tagging(tmp_path)
     [(part, value)] = change.items()
     name = {"model": "architecture", "data": "task", "train": "best_metric"}[part]
