@@ -12,7 +12,7 @@ from transformer_jax.evaluation.bleu import Score
 from transformer_jax.models.dimensions import Module, named
 from transformer_jax.models.families import FAMILIES, Family
 from transformer_jax.models.transformer import Decoder, Encoder
-from transformer_jax.tasks import TASKS, Task, Translation
+from transformer_jax.tasks import TASKS, Task, TranslationTask
 
 
 class Cache(NamedTuple):
@@ -164,7 +164,7 @@ class LanguageModelling(Task):
     pairing = Pairing(reads_source=False, ignored=-1)
 
 
-class Dictionary(Translation):
+class Dictionary(TranslationTask):
     """Translation with a vocabulary a side."""
 
     pairing = Pairing(joint=False)

@@ -19,7 +19,7 @@ from transformer_jax.decoding.generate import generate
 from transformer_jax.decoding.inference import BatchDecoder
 from transformer_jax.decoding.options import Search
 from transformer_jax.run.train import train
-from transformer_jax.tasks import TASKS, Translation
+from transformer_jax.tasks import TASKS, TranslationTask
 from transformer_jax.training.loop import train_loop
 from transformer_jax.training.metrics import MetricsWriter
 from transformer_jax.training.runners import SingleDeviceStep
@@ -91,7 +91,7 @@ def test_metric_names_of_every_record_are_reserved():
         SingleDeviceStep(functions)(functions.init(jax.random.key(0)), [jnp.zeros(1)])
 
 
-class Counting(Translation):
+class Counting(TranslationTask):
     """Translation that counts targets of EOS while it trains."""
 
     def loss(self, model, config):

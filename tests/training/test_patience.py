@@ -113,7 +113,7 @@ def test_patience_average_survives_a_kill(ended, tmp_path, monkeypatch):
 def test_patience_restarts_with_another_metric(ended):
     config, run = ended
     before = run.checkpoints(read_only=True).metadata(16)
-    metrics = run.task.metrics
+    metrics = run.task.best_metrics
     assert Patience.of(config.train, metrics, before).ended
     other = replace(config.train, best_metric="accuracy")
     assert Patience.of(other, metrics, before) == Patience("accuracy", True, 3, 50.0)

@@ -137,7 +137,7 @@ RUN_CONFIGS: dict[str, Callable[[], RunConfig]] = {
     "multi30k": _multi30k_recipe,
     # Every ten minutes of the paper's 12 hours would be 1,389 updates; these divide all of them, so
     # that the averaged checkpoints are equally far apart.
-    "base": lambda: RunConfig(train=TrainConfig(checkpoint_every=1250)),
+    "base": lambda: RunConfig(model=base(), train=TrainConfig(checkpoint_every=1250)),
     "big": _big_recipe,
     **{
         f"table3-{row}": (lambda row=row: _table_3_recipe(row))  # type: ignore[misc]

@@ -229,7 +229,7 @@ class Multi30k(_Builder):
         "test_2016_flickr.fr": "cb3160d69b002bb638e66cc7612fcd56cb0af82eadc9c142dedc438afb885ef6",
     }
     # A file that unpacks to more than this is none of them.
-    MAX_INT32 = 1 << 24
+    MAX_BYTES = 1 << 24
 
     def __init__(self, data_dir: Path, path: Path | None = None):
         self._path = path
@@ -266,7 +266,7 @@ class Multi30k(_Builder):
     def _read(self, name: str, file: Path) -> list[str]:
         """The lines of a file that is what it should be."""
         with file.open("rb") as opened, unpacked(opened, file) as text:
-            content = text.read(self.MAX_INT32)
+            content = text.read(self.MAX_BYTES)
         if hashlib.sha256(content).hexdigest() != self.SHA256[name]:
             if self._path is None:
                 # So that the next time it is downloaded again.

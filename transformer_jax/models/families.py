@@ -47,7 +47,10 @@ class Family(Protocol):
         return None
 
     def parameters(self, config: ModelConfig) -> int:
-        """Estimate how many numbers the matrices hold, by arithmetic alone."""
+        """Estimate the entries of all matrices, by arithmetic alone, before anything is built.
+
+        `inspect` prints the exact count.
+        """
         return config.vocab_size * config.d_model
 
     def activations(self, config: ModelConfig, source: int, target: int) -> int:

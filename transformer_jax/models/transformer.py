@@ -147,8 +147,8 @@ class Decoder(DropoutModule):
             memory: [B, S, D]; None without `cross`.
             source: Token ids [B, S], for the padding mask; None without `cross`.
             rows: As in `Encoder`.
-            masks: Further masks.
-            segments: Sentences packed in one row.
+            masks: Further masks, as `Masks`.
+            segments: Sentences packed in one row, as `Segments`.
 
         Raises:
             ValueError: Memory, source and target have different batch sizes.
@@ -257,8 +257,8 @@ class Transformer(DropoutModule):
             source: Token ids [B, S], PAD = 0, ending in EOS.
             target: Token ids [B, T], unshifted, ending in EOS; the model shifts them.
             rows: Integers [B] that number the sentences for dropout, as in `Encoder`.
-            masks: Further masks.
-            segments: Sentences packed in one row.
+            masks: Further masks, as `Masks`.
+            segments: Sentences packed in one row, as `Segments`.
         """
         masks, segments = masks or Masks(), segments or Segments()
         memory = self.encode(source, rows, masks.encoder, segments.source)
@@ -301,15 +301,15 @@ class Transformer(DropoutModule):
             source: Token ids [B, S].
             target: Token ids [B, T].
             rows: As in `Encoder`.
-            masks: Further masks.
-            segments: Sentences packed in one row.
+            masks: Further masks, as `Masks`.
+            segments: Sentences packed in one row, as `Segments`.
         """
         return self.decoder(target, memory, source, rows, masks, segments)
 
     def init_cache(self, source, rows_per_sentence: int, max_length: int) -> DecodeState:
         """Encode the source and make room for decoding step by step.
 
-        Row b * rows_per_sentence + w of the state is beam w of sentence b.
+        Searches use the masks of the model only, no `Masks`. Row b * rows_per_sentence + w of the state is beam w of sentence b.
 
         Args:
             source: Token ids [B, S].

@@ -15,8 +15,8 @@ from transformer_jax.models.families import build_model, family_of
 from transformer_jax.run.folder import Run, RunError
 from transformer_jax.run.names import PREPARED
 from transformer_jax.tasks import Task, task_of
-from transformer_jax.tasks.task import MakeOptimizer
 from transformer_jax.training.memory import check_model, fit_batches
+from transformer_jax.training.optimizer import MakeOptimizer
 
 __all__ = ["check_patience", "create_run", "with_vocabulary_sizes"]
 

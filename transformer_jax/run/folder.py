@@ -34,8 +34,7 @@ from transformer_jax.run.identity import identity, old_identities
 from transformer_jax.run.names import CHECKPOINTS, CONFIG, PREPARED
 from transformer_jax.run.retention import Retention
 from transformer_jax.tasks import Task, task_of
-from transformer_jax.tasks.task import MakeOptimizer
-from transformer_jax.training.optimizer import make_optimizer
+from transformer_jax.training.optimizer import MakeOptimizer, make_optimizer
 from transformer_jax.training.step import StepFunctions
 
 __all__ = ["Run", "RunError", "check_store"]
@@ -214,7 +213,7 @@ class Run:
 
         def best(scores):
             score = scores.get(f"validation_{train.best_metric}")
-            more = self.task.metrics.get(train.best_metric, False)
+            more = self.task.best_metrics.get(train.best_metric, False)
             return score if score is None or more else -score
 
         retention = Retention(train.keep_last, train.keep_every, best)

@@ -1,4 +1,4 @@
-"""What the folders of a run are called on the disk."""
+"""Names of the folders in a run folder; `training.metrics` names the files of records."""
 
 from typing import Any
 

@@ -21,7 +21,7 @@ from transformer_jax.run.folder import Run, RunError
 from transformer_jax.run.items import state_from_items, state_to_items
 from transformer_jax.run.names import AVERAGED, CHECKPOINTS, DAMAGED, is_step, step_folder
 from transformer_jax.run.variables import load_variables
-from transformer_jax.tasks.task import MakeOptimizer
+from transformer_jax.training.optimizer import MakeOptimizer
 from transformer_jax.training.patience import Patience
 from transformer_jax.training.state import TrainState
 
@@ -185,7 +185,7 @@ def _check_not_ended(run: Run, train: TrainConfig) -> None:
     except DamagedCheckpoint:
         return  # the run resumes from an older one
     for step, meta in newest:
-        patience = Patience.of(train, run.task.metrics, meta)
+        patience = Patience.of(train, run.task.best_metrics, meta)
         # A job that was killed before it had taken the average still takes it.
         if patience.ended and step_folder(run.checkpoint_root / AVERAGED, step).is_dir():
             count = patience.evaluations_without_gain

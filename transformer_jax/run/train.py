@@ -31,11 +31,10 @@ from transformer_jax.run.items import state_to_items
 from transformer_jax.run.names import PROFILE
 from transformer_jax.run.rehearsal import rehearse
 from transformer_jax.run.resume import open_or_create_run, restore_or_init, template_of
-from transformer_jax.tasks.task import MakeOptimizer
 from transformer_jax.training.loop import train_loop
 from transformer_jax.training.memory import check_step_memory, oom_as_user_error
 from transformer_jax.training.metrics import MetricsWriter, NullMetricsWriter, OnRecord
-from transformer_jax.training.optimizer import make_optimizer
+from transformer_jax.training.optimizer import MakeOptimizer, make_optimizer
 from transformer_jax.training.patience import Patience
 from transformer_jax.training.profiling import trace_steps
 from transformer_jax.training.runners import make_runner
@@ -145,7 +144,7 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
     text = run.validation_corpus()
     validation = None if text is None else Validation(config, layout, text, task)
     state, restored = restore_or_init(run, checkpoints, runner.template, functions.init, init_from)
-    patience = Patience.of(config.train, task.metrics, restored)
+    patience = Patience.of(config.train, task.best_metrics, restored)
     first = int(state.step)
     # Killed after patience had ended it, a run has only its average left to take.
     end = first if patience.ended else config.train.steps
@@ -209,7 +208,10 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
     prefetch = Prefetch(micro_batches, first, end)
     try:
         with _stop_requests(checkpoints) as received:
-            writer.print_line(_startup_summary(corpus, batches, state, layout, config, memory))
+            lines = _startup_summary(corpus, batches, state, layout, config)
+            if optimizer is make_optimizer:
+                lines += _peak_rate(config)
+            writer.print_line(f"{lines}\n{memory}")
             if not restored:
                 writer.print_line(rehearse(run, state, validation))
                 if init_from is not None:
@@ -275,9 +277,7 @@ def _metadata(run, unlogged_sums, order_digest):
     }
 
 
-def _startup_summary(corpus, batches, state, layout, config, memory):
-    warmup, train = config.optimizer.warmup_steps, config.train
-    peak = float(make_schedule(config.optimizer, config.model.d_model)(warmup - 1))
+def _startup_summary(corpus, batches, state, layout, config):
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     epoch = batches.batches_before(1000) / 1000
     return (
@@ -285,7 +285,12 @@ def _startup_summary(corpus, batches, state, layout, config, memory):
         f"{parameters:,} parameters, {epoch:.1f} batches an epoch, "
         f"{batches.padding_fraction():.1%} padding, "
         f"{layout.mesh.size} {jax.devices()[0].device_kind} device(s), {layout}\n"
-        f"from step {int(state.step)} to {train.steps}; shapes of batches: {len(batches.shapes)}, "
-        f"each is compiled when it comes first\n"
-        f"learning rate at most {peak:.2e}, at step {warmup}\n{memory}"
+        f"from step {int(state.step)} to {config.train.steps}; "
+        f"{len(batches.shapes)} batch shapes, each compiled when it comes first"
     )
+
+
+def _peak_rate(config):
+    warmup = config.optimizer.warmup_steps
+    peak = float(make_schedule(config.optimizer, config.model.d_model)(warmup - 1))
+    return f"\nlearning rate at most {peak:.2e}, at step {warmup}"

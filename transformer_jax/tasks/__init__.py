@@ -3,11 +3,11 @@
 from transformer_jax.config import DataConfig
 from transformer_jax.errors import UserError, did_you_mean
 from transformer_jax.tasks.task import Task
-from transformer_jax.tasks.translation import Translation
+from transformer_jax.tasks.translation import TranslationTask
 
-__all__ = ["TASKS", "Task", "Translation", "task_of"]
+__all__ = ["TASKS", "Task", "TranslationTask", "task_of"]
 
-TASKS: dict[str, Task] = {"translation": Translation()}
+TASKS: dict[str, Task] = {"translation": TranslationTask()}
 
 
 def task_of(data: DataConfig) -> Task:

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
 
 from transformer_jax.config import OptimizerConfig, RunConfig
@@ -24,21 +23,24 @@ from transformer_jax.evaluation.bleu import Score, exact_match
 from transformer_jax.evaluation.evaluate import make_evaluation, read_target
 from transformer_jax.functional.losses import label_smoothed_cross_entropy, map_blocks
 from transformer_jax.models.dimensions import boxed_init
-from transformer_jax.training.optimizer import make_optimizer
+from transformer_jax.training.optimizer import MakeOptimizer, make_optimizer
 from transformer_jax.training.schedule import make_schedule
 from transformer_jax.training.step import Loss, StepFunctions, make_step
 
-__all__ = ["MakeOptimizer", "Task"]
-
-MakeOptimizer = Callable[[OptimizerConfig, optax.Schedule], optax.GradientTransformation]
+__all__ = ["Task"]
 
 
 class Task:
     """A task that predicts a token for every position of the target, trained by cross-entropy."""
 
     pairing: ClassVar[Pairing] = Pairing()
-    metrics: ClassVar[Mapping[str, bool]] = {"loss": False, "perplexity": False, "accuracy": True}
-    """What a checkpoint may be the best by -> whether more is better."""
+    best_metrics: ClassVar[Mapping[str, bool]] = {
+        "loss": False,
+        "perplexity": False,
+        "accuracy": True,
+    }
+    """Name of each metric that may choose the best checkpoint -> whether more is better. What a
+    loss returns besides its sums is logged, too, and needs no entry here."""
     corrupt: Corrupt | None = None
     """(batch, draw) -> batch, what training reads instead, in NumPy; draw(n) [B, n] are 64-bit
     numbers that depend on the seed, the sentence and the epoch alone."""
@@ -115,9 +117,9 @@ class Task:
 
     def check_metric(self, metric: str) -> None:
         """Raise UserError for a metric that the task does not have."""
-        if metric not in self.metrics:
+        if metric not in self.best_metrics:
             raise UserError(
-                f"best_metric {metric!r} is none of the task's, {', '.join(self.metrics)}"
+                f"best_metric {metric!r} is none of the task's, {', '.join(self.best_metrics)}"
             )
 
     def with_metric(self, config: RunConfig) -> RunConfig:
@@ -185,7 +187,7 @@ class Task:
         vocabulary: Vocabulary,
         language: str | None,
     ) -> float:
-        """Compute one of `metrics` that `evaluation` does not measure, of written predictions.
+        """Compute one of `best_metrics` that `evaluation` does not measure, of written predictions.
 
         Args:
             metric: Its name.

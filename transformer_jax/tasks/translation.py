@@ -11,15 +11,15 @@ from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bleu import default_score, missing_tokenizer, score_all
 from transformer_jax.tasks.task import Task
 
-__all__ = ["Translation"]
+__all__ = ["TranslationTask"]
 
 log = logging.getLogger(__name__)
 
 
-class Translation(Task):
+class TranslationTask(Task):
     """Text of one language to text of another."""
 
-    metrics: ClassVar = {**Task.metrics, "bleu": True, "chrf": True}
+    best_metrics: ClassVar = {**Task.best_metrics, "bleu": True, "chrf": True}
 
     def with_metric(self, config):
         """With chrF for BLEU where the target language has no words that BLEU could count."""

@@ -1,10 +1,14 @@
 """Adam as the paper sets it (section 5.3), through optax."""
 
+from collections.abc import Callable
+
 import optax
 
 from transformer_jax.config import OptimizerConfig
 
-__all__ = ["make_optimizer"]
+__all__ = ["MakeOptimizer", "make_optimizer"]
+
+MakeOptimizer = Callable[[OptimizerConfig, optax.Schedule], optax.GradientTransformation]
 
 
 def make_optimizer(

@@ -9,9 +9,10 @@ __all__ = ["make_schedule", "warmup_schedule"]
 
 
 def make_schedule(config: OptimizerConfig, d_model: int) -> optax.Schedule:
-    """Make the learning rate schedule of a run.
+    """Make the learning rate schedule of a run; the optimizer, the log and the pictures use it.
 
-    The optimizer, the log and the pictures all take it from here, so this is the place to change.
+    A schedule with an end takes the end from a field of `OptimizerConfig` of its own:
+    `TrainConfig.steps` decides no numbers, so that a run can be trained further.
     """
     return warmup_schedule(d_model, config.warmup_steps, config.lr_factor)
 
