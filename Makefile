@@ -31,7 +31,7 @@ $(VENV)/parity-installed: $(VENV)/installed
 	touch $@
 
 parity: $(VENV)/parity-installed  ## logits and gradients against torch and Hugging Face
-	$(BIN)/python -c "import torch, transformers"  # tests would skip without a word
+	$(BIN)/python -c "import torch, transformers"  # without them the tests skip silently
 	$(PYTEST) -m parity tests/parity
 
 mutants: $(VENV)/installed  ## breaks named lines one at a time; every break must be caught

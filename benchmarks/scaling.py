@@ -53,7 +53,7 @@ def compile_all() -> None:
     from transformer_jax.devices.layout import Layout
     from transformer_jax.devices.traffic import collective_traffic
     from transformer_jax.tasks import Task
-    from transformer_jax.training.runners import MeshStep, SingleDeviceStep
+    from transformer_jax.training.runners import MeshRunner, SingleDeviceRunner
 
     cases = []
     for name, preset in (("base", presets.base()), ("big", presets.big())):
@@ -62,7 +62,7 @@ def compile_all() -> None:
         for count, meshes in MESHES.items():
             for sizes in meshes:
                 layout = Layout(jax.devices()[:count], *sizes)
-                step = (SingleDeviceStep if count == 1 else MeshStep)(functions, layout)
+                step = (SingleDeviceRunner if count == 1 else MeshRunner)(functions, layout)
                 compiled = step.lower(BatchShape(ROWS, LENGTH, LENGTH)).compile()
                 memory = compiled.memory_analysis()
                 found = collective_traffic(compiled, layout) if count > 1 else {}
@@ -123,7 +123,7 @@ Written by `python -m benchmarks.scaling write` from docs/scaling.json, which
 `python -m benchmarks.scaling compile` made: no number here is typed, none is a measured time.
 Operations, memory and traffic are the compiler's own account of one training step (JAX {jax},
 float32, {rows} sentences of {length} + {length} tokens: {tokens:,} a side, the paper's batch) for
-so many virtual CPU devices; a GPU's or TPU's compiler fuses more and needs less temporary memory.
+virtual CPU devices; a GPU's or TPU's compiler fuses more and needs less temporary memory.
 Rates are those of data sheets, which no real step reaches: read times as bounds and ratios as what
 to expect.
 
@@ -138,7 +138,7 @@ Sending is counted for rings: an array of n bytes that d devices reduce costs ea
 2 n (d - 1) / d; gathered or scattered, n (d - 1) / d. In theory, data reduces the float32 gradient;
 fsdp gathers the parameters and scatters the gradient; tensor reduces activations [B, T, D] after
 each of the five sub-layers of an encoder layer and a decoder layer, there and back (Shoeybi et al.
-2019, section 3), which leaves out embedding and loss. Traffic across several axes at once stands
+2019, section 3), which leaves out embedding and loss. Traffic across several axes counts
 with the outermost of them.
 
 ## Bounds on time and efficiency

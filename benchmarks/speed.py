@@ -112,11 +112,11 @@ def train_ours(model: ModelConfig, tiny: bool, profile: Path | None) -> dict[str
     from transformer_jax.data.batching import Batch, BatchShape
     from transformer_jax.models.transformer import Transformer
     from transformer_jax.tasks import Task
-    from transformer_jax.training.runners import SingleDeviceStep
+    from transformer_jax.training.runners import SingleDeviceRunner
 
     rows, length = rows_of(tiny)
     functions = Task().step_functions(Transformer(model), OptimizerConfig(), seed=0)
-    runner = SingleDeviceStep(functions)
+    runner = SingleDeviceRunner(functions)
     start = time.perf_counter()
     memory = runner.memory(BatchShape(rows, length, length), 1)
     compiled = time.perf_counter() - start

@@ -28,7 +28,7 @@ from transformer_jax.data.batching import BatchShape
 from transformer_jax.devices.layout import Layout
 from transformer_jax.tasks import Task
 from transformer_jax.terminal import run_program
-from transformer_jax.training.runners import SingleDeviceStep
+from transformer_jax.training.runners import SingleDeviceRunner
 from transformer_jax.training.schedule import warmup_schedule
 
 # Rows of the table in tensor2tensor: its 32,000 merges end up as 37,000 pieces, padded.
@@ -101,7 +101,7 @@ def flops_per_token(model: ModelConfig, rows: int = 32) -> float:
     Of the step as it is given to the compiler, which takes seconds; a multiply-add is two.
     """
     functions = Task().step_functions(Transformer(model), OptimizerConfig(), seed=0)
-    step = SingleDeviceStep(functions, Layout(jax.devices()[:1]))
+    step = SingleDeviceRunner(functions, Layout(jax.devices()[:1]))
     lowered = step.lower(BatchShape(rows, SENTENCE, SENTENCE))
     return lowered.cost_analysis()["flops"] / (rows * SENTENCE)
 

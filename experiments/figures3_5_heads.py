@@ -37,9 +37,9 @@ from transformer_jax.terminal import run_program
 from transformer_jax.translator import Translator
 from transformer_jax.visualization.attention import (
     attention_lines,
-    by_word,
     check_head,
     merge_pieces,
+    merge_weights,
 )
 
 # Sentences with "it" of each split; words of the longest that is drawn.
@@ -79,7 +79,7 @@ def sentences(translator: Translator, split: DatasetSplit, count: int) -> list[S
         labels = [word for word, _ in merge_pieces(maps.source)]
         (pronoun, noun), (german, _) = example["antecedents"].tolist()
         before = len(_pronouns(" ".join(target.split()[:german])))
-        weights = by_word(maps.encoder, maps.source, maps.source)
+        weights = merge_weights(maps.encoder, maps.source, maps.source)
         spans = [tuple(span) for span in example["spans"].tolist()]
         phrases = [_smallest(spans, place) for place in range(len(labels) - 1)]
         found.append(Sentence(source, target, labels, weights, pronoun, noun, before, phrases))
@@ -314,7 +314,7 @@ def one_head(translator: Translator, source: str, layer: int, head: int):
     maps = translator.attention(source, source)  # the encoder sees no target
     check_head(maps.encoder, layer, head)
     labels = [word for word, _ in merge_pieces(maps.source)]
-    weights = by_word(maps.encoder[layer - 1, head - 1], maps.source, maps.source)
+    weights = merge_weights(maps.encoder[layer - 1, head - 1], maps.source, maps.source)
     title = f"layer {layer} head {head}"
     return attention_lines(weights[None], labels, labels, title=title)
 

@@ -21,7 +21,7 @@ def make_parser(description: str | None, output: str | None = None) -> argparse.
     It has --results-dir and, where a default `output` is named, --output.
     """
     parser = argparse.ArgumentParser(description=(description or "").split("\n")[0])
-    beside = "beside what is made"
+    beside = "next to the output"
     if output is not None:
         parser.add_argument("--output", type=Path, default=Path(output), help="folder to write")
         beside = "--output"

@@ -301,7 +301,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         raise UserError(f"--data-dir {arguments.data_dir} is of --full: others write their text")
     for row in arguments.rows:
         if row not in PAPER:
-            raise UserError(f"row {row!r} is none of Table 3; {did_you_mean(row, PAPER)}")
+            raise UserError(f"{row!r} is not a row of Table 3; {did_you_mean(row, PAPER)}")
     for name in ("seeds", "steps", "jobs"):
         value = getattr(arguments, name)
         if value is not None and value < 1:

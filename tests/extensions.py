@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from transformer_jax.data.pairing import Pairing
 from transformer_jax.evaluation.bleu import Score
-from transformer_jax.models.dimensions import Module, named
+from transformer_jax.models.dimensions import Module, name_axes
 from transformer_jax.models.families import FAMILIES, Family
 from transformer_jax.models.transformer import Decoder, Encoder
 from transformer_jax.tasks import TASKS, Task, TranslationTask
@@ -27,12 +27,12 @@ class Lstm(Module):
     def setup(self):
         width, rows = self.config.d_model, self.config.vocab_size
         normal, zeros = nn.initializers.normal(0.3), nn.initializers.zeros
-        self.table = self.param("table", named(normal, "V", "D"), (rows, width))
+        self.table = self.param("table", name_axes(normal, "V", "D"), (rows, width))
         shape = (2 * width, 4 * width)
         self.reader, self.writer = (
             (
-                self.param(f"{name}_kernel", named(normal, "D", "F"), shape),
-                self.param(f"{name}_bias", named(zeros, "F"), shape[1:]),
+                self.param(f"{name}_kernel", name_axes(normal, "D", "F"), shape),
+                self.param(f"{name}_bias", name_axes(zeros, "F"), shape[1:]),
             )
             for name in ("reader", "writer")
         )
@@ -96,7 +96,7 @@ class Tagger(Module):
         self.encoder = Encoder(config)
         normal = nn.initializers.normal(0.3)
         shape = (config.target_size, config.d_model)
-        self.classes = self.param("classes", named(normal, "V", "D"), shape)
+        self.classes = self.param("classes", name_axes(normal, "V", "D"), shape)
 
     def features(self, source, target, rows=None):
         return self.encoder(source, rows)
@@ -154,7 +154,7 @@ class LanguageModelFamily(Family):
     def build(self, config):
         return LanguageModel(config)
 
-    def longest(self, config):
+    def max_length(self, config):
         return 50
 
 

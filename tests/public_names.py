@@ -2,12 +2,13 @@
 
 _NAMES = {
     "transformer_jax": """
-        AttentionMaps DataConfig Decoder Encoder Evaluation FAMILIES Family Layout MeshStep
-        MetricsWriter ModelConfig OptimizerConfig PmapStep Processes Run RunConfig Search
-        SingleDeviceStep TASKS Task TextFiles TrainConfig TrainState Transformer Translation
-        Translator UserError average beam_search dataset_splits distributed_session functional
-        generate greedy_search load_variables make_layout make_optimizer make_runner
-        make_search_step make_step named presets sample train train_loop warmup_schedule
+        AttentionMaps BeamResult DataConfig Decoder Encoder Evaluation FAMILIES Family Generated
+        Layout Masks MeshRunner MetricsWriter ModelConfig OptimizerConfig PmapRunner Processes Run
+        RunConfig Search Segments SingleDeviceRunner TASKS Task TextFiles TrainConfig TrainState
+        Transformer Translation Translator UserError average beam_search dataset_splits
+        distributed_session functional generate greedy_search load_variables make_layout
+        make_optimizer make_runner make_search_step make_step name_axes presets sample train
+        train_loop warmup_schedule
     """,
     "transformer_jax.data.vocabulary": """
         BOS_ID EOS_ID PAD_ID SentencePieceVocabulary UNK_ID Vocabularies Vocabulary
@@ -15,8 +16,8 @@ _NAMES = {
         train_vocabulary
     """,
     "transformer_jax.evaluation.bleu": """
-        Score bleu_variants compound_split default_score exact_match missing_tokenizer paper_bleu
-        sacrebleu_score score_all tokenized_bleu
+        Score bleu_variants default_score exact_match missing_tokenizer paper_bleu sacrebleu_score
+        score_all split_compounds tokenized_bleu
     """,
     "transformer_jax.functional": """
         additive_attention_weights apply_attention attention_weights batch_norm batch_statistics
@@ -30,7 +31,7 @@ _NAMES = {
         RUN_CONFIGS TABLE_3 base big multi30k run_config t2t tiny
     """,
     "transformer_jax.visualization.attention": """
-        attention_lines attention_map by_word check_head draw_head merge_pieces
+        attention_lines attention_map check_head draw_head merge_pieces merge_weights
     """,
     "transformer_jax.visualization.curves": """
         learning_curve

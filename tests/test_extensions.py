@@ -278,7 +278,10 @@ def test_tagging_rejects_unaligned_tags(tagging_runs):
     [
         ({"model": "lstn"}, "architecture 'lstn' is unknown; did you mean 'lstm'"),
         ({"data": "taging"}, "task 'taging' is unknown; did you mean 'tagging'"),
-        ({"train": "bleu"}, "best_metric 'bleu' is none of the task's, loss, perplexity, accuracy"),
+        (
+            {"train": "bleu"},
+            "'bleu' is not one of the task's, loss, perplexity, accuracy",
+        ),
     ],
 )
 def test_unknown_family_or_task_is_refused_before_writing(tmp_path, change, message):

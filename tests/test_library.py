@@ -22,7 +22,7 @@ from transformer_jax.run.train import train
 from transformer_jax.tasks import TASKS, TranslationTask
 from transformer_jax.training.loop import train_loop
 from transformer_jax.training.metrics import MetricsWriter
-from transformer_jax.training.runners import SingleDeviceStep
+from transformer_jax.training.runners import SingleDeviceRunner
 from transformer_jax.training.step import make_step
 
 
@@ -66,14 +66,14 @@ def test_own_model_loss_optimizer_and_arrays_through_the_loop():
         )
         state = train_loop(
             functions.init(jax.random.key(0)),
-            SingleDeviceStep(functions),
+            SingleDeviceRunner(functions),
             own_batches(),
             TrainConfig(steps=100),
             writer,
         )
         assert int(state.step) == 100  # the batches never end
         again = train_loop(
-            state, SingleDeviceStep(functions), own_batches(), TrainConfig(steps=100)
+            state, SingleDeviceRunner(functions), own_batches(), TrainConfig(steps=100)
         )
     assert again is state
     assert [record["step"] for record in records] == [20, 40, 60, 80, 100]
@@ -88,7 +88,7 @@ def test_metric_names_of_every_record_are_reserved():
 
     functions = make_step(lambda rng: {"params": {"w": jnp.ones(2)}}, loss_fn, optax.sgd(0.1))
     with pytest.raises(ValueError, match="a metric cannot be named tokens"):
-        SingleDeviceStep(functions)(functions.init(jax.random.key(0)), [jnp.zeros(1)])
+        SingleDeviceRunner(functions)(functions.init(jax.random.key(0)), [jnp.zeros(1)])
 
 
 class Counting(TranslationTask):
@@ -140,7 +140,9 @@ def test_callback_failure_is_reported_once_and_ends_nothing(tmp_path, caplog):
         )
     assert next(calls) == 1
     told = [message for message in caplog.messages if "on_record" in message]
-    assert told == ["on_record failed and is called no more: RuntimeError('my dashboard is gone')"]
+    assert told == [
+        "on_record failed and is not called again: RuntimeError('my dashboard is gone')"
+    ]
     assert [r["step"] for r in read_jsonl(run.folder / "metrics.jsonl") if "loss" in r] == [5, 10]
 
 

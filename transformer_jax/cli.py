@@ -139,7 +139,7 @@ def _read_config(path: Path) -> RunConfig:
             tree = (upgrade_run(tree) if "format" in tree else tree)["config"]
         return RunConfig.from_json(json.dumps(tree))
     except (UserError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no configuration: {error}") from None
+        raise UserError(f"{path} is not a configuration: {error}") from None
 
 
 def _with_home(word: str) -> str:

@@ -45,7 +45,7 @@ def command_errors() -> Iterator[None]:
         sys.exit(f"transformer-jax: {error}")
     except BrokenPipeError:
         _flush_stdout()
-        print("transformer-jax: the reader of the output has gone", file=sys.stderr)
+        print("transformer-jax: the reader of the output has closed it", file=sys.stderr)
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         _flush_stdout()
@@ -55,8 +55,8 @@ def command_errors() -> Iterator[None]:
         if traceback.extract_tb(error.__traceback__)[-1].filename.endswith("xla_bridge.py"):
             sys.exit(
                 "transformer-jax: JAX finds no device: JAX_PLATFORMS is "
-                f"{os.environ.get('JAX_PLATFORMS', '')!r}; leave it out, or name what is there, "
-                "as cpu" + "".join(f" ({line:.200})" for line in str(error).splitlines()[:1])
+                f"{os.environ.get('JAX_PLATFORMS', '')!r}; unset it, or name an available one, "
+                "such as cpu" + "".join(f" ({line:.200})" for line in str(error).splitlines()[:1])
             )
         if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
             raise

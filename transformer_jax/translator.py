@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 
 from transformer_jax.config.languages import check_language
-from transformer_jax.data.corpus import Lines
+from transformer_jax.data.corpus import LineStatistics
 from transformer_jax.data.splitting import LineSplitter, Splitting
 from transformer_jax.data.text import ParallelText, chunks, decode_lines, is_blank
 from transformer_jax.data.vocabulary import Vocabularies, Vocabulary
@@ -60,7 +60,7 @@ class Translator:
         max_length: int = 256,
         layout: Layout | None = None,
         *,
-        lines: Lines | None = None,
+        lines: LineStatistics | None = None,
         languages: tuple[str, str] | tuple[None, None] = (None, None),
         task: Task = TASKS["translation"],
         collections: dict[str, Any] | None = None,
@@ -187,7 +187,8 @@ class Translator:
             raise TypeError("lines is one string: give a list of lines")
         if split_sentences not in get_args(Splitting):
             raise UserError(
-                f"split_sentences {split_sentences!r} is none of {', '.join(get_args(Splitting))}"
+                f"split_sentences {split_sentences!r} is not one of "
+                f"{', '.join(get_args(Splitting))}"
             )
         lines = list(lines)
         search = dataclasses.replace(search or Search(), **options)
@@ -254,7 +255,7 @@ class Translator:
             for number, found in enumerate(results, first):
                 texts = [t.text for t in found[: search.n_best]] or [""]
                 if scores or search.n_best > 1:
-                    # Nothing is the sure translation of nothing, and no translation of a text.
+                    # A blank line scores 0 for its empty translation, any other line -inf.
                     blank = is_blank(lines[number - first])
                     numbers = [t.score for t in found] or [0.0 if blank else -math.inf]
                     texts = [f"{number} ||| {t} ||| {s:.4f}" for t, s in zip(texts, numbers)]
@@ -362,12 +363,12 @@ class Translator:
 
     @usual_settings()
     def _token_log_probs(self, sources, targets, first=0):
-        """Of every target token, EOS last; none of a pair that cannot be read at once."""
+        """Compute log-probabilities of target tokens, EOS last; none for a pair too long."""
         if len(sources) != len(targets):
             raise UserError(f"{len(sources)} sources but {len(targets)} targets")
         sides = zip(self.vocabularies, (sources, targets))
         read, written = (vocabulary.encode_all(side) for vocabulary, side in sides)
-        most, pairing = self._inference.longest, self.task.pairing
+        most, pairing = self._inference.max_length, self.task.pairing
         short = []
         for number, pair in enumerate(zip(read, written)):
             if (longest := max(len(pairing.source(pair[0])), len(pairing.target(pair[1])))) <= most:

@@ -16,7 +16,7 @@ def test_attention_command_draws(command, run, tmp_path, kind):
     for wrong, message in (
         (["--head", 3], "head 3: the model has heads 1 to 2"),
         (["--layer", 0], "layer 0: the model has layers 1 to 1"),
-        (["--output", "a.txt"], "a.txt is no picture that can be written"),
+        (["--output", "a.txt"], "a.txt is not a picture file"),
         (["--output", "no/a.png"], "there is no folder .*no: make it first"),
     ):
         with pytest.raises(SystemExit, match=message):

@@ -40,7 +40,7 @@ CASES = {
     "a configuration with a name of before": (
         lambda: write("old.json", '{"model": {"tied": "all"}, "data": {"num_shapes": 1}}'),
         ["train", "--run-dir", "new", "--config", "old.json"],
-        "old.json is no configuration: model.tied is now model.tied_embeddings, "
+        "old.json is not a configuration: model.tied is now model.tied_embeddings, "
         "data.num_shapes is now data.max_batch_shapes: write the new name",
     ),
     "unknown preset": (
@@ -60,7 +60,7 @@ CASES = {
     ),
     "a language that is none": (
         text("a\n", "b\n"), [*TRAIN, "--direction", "en-xx"],
-        "'xx' is no language code: give two letters of ISO 639-1, as de, or three of",
+        "'xx' is not a language code: give two letters of ISO 639-1, as de, or three of",
     ),
     "a language of scores that is none": (
         text("w1\n", "W1\n"),
@@ -87,7 +87,7 @@ CASES = {
         no_setup, [*TRAIN, "--dataset", "grammar"], "dataset grammar brings its own text",
     ),
     "a folder for no dataset": (
-        no_setup, [*TRAIN, "--data-dir", "d"], "data_dir d belongs to a dataset",
+        no_setup, [*TRAIN, "--data-dir", "d"], "data_dir d needs a dataset",
     ),
     "out of range": (no_setup, [*TRAIN, "--dropout", "1.5"], "dropout 1.5 is outside [0, 1)"),
     "a number that is none": (
@@ -108,7 +108,7 @@ CASES = {
     ),
     "an unknown metric": (
         text("a\n" * 9, "b\n" * 9), [*TRAIN, "--best-metric", "blue"],
-        "best_metric 'blue' is none of the task's, loss, perplexity, accuracy, bleu, chrf",
+        "best_metric 'blue' is not one of the task's, loss, perplexity, accuracy, bleu, chrf",
     ),
     "a vocabulary a side for one": (
         text("a\n" * 9, "b\n" * 9), [*TRAIN, "--target-vocab-size", "50"],
@@ -135,18 +135,18 @@ CASES = {
     ),
     "a model beyond memory": (
         text("a\n" * 9, "b\n" * 9), [*TRAIN, "--d-model", "2000000"],
-        "GB a device to train, a device has",
+        "GB per device to train, but a device has",
     ),
     "no name of a preset": (no_setup, [*TRAIN, "--preset="], "preset '' is unknown; known: tiny"),
     "a path that is none": (
         lambda: write("given.json", r'{"data": {"train": ["a\u0000b", "c"]}}'),
         ["train", "--run-dir", "new", "--config", "given.json"],
-        "given.json is no configuration: data.train[0] holds characters that no text has",
+        "given.json is not a configuration: data.train[0] contains NUL or an unpaired surrogate",
     ),
     "a rate beyond numbers": (
         lambda: write("given.json", '{"optimizer": {"lr_factor": 1' + "0" * 400 + "}}"),
         ["train", "--run-dir", "new", "--config", "given.json"],
-        "given.json is no configuration: optimizer.lr_factor must be of type float, not 1000",
+        "given.json is not a configuration: optimizer.lr_factor must be of type float, not 1000",
     ),
     "no steps": (no_setup, [*TRAIN, "--steps", "0"], "steps 0 must be positive"),
     "not finite": (no_setup, [*TRAIN, "--lr-factor", "inf"], "lr_factor inf is not finite"),
@@ -177,7 +177,7 @@ CASES = {
     "a field that is none": (
         lambda: write("given.json", '{"model": {"dff": 9}}'),
         ["train", "--run-dir", "new", "--config", "given.json"],
-        "given.json is no configuration: model has no field 'dff'; did you mean 'd_ff'?",
+        "given.json is not a configuration: model has no field 'dff'; did you mean 'd_ff'?",
     ),
     "nothing to evaluate on": (
         no_setup, ["evaluate", "--run-dir", "run"], "give --test SOURCE REFERENCE or --split NAME",
@@ -185,7 +185,7 @@ CASES = {
     "a picture that is none": (
         no_setup,
         ["schedule", "--output", "rate.txt"],
-        "rate.txt is no picture that can be written",
+        "rate.txt is not a picture file",
     ),
     "a folder that is not empty": (
         no_setup, ["verify-resume", "--output", "run"], "run is not empty: name a new folder",

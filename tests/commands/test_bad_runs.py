@@ -23,7 +23,7 @@ CASES = {
     ),
     "a folder of somebody's own": (
         lambda: (text("a\n" * 9, "b\n" * 9)(), Path("mine").mkdir(), write("mine/corpus/x", "x")),
-        [*TRAIN, "--run-dir", "mine"], "mine/corpus is there and no prepared text: give another",
+        [*TRAIN, "--run-dir", "mine"], "mine/corpus is not prepared text: give another",
     ),
     "a file for a run": (
         lambda: write("file", "x"), ["train", "--run-dir", "file", "--dataset", "grammar"],
@@ -71,7 +71,7 @@ CASES = {
     ),
     "a vocabulary of half characters": (
         lambda: write("run/vocabulary.json", r'["a", "\ud800"]'), ["translate", "--run-dir", "run"],
-        "run/vocabulary.json is damaged: half a character is no text",
+        "run/vocabulary.json is damaged: it has an unpaired surrogate",
     ),
     "a vocabulary of another run": (
         lambda: write("run/vocabulary.json", '["a", "b"]'), ["translate", "--run-dir", "run"],
@@ -126,12 +126,12 @@ CASES = {
     "output onto the input": (
         lambda: write("in", "w1\n"),
         ["translate", "--run-dir", "run", "--input", "in", "--output", "in"],
-        "in is to be read and written: name another --output",
+        "in is both input and output: give another --output",
     ),
     "output onto the reference": (
         text("w1\n", "W1\n"),
         ["evaluate", "--run-dir", "run", "--test", "src", "tgt", "--output", "tgt"],
-        "tgt is to be read and written: name another --output",
+        "tgt is both input and output: give another --output",
     ),
     "output onto a full disk": (
         lambda: write("in", "w1\n"),

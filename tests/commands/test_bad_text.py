@@ -39,7 +39,7 @@ CASES = {
     ),
     "vocabulary larger than the text allows": (
         text("one two three\n" * 9, "eins zwei drei\n" * 9), [*TRAIN, "--vocabulary", "bpe"],
-        "cannot train a bpe vocabulary of vocab_size 1000 on this text: it has pieces for at most",
+        "cannot train a bpe vocabulary of vocab_size 1000 on this text: it allows at most",
     ),
     "vocabulary smaller than its characters": (
         text("one two three\n" * 9, "eins zwei drei\n" * 9),

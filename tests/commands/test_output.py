@@ -31,7 +31,7 @@ def test_output_to_a_closed_pipe_ends_the_command(run, tmp_path):
     )
     assert done.returncode == 128 + signal.SIGPIPE
     assert len(done.stdout.splitlines()) == 1
-    assert done.stderr.splitlines()[-1] == "transformer-jax: the reader of the output has gone"
+    assert done.stderr.splitlines()[-1] == "transformer-jax: the reader of the output has closed it"
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def test_config_is_printed_and_read_again(command, run):
         command("train", "--run-dir", "new", "--config", "given.json", "--preset", "tiny")
     Path("given.json").write_text(printed.replace('"d_ff"', '"dff"'))
     with pytest.raises(
-        SystemExit, match=r"given.json is no configuration: model has no field 'dff'"
+        SystemExit, match=r"given.json is not a configuration: model has no field 'dff'"
     ):
         command("train", "--run-dir", "new", "--config", "given.json")
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.small_job import ENVIRONMENT
 from transformer_jax import Translator
-from transformer_jax.data.corpus import Lines
+from transformer_jax.data.corpus import LineStatistics
 from transformer_jax.decoding.options import Search
 from transformer_jax.errors import UserError
 from transformer_jax.run.folder import Run
@@ -68,7 +68,7 @@ def test_translate_splits_long_lines(run, caplog):
 def test_translate_splits_sentences(run, caplog):
     """This run's lines hold one sentence each; `.` ends one here as in any text."""
     translator = Translator.load(run)
-    assert Run.open(run).lines == Lines(sentences_per_line=1, max_tokens=6)
+    assert Run.open(run).lines == LineStatistics(sentences_per_line=1, max_tokens=6)
     line, parts = "w1 w2. w3! w4?", ["w1 w2.", "w3!", "w4?"]
     apart = " ".join(translator.translate(parts, beam_size=1))
     assert translator.translate([line], beam_size=1) == [apart]
@@ -82,7 +82,7 @@ def test_translate_splits_sentences(run, caplog):
     translator = Translator.load(run)
     assert translator.translate([line], beam_size=1) == never
     assert translator.translate([line], beam_size=1, split_sentences="always") == [apart]
-    with pytest.raises(UserError, match="split_sentences 'no' is none of auto, always, never"):
+    with pytest.raises(UserError, match="split_sentences 'no' is not one of auto, always, never"):
         translator.translate([line], split_sentences="no")
 
 

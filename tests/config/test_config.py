@@ -27,13 +27,16 @@ from transformer_jax.errors import UserError
         ),
         (lambda: ModelConfig(dropout=1.0), r"dropout 1.0 is outside \[0, 1\)"),
         (lambda: ModelConfig(num_layers=0), "num_layers 0 must be positive"),
-        (lambda: ModelConfig(norm_placement="both"), "norm_placement 'both' is none of post, pre"),
+        (
+            lambda: ModelConfig(norm_placement="both"),
+            "norm_placement 'both' is not one of post, pre",
+        ),
         (lambda: ModelConfig(d_model=9, num_heads=3), "d_model 9 is odd"),
         (lambda: ModelConfig(start_id=99, vocab_size=50), "start_id 99 is outside"),
         (lambda: OptimizerConfig(label_smoothing=-0.1), "label_smoothing -0.1 is outside"),
         (lambda: OptimizerConfig(warmup_steps=0), "warmup_steps 0 must be positive"),
         (lambda: DataConfig(batch_tokens=100), "batch_tokens 100 is smaller than one sentence"),
-        (lambda: DataConfig(vocabulary="words"), "vocabulary 'words' is none of"),
+        (lambda: DataConfig(vocabulary="words"), "vocabulary 'words' is not one of"),
         (lambda: TrainConfig(average_last=9), "average_last 9 is more than keep_last 5"),
         (lambda: ModelConfig(d_model=None), "d_model None must be of type int"),
         (lambda: ModelConfig(d_model=512.0), "d_model 512.0 must be of type int"),
@@ -167,10 +170,10 @@ def test_identity_ignores_paths_and_run_schedule():
     moved = replace(
         base, data=replace(base.data, train=("a", "b")), train=replace(base.train, steps=7)
     )
-    assert base.deciding() == moved.deciding()
-    assert base.deciding() != replace(base, model=presets.tiny()).deciding()
-    assert "train.seed" in base.deciding()
-    assert json.dumps(base.deciding())
+    assert base.identity_fields() == moved.identity_fields()
+    assert base.identity_fields() != replace(base, model=presets.tiny()).identity_fields()
+    assert "train.seed" in base.identity_fields()
+    assert json.dumps(base.identity_fields())
 
 
 def test_old_names_are_refused_as_options_and_accepted_as_values():

@@ -169,7 +169,7 @@ def test_text_from_a_pipe_is_refused_before_the_work():
 def test_text_with_invalid_utf8_is_refused():
     vocabulary = SentencePieceVocabulary.train(["a b c d e f"] * 9, 270, "bpe")
     for encode in (vocabulary.encode, lambda text: vocabulary.encode_all(["a", text])):
-        with pytest.raises(UserError, match=r"'b\\udcff' has half a character"):
+        with pytest.raises(UserError, match=r"'b\\udcff' has an unpaired surrogate"):
             encode("b\udcff")
     with pytest.raises(TypeError, match="str or bytes"):
         vocabulary.encode_all(["a", 3])

@@ -166,7 +166,7 @@ def test_dataset_is_prepared_once_by_concurrent_jobs(folder, tmp_path):
         ("opus", "en-de", None, "'opus' is unknown; known: grammar, text, multi30k"),
         ("grammar/3k", "en-de", None, "no size '3k'; it has 10k, 30k"),
         ("grammar", "en-fr", None, "has no direction 'en-fr'; did you mean 'en-de'"),
-        ("grammar", "en-de", "somewhere", "is written, not read: leave --data-dir out"),
+        ("grammar", "en-de", "somewhere", "is generated, not read: leave --data-dir out"),
         ("multi30k", "en-cs", None, "has no direction 'en-cs'; did you mean"),
         ("multi30k/x", "en-de", None, "has no configuration 'x'"),
         ("wmt16_translate", "en-fr", None, "has no direction 'en-fr'; did you mean"),

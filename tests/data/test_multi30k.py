@@ -9,8 +9,8 @@ import threading
 import pytest
 
 from transformer_jax.data.builders import Multi30k
+from transformer_jax.data.compression import CompressionError
 from transformer_jax.data.datasets import DatasetError
-from transformer_jax.data.packing import PackingError
 from transformer_jax.data.text import TextError
 
 
@@ -41,7 +41,7 @@ def test_multi30k_with_a_wrong_or_missing_file(load, captions, prepared_files):
     with pytest.raises(TextError, match=r"val.fr.gz is not Multi30k's val.fr: its SHA-256"):
         load("multi30k", "en-de", captions)
     (captions / "val.fr.gz").write_bytes(b"\x1f\x8bbroken")
-    with pytest.raises(PackingError, match=r"val.fr.gz cannot be unpacked"):
+    with pytest.raises(CompressionError, match=r"val.fr.gz cannot be unpacked"):
         load("multi30k", "en-de", captions)
     (captions / "val.fr.gz").unlink()
     with pytest.raises(TextError, match=r"lacks val.fr \(or val.fr.gz\)"):

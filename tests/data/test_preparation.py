@@ -148,7 +148,7 @@ def test_cache_location(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 @pytest.mark.parametrize(
-    "size, message", [(5000, r"pieces for at most \d+; lower"), (60, r"alone are \d+; raise")]
+    "size, message", [(5000, r"at most \d+ pieces; lower"), (60, r"alone are \d+; raise")]
 )
 def test_preparation_vocabulary_size_that_does_not_fit_the_text(
     tmp_path, data, kind, size, message

@@ -194,9 +194,9 @@ def test_length_penalties():
     np.testing.assert_allclose(length_divisor(7, "gnmt", 0.6), 2**0.6, rtol=1e-6)
     np.testing.assert_allclose(length_divisor(9, "power", 0.5), 3, rtol=1e-6)
     assert length_divisor(9, "none", 0.5) == 1
-    with pytest.raises(ValueError, match="'log' is none of gnmt, power, none"):
+    with pytest.raises(ValueError, match="'log' is not one of gnmt, power, none"):
         length_divisor(9, "log", 1.0)
-    with pytest.raises(ValueError, match="eos_rule 'first' is none of shrink, t2t"):
+    with pytest.raises(ValueError, match="eos_rule 'first' is not one of shrink, t2t"):
         beam(tables(1, 4), jnp.array([3]), beam_size=2, max_length=3, eos_rule="first")
 
 
@@ -216,8 +216,8 @@ SEARCHES = {
         (ValueError, r"the shape of the limits is \(\), not \[N\]", {"limits": jnp.array(3)}),
         (TypeError, "the limits are float32: they must be", {"limits": jnp.array([3.0, 2.0])}),
         (ValueError, "max_length 0 has no room", {"max_length": 0}),
-        (ValueError, "eos_id 5 is none of the step's 5 tokens", {"eos_id": 5}),
-        (ValueError, "eos_id -1 is none of", {"eos_id": -1}),
+        (ValueError, "eos_id 5 is not one of the step's 5 tokens", {"eos_id": 5}),
+        (ValueError, "eos_id -1 is not one of", {"eos_id": -1}),
         (ValueError, r"logits have shape \(3, 5\), not \(2, V\)", {"logits": (3, 5)}),
         (ValueError, r"logits have shape \(2, 1, 5\)", {"logits": (2, 1, 5)}),
         (TypeError, "the mask is float32: masks are boolean, True = may be chosen",

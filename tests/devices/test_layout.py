@@ -26,9 +26,9 @@ from transformer_jax.run.items import state_from_items, state_to_items
 from transformer_jax.tasks import Task
 from transformer_jax.training.fingerprint import fingerprints
 from transformer_jax.training.runners import (
-    MeshStep,
-    PmapStep,
-    SingleDeviceStep,
+    MeshRunner,
+    PmapRunner,
+    SingleDeviceRunner,
     make_runner,
 )
 from transformer_jax.training.step import GradientSums
@@ -39,13 +39,13 @@ OPTIMIZER = OptimizerConfig(warmup_steps=10)
 SHAPE = BatchShape(16, 7, 6)
 STEPS = 20
 WAYS = {
-    "pmap 4": (PmapStep, (4, 1, 1)),
-    "pmap 8": (PmapStep, (8, 1, 1)),
-    "mesh 4x1x1": (MeshStep, (4, 1, 1)),
-    "mesh 8x1x1": (MeshStep, (8, 1, 1)),
-    "mesh 1x8x1": (MeshStep, (1, 8, 1)),
-    "mesh 2x2x2": (MeshStep, (2, 2, 2)),
-    "mesh 1x1x4": (MeshStep, (1, 1, 4)),
+    "pmap 4": (PmapRunner, (4, 1, 1)),
+    "pmap 8": (PmapRunner, (8, 1, 1)),
+    "mesh 4x1x1": (MeshRunner, (4, 1, 1)),
+    "mesh 8x1x1": (MeshRunner, (8, 1, 1)),
+    "mesh 1x8x1": (MeshRunner, (1, 8, 1)),
+    "mesh 2x2x2": (MeshRunner, (2, 2, 2)),
+    "mesh 1x1x4": (MeshRunner, (1, 1, 4)),
 }
 
 
@@ -69,7 +69,7 @@ def functions(model=MODEL):
 
 @functools.cache
 def runner(way, model=MODEL):
-    kind, sizes = WAYS.get(way, (SingleDeviceStep, (1, 1, 1)))
+    kind, sizes = WAYS.get(way, (SingleDeviceRunner, (1, 1, 1)))
     return kind(functions(model), Layout(jax.devices()[: math.prod(sizes)], *sizes))
 
 
@@ -166,7 +166,7 @@ def test_step_with_micro_batches_and_dropout_equals_one_device(way):
     check_agreement(way, replace(MODEL, dropout=0.3), accumulate=3)
 
 
-class MeanOfMeans(PmapStep):
+class MeanOfMeans(PmapRunner):
     """What Flax's WMT example does: right only where all devices have as many tokens."""
 
     def _reduce_sums(self, sums):
@@ -222,7 +222,11 @@ def test_parameters_have_shardings():
         ({"mesh": "tensor=4"}, {"d_ff": 6}, r"d_ff 6 is not divisible by the 4"),
         ({"mesh": "fsdp=8"}, {"d_model": 12}, r"d_model 12 is not divisible by the 8"),
         ({"mesh": "fsdp=3"}, {}, r"mesh fsdp=3 has 3 devices, which do not divide the 8 there are"),
-        ({"mesh": "model=8"}, {}, r"'model=8' is no part of one; write as data=2,fsdp=2,tensor=2"),
+        (
+            {"mesh": "model=8"},
+            {},
+            r"'model=8' is invalid; write for example data=2,fsdp=2,tensor=2",
+        ),
         ({"mesh": "data=2,data=4"}, {}, r"'data=4' is no part"),
         ({"mesh": "data=0"}, {}, r"'data=0' is no part"),
         ({"mesh": "data=8", "parallel": "pmap"}, {}, r"mesh data=8 belongs to --parallel mesh"),
@@ -244,8 +248,8 @@ def test_layout_from_options():
     assert sizes(mesh="data=2") == {**eight, "data": 2}
     one = Layout(jax.devices()[:1])
     kinds = [type(make_runner(p, functions(), one)) for p in ("auto", "jit", "pmap")]
-    assert kinds == [SingleDeviceStep, SingleDeviceStep, PmapStep]
-    assert type(make_runner("auto", functions(), Layout(jax.devices()[:2], 2))) is MeshStep
+    assert kinds == [SingleDeviceRunner, SingleDeviceRunner, PmapRunner]
+    assert type(make_runner("auto", functions(), Layout(jax.devices()[:2], 2))) is MeshRunner
 
 
 def test_batch_rows_are_padded_to_the_devices():
@@ -260,7 +264,7 @@ def test_state_is_divided_among_devices():
     model = Transformer(replace(MODEL, d_model=64, vocab_size=8000))
     functions = Task().step_functions(model, OPTIMIZER, 0)
     for sizes, share in (((1, 8, 1), 1 / 8), ((2, 2, 2), 1 / 4), ((8, 1, 1), 1)):
-        step = MeshStep(functions, Layout(jax.devices(), *sizes))
+        step = MeshRunner(functions, Layout(jax.devices(), *sizes))
         state = start(step)
         whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         kept = [0] * 8
@@ -271,7 +275,7 @@ def test_state_is_divided_among_devices():
         assert set(kept) == {step.state_bytes}
     # Base, whose arrays need not be made: what has no D is a thousandth.
     functions = Task().step_functions(Transformer(presets.base()), OPTIMIZER, 0)
-    whole, cut = (MeshStep(functions, Layout(jax.devices(), 1, n)).state_bytes for n in (1, 8))
+    whole, cut = (MeshRunner(functions, Layout(jax.devices(), 1, n)).state_bytes for n in (1, 8))
     assert whole / 8 <= cut <= 1.02 * whole / 8
 
 

@@ -35,7 +35,7 @@ FOUR = {**ENVIRONMENT, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": FLAGS}
     [
         (("node0:1234", 2, None), r"belong together: give all three, or --distributed alone"),
         ((None, 2, 0), r"belong together"),
-        (("node0", 2, 0), r"coordinator 'node0' is no HOST:PORT, as node0:1234"),
+        (("node0", 2, 0), r"coordinator 'node0' is not HOST:PORT, e.g. node0:1234"),
         (("node0:x", 2, 0), r"is no HOST:PORT"),
         (("node0:70000", 2, 0), r"is no HOST:PORT"),
         (("node0:1234", 2, 2), r"process-id 2 is outside 0 to num-processes 2 - 1"),
@@ -121,7 +121,7 @@ def test_processes_lost_stopped_and_moved(tmp_path):
         assert first.wait(60) == 1
         assert time.monotonic() - killed < 30
     assert re.search(
-        r"transformer-jax: process 1 is lost, silent for 15 s; start all processes again, they "
+        r"transformer-jax: process 1 is lost: no heartbeat for 15 s; start all processes again to "
         r"resume from the newest checkpoint: transformer-jax train --run-dir \S+ --coordinator \S+ "
         r"--num-processes 2 --process-id N --config \S+\n",
         read_log(tmp_path, 0),

@@ -6,13 +6,13 @@ import sacrebleu
 from transformer_jax.data.vocabulary import WhitespaceVocabulary
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bleu import (
-    compound_split,
     default_score,
     missing_tokenizer,
     paper_bleu,
     paper_tokens,
     sacrebleu_score,
     score_all,
+    split_compounds,
     tokenized_bleu,
 )
 
@@ -36,7 +36,7 @@ from transformer_jax.evaluation.bleu import (
     ],
 )
 def test_compound_split_equals_the_perl_script(line, expected):
-    assert compound_split(line) == expected
+    assert split_compounds(line) == expected
 
 
 def test_paper_tokens():

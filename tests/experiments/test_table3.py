@@ -38,7 +38,7 @@ def test_table3_rows_build_at_both_scales(tmp_path):
 
 def test_table3_rows_of_one_seed_are_paired(tmp_path):
     configs = (table3.scaled_config(row, tmp_path, 4) for row in ("base", "B-dk-16"))
-    base, smaller = (config.deciding() for config in configs)
+    base, smaller = (config.identity_fields() for config in configs)
     assert {name for name in base if base[name] != smaller[name]} == {"model.d_k"}
 
 
@@ -71,7 +71,7 @@ def test_table3_prints_the_papers_numbers():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--rows bse", "row 'bse' is none of Table 3; .*base"),
+        ("--rows bse", "'bse' is not a row of Table 3; .*base"),
         ("--seeds 0", "--seeds 0 must be positive"),
         ("--jobs -1", "--jobs -1 must be positive"),
         ("--data-dir x", "--data-dir x is of --full"),

@@ -54,5 +54,5 @@ def test_typed_key_accepts_raw_keys():
     np.testing.assert_array_equal(
         F.dropout(x, 0.5, by_row(old, rows)), F.dropout(x, 0.5, F.fold_in_rows(old, rows))
     )
-    with pytest.raises(TypeError, match=r"int32\(2,\) is no random key"):
+    with pytest.raises(TypeError, match=r"int32\(2,\) is not a random key"):
         unchecked(F.typed_key)(jnp.zeros(2, jnp.int32))

@@ -65,5 +65,5 @@ def test_positions_reject_bad_arguments():
         F.sinusoids(-1, 4)
     with pytest.raises(ValueError, match="d_model 5 is odd"):
         F.sinusoids(3, 5)
-    with pytest.raises(ValueError, match="layout 'fourier' is none of paper, concatenated, t2t"):
+    with pytest.raises(ValueError, match="layout 'fourier' is not one of paper, concatenated, t2t"):
         unchecked(F.sinusoids)(3, 4, "fourier")

@@ -48,5 +48,5 @@ def test_parameters_without_axes_are_refused_only_when_sharded():
     params = nn.unbox(Stranger().init(jax.random.key(0), x))["params"]
     axes = axes_of(boxed_init(Stranger(), x))
     Layout(jax.devices(), 8).check_axes(params, axes)
-    with pytest.raises(UserError, match=r"mesh fsdp=8 cannot cut parameter \['bias'\], whose"):
+    with pytest.raises(UserError, match=r"mesh fsdp=8 cannot shard parameter \['bias'\], whose"):
         Layout(jax.devices(), 1, 8).check_axes(params, axes)

@@ -54,7 +54,7 @@ OWN_FILES = RunConfig(data=DataConfig(train=("a", "b"), direction="fr-en"))
 
 
 def test_identity_defaults_are_unchanged():
-    assert RunConfig().deciding() == DEFAULTS
+    assert RunConfig().identity_fields() == DEFAULTS
 
 
 @pytest.mark.parametrize(

@@ -264,5 +264,5 @@ def test_checkpoint_dir_elsewhere(tmp_path, monkeypatch, remote):
 
 
 def test_run_folder_must_be_on_a_file_system(tmp_path):
-    with pytest.raises(RunError, match=r"no folder of a file system.*--checkpoint-dir may be"):
+    with pytest.raises(RunError, match=r"is not on a file system.*--checkpoint-dir may be"):
         train(configuration(tmp_path), Path("gs://bucket/run"))

@@ -18,7 +18,7 @@ from transformer_jax.run.items import state_to_items
 from transformer_jax.run.train import train
 from transformer_jax.run.variables import load_variables
 from transformer_jax.tasks import Task
-from transformer_jax.training.runners import MeshStep, PmapStep, SingleDeviceStep
+from transformer_jax.training.runners import MeshRunner, PmapRunner, SingleDeviceRunner
 
 MODEL = ModelConfig(
     vocab_size=40, d_model=8, d_ff=16, num_heads=2, num_layers=1, dropout=0.0,
@@ -26,10 +26,10 @@ MODEL = ModelConfig(
 )  # fmt: skip
 OPTIMIZER = OptimizerConfig(warmup_steps=8, lr_factor=0.3)
 WAYS = {
-    "jit": (SingleDeviceStep, (1, 1, 1)),
-    "pmap": (PmapStep, (4, 1, 1)),
-    "mesh": (MeshStep, (2, 2, 1)),
-    "mesh with tensor": (MeshStep, (1, 2, 2)),
+    "jit": (SingleDeviceRunner, (1, 1, 1)),
+    "pmap": (PmapRunner, (4, 1, 1)),
+    "mesh": (MeshRunner, (2, 2, 1)),
+    "mesh with tensor": (MeshRunner, (1, 2, 2)),
 }
 
 

@@ -15,7 +15,7 @@ from transformer_jax.models.transformer import Transformer
 from transformer_jax.run.train import train
 from transformer_jax.tasks import Task
 from transformer_jax.training import memory
-from transformer_jax.training.runners import SingleDeviceStep
+from transformer_jax.training.runners import SingleDeviceRunner
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def step_functions(config):
 
 
 def needed(config, corpus):
-    step = SingleDeviceStep(step_functions(config))
+    step = SingleDeviceRunner(step_functions(config))
     return memory.largest_step_memory(step, config, Batches(corpus, config.data, 0).shapes)
 
 
@@ -55,7 +55,7 @@ def test_memory_of_the_state_is_exact_and_the_rest_grows_with_the_batch(job):
 @pytest.mark.slow
 def test_largest_shape_needs_most_memory(job):
     config, _ = job
-    step = SingleDeviceStep(step_functions(config))
+    step = SingleDeviceRunner(step_functions(config))
     shapes = [BatchShape(8, 64, 64), BatchShape(128, 4, 4), BatchShape(16, 8, 32)]
     sizes = {shape: sum(memory.largest_step_memory(step, config, [shape])[1]) for shape in shapes}
     assert memory.largest_shape(shapes, config.model) == max(sizes, key=sizes.get)
@@ -97,7 +97,7 @@ def test_fit_memory_run_resumes_with_its_first_command(job, monkeypatch, tmp_pat
 
 def test_memory_too_large_is_refused_before_the_first_step(job, monkeypatch):
     config, corpus = job
-    step = SingleDeviceStep(step_functions(config))
+    step = SingleDeviceRunner(step_functions(config))
     shapes = Batches(corpus, config.data, 0).shapes
     whole = sum(needed(config, corpus)[1])
     monkeypatch.setattr(memory, "device_memory", lambda: whole)

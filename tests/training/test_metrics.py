@@ -45,6 +45,4 @@ def test_unwritable_tensorboard_warns_and_continues(tmp_path, monkeypatch, caplo
         record(tmp_path, 0, 4, loss=2.0)
     assert len(read_jsonl(tmp_path / "metrics.jsonl")) == 5
     [message] = caplog.messages
-    assert message == (
-        "no more TensorBoard events: No space left on device; metrics.jsonl has it all"
-    )
+    assert message == ("TensorBoard events end: No space left on device; metrics.jsonl is complete")

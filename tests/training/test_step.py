@@ -16,7 +16,7 @@ from transformer_jax.run.average import mean_tree
 from transformer_jax.tasks import Task
 from transformer_jax.training.fingerprint import fingerprints
 from transformer_jax.training.optimizer import make_optimizer
-from transformer_jax.training.runners import MeshStep, PmapStep, SingleDeviceStep
+from transformer_jax.training.runners import MeshRunner, PmapRunner, SingleDeviceRunner
 from transformer_jax.training.schedule import make_schedule, warmup_schedule
 from transformer_jax.training.state import create_state
 from transformer_jax.training.step import GradientSums, make_step
@@ -100,8 +100,8 @@ def test_micro_batches_add_up_to_the_whole_batch():
         np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, float(jnp.abs(b).max())))
         if float(jnp.abs(b).max()) > 1e-3:
             assert not np.allclose(wrong, b / 14, atol=1e-5)
-    accumulated, metrics = SingleDeviceStep(functions)(start()[1], parts)
-    stepped, expected = SingleDeviceStep(functions)(start()[1], (whole,))
+    accumulated, metrics = SingleDeviceRunner(functions)(start()[1], parts)
+    stepped, expected = SingleDeviceRunner(functions)(start()[1], (whole,))
     np.testing.assert_allclose(metrics["loss_sum"], expected["loss_sum"], rtol=1e-6)
     np.testing.assert_allclose(
         accumulated.params["embedding"], stepped.params["embedding"], atol=1e-5
@@ -129,7 +129,7 @@ def test_nonfinite_gradient_changes_only_the_counters():
 def test_clipping_and_moving_average():
     clipped = replace(OPTIMIZER, clip_norm=1e-3, ema_decay=0.9)
     functions, state = start(optimizer=clipped)
-    after, metrics = SingleDeviceStep(functions)(state, (batch(2, 4),))
+    after, metrics = SingleDeviceRunner(functions)(state, (batch(2, 4),))
     assert metrics["gradient_norm"] > 1e-3
     _, state = start(optimizer=clipped)
     expected = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, state.params, after.params)
@@ -189,7 +189,7 @@ def test_dropout_changes_with_the_step_and_repeats_with_the_seed():
     assert len({tuple(jax.random.key_data(k).tolist()) for k in keys}) == 4
 
     def losses():
-        step, state = SingleDeviceStep(functions), start(replace(MODEL, dropout=0.3))[1]
+        step, state = SingleDeviceRunner(functions), start(replace(MODEL, dropout=0.3))[1]
         out = []
         for _ in range(2):
             state, metrics = step(state, (batch(2, 4),))
@@ -201,7 +201,7 @@ def test_dropout_changes_with_the_step_and_repeats_with_the_seed():
 
 def test_training_learns_to_copy():
     functions, state = start(optimizer=OptimizerConfig(warmup_steps=40, label_smoothing=0.0))
-    step = SingleDeviceStep(functions)
+    step = SingleDeviceRunner(functions)
     for n in range(900):
         b = batch(16, 4, seed=n % 7)
         state, metrics = step(state, (b._replace(target=b.source),))
@@ -263,7 +263,7 @@ def test_loss_reported_is_per_token_and_smoothed():
     b = batch(2, 4, padding=1)
     logits = jax.jit(Transformer(MODEL).apply)({"params": state.params}, b.source, b.target)
     expected, tokens = functional.label_smoothed_cross_entropy(logits, jnp.asarray(b.target), 0.1)
-    _, metrics = SingleDeviceStep(functions)(state, (b,))
+    _, metrics = SingleDeviceRunner(functions)(state, (b,))
     np.testing.assert_allclose(metrics["loss_sum"], expected, rtol=1e-5)
     assert metrics["tokens"] == tokens == 6
 
@@ -291,9 +291,9 @@ def test_step_ignores_the_default_generator():
         jax.tree.map(np.testing.assert_array_equal, found(), expected)
 
 
-@pytest.mark.parametrize("way", [SingleDeviceStep, MeshStep])
+@pytest.mark.parametrize("way", [SingleDeviceRunner, MeshRunner])
 def test_logits_in_blocks_train_equally(way):
-    layout = Layout(jax.devices(), 2, 2) if way is MeshStep else Layout(jax.devices()[:1])
+    layout = Layout(jax.devices(), 2, 2) if way is MeshRunner else Layout(jax.devices()[:1])
     found = []
     for block in (None, 3):
         optimizer = replace(OPTIMIZER, logits_block=block)
@@ -340,13 +340,13 @@ def test_sums_are_float32_and_a_state_keeps_its_dtypes():
     assert dtypes[0] == dtypes[1]
 
 
-@pytest.mark.parametrize("way", [SingleDeviceStep, PmapStep, MeshStep])
+@pytest.mark.parametrize("way", [SingleDeviceRunner, PmapRunner, MeshRunner])
 def test_runners_place_batches_of_any_tree(way):
     def loss_fn(params, collections, batch, rng):
         error = params["w"][None] - batch["x"]
         return jnp.sum(error**2), jnp.float32(len(error)), {}, collections
 
-    sizes = {SingleDeviceStep: (1, 1), PmapStep: (4, 1), MeshStep: (2, 2)}[way]
+    sizes = {SingleDeviceRunner: (1, 1), PmapRunner: (4, 1), MeshRunner: (2, 2)}[way]
     functions = make_step(lambda rng: {"params": {"w": jnp.zeros(3)}}, loss_fn, optax.sgd(0.5))
     layout = Layout(jax.devices()[: sizes[0] * sizes[1]], sizes[0] * sizes[1])
     step = way(functions, layout)

@@ -10,7 +10,7 @@ import pytest
 
 from transformer_jax.cli import main
 from transformer_jax.results import AttentionMaps
-from transformer_jax.visualization.attention import by_word
+from transformer_jax.visualization.attention import merge_weights
 from transformer_jax.visualization.page import attention_page
 
 HOSTILE = ["▁</script><script>alert(1)</script>", "▁&amp;", "▁\"'", "▁{{data}}", "</s>"]
@@ -82,9 +82,7 @@ def test_page_is_written_by_the_command(uninterrupted_run, tmp_path, capsys):
     assert "w1 w2" in (tmp_path / "page.html").read_text(encoding="utf-8")
     main([*command, "--html", "page.html", "--output", "head.svg"])
     assert capsys.readouterr().out == "head.svg\npage.html\n"
-    with pytest.raises(
-        SystemExit, match=r"page\.txt is no page that can be written: end it in \.html"
-    ):
+    with pytest.raises(SystemExit, match=r"page\.txt is not a page file: end its name in \.html"):
         main([*command, "--html", "page.txt"])
 
 
@@ -168,7 +166,7 @@ def test_page_in_a_browser(browser, tmp_path):
     Select(browser.find_element(By.ID, "part")).select_by_visible_text("decoder, to the source")
     assert [word.text for word in words("rows")] == ["ein", "Hut", "</s>"]
     ActionChains(browser).move_to_element(words("rows")[0]).perform()
-    cross = by_word(attention.cross[1, 2], attention.target_tokens, attention.source)
+    cross = merge_weights(attention.cross[1, 2], attention.target_tokens, attention.source)
     expect(0, cross)
     # A row of the matrix is one more place to point at.
     rows = browser.find_elements(By.CSS_SELECTOR, "#matrix .row")

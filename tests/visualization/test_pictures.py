@@ -10,8 +10,8 @@ from matplotlib.image import imread
 from transformer_jax.visualization.attention import (
     attention_lines,
     attention_map,
-    by_word,
     merge_pieces,
+    merge_weights,
 )
 from transformer_jax.visualization.curves import learning_curve
 
@@ -35,14 +35,14 @@ def test_by_word_weights_by_hand():
         [[0.1, 0.2, 0.3, 0.4], [0.5, 0.1, 0.1, 0.3], [0.3, 0.3, 0.2, 0.2], [1, 0, 0, 0]]
     )
     expected = [[0.1, 0.5, 0.4], [0.4, 0.35, 0.25], [1, 0, 0]]
-    np.testing.assert_allclose(by_word(weights, pieces, pieces), expected)
+    np.testing.assert_allclose(merge_weights(weights, pieces, pieces), expected)
     # Leading axes (layers, heads) are kept, and rows may be other words than columns.
-    stacked = by_word(np.stack([weights, weights])[:, None, :2], pieces[:2], pieces)
+    stacked = merge_weights(np.stack([weights, weights])[:, None, :2], pieces[:2], pieces)
     assert stacked.shape == (2, 1, 2, 3)
     np.testing.assert_allclose(stacked[1, 0], [[0.1, 0.5, 0.4], [0.5, 0.2, 0.3]])
 
 
-@pytest.mark.parametrize("draw", [by_word, attention_map, attention_lines])
+@pytest.mark.parametrize("draw", [merge_weights, attention_map, attention_lines])
 def test_by_word_rejects_mismatched_words(draw):
     for weights in (np.eye(3)[None], np.eye(3)[None, :2], np.eye(3)[None, :, :2]):
         with pytest.raises(ValueError, match=r"the labels are for \(2, 2\)"):

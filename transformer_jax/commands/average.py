@@ -10,7 +10,7 @@ __all__ = ["AverageCommand"]
 
 @dataclass(frozen=True)
 class AverageCommand:
-    """Write the mean of a run's checkpoints, which it then translates with (section 6.1)."""
+    """Average a run's checkpoints; translation then uses the average (section 6.1)."""
 
     run_dir: RunDir
     last: int = 5

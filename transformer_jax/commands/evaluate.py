@@ -35,9 +35,7 @@ class EvaluateCommand:
         from transformer_jax.translator import Translator
 
         if (self.test is None) == (self.split is None):
-            raise UserError(
-                "what to evaluate on: give --test SOURCE REFERENCE or --split NAME, and not both"
-            )
+            raise UserError("give either --test SOURCE REFERENCE or --split NAME")
         text: ParallelText
         if self.test is not None:
             text = TextFiles(str(self.test[0]), str(self.test[1]))

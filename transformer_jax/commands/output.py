@@ -36,7 +36,7 @@ def check_output(output: Path, *inputs: Path) -> None:
     """Raise UserError if an output is one of the inputs."""
     for path in inputs:
         if output.exists() and path.exists() and output.samefile(path):
-            raise UserError(f"{output} is to be read and written: name another --output")
+            raise UserError(f"{output} is both input and output: give another --output")
 
 
 @contextlib.contextmanager
@@ -45,9 +45,9 @@ def opened_output(path: Path | None) -> Iterator[BinaryIO]:
 
     Raises UserError where it cannot take everything.
     """
-    from transformer_jax.data.packing import open_packed
+    from transformer_jax.data.compression import open_compressed
 
-    output = standard_stream(sys.stdout, "output").buffer if path is None else open_packed(path)
+    output = standard_stream(sys.stdout, "output").buffer if path is None else open_compressed(path)
     try:
         yield output
         output.flush()
@@ -88,7 +88,7 @@ def check_suffix(path: Path, what: str, *known: str) -> Path:
         *known: Suffixes that are possible.
     """
     if path.suffix.lower() not in known:
-        raise UserError(f"{path} is no {what} that can be written: end it in {', '.join(known)}")
+        raise UserError(f"{path} is not a {what} file: end its name in {', '.join(known)}")
     if not path.absolute().parent.is_dir():
         raise UserError(f"{path}: there is no folder {path.absolute().parent}: make it first")
     check_writable(path)

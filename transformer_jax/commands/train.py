@@ -26,7 +26,7 @@ class TrainCommand:
     init_from: Path | None = None
     """Run folder whose vocabulary and parameters a new run starts with."""
     fit_memory: bool = False
-    """Divide each update into as few batches as fit in the device's memory: batch_tokens falls as
+    """Divide each update into the fewest batches that fit in memory: batch_tokens falls as
     accumulation_steps rises."""
     profile: int = 0
     """Steps to trace with the profiler, into profile/ in the run folder, for TensorBoard."""

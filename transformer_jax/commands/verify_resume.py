@@ -14,14 +14,14 @@ __all__ = ["VerifyResumeCommand"]
 class VerifyResumeCommand:
     """Prove that killed jobs resume exactly: train, kill, resume, and compare with an unkilled job.
 
-    Without text of its own it trains on sentences of the embedded grammar. Exits 1 if anything
+    If no text is given, it trains on sentences of the embedded grammar. Exits 1 if anything
     differs.
     """
 
     output: Path
     """New folder for the two runs, which are kept."""
     updates: int = 40
-    """Updates of each run, instead of the configuration's steps; a quarter lie between saves."""
+    """Updates of each run, instead of the configuration's steps; saved after each quarter."""
     kills: int = 3
     """Number of SIGKILLs, after random updates."""
     topologies: tuple[str, ...] = ()

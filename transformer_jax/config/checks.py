@@ -31,7 +31,7 @@ def check_types(config) -> None:
         value = getattr(config, name)
         if typing.get_origin(kind) is Literal:
             choices = typing.get_args(kind)
-            require(value in choices, f"{name} {value!r} is none of {', '.join(choices)}")
+            require(value in choices, f"{name} {value!r} is not one of {', '.join(choices)}")
             continue
         kinds = [typing.get_origin(k) or k for k in typing.get_args(kind) or (kind,)]
         kinds = [tuple] if typing.get_origin(kind) is tuple else kinds
@@ -72,6 +72,6 @@ def from_json_value(kind, tree, path):
         tree = float(tree)
     if type(tree) is str:
         sound = "\0" not in tree and is_encodable(tree)
-        require(sound, f"{where} holds characters that no text has: {tree!r:.80}")
+        require(sound, f"{where} contains NUL or an unpaired surrogate: {tree!r:.80}")
     require(type(tree) is kind, f"{where} must be of type {kind.__name__}, not {tree!r:.80}")
     return tree

@@ -24,7 +24,7 @@ class DataConfig:
     dataset: str | None = None
     """A dataset instead of files: grammar, text, multi30k, wmt14_translate or wmt16_translate."""
     direction: str | None = None
-    """Source and target language, as en-de; None is the dataset's own, and unknown for files."""
+    """Source and target language, such as en-de; None is the dataset's, or unknown for files."""
     data_dir: str | None = None
     """Files or archives to read the dataset from; None generates or downloads them."""
     corpus: str | None = None
@@ -32,7 +32,7 @@ class DataConfig:
     cache_dir: str | None = None
     """Folder of prepared data; None is $TRANSFORMER_JAX_CACHE or ~/.cache/transformer_jax."""
     vocabulary: Literal["bpe", "unigram", "whitespace"] = "bpe"
-    """SentencePiece BPE or unigram, trained on the text; or the tokens that blanks separate."""
+    """SentencePiece BPE or unigram, trained on the text; or tokens separated by spaces."""
     max_length: int = 256
     """Most tokens per side, EOS included; longer pairs are left out of training and counted."""
     batch_tokens: int = 25_000
@@ -53,12 +53,12 @@ class DataConfig:
         )
         require(
             self.data_dir is None or self.dataset is not None,
-            f"data_dir {self.data_dir} belongs to a dataset: name it too, as in --dataset text",
+            f"data_dir {self.data_dir} needs a dataset: name one, as in --dataset text",
         )
         require(
             self.max_length <= self.batch_tokens,
             f"batch_tokens {self.batch_tokens} is smaller than one sentence of max_length "
-            f"{self.max_length}: raise the one or lower the other",
+            f"{self.max_length}: raise it or lower max_length",
         )
 
     @property

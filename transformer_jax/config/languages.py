@@ -47,14 +47,14 @@ _SHORT = {long: short for short, long in _LONG.items()} | {
 
 
 def check_language(code: str) -> None:
-    """UserError for what is no code: two letters of ISO 639-1, or three of ISO 639-3.
+    """Raise UserError unless a code is two letters of ISO 639-1 or three of ISO 639-3.
 
     >>> check_language("de"), check_language("yue")
     (None, None)
     """
     if code not in _LONG and not re.fullmatch("[a-z]{3}", code):
         raise UserError(
-            f"{code!r} is no language code: give two letters of ISO 639-1, as de, or three of "
+            f"{code!r} is not a language code: give two letters of ISO 639-1, as de, or three of "
             "ISO 639-3, as yue"
         )
 
@@ -84,7 +84,7 @@ def is_direction(direction: str) -> bool:
 
 
 def languages_of(direction: str) -> tuple[str, str]:
-    """Source and target language of a direction; UserError for what is none.
+    """Source and target language of a direction; UserError if it is not one.
 
     >>> languages_of("en-de")
     ('en', 'de')

@@ -18,7 +18,7 @@ class ModelConfig:
     architecture: str = "transformer"
     """Name of the model family: transformer, or one registered with `models.families`."""
     vocab_size: int = 37_000
-    """Rows of the embedding table; becomes the size of the vocabulary that the text has."""
+    """Rows of the embedding table; replaced by the size of the trained vocabulary."""
     target_vocab_size: int | None = None
     """Rows of the target's tables where the task has a vocabulary for each side; None is as many as
     vocab_size."""

@@ -75,11 +75,11 @@ HINTS = {
     "--lr": "the schedule of section 5.3 is scaled by --lr-factor",
     "--batch-size": "batches are measured in tokens: --batch-tokens",
     "--epochs": "training is measured in updates: --steps",
-    "--max-steps": "it is --steps",
-    "--gradient-accumulation-steps": "it is --accumulation-steps",
-    "--num-beams": "it is --beam-size",
-    "--beam": "it is --beam-size",
-    "--lenpen": "it is --alpha, with --length-penalty power",
+    "--max-steps": "use --steps",
+    "--gradient-accumulation-steps": "use --accumulation-steps",
+    "--num-beams": "use --beam-size",
+    "--beam": "use --beam-size",
+    "--lenpen": "use --alpha, with --length-penalty power",
 }
 
 

@@ -32,7 +32,7 @@ class RunConfig:
             self.model.position_encoding != "learned"
             or self.data.max_length <= self.model.max_positions,
             f"max_length {self.data.max_length} is more than the max_positions "
-            f"{self.model.max_positions} that the model learns: raise the one or lower the other",
+            f"{self.model.max_positions} that the model learns: lower it or raise max_positions",
         )
 
     def to_json(self) -> str:
@@ -53,7 +53,7 @@ class RunConfig:
             raise ConfigError(f"not JSON: {error}") from None
         return typing.cast(RunConfig, from_json_value(cls, tree, ""))
 
-    def deciding(self) -> dict[str, object]:
+    def identity_fields(self) -> dict[str, object]:
         """Field name -> value of every field that decides the numbers of the run.
 
         Paths are left out: the corpus fingerprint stands for what they hold. So is the direction of

@@ -44,12 +44,12 @@ class TrainConfig:
     skipped."""
     checkpoint_dir: str | None = None
     """Folder of checkpoints, if not the run folder: on another disk, or gs://BUCKET/FOLDER or
-    s3://BUCKET/FOLDER as far as orbax and etils reach them."""
+    s3://BUCKET/FOLDER where orbax and etils support them."""
     parallel: Literal["auto", "jit", "pmap", "mesh"] = "auto"
     """jit: one device; pmap: all devices of one process; mesh: any devices of any processes; auto:
     jit on one device, otherwise mesh."""
     mesh: str | None = None
-    """Devices along each axis, as data=2,fsdp=2,tensor=2. An axis not named has 1, and data takes
+    """Devices along each axis, such as data=2,fsdp=2,tensor=2. An unnamed axis has 1, and data has
     what the others leave."""
 
     def __post_init__(self):
@@ -82,7 +82,7 @@ def mesh_sizes(mesh: str | None) -> dict[str, int]:
         known = name in ("data", "fsdp", "tensor") and name not in sizes
         require(
             known and size.isdecimal() and len(size) < 10 and int(size) > 0,
-            f"mesh {mesh!r}: {part!r} is no part of one; write as data=2,fsdp=2,tensor=2",
+            f"mesh {mesh!r}: {part!r} is invalid; write for example data=2,fsdp=2,tensor=2",
         )
         sizes[name] = int(size)
     return sizes

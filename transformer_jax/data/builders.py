@@ -12,8 +12,8 @@ import numpy as np
 import requests
 import tensorflow_datasets as tfds
 
+from transformer_jax.data.compression import ENDINGS, decompressed
 from transformer_jax.data.grammar import corpus
-from transformer_jax.data.packing import ENDINGS, unpacked
 from transformer_jax.data.text import TextError, TextFiles, digest, read_tsv
 
 __all__ = ["Grammar", "Multi30k", "ParallelFiles", "check_connection", "shard_writers"]
@@ -265,7 +265,7 @@ class Multi30k(_Builder):
 
     def _read(self, name: str, file: Path) -> list[str]:
         """The lines of a file that is what it should be."""
-        with file.open("rb") as opened, unpacked(opened, file) as text:
+        with file.open("rb") as opened, decompressed(opened, file) as text:
             content = text.read(self.MAX_BYTES)
         if hashlib.sha256(content).hexdigest() != self.SHA256[name]:
             if self._path is None:

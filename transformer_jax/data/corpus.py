@@ -27,7 +27,14 @@ from transformer_jax.data.vocabulary import (
 from transformer_jax.errors import UserError
 from transformer_jax.files import replaced_folder, write_atomically
 
-__all__ = ["Corpus", "CorpusError", "Lines", "TokenArray", "note_direction", "write_corpus"]
+__all__ = [
+    "Corpus",
+    "CorpusError",
+    "LineStatistics",
+    "TokenArray",
+    "note_direction",
+    "write_corpus",
+]
 
 FORMAT = 3
 # Names of format 2, which is still read, in corpus.json and of files.
@@ -73,7 +80,7 @@ class TokenArray:
 
 
 @dataclass(frozen=True)
-class Lines:
+class LineStatistics:
     """What the source lines of a corpus are like, and with them those that a model can translate.
 
     Attributes:
@@ -89,13 +96,13 @@ class Lines:
         if self.max_tokens < 0 or (count is not None and count < 0):
             raise ValueError(f"no text has lines of {count} sentences, {self.max_tokens} tokens")
 
-    def merged(self, other: "Lines | None") -> "Lines":
+    def merged(self, other: "LineStatistics | None") -> "LineStatistics":
         """Combine two texts: what a model trained on both can translate."""
         if other is None:
             return self
         both = (self, other)
         counted = [each.sentences_per_line for each in both if each.sentences_per_line is not None]
-        return Lines(max(counted, default=None), max(each.max_tokens for each in both))
+        return LineStatistics(max(counted, default=None), max(each.max_tokens for each in both))
 
 
 @dataclass(frozen=True)
@@ -116,9 +123,9 @@ class Corpus:
     direction: str | None = None
 
     @property
-    def lines(self) -> Lines:
+    def lines(self) -> LineStatistics:
         """What the source lines are like."""
-        return Lines(self.sentences_per_line, int(self.source.lengths.max()))
+        return LineStatistics(self.sentences_per_line, int(self.source.lengths.max()))
 
     def __len__(self) -> int:
         return len(self.source.ends)

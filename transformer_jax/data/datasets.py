@@ -160,7 +160,7 @@ def _builder(
         )
     if name == "grammar":
         if data_dir is not None:
-            raise DatasetError("dataset grammar is written, not read: leave --data-dir out")
+            raise DatasetError("dataset grammar is generated, not read: leave --data-dir out")
         return builders.Grammar(config or "30k", root)
     if name == "multi30k":
         return builders.Multi30k(root, None if data_dir is None else Path(data_dir))
@@ -177,7 +177,9 @@ def _prepare(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> None:
         try:
             if builder.name in wmt.PAIRS:
                 options["manual_dir"] = data_dir
-                options["extract_dir"] = stack.enter_context(wmt.unpacked(builder, data_dir))
+                options["extract_dir"] = stack.enter_context(
+                    wmt.unpacked_archives(builder, data_dir)
+                )
             builder.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(**options),
                 # Of its other formats, parquet loses rows without TensorFlow and tfrecord needs it.

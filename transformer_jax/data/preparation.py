@@ -184,7 +184,7 @@ def prepare_cached(
     """
     marks = (folder / Manifest.FILE, folder / TRAIN / "corpus.json")
     if folder.exists() and any(folder.iterdir()) and not any(mark.is_file() for mark in marks):
-        raise CorpusError(f"{folder} is there and no prepared text: give another folder")
+        raise CorpusError(f"{folder} is not prepared text: give another folder")
     texts = _texts(data)
     manifest = Manifest.of(texts, data, vocab_size, given, target_vocab_size, pairing)
     # Of runs that were prepared with a record of sentences and languages, or without.
@@ -277,7 +277,7 @@ def _prepare_unless_current(
         )
     for part in parts:
         if (folder / part).exists() and not (folder / part / "corpus.json").is_file():
-            raise CorpusError(f"{folder / part} is there and no prepared text: give another folder")
+            raise CorpusError(f"{folder / part} is not prepared text: give another folder")
     train, validation = texts
     language = data.languages[0]
     count, sentences = _survey(train, language, manifest.pairing)

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from typing import Literal
 
-from transformer_jax.data.corpus import Lines
+from transformer_jax.data.corpus import LineStatistics
 from transformer_jax.data.pairing import Pairing
 from transformer_jax.data.segmentation import join_pieces, split_long_line, split_sentences
 from transformer_jax.data.text import is_blank
@@ -24,7 +24,7 @@ class LineSplitter:
         self,
         vocabulary: Vocabulary,
         max_length: int,
-        lines: Lines | None,
+        lines: LineStatistics | None,
         languages: tuple[str, str] | tuple[None, None],
         pairing: Pairing,
     ):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol, TypeVar
 
-from transformer_jax.data.packing import unpacked
+from transformer_jax.data.compression import decompressed
 from transformer_jax.errors import UserError
 
 __all__ = [
@@ -104,7 +104,7 @@ def read_lines(path: str | os.PathLike) -> Iterator[str]:
 def decode_lines(file: BinaryIO, name: str | os.PathLike) -> Iterator[str]:
     """Lines of an open binary file, as `read_lines` gives them; `name` is for its errors."""
     try:
-        with unpacked(file, name) as text:
+        with decompressed(file, name) as text:
             for number, raw in enumerate(text, 1):
                 start = len(BOM_UTF8) if number == 1 and raw.startswith(BOM_UTF8) else 0
                 if start == len(raw):

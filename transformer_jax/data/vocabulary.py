@@ -41,7 +41,8 @@ class Vocabulary(Protocol):
         """Ids of a text's tokens, UNK_ID for those that it does not know.
 
         Raises:
-            UserError: The text has half a character, as an argument that is no UTF-8 has.
+            UserError: The text has an unpaired surrogate, as a command-line argument that
+                is not valid UTF-8 has.
         """
         ...
 
@@ -134,7 +135,7 @@ class WhitespaceVocabulary(Vocabulary):
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
             raise VocabularyError(f"{path} is damaged: not a list of strings")
         if not is_encodable("".join(tokens)):
-            raise VocabularyError(f"{path} is damaged: half a character is no text")
+            raise VocabularyError(f"{path} is damaged: it has an unpaired surrogate")
         return cls(tokens)
 
 
@@ -257,13 +258,13 @@ class SentencePieceVocabulary(Vocabulary):
 def _check_text(texts: Sequence[str]) -> None:
     for text in texts:
         if isinstance(text, str) and not is_encodable(text):
-            raise UserError(f"{text!r:.80} has half a character, which is no text: give UTF-8")
+            raise UserError(f"{text!r:.80} has an unpaired surrogate: give valid UTF-8")
 
 
 def _reason(message: str) -> str:
     """What the trainer's message, written for its own options, means here."""
     if most := re.search(r"value <= (\d+)", message):
-        return f"it has pieces for at most {most[1]}; lower vocab_size or give more text"
+        return f"it allows at most {most[1]} pieces; lower vocab_size or give more text"
     if least := re.search(r"\d+ vs (\d+)", message):
         return f"its characters and the bytes alone are {least[1]}; raise vocab_size"
     return f"{message.strip() or 'no text'}; choose another vocab_size or give more text"
@@ -283,7 +284,7 @@ def train_vocabulary(kind: str, lines: Iterable[str], vocab_size: int) -> Vocabu
 
 
 class Vocabularies(NamedTuple):
-    """The vocabularies of source and target; one that they share stands twice."""
+    """The vocabularies of source and target; a shared one is given twice."""
 
     source: Vocabulary
     target: Vocabulary

@@ -18,7 +18,7 @@ from tensorflow_datasets.translate import wmt
 from transformer_jax.data.builders import check_connection, shard_writers
 from transformer_jax.errors import UserError
 
-__all__ = ["BUILDERS", "PAIRS", "WmtError", "unpacked"]
+__all__ = ["BUILDERS", "PAIRS", "WmtError", "unpacked_archives"]
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ BUILDERS = {builder.name: builder for builder in (Wmt14Translate, Wmt16Translate
 
 
 @contextlib.contextmanager
-def unpacked(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> Iterator[str]:
+def unpacked_archives(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> Iterator[str]:
     """A folder where `builder` finds its archives unpacked, for as long as it is needed.
 
     Archives come from `data_dir`, under their own names, or are downloaded where that is None.

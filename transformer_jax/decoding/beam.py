@@ -53,7 +53,7 @@ def length_divisor(length, kind: LengthPenalty, alpha: float):
         return length**alpha
     if kind == "none":
         return jnp.ones_like(length)
-    raise ValueError(f"length penalty {kind!r} is none of gnmt, power, none")
+    raise ValueError(f"length penalty {kind!r} is not one of gnmt, power, none")
 
 
 class _Beam(NamedTuple):
@@ -123,7 +123,7 @@ def beam_search(
     if not 1 <= n_best <= beam_size:
         raise ValueError(f"n_best {n_best} must be between 1 and beam_size {beam_size}")
     if eos_rule not in get_args(EosRule):
-        raise ValueError(f"eos_rule {eos_rule!r} is none of {', '.join(get_args(EosRule))}")
+        raise ValueError(f"eos_rule {eos_rule!r} is not one of {', '.join(get_args(EosRule))}")
     check_limits(limits, max_length)
     limits = jnp.minimum(limits, max_length)
     sentences = limits.shape[0]

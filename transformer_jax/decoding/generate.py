@@ -13,7 +13,7 @@ from transformer_jax.decoding.beam import BeamResult, beam_search
 from transformer_jax.decoding.greedy import greedy_search
 from transformer_jax.decoding.options import Search
 from transformer_jax.decoding.sampling import sample
-from transformer_jax.decoding.step import all_but, make_search_step
+from transformer_jax.decoding.step import exclude_tokens, make_search_step
 from transformer_jax.functional.keys import seed_key
 from transformer_jax.models.families import family_of
 
@@ -67,7 +67,7 @@ def generate(
     config = getattr(model, "config", None)
     if isinstance(config, ModelConfig):
         start_id = config.start_id if start_id is None else start_id
-        limits = jnp.minimum(limits, family_of(config).longest(config) or max_length)
+        limits = jnp.minimum(limits, family_of(config).max_length(config) or max_length)
     variables = {"params": params, **(collections or {})}
     step, cache = make_search_step(model, variables, source, search.rows, max_length)
     first = jax.ShapeDtypeStruct((len(source) * search.rows,), jnp.int32)
@@ -77,7 +77,7 @@ def generate(
         "start_id": start_id or 0,
         "eos_id": EOS_ID,
         # Neither is ever a target.
-        "allowed": all_but((PAD_ID, BOS_ID), vocabulary.shape[1]),
+        "allowed": exclude_tokens((PAD_ID, BOS_ID), vocabulary.shape[1]),
     }
     if search.method == "beam":
         return beam_search(

@@ -49,8 +49,8 @@ class Hypothesis:
 class BatchDecoder:
     """A model with its variables, which predicts from lists of token ids (without EOS).
 
-    `variables` may be replaced; what is compiled stays. `longest` is the most tokens of a sentence,
-    EOS included, that are read or written at once.
+    `variables` may be replaced; what is compiled stays. `max_length` is the most tokens of a
+    sentence, EOS included, that are read or written at once.
     """
 
     def __init__(
@@ -77,8 +77,8 @@ class BatchDecoder:
         self._devices = 1 if self._mesh is None else self._mesh.size
         self.variables = variables
         self._batch_tokens = batch_tokens
-        self._max_length = self._family.longest(model.config) or np.iinfo(np.int32).max
-        self.longest = min(self._max_length, batch_tokens)
+        self._model_limit = self._family.max_length(model.config) or np.iinfo(np.int32).max
+        self.max_length = min(self._model_limit, batch_tokens)
         self._search = functools.cache(
             lambda search: self._compiled(functools.partial(_search, model, search=search), 4)
         )
@@ -218,7 +218,7 @@ class BatchDecoder:
         [read], [written] = self._read([source], [0]), self._written([target], [0])
         rows, columns = len(written), len(read)
         # One of few widths for both sides, so that few are compiled.
-        width = min(_power_of_two(max(rows, columns, 16)), self._max_length)
+        width = min(_power_of_two(max(rows, columns, 16)), self._model_limit)
         padded = (_padded_rows([ids], 1, width) for ids in (read, written))
         _, collected = self._attend(self.variables, *padded)
         weights = self._family.attention(self._model.config, collected.get("attention", {}))
@@ -236,16 +236,16 @@ class BatchDecoder:
 
     def _checked(self, rows: list[list[int]], numbers: Sequence[int]) -> list[list[int]]:
         for ids, number in zip(rows, numbers):
-            if len(ids) > self.longest:
+            if len(ids) > self.max_length:
                 raise UserError(
                     f"sentence {number + 1} has {len(ids)} tokens with EOS, more than the "
-                    f"{self.longest} that can be read at once: split it"
+                    f"{self.max_length} that can be read at once: split it"
                 )
         return rows
 
     def _width(self, length: int) -> int:
         """A length with EOS, padded so that few are compiled."""
-        return min(_round_up(length), self._max_length)
+        return min(_round_up(length), self._model_limit)
 
     def _length_buckets(
         self, sources, rows_per_sentence, targets=None

@@ -66,7 +66,7 @@ def next_log_probs(
     if logits.ndim != 2 or logits.shape[0] != tokens.shape[0]:
         raise ValueError(f"the step's logits have shape {logits.shape}, not ({len(tokens)}, V)")
     if not 0 <= eos_id < logits.shape[1]:
-        raise ValueError(f"eos_id {eos_id} is none of the step's {logits.shape[1]} tokens")
+        raise ValueError(f"eos_id {eos_id} is not one of the step's {logits.shape[1]} tokens")
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
     if allowed is not None:
         mask = allowed(cache)

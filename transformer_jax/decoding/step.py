@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from transformer_jax.decoding.rows import Allowed, DecodeStep
 
-__all__ = ["all_but", "make_search_step"]
+__all__ = ["exclude_tokens", "make_search_step"]
 
 
 def make_search_step(
@@ -46,7 +46,7 @@ def make_search_step(
     return step, cache
 
 
-def all_but(tokens: tuple[int, ...], vocab_size: int) -> Allowed:
+def exclude_tokens(tokens: tuple[int, ...], vocab_size: int) -> Allowed:
     """Allow every token but `tokens` at every step.
 
     Args:
@@ -56,7 +56,7 @@ def all_but(tokens: tuple[int, ...], vocab_size: int) -> Allowed:
     Returns:
         allowed(cache) -> boolean [1, V].
 
-    >>> all_but((0, 2), 4)(None)
+    >>> exclude_tokens((0, 2), 4)(None)
     Array([[False,  True, False,  True]], dtype=bool)
     """
     mask = ~jnp.isin(jnp.arange(vocab_size), jnp.array(tokens))[None]

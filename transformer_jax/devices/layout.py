@@ -72,7 +72,7 @@ class Layout:
         for (path, leaf), letters in zip(leaves, jax.tree.leaves(axes), strict=True):
             if leaf.ndim and not len(letters):
                 raise UserError(
-                    f"mesh {self} cannot cut parameter {jax.tree_util.keystr(path)}, whose "
+                    f"mesh {self} cannot shard parameter {jax.tree_util.keystr(path)}, whose "
                     "dimensions have no names: make it with nn.with_logical_partitioning, or take "
                     "a mesh of data alone"
                 )

@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-RESTART = "start all processes again, they resume from the newest checkpoint"
+RESTART = "start all processes again to resume from the newest checkpoint"
 T = TypeVar("T")
 
 HEARTBEAT_INTERVAL = 1.0
@@ -82,7 +82,7 @@ class Processes:
             )
         host, _, port = self.coordinator.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise UserError(f"coordinator {self.coordinator!r} is no HOST:PORT, as node0:1234")
+            raise UserError(f"coordinator {self.coordinator!r} is not HOST:PORT, e.g. node0:1234")
         if not 0 <= self.index < self.count:
             raise UserError(
                 f"process-id {self.index} is outside 0 to num-processes {self.count} - 1"
@@ -208,7 +208,7 @@ def _initialise(processes: Processes) -> None:
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"the processes do not find one another: {str(error).splitlines()[0]:.300}; "
+            f"the processes cannot connect to one another: {str(error).splitlines()[0]:.300}; "
             "check --coordinator HOST:PORT, --num-processes and --process-id"
         ) from None
     log.info(
@@ -284,7 +284,7 @@ class _HeartbeatMonitor(threading.Thread):
         if beat != before:
             self._seen[other] = (beat, time.monotonic())
         elif time.monotonic() - since > HEARTBEAT_TIMEOUT:
-            lost = f"process {other} is lost, silent for {HEARTBEAT_TIMEOUT:.0f} s"
+            lost = f"process {other} is lost: no heartbeat for {HEARTBEAT_TIMEOUT:.0f} s"
             self._end(f"{lost}; {RESTART}: {self._restart_command}")
 
     def _end(self, what: str):

@@ -29,7 +29,7 @@ class Traffic(NamedTuple):
 
     calls: int
     bytes: int
-    """Of the whole arrays that are gathered, reduced or scattered."""
+    """Bytes of the whole arrays that are gathered, reduced or scattered."""
 
     def sent(self, kind: str, devices: int) -> float:
         """Bytes that a device sends where the data travels around a ring."""

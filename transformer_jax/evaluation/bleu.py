@@ -15,13 +15,13 @@ from transformer_jax.errors import UserError
 __all__ = [
     "Score",
     "bleu_variants",
-    "compound_split",
     "default_score",
     "exact_match",
     "missing_tokenizer",
     "paper_bleu",
     "sacrebleu_score",
     "score_all",
+    "split_compounds",
     "tokenized_bleu",
 ]
 
@@ -141,13 +141,13 @@ _FULL_STOP = re.compile(r"([。．])\s*")
 _HYPHEN = re.compile(rb"([^ \t\n\r\f\v])-([^ \t\n\r\f\v])")
 
 
-def compound_split(tokenized: str) -> str:
+def split_compounds(tokenized: str) -> str:
     r"""tensor2tensor's compound splitting: `(\S)-(\S)` -> `\1 ##AT##-##AT## \2`.
 
     Perl's semantics: matches do not overlap, so the middle of a-b-c keeps its second hyphen, and
     characters are bytes, so a letter of several bytes counts as its last or first one.
 
-    >>> compound_split("rich-text a-b-c x- -y")
+    >>> split_compounds("rich-text a-b-c x- -y")
     'rich ##AT##-##AT## text a ##AT##-##AT## b-c x- -y'
     """
     return _HYPHEN.sub(rb"\1 ##AT##-##AT## \2", tokenized.encode("utf-8")).decode("utf-8")
@@ -158,7 +158,7 @@ def paper_tokens(line: str, language: str, *, split: bool = True) -> str:
     line = _FULL_STOP.sub(". ", line)
     line = "".join(_PUNCTUATION.get(character, character) for character in line)
     tokens = _moses(language).tokenize(line, return_str=True, escape=True)
-    return compound_split(tokens) if split else tokens
+    return split_compounds(tokens) if split else tokens
 
 
 @functools.lru_cache

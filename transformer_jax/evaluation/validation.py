@@ -71,7 +71,7 @@ class Validation:
         """Measure what the task measures, and the metric that decides the best checkpoint."""
         return self._scored(variables, None)[0]
 
-    def rehearse(self, variables: Mapping[str, Any]) -> str:
+    def try_out(self, variables: Mapping[str, Any]) -> str:
         """Score one batch, and predict one sentence where the metric needs it.
 
         What is compiled for them is used again.

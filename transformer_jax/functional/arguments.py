@@ -9,7 +9,7 @@ __all__ = [
     "check_integer",
     "check_mask",
     "check_shape",
-    "rows_or_none",
+    "replace_negative_ids",
 ]
 
 
@@ -48,12 +48,12 @@ def check_mask(mask: jax.Array, shape: tuple[int, ...], true: str = "may attend"
         raise ValueError(f"the mask has shape {mask.shape}: it must broadcast to {shape}")
 
 
-def rows_or_none(ids: jax.Array, count: int) -> jax.Array:
+def replace_negative_ids(ids: jax.Array, count: int) -> jax.Array:
     """Replace negative ids by `count`, which is no row either; JAX would count them from the end.
 
     A gather that fills what is beyond the last row then gives the same for both.
 
-    >>> rows_or_none(jnp.array([1, -1], jnp.int8), 200).tolist()
+    >>> replace_negative_ids(jnp.array([1, -1], jnp.int8), 200).tolist()
     [1, 200]
     """
     ids = ids.astype(jnp.int32) if ids.dtype.itemsize < 4 else ids  # int8 cannot hold 200

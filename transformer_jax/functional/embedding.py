@@ -10,7 +10,7 @@ from transformer_jax.functional.arguments import (
     check_floating,
     check_integer,
     check_shape,
-    rows_or_none,
+    replace_negative_ids,
 )
 
 __all__ = ["embed", "unembed"]
@@ -43,7 +43,7 @@ def embed(
     check_axes("tokens", tokens, "B T")
     check_axes("table", table, "V D")
     check_floating("table", table)
-    rows = rows_or_none(tokens, table.shape[0])
+    rows = replace_negative_ids(tokens, table.shape[0])
     found = table.at[rows].get(mode="fill", fill_value=jnp.nan)
     scaled = found * jnp.asarray(math.sqrt(table.shape[1]), table.dtype)
     return jnp.where((tokens == pad_id)[:, :, None], jnp.zeros((), table.dtype), scaled)

@@ -45,7 +45,7 @@ def typed_key(rng: AnyKey) -> Key[Array, "..."]:
     if jnp.issubdtype(rng.dtype, jax.dtypes.prng_key):
         return rng
     if rng.dtype != jnp.uint32 or not rng.ndim:
-        raise TypeError(f"{rng.dtype}{rng.shape} is no random key: take jax.random.key(seed)")
+        raise TypeError(f"{rng.dtype}{rng.shape} is not a random key: use jax.random.key(seed)")
     return jax.random.wrap_key_data(rng)
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from transformer_jax.functional.arguments import check_integer, rows_or_none
+from transformer_jax.functional.arguments import check_integer, replace_negative_ids
 
 __all__ = ["at_class", "label_smoothed_cross_entropy", "map_blocks", "token_log_probs"]
 
@@ -148,5 +148,5 @@ def at_class(logits, targets):
     >>> at_class(jnp.array([[0.5, 2.0], [0.5, 2.0]]), jnp.array([1, -1]))
     Array([ 2., nan], dtype=float32)
     """
-    index = rows_or_none(targets, logits.shape[-1])[..., None]
+    index = replace_negative_ids(targets, logits.shape[-1])[..., None]
     return jnp.take_along_axis(logits, index, axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]

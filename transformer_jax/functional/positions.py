@@ -44,7 +44,7 @@ def sinusoids(length: int, d_model: int, layout: SinusoidLayout = "paper") -> Fl
            [0.8415, 0.5403, 0.01  , 1.    ]], dtype=float32)
     """
     if layout not in get_args(SinusoidLayout):
-        raise ValueError(f"layout {layout!r} is none of {', '.join(get_args(SinusoidLayout))}")
+        raise ValueError(f"layout {layout!r} is not one of {', '.join(get_args(SinusoidLayout))}")
     if length < 0:
         raise ValueError(f"length {length} is negative")
     if d_model % 2:

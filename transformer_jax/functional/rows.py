@@ -4,7 +4,7 @@ import contextlib
 import contextvars
 from collections.abc import Iterator
 
-__all__ = ["row_axes", "rows_cut_along"]
+__all__ = ["row_axes", "set_row_axes"]
 
 _AXES: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("row axes", default=())
 
@@ -19,12 +19,12 @@ def row_axes() -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def rows_cut_along(*axes: str) -> Iterator[None]:
+def set_row_axes(*axes: str) -> Iterator[None]:
     """Have `row_axes` return `axes` within this context.
 
     A runner enters it while a function is traced under `jax.pmap` or `jax.shard_map`.
 
-    >>> with rows_cut_along("devices"):
+    >>> with set_row_axes("devices"):
     ...     row_axes()
     ('devices',)
     """

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 
-__all__ = ["FLOAT32", "Module", "axes_of", "boxed_init", "named", "state_axes"]
+__all__ = ["FLOAT32", "Module", "axes_of", "boxed_init", "name_axes", "state_axes"]
 
 
 # By name: what Flax's initialisers take by default is 64 bits wide under JAX_ENABLE_X64.
@@ -30,7 +30,7 @@ def boxed_init(model: nn.Module, *inputs: Any) -> Callable[[jax.Array], Any]:
     return lambda rng: nn.Module.init(model, rng, *inputs)
 
 
-def named(initialise: Callable, *letters: str) -> Callable:
+def name_axes(initialise: Callable, *letters: str) -> Callable:
     """Give an initialiser the logical axes of its parameter, a letter per dimension."""
     return nn.with_logical_partitioning(initialise, letters)
 

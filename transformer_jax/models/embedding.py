@@ -5,12 +5,12 @@ from flax import linen as nn
 
 from transformer_jax.functional.embedding import embed, unembed
 from transformer_jax.functional.positions import learned_positions, sinusoids
-from transformer_jax.models.dimensions import FLOAT32, named
+from transformer_jax.models.dimensions import FLOAT32, name_axes
 from transformer_jax.models.layers import DropoutModule
 
 __all__ = ["Embedding"]
 
-# ModelConfig.tied -> the parameter that holds the table of source, target and output.
+# ModelConfig.tied_embeddings -> the parameter that holds the table of source, target and output.
 _TABLES = {
     "all": dict.fromkeys(("source", "target", "output"), "embedding"),
     "decoder": {
@@ -43,12 +43,12 @@ class Embedding(DropoutModule):
         for use in self.uses:
             name = _TABLES[config.tied_embeddings][use]
             if name not in made:
-                table = named(normal, "V", "D")
+                table = name_axes(normal, "V", "D")
                 made[name] = self.param(name, table, (sizes[use], config.d_model), FLOAT32)
         self.tables = {use: made[_TABLES[config.tied_embeddings][use]] for use in self.uses}
         if config.position_encoding == "learned":
             shape = (config.max_positions, config.d_model)
-            table = named(normal, "P", "D")
+            table = name_axes(normal, "P", "D")
             self.position_table = self.param("position_table", table, shape, FLOAT32)
 
     def source(self, tokens, rows=None, places=None):

@@ -30,7 +30,7 @@ __all__ = ["FAMILIES", "Family", "build_model", "family_of"]
 
 
 class Family(Protocol):
-    """What the rest of the package asks of an architecture; a subclass says what differs."""
+    """The interface of an architecture; a subclass overrides what differs."""
 
     divisible: ClassVar[Mapping[str, tuple[str, ...]]] = {"fsdp": ("d_model",)}
     """Axis of a mesh -> fields that its number of devices must divide."""
@@ -42,18 +42,18 @@ class Family(Protocol):
     def check(self, config: ModelConfig) -> None:
         """Raise UserError for values that this architecture cannot have."""
 
-    def longest(self, config: ModelConfig) -> int | None:
+    def max_length(self, config: ModelConfig) -> int | None:
         """Return the most tokens of a side, EOS included; None has no limit."""
         return None
 
-    def parameters(self, config: ModelConfig) -> int:
+    def estimate_parameters(self, config: ModelConfig) -> int:
         """Estimate the entries of all matrices, by arithmetic alone, before anything is built.
 
         `inspect` prints the exact count.
         """
         return config.vocab_size * config.d_model
 
-    def activations(self, config: ModelConfig, source: int, target: int) -> int:
+    def estimate_activations(self, config: ModelConfig, source: int, target: int) -> int:
         """Estimate how many numbers a step keeps for a sentence.
 
         Args:
@@ -87,18 +87,18 @@ class TransformerFamily(Family):
         if config.target_vocab_size is not None and config.tied_embeddings == "all":
             raise UserError(
                 f"tied_embeddings {config.tied_embeddings!r} is one table for both sides, which "
-                "have a vocabulary each here: choose decoder or none"
+                "have separate vocabularies: choose decoder or none"
             )
 
-    def longest(self, config):
+    def max_length(self, config):
         return config.max_positions if config.position_encoding == "learned" else None
 
-    def parameters(self, config):
+    def estimate_parameters(self, config):
         width, heads = config.d_model, config.num_heads * (config.key_size + config.value_size)
         layers = config.num_layers * (4 * width * config.d_ff + 6 * width * heads)
         return layers + config.vocab_size * width
 
-    def activations(self, config, source, target):
+    def estimate_activations(self, config, source, target):
         weights = source * source + target * target + target * source
         layers = config.num_layers * (config.num_heads * weights + config.d_ff * (source + target))
         return target * config.target_size + layers

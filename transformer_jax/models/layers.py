@@ -18,7 +18,7 @@ from transformer_jax.functional.dropout import dropout
 from transformer_jax.functional.feed_forward import feed_forward
 from transformer_jax.functional.keys import fold_in_rows
 from transformer_jax.functional.linear import linear
-from transformer_jax.models.dimensions import FLOAT32, Module, named
+from transformer_jax.models.dimensions import FLOAT32, Module, name_axes
 from transformer_jax.models.norms import make_norm
 
 __all__ = ["DecoderLayer", "EncoderLayer", "FeedForward", "MultiHeadAttention"]
@@ -72,8 +72,8 @@ class Linear(Module):
     def __call__(self, x):
         shape = (x.shape[-1], self.features)
         glorot, zeros = glorot_uniform(self.fan_out), nn.initializers.zeros
-        kernel = self.param("kernel", named(glorot, *self.letters), shape, FLOAT32)
-        bias = self.param("bias", named(zeros, self.letters[1]), (self.features,), FLOAT32)
+        kernel = self.param("kernel", name_axes(glorot, *self.letters), shape, FLOAT32)
+        bias = self.param("bias", name_axes(zeros, self.letters[1]), (self.features,), FLOAT32)
         return linear(x, kernel.astype(self.dtype), bias)
 
 
@@ -98,7 +98,7 @@ class MultiHeadAttention(DropoutModule):
         if config.attention_score == "additive":
             # A head's vector is a matrix of key_size rows and one column.
             shape = (config.key_size, config.num_heads)
-            initialise = named(glorot_uniform(1), "K", "H")
+            initialise = name_axes(glorot_uniform(1), "K", "H")
             self.vector = self.param("vector", initialise, shape, FLOAT32)
 
     def keys_values(self, x) -> KeysValues:
@@ -131,10 +131,11 @@ class FeedForward(DropoutModule):
         d_model, d_ff = self.config.d_model, self.config.d_ff
         zeros = nn.initializers.zeros
         glorot_in, glorot_out = glorot_uniform(d_ff), glorot_uniform(d_model)
-        kernel_in = self.param("kernel_in", named(glorot_in, "D", "F"), (d_model, d_ff), FLOAT32)
-        bias_in = self.param("bias_in", named(zeros, "F"), (d_ff,), FLOAT32)
-        kernel_out = self.param("kernel_out", named(glorot_out, "F", "D"), (d_ff, d_model), FLOAT32)
-        bias_out = self.param("bias_out", named(zeros, "D"), (d_model,), FLOAT32)
+        init_in, init_out = name_axes(glorot_in, "D", "F"), name_axes(glorot_out, "F", "D")
+        kernel_in = self.param("kernel_in", init_in, (d_model, d_ff), FLOAT32)
+        bias_in = self.param("bias_in", name_axes(zeros, "F"), (d_ff,), FLOAT32)
+        kernel_out = self.param("kernel_out", init_out, (d_ff, d_model), FLOAT32)
+        bias_out = self.param("bias_out", name_axes(zeros, "D"), (d_model,), FLOAT32)
         rate = self.config.activation_dropout
         return feed_forward(
             x,

@@ -12,7 +12,7 @@ from transformer_jax.functional.normalization import (
     running_statistics,
 )
 from transformer_jax.functional.rows import row_axes
-from transformer_jax.models.dimensions import FLOAT32, Module, named
+from transformer_jax.models.dimensions import FLOAT32, Module, name_axes
 
 __all__ = ["BatchNorm", "LayerNorm", "make_norm"]
 
@@ -25,8 +25,8 @@ class LayerNorm(Module):
     @nn.compact
     def __call__(self, x, counted=None):
         """Normalise every position of x [..., D] by itself; `counted` has no effect."""
-        gain = self.param("gain", named(nn.initializers.ones, "D"), x.shape[-1:], FLOAT32)
-        bias = self.param("bias", named(nn.initializers.zeros, "D"), x.shape[-1:], FLOAT32)
+        gain = self.param("gain", name_axes(nn.initializers.ones, "D"), x.shape[-1:], FLOAT32)
+        bias = self.param("bias", name_axes(nn.initializers.zeros, "D"), x.shape[-1:], FLOAT32)
         return layer_norm(x, gain, bias, self.config.norm_epsilon)
 
 
@@ -44,8 +44,8 @@ class BatchNorm(Module):
     def __call__(self, x, counted=None):
         """Normalise x [B, T, D] over the positions that `counted` [B, T] marks as no padding."""
         width = x.shape[-1:]
-        gain = self.param("gain", named(nn.initializers.ones, "D"), width, FLOAT32)
-        bias = self.param("bias", named(nn.initializers.zeros, "D"), width, FLOAT32)
+        gain = self.param("gain", name_axes(nn.initializers.ones, "D"), width, FLOAT32)
+        bias = self.param("bias", name_axes(nn.initializers.zeros, "D"), width, FLOAT32)
         running = [
             self.variable("batch_statistics", name, make, width, FLOAT32)
             for name, make in (("mean", jnp.zeros), ("variance", jnp.ones))

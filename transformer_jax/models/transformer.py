@@ -309,7 +309,8 @@ class Transformer(DropoutModule):
     def init_cache(self, source, rows_per_sentence: int, max_length: int) -> DecodeState:
         """Encode the source and make room for decoding step by step.
 
-        Searches use the masks of the model only, no `Masks`. Row b * rows_per_sentence + w of the state is beam w of sentence b.
+        Row b * rows_per_sentence + w of the state is beam w of sentence b. Only the model's own
+        masks are used.
 
         Args:
             source: Token ids [B, S].

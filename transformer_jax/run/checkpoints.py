@@ -326,7 +326,7 @@ class Checkpoints:
             steps = ", ".join(map(str, self.steps())) or "none"
             raise UnsavedCheckpoint(
                 f"a checkpoint cannot be written to {self._folder}: {_reason(error)}; the "
-                f"checkpoints there are {steps}: repair that, and the same command resumes"
+                f"checkpoints there are {steps}: fix the cause, and the same command resumes"
             ) from None
 
 

@@ -121,7 +121,7 @@ def _checked_task(config: RunConfig) -> Task:
     family = family_of(model)
     own = None if task.pairing.joint else target or model.vocab_size
     family.check(replace(model, target_vocab_size=own))
-    longest = family.longest(model)
+    longest = family.max_length(model)
     if longest is not None and data.max_length > longest:
         raise RunError(
             f"max_length {data.max_length} is more than the {longest} tokens that the architecture "

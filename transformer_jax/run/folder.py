@@ -22,7 +22,7 @@ from etils import epath
 from transformer_jax import __version__
 from transformer_jax.config import RunConfig
 from transformer_jax.config.checks import from_json_value
-from transformer_jax.data.corpus import Corpus, Lines
+from transformer_jax.data.corpus import Corpus, LineStatistics
 from transformer_jax.data.preparation import TRAIN, VALIDATION
 from transformer_jax.data.vocabulary import Vocabularies, load_vocabularies, save_vocabularies
 from transformer_jax.errors import UserError
@@ -79,8 +79,8 @@ class Run:
     config: RunConfig
     corpus_fingerprint: str
     vocabularies: Vocabularies
-    lines: Lines | None = None
-    """Of the training text; None where a run began before they were written down."""
+    lines: LineStatistics | None = None
+    """Statistics of the training text's source lines; None in older runs."""
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
@@ -89,7 +89,7 @@ class Run:
 
     @classmethod
     def create(
-        cls, folder: Path, config: RunConfig, corpus: Corpus, lines: Lines | None = None
+        cls, folder: Path, config: RunConfig, corpus: Corpus, lines: LineStatistics | None = None
     ) -> "Run":
         """Write a new run; config.json comes last, so that a folder without it is no run.
 
@@ -121,7 +121,7 @@ class Run:
             config = RunConfig.from_json(json.dumps(tree["config"]))
             fingerprint = str(tree["corpus_fingerprint"])
             found = tree.get("source_lines")
-            lines = from_json_value(Lines, found, "source_lines") if found else None
+            lines = from_json_value(LineStatistics, found, "source_lines") if found else None
         except (UserError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunError(f"{path} cannot be read: {error}") from None
         vocabularies = load_vocabularies(folder)
@@ -190,7 +190,7 @@ class Run:
 
     def check_config(self, config: RunConfig) -> None:
         """Raise RunError if fields that decide the numbers of the run have other values."""
-        old, new = self.config.deciding(), config.deciding()
+        old, new = self.config.identity_fields(), config.identity_fields()
         for name in old:
             if old[name] != new[name]:
                 raise RunError(

@@ -56,7 +56,7 @@ def _changed(config: RunConfig) -> dict[str, object]:
 
 
 def _named_at_first(config: RunConfig) -> dict[str, object]:
-    return {_FIRST_NAMES.get(name, name): value for name, value in config.deciding().items()}
+    return {_FIRST_NAMES.get(name, name): value for name, value in config.identity_fields().items()}
 
 
 def _number(fields: dict[str, object], corpus_fingerprint: str) -> str:

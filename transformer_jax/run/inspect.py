@@ -44,7 +44,7 @@ def compare_runs(folder: Path, other: Path) -> str:
         for name in dict.fromkeys([*left, *right])
         if left.get(name, "none") != right.get(name, "none")
     ]
-    return "\n".join(lines) or f"{folder} and {other} differ in nothing that they were asked for"
+    return "\n".join(lines) or f"{folder} and {other} have the same fields, text and shapes"
 
 
 def _fields(config: RunConfig) -> dict[str, object]:

@@ -95,7 +95,7 @@ def _differs(run: Run, config: RunConfig) -> bool:
     other_text = manifest is not None and (
         manifest.changed_file(data) or (data.validation and manifest.validation is None)
     )
-    return bool(other_text) or run.config.deciding() != config.deciding()
+    return bool(other_text) or run.config.identity_fields() != config.identity_fields()
 
 
 def _never_saved(run: Run, config: RunConfig) -> bool:

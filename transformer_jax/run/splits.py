@@ -36,7 +36,7 @@ def dataset_splits(run_dir: Path) -> "dict[str, DatasetSplit]":
     manifest = Manifest.read(run.prepared)
     if manifest and manifest.train != splits["train"].identity:
         raise UserError(
-            f"dataset {data.dataset} is not what {run_dir} was trained on any more, so its splits "
+            f"dataset {data.dataset} has changed since {run_dir} was trained, so its splits "
             "may hold training text: give --test SOURCE REFERENCE, or train again"
         )
     return splits

@@ -29,7 +29,7 @@ from transformer_jax.run.average import average_checkpoints
 from transformer_jax.run.folder import Run, RunError, check_store
 from transformer_jax.run.items import state_to_items
 from transformer_jax.run.names import PROFILE
-from transformer_jax.run.rehearsal import rehearse
+from transformer_jax.run.preflight import check_before_training
 from transformer_jax.run.resume import open_or_create_run, restore_or_init, template_of
 from transformer_jax.training.loop import train_loop
 from transformer_jax.training.memory import check_step_memory, oom_as_user_error
@@ -87,7 +87,7 @@ def train(
     check_store(config.train.checkpoint_dir or folder)
     if re.match(r"\w+:/", str(folder)):
         raise RunError(
-            f"{folder} is no folder of a file system: a run folder is one that all processes "
+            f"{folder} is not on a file system: a run folder is one that all processes "
             "share (a mounted bucket may be); --checkpoint-dir may be on object storage"
         )
     try:
@@ -213,7 +213,7 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
                 lines += _peak_rate(config)
             writer.print_line(f"{lines}\n{memory}")
             if not restored:
-                writer.print_line(rehearse(run, state, validation))
+                writer.print_line(check_before_training(run, state, validation))
                 if init_from is not None:
                     # So that a run killed before its first checkpoint resumes from these.
                     checkpoints.save(
@@ -286,11 +286,11 @@ def _startup_summary(corpus, batches, state, layout, config):
         f"{batches.padding_fraction():.1%} padding, "
         f"{layout.mesh.size} {jax.devices()[0].device_kind} device(s), {layout}\n"
         f"from step {int(state.step)} to {config.train.steps}; "
-        f"{len(batches.shapes)} batch shapes, each compiled when it comes first"
+        f"{len(batches.shapes)} batch shapes, each compiled at its first use"
     )
 
 
 def _peak_rate(config):
     warmup = config.optimizer.warmup_steps
     peak = float(make_schedule(config.optimizer, config.model.d_model)(warmup - 1))
-    return f"\nlearning rate at most {peak:.2e}, at step {warmup}"
+    return f"\npeak learning rate {peak:.2e} at step {warmup}"

@@ -119,7 +119,7 @@ class Task:
         """Raise UserError for a metric that the task does not have."""
         if metric not in self.best_metrics:
             raise UserError(
-                f"best_metric {metric!r} is none of the task's, {', '.join(self.best_metrics)}"
+                f"best_metric {metric!r} is not one of the task's, {', '.join(self.best_metrics)}"
             )
 
     def with_metric(self, config: RunConfig) -> RunConfig:

@@ -31,7 +31,7 @@ class TranslationTask(Task):
             raise UserError(f"--best-metric bleu: {missing}; or choose chrf")
         if language is None or short_code(language) not in SPACELESS:
             return config
-        log.info("sacreBLEU cannot cut %s into words, so chrF decides the best, not BLEU", language)
+        log.info("sacreBLEU cannot split %s into words: best_metric is chrf instead", language)
         return dataclasses.replace(
             config, train=dataclasses.replace(config.train, best_metric="chrf")
         )
@@ -41,7 +41,7 @@ class TranslationTask(Task):
         if config.train.best_metric == "bleu" and unknown and any(map(is_spaceless, references)):
             log.warning(
                 "the validation text has scripts without spaces and its language is not known: "
-                "give --direction, or --best-metric chrf, for a best checkpoint with a meaning"
+                "give --direction, or --best-metric chrf, for a meaningful best checkpoint"
             )
 
     def scores(self, predictions, references, vocabulary, language):
@@ -52,7 +52,7 @@ class TranslationTask(Task):
         if language is None and any(map(is_spaceless, references)):
             log.warning(
                 "some references have scripts without spaces and their language is not known: "
-                "give --language, as zh, ja or th, for scores that mean something"
+                "give --language, such as zh, ja or th, for meaningful scores"
             )
         return score_all(predictions, references, language)
 

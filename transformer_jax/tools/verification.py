@@ -184,7 +184,7 @@ class Topology:
         """
         found = re.fullmatch(r"(?:([1-9]\d?)x)?([1-9]\d{0,2})(?::(.+))?", text)
         if found is None:
-            raise UserError(f"topology {text!r} is none: write as 8, 2x4 or 2x4:fsdp=2,tensor=2")
+            raise UserError(f"{text!r} is not a topology: write 8, 2x4 or 2x4:fsdp=2,tensor=2")
         mesh_sizes(found[3])
         return cls(int(found[1] or 1), int(found[2]), found[3])
 

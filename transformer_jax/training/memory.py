@@ -16,7 +16,7 @@ from transformer_jax.devices.layout import Layout
 from transformer_jax.devices.memory import device_memory, format_bytes
 from transformer_jax.errors import UserError
 from transformer_jax.models.families import family_of
-from transformer_jax.training.runners import StepMemory, StepRunner, make_runner
+from transformer_jax.training.runners import Runner, StepMemory, make_runner
 from transformer_jax.training.step import StepFunctions
 
 __all__ = [
@@ -40,13 +40,13 @@ def check_model(model: ModelConfig, layout: Layout) -> None:
     This is arithmetic alone: models that are far too large could not even be described as shapes.
     """
     width = model.d_model
-    least = 3 * 4 * family_of(model).parameters(model)
+    least = 3 * 4 * family_of(model).estimate_parameters(model)
     least //= layout.sizes["fsdp"] * layout.sizes["tensor"]
     if least > device_memory():
         raise UserError(
             f"a model of d_model {width}, d_ff {model.d_ff} and num_layers {model.num_layers} "
-            f"needs {format_bytes(least)} a device to train, a device has "
-            f"{format_bytes(device_memory())}: take a smaller one"
+            f"needs {format_bytes(least)} per device to train, but a device has "
+            f"{format_bytes(device_memory())}: use a smaller model"
         )
 
 
@@ -62,11 +62,13 @@ def largest_shape(shapes: Sequence[BatchShape], model: ModelConfig) -> BatchShap
     """
 
     family = family_of(model)
-    return max(shapes, key=lambda s: s.rows * family.activations(model, s.source, s.target))
+    return max(
+        shapes, key=lambda s: s.rows * family.estimate_activations(model, s.source, s.target)
+    )
 
 
 def largest_step_memory(
-    step: StepRunner, config: RunConfig, shapes: Sequence[BatchShape]
+    step: Runner, config: RunConfig, shapes: Sequence[BatchShape]
 ) -> tuple[BatchShape, StepMemory]:
     """Measure what a step on the largest shape needs; the step is compiled for that.
 
@@ -133,7 +135,7 @@ def fit_batches(
         accumulate = int(min(max(accumulate + 1, accumulate * parts), most))
 
 
-def check_step_memory(step: StepRunner, config: RunConfig, shapes: Sequence[BatchShape]) -> str:
+def check_step_memory(step: Runner, config: RunConfig, shapes: Sequence[BatchShape]) -> str:
     """Check that the device's memory holds a step on the largest batch.
 
     Args:

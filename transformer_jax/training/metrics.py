@@ -169,7 +169,7 @@ class MetricsWriter:
                 self._on_record(dict(record))
             except Exception as error:
                 self._on_record = None
-                log.warning("on_record failed and is called no more: %r", error)
+                log.warning("on_record failed and is not called again: %r", error)
 
     def print_line(self, line: str) -> None:
         """Print a line above the progress bar."""
@@ -234,7 +234,7 @@ class _TensorBoardWriter:
             from tensorboardX.record_writer import RecordWriter
             from tensorboardX.summary import scalar
         except ImportError:
-            log.info("no TensorBoard events, tensorboardX is not installed: metrics.jsonl has all")
+            log.info("tensorboardX is not installed: no TensorBoard events, only metrics.jsonl")
             return
         self._event, self._scalar = event_pb2.Event, scalar
         # TensorBoard reads files in the order of their names.
@@ -272,6 +272,6 @@ class _TensorBoardWriter:
             write()
         except OSError as error:
             self._ended = True
-            log.warning("no more TensorBoard events: %s; metrics.jsonl has it all", error.strerror)
+            log.warning("TensorBoard events end: %s; metrics.jsonl is complete", error.strerror)
             with contextlib.suppress(OSError):
                 self._records.close()

@@ -1,6 +1,6 @@
 """Three ways to run a step: on one device (jit), on those of one process (pmap), on a mesh of any.
 
-All three are a `StepRunner`: they add up the same `gradients` and hand the total to the same
+All three are a `Runner`: they add up the same `gradients` and hand the total to the same
 `update`. They differ in which device computes which rows of a batch, and in how the parts of a sum
 come together.
 """
@@ -17,11 +17,11 @@ from jax.sharding import PartitionSpec as P
 
 from transformer_jax.data.batching import Batch, BatchShape
 from transformer_jax.devices.layout import BATCH_AXES, Layout
-from transformer_jax.functional.rows import rows_cut_along
+from transformer_jax.functional.rows import set_row_axes
 from transformer_jax.training.state import TrainState
 from transformer_jax.training.step import GradientSums, StepFunctions, add_sums
 
-__all__ = ["MeshStep", "PmapStep", "SingleDeviceStep", "StepMemory", "StepRunner", "make_runner"]
+__all__ = ["MeshRunner", "PmapRunner", "Runner", "SingleDeviceRunner", "StepMemory", "make_runner"]
 
 
 class StepMemory(NamedTuple):
@@ -36,7 +36,7 @@ class StepMemory(NamedTuple):
     temporary: int
 
 
-class StepRunner:
+class Runner:
     """step(state, micro_batches) -> (state, metrics); the state is donated.
 
     One micro-batch is one compiled call; several are added up, one call each, so that every
@@ -177,7 +177,7 @@ def _analysis(lowered) -> Any:
     return lowered.compile().memory_analysis()
 
 
-class SingleDeviceStep(StepRunner):
+class SingleDeviceRunner(Runner):
     """A step on one device, by default the first."""
 
     def __init__(self, functions: StepFunctions, layout: Layout | None = None):
@@ -190,11 +190,11 @@ class SingleDeviceStep(StepRunner):
         return batch
 
 
-class PmapStep(StepRunner):
+class PmapRunner(Runner):
     """A step on all devices of a process, each with the whole state and a part of the rows."""
 
     def _gradients(self, state, collections, batch, micro):
-        with rows_cut_along("devices"):
+        with set_row_axes("devices"):
             return super()._gradients(state, collections, batch, micro)
 
     def _reduce_sums(self, sums):
@@ -226,7 +226,7 @@ class PmapStep(StepRunner):
         return jax.tree.map(cut, super()._batch(shape))
 
 
-class MeshStep(StepRunner):
+class MeshRunner(Runner):
     """A step on a mesh: parameters lie as `Layout` says and are gathered along fsdp for a step.
 
     Gradients are computed by hand along data and fsdp, so that they travel once an update and a
@@ -244,7 +244,7 @@ class MeshStep(StepRunner):
             return jax.tree.map(_gather, params, specs)
 
         def gradients_of_rows(params, collections, batch, rng):
-            with rows_cut_along(*self.layout.batch_axes):
+            with set_row_axes(*self.layout.batch_axes):
                 sums = self._functions.gradients(
                     params, _drop_leading_axis(collections), batch, rng
                 )
@@ -319,7 +319,7 @@ def _gather(leaf, spec):
     return jax.lax.all_gather(leaf, "fsdp", axis=spec.index("fsdp"), tiled=True)
 
 
-def make_runner(parallel: str, functions: StepFunctions, layout: Layout) -> StepRunner:
+def make_runner(parallel: str, functions: StepFunctions, layout: Layout) -> Runner:
     """Make the runner that TrainConfig.parallel names.
 
     Args:
@@ -328,6 +328,6 @@ def make_runner(parallel: str, functions: StepFunctions, layout: Layout) -> Step
         layout: The devices.
     """
     if parallel == "pmap":
-        return PmapStep(functions, layout)
-    kind = SingleDeviceStep if layout.mesh.size == 1 else MeshStep
+        return PmapRunner(functions, layout)
+    kind = SingleDeviceRunner if layout.mesh.size == 1 else MeshRunner
     return kind(functions, layout)

@@ -15,7 +15,14 @@ from transformer_jax.errors import UserError
 from transformer_jax.results import AttentionMaps
 from transformer_jax.visualization.fonts import choose_fonts
 
-__all__ = ["attention_lines", "attention_map", "by_word", "check_head", "draw_head", "merge_pieces"]
+__all__ = [
+    "attention_lines",
+    "attention_map",
+    "check_head",
+    "draw_head",
+    "merge_pieces",
+    "merge_weights",
+]
 
 MAX_LABEL_LENGTH = 24  # letters of a word that are shown
 MIN_VISIBLE_WEIGHT = 0.02  # weight of a line that can be seen
@@ -59,7 +66,7 @@ def _characters(spelled: re.Match) -> str:
     return bytes.fromhex(re.sub("<0x|>", "", spelled[0])).decode("utf-8", "replace")
 
 
-def by_word(weights: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> np.ndarray:
+def merge_weights(weights: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> np.ndarray:
     """Merge weights between pieces [..., T, S] into weights between words [..., rows, columns].
 
     What a word gives is the mean over its pieces, what it gets is the sum: rows still sum to 1.
@@ -70,7 +77,7 @@ def by_word(weights: np.ndarray, rows: Sequence[str], columns: Sequence[str]) ->
         columns: The S pieces attended to.
 
     >>> pieces = ["\u2581ba", "rn", "</s>"]
-    >>> by_word(np.full((3, 3), 1 / 3), pieces, pieces).round(2).tolist()
+    >>> merge_weights(np.full((3, 3), 1 / 3), pieces, pieces).round(2).tolist()
     [[0.67, 0.33], [0.67, 0.33]]
     """
     _check_shape(weights, rows, columns)
@@ -209,7 +216,7 @@ def draw_head(maps: AttentionMaps, part: str, layer: int, head: int | None = Non
     chosen = weights[layer - 1].mean(0) if head is None else weights[layer - 1, head - 1]
     which = "mean of all heads" if head is None else f"head {head}"
     return attention_map(
-        by_word(chosen, rows, columns),
+        merge_weights(chosen, rows, columns),
         [word for word, _ in merge_pieces(rows)],
         [word for word, _ in merge_pieces(columns)],
         title=f"{part}, layer {layer}, {which}",

@@ -5,7 +5,7 @@ import json
 from importlib import resources
 
 from transformer_jax.results import AttentionMaps
-from transformer_jax.visualization.attention import by_word, merge_pieces
+from transformer_jax.visualization.attention import merge_pieces, merge_weights
 
 __all__ = ["attention_page"]
 
@@ -31,7 +31,7 @@ def attention_page(maps: AttentionMaps) -> str:
     data = {}
     for name, (title, asking, answering) in PARTS.items():
         rows, columns = getattr(maps, asking), getattr(maps, answering)
-        weights = by_word(getattr(maps, name), rows, columns)
+        weights = merge_weights(getattr(maps, name), rows, columns)
         data[name] = {
             "title": title,
             "rows": [word for word, _ in merge_pieces(rows)],

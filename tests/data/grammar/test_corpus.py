@@ -33,7 +33,7 @@ def drawn():
 def test_examples_repeat_with_their_seed(drawn):
     assert list(examples("test", 50)) == drawn["test"][:50]
     assert list(examples("test", 50, seed=1)) != drawn["test"][:50]
-    with pytest.raises(ValueError, match="split 'dev' is none of train, validation"):
+    with pytest.raises(ValueError, match="split 'dev' is not one of train, validation"):
         next(examples("dev", 1))
 
 

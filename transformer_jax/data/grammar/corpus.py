@@ -88,7 +88,7 @@ def examples(split: str, count: int, seed: int = 0) -> Iterator[Example]:
     True
     """
     if split not in SPLITS:
-        raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
+        raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
     return itertools.islice((example for name, example in stream(seed) if name == split), count)
 
 

@@ -12,10 +12,10 @@ from typing import Any, BinaryIO, cast
 
 from transformer_jax.errors import UserError
 
-__all__ = ["ENDINGS", "PackingError", "open_packed", "unpacked"]
+__all__ = ["ENDINGS", "CompressionError", "decompressed", "open_compressed"]
 
 
-class PackingError(UserError):
+class CompressionError(UserError):
     """A packed file that cannot be unpacked; the message names it and the remedy."""
 
 
@@ -26,7 +26,7 @@ def _open_zstd(file: Any, mode: str) -> Any:
         except ImportError:
             from backports import zstd
     except ImportError:
-        raise PackingError(
+        raise CompressionError(
             "text packed by Zstandard needs backports.zstd, which is not installed here: install "
             "it, or unpack the text"
         ) from None
@@ -46,10 +46,10 @@ ENDINGS = ("", *_KINDS)
 
 
 @contextlib.contextmanager
-def unpacked(file: BinaryIO, name: str | os.PathLike) -> Iterator[BinaryIO]:
+def decompressed(file: BinaryIO, name: str | os.PathLike) -> Iterator[BinaryIO]:
     """What reads the bytes of an open file, unpacked where it is packed; `name` is for errors.
 
-    >>> with unpacked(io.BytesIO(gzip.compress(b"A man.")), "text") as file:
+    >>> with decompressed(io.BytesIO(gzip.compress(b"A man.")), "text") as file:
     ...     file.read()
     b'A man.'
     """
@@ -75,10 +75,10 @@ def _explained(name: str | os.PathLike) -> Iterator[None]:
     except (UserError, MemoryError):
         raise
     except Exception as error:  # each kind has its own
-        raise PackingError(f"{name} cannot be unpacked ({error}): copy it again") from None
+        raise CompressionError(f"{name} cannot be unpacked ({error}): copy it again") from None
 
 
-def open_packed(path: str | os.PathLike) -> BinaryIO:
+def open_compressed(path: str | os.PathLike) -> BinaryIO:
     """A file open for writing bytes, packed as its ending says: .gz, .xz, .bz2, .zst, or not."""
     _, opened = _KINDS.get(os.path.splitext(path)[1], (None, open))
     return cast(BinaryIO, opened(path, "wb"))

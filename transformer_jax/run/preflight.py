@@ -14,12 +14,12 @@ from transformer_jax.run.folder import Run, RunError
 from transformer_jax.run.names import CHECKPOINTS
 from transformer_jax.training.state import TrainState
 
-__all__ = ["rehearse"]
+__all__ = ["check_before_training"]
 
 PROBE = ".transformer_jax-probe"  # no name that anybody else would give
 
 
-def rehearse(run: Run, state: TrainState, validation: Validation | None) -> str:
+def check_before_training(run: Run, state: TrainState, validation: Validation | None) -> str:
     """Save and read back a small checkpoint, look for room on the disk, and score one batch.
 
     Args:
@@ -38,7 +38,7 @@ def rehearse(run: Run, state: TrainState, validation: Validation | None) -> str:
     if isinstance(run.checkpoint_root, Path):
         proved.append(_find_room(run, run.checkpoint_root, state))
     if validation is not None:
-        proved.append(validation.rehearse(state.evaluation_variables))
+        proved.append(validation.try_out(state.evaluation_variables))
     seconds = time.perf_counter() - start
     return f"tried before the first step, in {seconds:.1f} s: {'; '.join(proved)}"
 

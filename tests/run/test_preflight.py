@@ -11,14 +11,14 @@ import pytest
 
 from tests.small_job import configuration, read_jsonl, write_text
 from transformer_jax import Translator
-from transformer_jax.data.corpus import Corpus, Lines, write_corpus
+from transformer_jax.data.corpus import Corpus, LineStatistics, write_corpus
 from transformer_jax.data.text import TextFiles
 from transformer_jax.data.vocabulary import WhitespaceVocabulary
 from transformer_jax.devices.layout import Layout
 from transformer_jax.evaluation.validation import Validation
 from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint
 from transformer_jax.run.folder import RunError
-from transformer_jax.run.rehearsal import PROBE
+from transformer_jax.run.preflight import PROBE
 from transformer_jax.run.train import train
 from transformer_jax.tasks import task_of
 from transformer_jax.training.metrics import MetricsWriter
@@ -46,7 +46,7 @@ def one_pair(tmp_path, config):
 
 
 @pytest.mark.parametrize("metric", ["loss", "bleu", "chrf"])
-def test_rehearsal_reports_its_checks(tmp_path, said, metric):
+def test_preflight_reports_its_checks(tmp_path, said, metric):
     config = one_pair(tmp_path, configuration(tmp_path, steps=2, best_metric=metric))
     run = train(config, tmp_path / "run", progress=False)
     [line] = [line for line in said if line.startswith("tried before the first step, in ")]
@@ -61,9 +61,9 @@ def test_rehearsal_reports_its_checks(tmp_path, said, metric):
     assert not [line for line in said if line.startswith("tried")]
 
 
-def test_rehearsal_finds_too_little_disk_space(tmp_path, monkeypatch):
+def test_preflight_finds_too_little_disk_space(tmp_path, monkeypatch):
     usage = namedtuple("usage", "free")
-    function = "transformer_jax.run.rehearsal.shutil.disk_usage"
+    function = "transformer_jax.run.preflight.shutil.disk_usage"
     monkeypatch.setattr(function, lambda path: usage(100_000))
     config = configuration(tmp_path, steps=2)
     refusal = r"run has 0.10 MB free, but 6 checkpoints need 0.\d\d MB: make room, lower"
@@ -73,7 +73,7 @@ def test_rehearsal_finds_too_little_disk_space(tmp_path, monkeypatch):
     assert not read_jsonl(tmp_path / "run" / "metrics.jsonl")
 
 
-def test_rehearsal_finds_a_store_that_loses_data(tmp_path, monkeypatch):
+def test_preflight_finds_a_store_that_loses_data(tmp_path, monkeypatch):
     def lost(self, step, templates):
         raise DamagedCheckpoint("its arrays are gone")
 
@@ -85,7 +85,7 @@ def test_rehearsal_finds_a_store_that_loses_data(tmp_path, monkeypatch):
         train(config, tmp_path / "run", progress=False)
 
 
-def test_rehearsal_leftovers_are_removed(tmp_path):
+def test_preflight_leftovers_are_removed(tmp_path):
     config = configuration(tmp_path, steps=2)
     left = tmp_path / "run" / PROBE / "checkpoints" / "1"
     left.mkdir(parents=True)
@@ -150,7 +150,7 @@ def test_run_initialized_from_another_knows_the_lines_of_both(tmp_path):
     Path(config.data.train[0]).write_text("w1\n" * 40)
     Path(config.data.train[1]).write_text("W1\n" * 40)
     child = train(config, tmp_path / "child", init_from=parent.folder, progress=False)
-    assert child.lines == parent.lines == Lines(1, 6)
+    assert child.lines == parent.lines == LineStatistics(1, 6)
 
 
 def test_chrf_is_the_metric_without_a_tokenizer(tmp_path, caplog):
@@ -161,7 +161,7 @@ def test_chrf_is_the_metric_without_a_tokenizer(tmp_path, caplog):
     with caplog.at_level("INFO"):
         run = train(config, tmp_path / "run", progress=False)
     assert run.config.train.best_metric == "chrf"
-    assert "sacreBLEU cannot cut th into words, so chrF decides the best" in caplog.text
+    assert "sacreBLEU cannot split th into words: best_metric is chrf" in caplog.text
     assert run.checkpoints().best_step() == 2
     again = replace(config, train=replace(config.train, steps=3))
     assert train(again, run.folder, progress=False).config.train.best_metric == "chrf"
@@ -185,11 +185,11 @@ def test_run_records_languages_and_line_lengths(tmp_path):
     assert train(again, run.folder, progress=False).config.data.direction == "en-fr"
 
 
-def test_rehearsal_decodes_any_training_text(tmp_path):
+def test_preflight_decodes_any_training_text(tmp_path):
     """More than a batch of translations usually holds."""
     config = configuration(tmp_path)
     corpus = write_corpus(tmp_path / "c", [("w1", "W1")], WhitespaceVocabulary.train(["w1"], 9))
     data = replace(config.data, max_length=5000, batch_tokens=5000)
     config, layout = replace(config, data=data), Layout(jax.devices()[:1])
     validation = Validation(config, layout, corpus, task_of(data))
-    assert validation.inference.longest == 5000
+    assert validation.inference.max_length == 5000

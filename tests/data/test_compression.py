@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from backports import zstd
 
-from transformer_jax.data.packing import PackingError, open_packed
+from transformer_jax.data.compression import CompressionError, open_compressed
 from transformer_jax.data.text import TextError, decode_lines, read_lines
 
 PACKINGS = {"gz": gzip.compress, "xz": lzma.compress, "bz2": bz2.compress, "zst": zstd.compress}
@@ -27,12 +27,14 @@ def test_packing_is_recognized_by_content(tmp_path, ending):
     start = 4 if ending == "zst" else 10  # its data carry no checksum, its head is checked
     for damaged in (packed[:-9], packed[:start] + b"\xff" * 9 + packed[start + 9 :]):
         file.write_bytes(damaged)
-        with pytest.raises(PackingError, match=r"text cannot be unpacked \(.*\): copy it again"):
+        with pytest.raises(
+            CompressionError, match=r"text cannot be unpacked \(.*\): copy it again"
+        ):
             list(read_lines(file))
     file.write_bytes(pack(b"\xff\n"))
     with pytest.raises(TextError, match=r"text, line 1: byte 0 is not UTF-8"):
         list(read_lines(file))
-    with open_packed(tmp_path / f"out.{ending}") as out:
+    with open_compressed(tmp_path / f"out.{ending}") as out:
         out.write("ä\n".encode())
     assert (tmp_path / f"out.{ending}").read_bytes()[:2] == pack(b"x")[:2]
     assert list(read_lines(tmp_path / f"out.{ending}")) == ["ä"]
