@@ -40,11 +40,36 @@ def undocumented(name, value):
     return [part for part, doc in parts if not doc or doc.startswith(f"{name}(")]
 
 
+def without_arguments(name, value):
+    """Functions and methods of several parameters whose docstring says nothing of them."""
+    found = []
+    members = inspect.getmembers(value) if inspect.isclass(value) else [("", value)]
+    for member, function in members:
+        function = inspect.unwrap(function) if callable(function) else function
+        if not inspect.isfunction(function) or member.startswith("_"):
+            continue
+        if member and not function.__module__.startswith("transformer_jax"):
+            continue
+        several = [*inspect.signature(function).parameters.keys() - {"self"}][1:]
+        doc = inspect.getdoc(getattr(value, member) if member else value) or ""
+        if several and "Args:" not in doc:
+            found.append(f"{name}.{member}")
+    return found
+
+
 @pytest.mark.parametrize("name", PUBLIC)
 def test_public_names_have_docstrings(name):
     module = module_of(name)
     assert [
         u for public in PUBLIC[name] for u in undocumented(public, getattr(module, public))
+    ] == []
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_functions_explain_their_arguments(name):
+    module = module_of(name)
+    assert [
+        u for public in PUBLIC[name] for u in without_arguments(public, getattr(module, public))
     ] == []
 
 

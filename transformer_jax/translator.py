@@ -356,6 +356,10 @@ class Translator:
         """Compute exp of the mean negative log-likelihood per target token, EOS included.
 
         Pairs that are too long to be read at once are left out.
+
+        Args:
+            sources: Lines of text.
+            targets: A translation of each.
         """
         parts = self._token_log_probs(sources, targets)
         count = sum(map(len, parts))

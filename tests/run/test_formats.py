@@ -11,7 +11,7 @@ import pytest
 from tests.small_job import configuration, read_jsonl
 from transformer_jax import RunConfig, Search, UserError, train
 from transformer_jax.cli import COMMANDS
-from transformer_jax.config.renamed import FIELDS, OPTIONS, rename_fields
+from transformer_jax.config.renamed import FIELDS, HINTS, OPTIONS, rename_fields
 from transformer_jax.data.corpus import Corpus, CorpusError
 from transformer_jax.data.preparation import Manifest
 from transformer_jax.run.formats import upgrade_metadata
@@ -19,14 +19,14 @@ from transformer_jax.run.formats import upgrade_metadata
 TABLE = Path(__file__).parents[2] / "docs" / "formats.md"
 
 
-def read_tsv():
+def read_table():
     """(name, where, old name or "") of each row."""
     row = re.compile(r"^\| `(.+?)` \| (.*?) \| .* \| (?:`(.*?)`)? \|$", re.MULTILINE)
     return [match.groups(default="") for match in row.finditer(TABLE.read_text(encoding="utf-8"))]
 
 
 def names_of(where):
-    return {name for name, place, _ in read_tsv() if place.startswith(where)}
+    return {name for name, place, _ in read_table() if place.startswith(where)}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_format_table_has_every_field():
 
 
 def test_format_table_has_every_renamed_name():
-    renamed = {(former, name) for name, _, former in read_tsv() if former}
+    renamed = {(former, name) for name, _, former in read_table() if former}
     options = {(old.split()[-1], new.split()[-1]) for old, new in OPTIONS.items()}
     for part in FIELDS.values():
         assert set(part.items()) <= renamed
@@ -65,8 +65,22 @@ def test_format_table_has_every_option(command):
     own = {f.name for f in fields(COMMANDS[command])} - {"config", "search"}
     # --config is an option whose field has another name.
     options = {as_option(name.removesuffix("_file")) for name in own}
-    rows = [(name, place.removeprefix("option of ").split(", ")) for name, place, _ in read_tsv()]
+    rows = [(name, place.removeprefix("option of ").split(", ")) for name, place, _ in read_table()]
     assert options == {name for name, commands in rows if command in commands}
+
+
+def test_hints_name_existing_options_for_those_of_other_toolkits():
+    options = {
+        name if name.startswith("--") else as_option(name)
+        for name, place, _ in read_table()
+        if "option" in place
+    }
+    assert {word for hint in HINTS.values() for word in re.findall(r"--[a-z-]+", hint)} <= options
+    assert not options & HINTS.keys()
+    page = (TABLE.parent / "faq.md").read_text(encoding="utf-8")
+    foreign = re.findall(r"`(--[a-z_-]+)`", "".join(re.findall(r"^\| (`--.*?) \|", page, re.M)))
+    assert len(foreign) > 20
+    assert {word.replace("_", "-") for word in foreign} <= options | HINTS.keys()
 
 
 def as_option(field):
@@ -74,7 +88,7 @@ def as_option(field):
 
 
 def test_format_upgrade_of_metadata():
-    rows = [row for row in read_tsv() if row[1] == "metadata of a checkpoint" and row[2]]
+    rows = [row for row in read_table() if row[1] == "metadata of a checkpoint" and row[2]]
     plain = {former: name for name, _, former in rows if "." not in name}
     assert len(plain) == 6
     assert upgrade_metadata(dict.fromkeys(plain)) == {"format": 2, **dict.fromkeys(plain.values())}

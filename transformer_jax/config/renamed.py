@@ -68,19 +68,27 @@ def check_fields(tree: Any) -> None:
         raise UserError(f"{', '.join(found)}: write the new name")
 
 
-# What users of other toolkits type -> what they are looking for.
-HINTS = {
-    "--learning-rate": "the schedule of section 5.3 is scaled by --lr-factor, and --warmup-steps "
-    "sets its peak (see `transformer-jax schedule`)",
-    "--lr": "the schedule of section 5.3 is scaled by --lr-factor",
-    "--batch-size": "batches are measured in tokens: --batch-tokens",
-    "--epochs": "training is measured in updates: --steps",
-    "--max-steps": "use --steps",
-    "--gradient-accumulation-steps": "use --accumulation-steps",
-    "--num-beams": "use --beam-size",
-    "--beam": "use --beam-size",
-    "--lenpen": "use --alpha, with --length-penalty power",
+# What users of other toolkits look for -> the options that they type.
+_HINTS = {
+    "the schedule of section 5.3 is scaled by --lr-factor, and --warmup-steps sets its peak (see "
+    "`transformer-jax schedule`)": "--learning-rate --lr",
+    "batches are measured in tokens: use --batch-tokens": "--batch-size --max-tokens "
+    "--per-device-train-batch-size",
+    "training is measured in updates: use --steps": "--epochs --max-epoch --num-train-epochs",
+    "use --steps": "--max-steps --max-update --train-steps",
+    "use --accumulation-steps": "--gradient-accumulation-steps --update-freq",
+    "use --patience": "--early-stopping",
+    "use --clip-norm": "--max-grad-norm",
+    "use --dtype bfloat16": "--fp16 --bf16",
+    "use --init-from": "--finetune-from-model --train-from --pretrained-model",
+    "one table for both sides and the output is the default; see --tied-embeddings": "--share-all-"
+    "embeddings --tied-embeddings-all",
+    "use --norm-placement pre": "--encoder-normalize-before --decoder-normalize-before",
+    "use --direction, as in --direction en-de": "--source-lang --target-lang",
+    "use --beam-size": "--num-beams --beam",
+    "use --alpha, with --length-penalty power": "--lenpen --normalize",
 }
+HINTS = {option: hint for hint, options in _HINTS.items() for option in options.split()}
 
 
 def check_options(arguments: Sequence[str]) -> None:

@@ -304,7 +304,12 @@ _TARGET = "target_vocabulary"
 
 
 def save_vocabularies(vocabularies: Vocabularies, folder: Path) -> None:
-    """Write the source's, or that of both, to the folder, and the target's own one below it."""
+    """Write the source's, or that of both, to the folder, and the target's own one below it.
+
+    Args:
+        vocabularies: Those of source and target.
+        folder: A folder that exists.
+    """
     vocabularies.source.save(folder)
     if not vocabularies.joint:
         (folder / _TARGET).mkdir(exist_ok=True)

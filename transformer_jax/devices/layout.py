@@ -65,7 +65,12 @@ class Layout:
         return jax.tree.map(spec, tree, axes)
 
     def check_axes(self, params, axes) -> None:
-        """Raise UserError for a parameter without logical axes where the mesh shards parameters."""
+        """Raise UserError for a parameter without logical axes where the mesh shards parameters.
+
+        Args:
+            params: Parameters, or their shapes.
+            axes: Their logical axes, of the same structure.
+        """
         if self.sizes["fsdp"] == self.sizes["tensor"] == 1:
             return
         leaves = jax.tree_util.tree_leaves_with_path(params)
@@ -81,11 +86,21 @@ class Layout:
         return axis is not None and self.sizes[axis] > 1 and size % self.sizes[axis] == 0
 
     def shardings(self, tree, axes) -> Any:
-        """Return `specs` as shardings on the mesh."""
+        """Return `specs` as shardings on the mesh.
+
+        Args:
+            tree: Arrays, or their shapes.
+            axes: Their logical axes, of the same structure.
+        """
         return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), self.specs(tree, axes))
 
     def restore_template(self, tree, axes) -> Any:
-        """Return the shapes of a tree with their shardings, as checkpoints are restored to."""
+        """Return the shapes of a tree with their shardings, as checkpoints are restored to.
+
+        Args:
+            tree: Arrays, or their shapes.
+            axes: Their logical axes, of the same structure.
+        """
         return jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             tree,
@@ -146,6 +161,10 @@ def _check_fit(model: ModelConfig, sizes: dict[str, int]) -> None:
 
 def make_layout(model: ModelConfig, train: TrainConfig) -> Layout:
     """Make the layout that `train.parallel` and `train.mesh` ask for on the devices there are.
+
+    Args:
+        model: The model, whose sizes the mesh must divide.
+        train: The options of training.
 
     Raises:
         UserError: It does not fit the devices or the model.

@@ -201,6 +201,10 @@ def paper_bleu(
 def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
     """Compute the percentage of translations equal to their reference, character for character.
 
+    Args:
+        hypotheses: Lines of text.
+        references: A reference for each.
+
     >>> exact_match(["a", "b"], ["a", "c"]).value
     50.0
     """

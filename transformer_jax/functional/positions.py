@@ -64,6 +64,10 @@ def sinusoids(length: int, d_model: int, layout: SinusoidLayout = "paper") -> Fl
 def learned_positions(table: Float[Array, "max_positions D"], length: int) -> Float[Array, "T D"]:
     """Take the first `length` rows of a learned table (Table 3, row E).
 
+    Args:
+        table: The parameter [max_positions, D].
+        length: T.
+
     Raises:
         ValueError: The table has fewer rows.
 

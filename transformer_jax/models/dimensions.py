@@ -31,7 +31,16 @@ def boxed_init(model: nn.Module, *inputs: Any) -> Callable[[jax.Array], Any]:
 
 
 def name_axes(initialise: Callable, *letters: str) -> Callable:
-    """Give an initialiser the logical axes of its parameter, a letter per dimension."""
+    """Give an initialiser the logical axes of its parameter.
+
+    Args:
+        initialise: An initialiser, as of `flax.linen.initializers`.
+        letters: The logical axis of each dimension, such as "D" or "V".
+
+    >>> ones = name_axes(nn.initializers.ones, "V", "D")
+    >>> ones(jax.random.key(0), (3, 2)).names
+    ('V', 'D')
+    """
     return nn.with_logical_partitioning(initialise, letters)
 
 

@@ -69,6 +69,10 @@ class Family(Protocol):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Extract the weights of one pair from what `mutable=["attention"]` collected.
 
+        Args:
+            config: The model's configuration.
+            collected: The collection "attention" of a batch of one sentence.
+
         Returns:
             Encoder [L, H, S, S], decoder [L, H, T, T] and cross [L, H, T, S], float32.
         """

@@ -47,9 +47,22 @@ class DropoutModule(Module):
     config: ModelConfig
 
     def apply_dropout(self, x, rate: float, rows=None):
+        """Apply dropout where a rng was given.
+
+        Args:
+            x: [B, ...].
+            rate: Probability that an entry becomes 0.
+            rows: Numbers of the rows [B], or None.
+        """
         return dropout(x, rate, self.dropout_rng(rate, rows))
 
     def dropout_rng(self, rate: float, rows=None):
+        """Make the key, or the key of each row, of one application of dropout; None applies none.
+
+        Args:
+            rate: Probability that an entry becomes 0.
+            rows: Numbers of the rows [B], or None.
+        """
         if rate == 0 or not self.has_rng("dropout"):
             return None
         rng = self.make_rng("dropout")

@@ -201,7 +201,12 @@ class Decoder(DropoutModule):
         )
 
     def decode_step(self, cache: DecodeState, tokens) -> tuple[DecodeState, jax.Array]:
-        """As `Transformer.decode_step`."""
+        """Decode one token, as `Transformer.decode_step`.
+
+        Args:
+            cache: The state before.
+            tokens: The tokens just decoded [N].
+        """
         position, max_length = cache.position, cache.history[0][0].shape[1]
         x = self.embed.target_at(tokens, position, max_length)
         mask = (jnp.arange(max_length) <= position)[None, None, None]

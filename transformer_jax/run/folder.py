@@ -199,7 +199,12 @@ class Run:
                 )
 
     def check_corpus(self, corpus: Path, fingerprint: str) -> None:
-        """Raise RunError if the prepared text is not the one that the run was trained on."""
+        """Raise RunError if the prepared text is not the one that the run was trained on.
+
+        Args:
+            corpus: Folder of the prepared text, for the message.
+            fingerprint: Fingerprint of the prepared text.
+        """
         if fingerprint != self.corpus_fingerprint:
             raise RunError(
                 f"{self.folder} was trained on corpus {self.corpus_fingerprint[:12]} but {corpus} "

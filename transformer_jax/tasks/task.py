@@ -46,7 +46,16 @@ class Task:
     numbers that depend on the seed, the sentence and the epoch alone."""
 
     def loss(self, model: nn.Module, config: OptimizerConfig) -> Loss:
-        """Make the loss for `make_step`, for batches of `data.batching`."""
+        """Make the loss for `make_step`, for batches of `data.batching`.
+
+        Args:
+            model: The model.
+            config: Label smoothing and the block of logits.
+
+        Returns:
+            loss_fn(params, collections, batch, rng) -> the sum of the loss, the number of targets,
+            sums of further metrics by name, and the collections after the batch.
+        """
         smoothing, ignored = config.label_smoothing, self.pairing.ignored
 
         def loss_fn(params, collections, batch, rng):
@@ -131,7 +140,12 @@ class Task:
         return config
 
     def check_references(self, config: RunConfig, references: Sequence[str]) -> None:
-        """Warn where references of a validation text do not suit the metric."""
+        """Warn where references of a validation text do not suit the metric.
+
+        Args:
+            config: The run.
+            references: Lines of the validation text's target.
+        """
 
     def predict(
         self,
@@ -158,7 +172,12 @@ class Task:
         return inference.translate(sources, search, numbers, parts)
 
     def write(self, vocabulary: Vocabulary, ids: Sequence[int]) -> str:
-        """Turn a prediction into a line of text."""
+        """Turn a prediction into a line of text.
+
+        Args:
+            vocabulary: The target's vocabulary.
+            ids: Token ids, without EOS.
+        """
         # Byte tokens can spell an end of line, and a line out is a line in.
         return vocabulary.decode(ids).replace("\n", " ")
 

@@ -16,6 +16,10 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Make Adam under a schedule, after optional clipping; moments are float32.
 
+    Args:
+        config: beta1, beta2, epsilon and clip_norm.
+        schedule: Step, from 0 -> learning rate.
+
     The first update of Adam moves every entry by the learning rate, here 512^-0.5 * 4000^-1.5:
 
     >>> import jax.numpy as jnp
