@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.speed import TINY
 from experiments.multi30k import ANCHOR, configuration, score
-from experiments.runs import train_to_step, training_summary
+from experiments.runs import training_summary
 
 __all__ = ["seeds"]
 
@@ -43,7 +43,7 @@ def _run(folder: Path, data: Path, tiny: bool, seed: int) -> dict[str, Any]:
         replace(train, steps=first, checkpoint_every_epoch=False, checkpoint_every=steps),
         replace(train, checkpoint_every_epoch=True),
     ):
-        train_to_step(replace(config, train=part), folder)
+        train(replace(config, train=part), folder)
     found = training_summary(folder)
     bleu = score(data, "bpe", folder)
     return {**bleu, "anchor": ANCHOR, **{k: v for k, v in found.items() if k != "curve"}}

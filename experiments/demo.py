@@ -18,7 +18,7 @@ from typing import Any
 from experiments.figures3_5_heads import MEASURES, best, head_scores, sentences
 from experiments.ledger import Cell, Entry, Provenance, Table, write_entry
 from experiments.program import make_parser
-from experiments.runs import train_to_step, training_summary
+from experiments.runs import training_summary
 from transformer_jax import presets
 from transformer_jax.config import RunConfig
 from transformer_jax.data.datasets import DatasetSplit
@@ -27,6 +27,7 @@ from transformer_jax.decoding.options import Search
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bleu import exact_match, sacrebleu_score
 from transformer_jax.run.splits import dataset_splits
+from transformer_jax.run.train import train
 from transformer_jax.terminal import run_program
 from transformer_jax.translator import Translator
 from transformer_jax.visualization.attention import attention_map
@@ -162,7 +163,7 @@ def main() -> None:
         f"python -m experiments.demo --steps {arguments.steps} --sentences {arguments.sentences}"
     )
     run_dir = output / "run"
-    train_to_step(configuration(arguments.steps), run_dir)
+    train(configuration(arguments.steps), run_dir)
     splits = dataset_splits(run_dir)
     translator = Translator.load(run_dir)
     print(f"\ntranslating with {translator.checkpoint}, beam search of 4")

@@ -17,10 +17,11 @@ from pathlib import Path
 
 from experiments.ledger import Cell, Entry, Provenance, Table, write_entry
 from experiments.program import make_parser
-from experiments.runs import train_to_step, training_summary
+from experiments.runs import training_summary
 from transformer_jax import presets
 from transformer_jax.config import RunConfig
 from transformer_jax.decoding.options import Search
+from transformer_jax.run.train import train
 from transformer_jax.terminal import run_program
 
 ANCHOR = 41.02  # tokenized BLEU
@@ -126,7 +127,7 @@ def main() -> None:
         f"--recipe {arguments.recipe} --text {arguments.text} --steps {steps}",
         arguments.commit,
     )
-    train_to_step(config, arguments.run_dir)
+    train(config, arguments.run_dir)
     scores = score(arguments.data, arguments.text, arguments.run_dir)
     found = entry(arguments, config, scores, where)
     folder = arguments.results_dir or arguments.run_dir

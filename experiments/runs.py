@@ -1,15 +1,11 @@
-"""Runs of experiments: trained to the update that is asked for, and what they recorded."""
+"""Runs of experiments: their folders, and what they recorded."""
 
 import json
 import statistics
 from pathlib import Path
 from typing import Any
 
-from transformer_jax.config import RunConfig
-from transformer_jax.errors import UserError
-from transformer_jax.run.train import train
-
-__all__ = ["named_before", "train_to_step", "training_summary"]
+__all__ = ["named_before", "training_summary"]
 
 
 def named_before(folder: Path, word: str, old: str) -> Path:
@@ -20,20 +16,6 @@ def named_before(folder: Path, word: str, old: str) -> Path:
     """
     before = folder.with_name(folder.name.replace(word, old))
     return before if before.is_dir() else folder
-
-
-def train_to_step(config: RunConfig, folder: Path, *, progress: bool = True) -> None:
-    """Train, or resume; a run that is further than `config` wants is refused.
-
-    Its scores would be told as those of fewer updates.
-    """
-    run = train(config, folder, progress=progress)
-    newest = run.checkpoints(read_only=True).steps()[-1]
-    if newest > config.train.steps:
-        raise UserError(
-            f"{folder} is at update {newest}, more than the {config.train.steps} asked for: name "
-            "another folder, or as many --steps"
-        )
 
 
 def training_summary(folder: Path) -> dict[str, Any]:

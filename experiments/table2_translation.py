@@ -24,7 +24,7 @@ from typing import Any
 
 from experiments.ledger import Entry, Provenance, Table
 from experiments.program import make_parser, publish_result
-from experiments.runs import named_before, train_to_step, training_summary
+from experiments.runs import named_before, training_summary
 from transformer_jax import presets
 from transformer_jax.config import RunConfig
 from transformer_jax.data.text import TextFiles, read_lines
@@ -33,6 +33,7 @@ from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bleu import bleu_variants
 from transformer_jax.files import write_atomically
 from transformer_jax.run.splits import dataset_splits
+from transformer_jax.run.train import train
 from transformer_jax.terminal import run_program
 
 # (pair, size) -> BLEU in the paper; en-fr big as the table has it.
@@ -287,7 +288,7 @@ def main() -> None:
         + (" --full" if arguments.full else "")
         + f" --steps {config.train.steps}"
     )
-    train_to_step(config, arguments.run_dir)
+    train(config, arguments.run_dir)
     if arguments.full:
         pairs = list(dataset_splits(arguments.run_dir)["test"])
     else:

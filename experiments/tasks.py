@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from experiments.ledger import Provenance, write_json
-from experiments.runs import train_to_step, training_summary
+from experiments.runs import training_summary
 from transformer_jax.config import RunConfig
 from transformer_jax.decoding.options import Search
 from transformer_jax.errors import UserError
 from transformer_jax.run.identity import identity
+from transformer_jax.run.train import train
 from transformer_jax.terminal import command_errors
 
 __all__ = ["BEAM", "Task", "run", "run_all"]
@@ -93,7 +94,7 @@ def run(task: Task) -> dict:
     from transformer_jax.translator import Translator
 
     start, where = time.perf_counter(), Provenance.here(f"{task.row}, seed {task.seed}")
-    train_to_step(task.config, task.folder, progress=False)
+    train(task.config, task.folder, progress=False)
     files = task.config.data.validation
     text = TextFiles(*files) if files else dataset_splits(task.folder)["validation"]
     sources, references = zip(*list(text)[: task.scored])

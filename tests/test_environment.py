@@ -68,7 +68,7 @@ def test_device_not_available_is_reported(uninterrupted_run, platform):
     done = run(["-m", "transformer_jax"], *arguments, JAX_PLATFORMS=platform)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert f"transformer-jax: JAX finds no device: JAX_PLATFORMS is '{platform}'; leave" in last
+    assert f"transformer-jax: JAX finds no device: JAX_PLATFORMS is '{platform}'; unset" in last
     assert "Traceback" not in done.stderr
 
 

@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from transformer_jax import OptimizerConfig, warmup_schedule
 from transformer_jax.data.builders import Grammar
 
 ROOT = Path(__file__).parents[1]
@@ -33,9 +35,14 @@ def test_readme_python_runs():
 
 def test_library_page_runs(capsys):
     count, names = run_blocks("docs/library.md")
-    assert count == 3
+    assert count == 5
     assert names["found"].tokens.shape[:2] == (2, 1)
-    assert names["memory"].shape == (2, 7, 128)
+    assert names["states"].shape == (2, 7, 128)
+    assert names["window"].shape == (1, 1, 7, 7)
+    for name in ("adafactor", "adam_with_cosine"):
+        optimizer = names[name](OptimizerConfig(), warmup_schedule(8, 4000))
+        updates, _ = optimizer.update(jnp.ones(3), optimizer.init(jnp.ones(3)), jnp.ones(3))
+        assert jnp.isfinite(updates).all()
     assert int(names["state"].step) == 20
     records = [line for line in capsys.readouterr().out.splitlines() if "accuracy" in line]
     assert len(records) == 4 and records[0].startswith("{'step': 5, 'loss': ")

@@ -4,10 +4,11 @@ Heavy imports happen inside the commands, so that --help answers at once.
 """
 
 import dataclasses
+import itertools
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -34,6 +35,8 @@ __all__ = ["main"]
 Flat = tyro.conf.OmitArgPrefixes
 # Options whose values are text, not paths.
 _TEXTS = ("--source", "--target")
+# Options that take a source file and a target file.
+_PAIRS = ("--train", "--validation", "--test")
 
 COMMANDS = {
     "train": TrainCommand,
@@ -57,6 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"transformer-jax {__version__}")
             return
         check_options(arguments)
+        _check_pairs(arguments)
         arguments = [*map(_with_home, arguments)]
         command = tyro.cli(
             Flat[_union(arguments)],  # type: ignore[misc]
@@ -65,6 +69,20 @@ def main(arguments: list[str] | None = None) -> None:
             args=arguments,
         )
         command.run()
+
+
+def _check_pairs(arguments: list[str]) -> None:
+    """Raise UserError for a pair of files that is not two; the parser's own message says less."""
+    for place, option in enumerate(arguments):
+        if option in _PAIRS:
+            following = itertools.takewhile(
+                lambda w: not w.startswith("--"), arguments[place + 1 :]
+            )
+            if len(given := list(following)) != 2:
+                raise UserError(
+                    f"{option} takes a source file and a target file, not "
+                    f"{' '.join(given) or 'nothing'}"
+                )
 
 
 def _union(arguments):
@@ -90,8 +108,8 @@ def _union(arguments):
 def _base_config(arguments: list[str]) -> RunConfig:
     """The configuration whose fields are the defaults of options.
 
-    It is --config or --preset if given; else the configuration of an existing --run-dir; else, with
-    the model of --init-from if given, the preset that the command starts from.
+    It is --config or --preset if given; else the configuration of an existing --run-dir; else that
+    of --init-from, without its text; else the preset that the command starts from.
     """
     preset = _value_of("--preset", arguments)
     file = _value_of("--config", arguments)
@@ -108,15 +126,14 @@ def _base_config(arguments: list[str]) -> RunConfig:
             return Run.open(Path(run_dir)).config
     command = COMMANDS.get(arguments[0] if arguments else "")
     name = str(getattr(command, "preset", "base")) if preset is None else preset
-    config = presets.run_config(name)
     init_from = _value_of("--init-from", arguments)
     if preset is None and init_from is not None:
-        return _with_model_of(Path(init_from), config, _value_of("--vocab-size", arguments))
-    return config
+        return _config_of(Path(init_from), _value_of("--vocab-size", arguments))
+    return presets.run_config(name)
 
 
-def _with_model_of(init_from: Path, config: RunConfig, vocab_size: str | None) -> RunConfig:
-    """`config` with the model and the vocabulary of the run that its parameters come from."""
+def _config_of(init_from: Path, vocab_size: str | None) -> RunConfig:
+    """The configuration of the run that parameters come from, without its text and its folders."""
     from transformer_jax.run.folder import Run
 
     other = Run.open(init_from).config
@@ -125,10 +142,14 @@ def _with_model_of(init_from: Path, config: RunConfig, vocab_size: str | None) -
             f"--vocab-size {vocab_size}: the vocabulary is that of --init-from {init_from}, which "
             f"has {other.model.vocab_size} types: leave --vocab-size out"
         )
-    data = dataclasses.replace(
-        config.data, vocabulary=other.data.vocabulary, max_length=other.data.max_length
+    text: dict[str, Any] = dict.fromkeys(
+        ("train", "validation", "dataset", "direction", "data_dir", "corpus", "cache_dir")
     )
-    return dataclasses.replace(config, model=other.model, data=data)
+    return dataclasses.replace(
+        other,
+        data=dataclasses.replace(other.data, **text),
+        train=dataclasses.replace(other.train, checkpoint_dir=None),
+    )
 
 
 def _read_config(path: Path) -> RunConfig:

@@ -1,10 +1,9 @@
 """A trained run as a translator of text."""
 
-import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
@@ -15,7 +14,7 @@ from flax import linen as nn
 from transformer_jax.config.languages import check_language
 from transformer_jax.data.corpus import LineStatistics
 from transformer_jax.data.splitting import LineSplitter, Splitting
-from transformer_jax.data.text import ParallelText, chunks, decode_lines, is_blank
+from transformer_jax.data.text import chunks, decode_lines, is_blank
 from transformer_jax.data.vocabulary import Vocabularies, Vocabulary
 from transformer_jax.decoding.inference import BATCH_TOKENS, BatchDecoder
 from transformer_jax.decoding.options import Search
@@ -149,8 +148,17 @@ class Translator:
 
         Returns:
             The best translation of each line.
+
+        Raises:
+            UserError: n_best is more than 1, which is for `translations`.
         """
-        found = self.translations(lines, search, split_sentences=split_sentences, **options)
+        search = (search or Search()).with_options(**options)
+        if search.n_best > 1:
+            raise UserError(
+                f"translate gives one translation of each line, not n_best {search.n_best}: call "
+                "translations"
+            )
+        found = self.translations(lines, search, split_sentences=split_sentences)
         return [best[0].text if best else "" for best in found]
 
     @usual_settings()
@@ -191,7 +199,7 @@ class Translator:
                 f"{', '.join(get_args(Splitting))}"
             )
         lines = list(lines)
-        search = dataclasses.replace(search or Search(), **options)
+        search = (search or Search()).with_options(**options)
         pieces: list[list[int]] = []
         numbers: list[int] = []
         parts: list[int] = []
@@ -298,7 +306,7 @@ class Translator:
             )
         return ids
 
-    def score_stream(self, text: ParallelText) -> Iterator[float]:
+    def score_stream(self, text: Iterable[tuple[str, str]]) -> Iterator[float]:
         """Yield `score` of each pair of a text of any length."""
         first = 0
         for pairs in chunks(iter(text), LINES_PER_CHUNK):
@@ -328,6 +336,7 @@ class Translator:
         search: Search | None = None,
         *,
         language: str | None = None,
+        on_progress: Callable[[int], object] | None = None,
         **options,
     ) -> Evaluation:
         """Translate sources and score the translations against references.
@@ -339,6 +348,7 @@ class Translator:
             references: A reference for each.
             search: The search; None is beam search.
             language: Language of the references; None is the target language of the run.
+            on_progress: Called with the number of lines of each batch that has been translated.
             **options: Fields of `Search` instead.
 
         Returns:
@@ -348,7 +358,8 @@ class Translator:
         if language is not None:
             check_language(language)
         perplexity = self.perplexity(sources, references)  # first, for what it warns of
-        translations = self.translate(sources, search, split_sentences="never", **options)
+        with self._inference.reporting(on_progress):
+            translations = self.translate(sources, search, split_sentences="never", **options)
         scores = self.task.scores(translations, references, self.vocabularies.target, language)
         return Evaluation(self.checkpoint, perplexity, scores, translations)
 

@@ -56,7 +56,7 @@ CASES = {
     ),
     "a language by its name": (
         text("a\n", "b\n"), [*TRAIN, "--direction", "english-german"],
-        "direction 'english-german' is not two different languages, as in en-de or de-en",
+        "direction 'english-german' is not two different languages with a hyphen",
     ),
     "a language that is none": (
         text("a\n", "b\n"), [*TRAIN, "--direction", "en-xx"],
@@ -65,7 +65,7 @@ CASES = {
     "a language of scores that is none": (
         text("w1\n", "W1\n"),
         ["evaluate", "--run-dir", "run", "--test", "src", "tgt", "--language", "german"],
-        "'german' is no language code",
+        "'german' is not a language code",
     ),
     "a text without a direction": (
         no_setup, ["prepare", "--output", "new", "--dataset", "text", "--data-dir", "here"],
@@ -157,7 +157,7 @@ CASES = {
     ),
     "a batch smaller than a sentence": (
         no_setup, [*TRAIN, "--batch-tokens", "63"],
-        "batch_tokens 63 is smaller than one sentence of max_length 64: raise the one",
+        "batch_tokens 63 is smaller than one sentence of max_length 64: raise it",
     ),
     "more averaged than kept": (
         no_setup, [*TRAIN, "--average-last", "9"], "average_last 9 is more than keep_last 6",
@@ -179,8 +179,11 @@ CASES = {
         ["train", "--run-dir", "new", "--config", "given.json"],
         "given.json is not a configuration: model has no field 'dff'; did you mean 'd_ff'?",
     ),
+    "one file of text": (
+        no_setup, [*TRAIN[:3], "--train", "src"], "--train takes a source file and a target file",
+    ),
     "nothing to evaluate on": (
-        no_setup, ["evaluate", "--run-dir", "run"], "give --test SOURCE REFERENCE or --split NAME",
+        no_setup, ["evaluate", "--run-dir", "run"], "give either --test SOURCE REFERENCE or",
     ),
     "a picture that is none": (
         no_setup,

@@ -88,6 +88,10 @@ def test_odd_text_is_accepted(tmp_path):
     done = command("prepare", "--output", "new", "--train", "src", "tgt", *SMALL)
     assert done.returncode == 0, done.stderr
     assert "201 pairs, vocabulary of 30; left out: 2 with an empty side, 1 beyond" in done.stderr
+    assert "--max-length" not in done.stderr
+    short = ["--train", "src", "tgt", *SMALL, "--max-length", "4"]
+    done = command("prepare", "--output", "short", *short)
+    assert "leaves out more than 5% of the pairs: --max-length decides it" in done.stderr
     types = json.loads(Path("new/train/vocabulary.json").read_text())
     assert "w\0" in types
     assert not [word for word in types if "\r" in word]

@@ -1,6 +1,8 @@
 """evaluate translates lines as they are."""
 
+from tests.small_job import write_text
 from transformer_jax import Translator
+from transformer_jax.cli import main
 
 
 def test_evaluation_splits_no_line_that_fits(run, caplog):
@@ -11,3 +13,10 @@ def test_evaluation_splits_no_line_that_fits(run, caplog):
     caplog.clear()
     assert translator.evaluate(lines, lines).translations == expected
     assert "pieces" not in caplog.text
+
+
+def test_evaluate_shows_progress(run, tmp_path, capsys):
+    main(["evaluate", "--run-dir", str(run), "--test", *write_text(tmp_path / "test", 30, seed=3)])
+    printed = capsys.readouterr()
+    assert "BLEU" in printed.out
+    assert "translating: 100%" in printed.err and "30/30" in printed.err

@@ -47,3 +47,11 @@ def test_score_skips_and_names_long_pairs(run, caplog):
         3,
         pytest.approx(short, rel=1e-6),
     )
+
+
+def test_score_of_files_of_different_length_prints_nothing(command, run, tmp_path, capsys):
+    (tmp_path / "src").write_text("w1\nw2\n")
+    (tmp_path / "tgt").write_text("W1\n")
+    with pytest.raises(SystemExit, match="src has 2 lines but tgt has 1"):
+        command("score", "--run-dir", run, "--test", "src", "tgt")
+    assert capsys.readouterr().out == ""

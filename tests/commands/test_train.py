@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.small_job import write_text
 from transformer_jax import Run, RunConfig, presets
 
 
@@ -33,13 +34,19 @@ def test_config_is_printed_and_read_again(command, run):
         command("train", "--run-dir", "new", "--config", "given.json")
 
 
-def test_train_init_from_another_run(command, run):
-    """Without a preset --init-from brings the sizes and the kind of vocabulary, too."""
+def test_train_init_from_another_run(command, run, tmp_path):
+    """Without a preset --init-from brings the other run's configuration, but not its text."""
     printed = command("train", "--run-dir", "new", "--init-from", run, "--print-config")
     config, other = RunConfig.from_json(printed), Run.open(run).config
     assert config.model == other.model
     assert (config.data.vocabulary, config.data.max_length) == ("whitespace", 16)
-    assert config.optimizer == RunConfig().optimizer
+    assert config.data.batch_tokens == other.data.batch_tokens == 64
+    assert (config.data.train, config.data.validation) == (None, None)
+    assert (config.optimizer, config.train) == (other.optimizer, other.train)
     more = ("--init-from", run, "--dropout", 0.3, "--print-config")
     changed = RunConfig.from_json(command("train", "--run-dir", "new", *more))
     assert changed.model == replace(other.model, dropout=0.3)
+    with pytest.raises(SystemExit, match=r"vocabulary bpe: .* leave --vocabulary out"):
+        text = write_text(tmp_path / "text", 9)
+        command("train", "--run-dir", "new", *more[:2], "--train", *text, "--vocabulary", "bpe")
+    assert not Path("new").exists()

@@ -107,6 +107,15 @@ def test_translate_scores_of_empty_lines(run):
     assert written.getvalue() == b"0 |||  ||| -inf\n1 |||  ||| 0.0000\n"
 
 
+def test_translate_has_one_translation_of_a_line_and_known_options(run):
+    translator = Translator.load(run)
+    with pytest.raises(UserError, match="not n_best 2: call translations"):
+        translator.translate(["w1"], beam_size=2, n_best=2)
+    assert len(translator.translations(["w1"], beam_size=2, n_best=2)[0]) == 2
+    with pytest.raises(TypeError, match="'beam' is not an option of Search; did you mean 'beam_"):
+        translator.translate(["w1"], beam=2)
+
+
 def test_translate_keeps_blank_lines_empty(run):
     translator = Translator.load(run)
     blanks = ["", " ", "\t", "\u00a0", "\u200b", "\u3000", "\r"]

@@ -121,7 +121,7 @@ def test_cache_without_validation_is_rewritten(tmp_path, data):
 def test_preparation_never_overwrites_a_users_folder(tmp_path, data, part):
     (tmp_path / "mine" / part).mkdir(parents=True)
     (tmp_path / "mine" / part / "notes.txt").write_text("keep")
-    with pytest.raises(CorpusError, match=f"mine/{part} is there and no prepared text"):
+    with pytest.raises(CorpusError, match=f"mine/{part} is not prepared text"):
         prepare(data, 300, tmp_path / "mine")
     assert (tmp_path / "mine" / part / "notes.txt").read_text() == "keep"
 

@@ -227,8 +227,8 @@ def test_parameters_have_shardings():
             {},
             r"'model=8' is invalid; write for example data=2,fsdp=2,tensor=2",
         ),
-        ({"mesh": "data=2,data=4"}, {}, r"'data=4' is no part"),
-        ({"mesh": "data=0"}, {}, r"'data=0' is no part"),
+        ({"mesh": "data=2,data=4"}, {}, r"'data=4' is invalid"),
+        ({"mesh": "data=0"}, {}, r"'data=0' is invalid"),
         ({"mesh": "data=8", "parallel": "pmap"}, {}, r"mesh data=8 belongs to --parallel mesh"),
     ],
 )

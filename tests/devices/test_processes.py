@@ -36,8 +36,8 @@ FOUR = {**ENVIRONMENT, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": FLAGS}
         (("node0:1234", 2, None), r"belong together: give all three, or --distributed alone"),
         ((None, 2, 0), r"belong together"),
         (("node0", 2, 0), r"coordinator 'node0' is not HOST:PORT, e.g. node0:1234"),
-        (("node0:x", 2, 0), r"is no HOST:PORT"),
-        (("node0:70000", 2, 0), r"is no HOST:PORT"),
+        (("node0:x", 2, 0), r"is not HOST:PORT"),
+        (("node0:70000", 2, 0), r"is not HOST:PORT"),
         (("node0:1234", 2, 2), r"process-id 2 is outside 0 to num-processes 2 - 1"),
     ],
 )

@@ -291,7 +291,7 @@ def test_demo_and_its_figures(tmp_path, monkeypatch, capsys):
     assert len((tmp_path / "translations.tsv").read_text().splitlines()) == 1 + 5 * 2
     assert (tmp_path / "learning-curve.png").exists()
     monkeypatch.setattr("sys.argv", [*words[:2], "1", *words[3:]])
-    with pytest.raises(UserError, match="run is at update 2, more than the 1 asked for"):
+    with pytest.raises(UserError, match="run is at step 2, beyond the 1 asked for"):
         demo.main()
 
     def go(*words):

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from tests.small_job import configuration, read_jsonl, write_text
-from transformer_jax import Translator
+from transformer_jax import Translator, UserError
 from transformer_jax.data.corpus import Corpus, LineStatistics, write_corpus
 from transformer_jax.data.text import TextFiles
 from transformer_jax.data.vocabulary import WhitespaceVocabulary
@@ -139,6 +139,9 @@ def test_run_accepts_languages_later(tmp_path):
     config = configuration(tmp_path, steps=2)
     run = train(config, tmp_path / "run", progress=False)
     assert run.config.data.languages == (None, None)
+    unknown = replace(config, data=replace(config.data, direction="en-xx"))
+    with pytest.raises(UserError, match="'xx' is not a language code"):
+        train(unknown, run.folder, progress=False)
     told = replace(config, data=replace(config.data, direction="en-zh"))
     run = train(replace(told, train=replace(config.train, steps=3)), run.folder, progress=False)
     assert Translator.load(run.folder).languages == ("en", "zh")

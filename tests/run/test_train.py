@@ -79,6 +79,43 @@ def test_resume_rejects_changed_identity_fields(uninterrupted_run):
         train(bad, run.folder, progress=False)
 
 
+def test_resume_rejects_fewer_steps_and_another_direction(tmp_path):
+    config = configuration(tmp_path, steps=2)
+    config = replace(config, data=replace(config.data, direction="en-fr"))
+    folder = train(config, tmp_path / "run", progress=False).folder
+    before = (folder / "config.json").read_bytes()
+    fewer = replace(config, train=replace(config.train, steps=1))
+    with pytest.raises(RunError, match="is at step 2, beyond the 1 asked for"):
+        train(fewer, folder, progress=False)
+    for direction in ("en-de", "en-xx"):
+        other = replace(config, data=replace(config.data, direction=direction))
+        with pytest.raises(RunError, match=f"translates en-fr, not {direction}"):
+            train(other, folder, progress=False)
+    assert (folder / "config.json").read_bytes() == before
+    assert train(config, folder, progress=False).config.data == config.data
+
+
+@pytest.mark.parametrize(("lr_factor", "is_worse"), [(0.1, True), (4.0, False)])
+def test_average_worse_than_the_newest_checkpoint_is_reported(
+    tmp_path, caplog, lr_factor, is_worse
+):
+    """While the loss still falls fast the mean of old parameters is behind."""
+    config = configuration(tmp_path, steps=24, average_last=4)
+    config = replace(config, optimizer=replace(config.optimizer, lr_factor=lr_factor))
+    folder = train(config, tmp_path / "run", progress=False).folder
+    sources, targets = (Path(file).read_text().splitlines() for file in config.data.validation)
+    averaged, last = (
+        np.log(Translator.load(folder, name).perplexity(sources, targets))
+        for name in ("averaged", "last")
+    )
+    assert (averaged > last) == is_worse
+    message = (
+        f"the average of the checkpoints of steps 6 to 24 has validation loss {averaged:.3f}, the "
+        f"newest checkpoint {last:.3f}: translate with --checkpoint last"
+    )
+    assert (message in caplog.text) == ("--checkpoint last" in caplog.text) == is_worse
+
+
 def test_translator_needs_only_the_folder(uninterrupted_run):
     folder, _, run = uninterrupted_run
     translator = Translator.load(run.folder)
@@ -112,7 +149,7 @@ def test_init_from_starts_with_the_other_parameters(uninterrupted_run):
     ],
 )
 def test_retention_of_checkpoints(tmp_path, options, kept, monkeypatch):
-    losses = iter([9.0, 3.0, 1.0, 2.0, float("nan")])  # the first before the first step
+    losses = iter([9.0, 3.0, 1.0, 2.0, float("nan"), 4.0])  # before the first step, ..., average
     monkeypatch.setattr(
         "transformer_jax.tasks.task.make_evaluation", lambda *_: lambda *_: {"loss": next(losses)}
     )
@@ -145,12 +182,12 @@ def test_resume_rejects_another_dataset_or_direction(tmp_path):
     data = replace(data, direction="en-de")
     run = train(replace(config, data=data), tmp_path / "run", progress=False)
     before = (run.folder / "config.json").read_bytes()
-    for changed, field in (
-        ({"direction": "de-en"}, "data.direction"),
-        ({"dataset": "grammar", "data_dir": None}, "data.dataset"),
+    for changed, message in (
+        ({"direction": "de-en"}, "translates en-de, not de-en"),
+        ({"dataset": "grammar", "data_dir": None}, "was started with data.dataset = "),
     ):
         other = replace(config, data=replace(data, **changed))
-        with pytest.raises(RunError, match=f"was started with {field} = "):
+        with pytest.raises(RunError, match=message):
             train(other, run.folder, progress=False)
     assert (run.folder / "config.json").read_bytes() == before
 

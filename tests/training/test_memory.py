@@ -95,13 +95,18 @@ def test_fit_memory_run_resumes_with_its_first_command(job, monkeypatch, tmp_pat
     assert again.config.data == run.config.data
 
 
-def test_memory_too_large_is_refused_before_the_first_step(job, monkeypatch):
+def test_memory_too_large_is_refused_before_the_first_step(job, monkeypatch, caplog):
     config, corpus = job
     step = SingleDeviceRunner(step_functions(config))
     shapes = Batches(corpus, config.data, 0).shapes
     whole = sum(needed(config, corpus)[1])
     monkeypatch.setattr(memory, "device_memory", lambda: whole)
+    monkeypatch.setattr(memory, "free_memory", lambda: whole)
     assert "a step on it needs" in memory.check_step_memory(step, config, shapes)
+    assert "may be killed" not in caplog.text
+    monkeypatch.setattr(memory, "free_memory", lambda: whole - 1)
+    memory.check_step_memory(step, config, shapes)
+    assert "free, so the job may be killed: lower batch_tokens 2048" in caplog.text
     monkeypatch.setattr(memory, "device_memory", lambda: whole - 1)
     with pytest.raises(UserError, match="lower batch_tokens 2048, as --fit-memory does"):
         memory.check_step_memory(step, config, shapes)

@@ -7,6 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboardX.record_writer import RecordWriter
 
 from tests.small_job import read_jsonl
+from transformer_jax.training import metrics
 from transformer_jax.training.metrics import MetricsWriter
 
 METRICS = {
@@ -46,3 +47,21 @@ def test_unwritable_tensorboard_warns_and_continues(tmp_path, monkeypatch, caplo
     assert len(read_jsonl(tmp_path / "metrics.jsonl")) == 5
     [message] = caplog.messages
     assert message == ("TensorBoard events end: No space left on device; metrics.jsonl is complete")
+
+
+def test_time_left_does_not_count_compiling(monkeypatch, capsys):
+    """Ten steps of 20 s that compile, then steps of 0.5 s: ten that are left take 5 s."""
+    clock = [0.0]
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: clock[0])
+    writer = MetricsWriter(None, log_every=100, total_steps=50)
+    for step in range(1, 41):
+        clock[0] += 20 if step <= 10 else 0.5
+        if step == 30:
+            writer.write_evaluation(step, {"validation_loss": 1.0}, 60.0)
+            clock[0] += 60
+        writer.write_step(step, METRICS, 0.0)
+        if step == 5:
+            assert "compile" in writer._bar.postfix
+    assert writer._bar.postfix.startswith("00:05 left, 2.0 steps/s")
+    writer.close()
+    assert "the first batches compile" in capsys.readouterr().err

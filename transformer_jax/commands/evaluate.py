@@ -1,5 +1,6 @@
 """evaluate: translate a test set and score it."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,8 @@ class EvaluateCommand:
     search: Search = Search()
 
     def run(self) -> None:
+        from tqdm import tqdm
+
         from transformer_jax.data.text import ParallelText, TextError, TextFiles
         from transformer_jax.run.splits import dataset_splits
         from transformer_jax.translator import Translator
@@ -57,7 +60,15 @@ class EvaluateCommand:
         if not pairs:
             raise TextError(f"{text} hold no lines to evaluate on")
         sources, references = zip(*pairs)
-        result = translator.evaluate(sources, references, self.search, language=self.language)
+        with tqdm(
+            total=len(pairs),
+            desc="translating",
+            unit="line",
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+        ) as bar:
+            result = translator.evaluate(
+                sources, references, self.search, language=self.language, on_progress=bar.update
+            )
         print(result)
         if self.output is not None:
             with opened_output(self.output) as file:

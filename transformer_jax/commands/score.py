@@ -22,5 +22,6 @@ class ScoreCommand:
         from transformer_jax.translator import Translator
 
         translator = Translator.load(self.run_dir, self.checkpoint)
-        for log_prob in translator.score_stream(TextFiles(*map(str, self.test))):
+        pairs = list(TextFiles(*map(str, self.test)))  # a fault of the files comes before a score
+        for log_prob in translator.score_stream(pairs):
             print(f"{log_prob:.4f}")

@@ -91,7 +91,8 @@ def languages_of(direction: str) -> tuple[str, str]:
     """
     if not is_direction(direction):
         raise UserError(
-            f"direction {direction!r} is not two different languages, as in en-de or de-en"
+            f"direction {direction!r} is not two different languages with a hyphen between them, "
+            "as in en-de or de-en"
         )
     source, _, target = direction.partition("-")
     return source, target

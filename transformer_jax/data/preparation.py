@@ -300,6 +300,8 @@ def _prepare_unless_current(
         train, len(corpus), corpus.vocabularies, filtered["empty"], filtered["too_long"],
         manifest.max_length,
     )  # fmt: skip
+    if filtered["too_long"] > 0.05 * (len(corpus) + filtered["too_long"]):
+        log.warning("that leaves out more than 5% of the pairs: --max-length decides it")
     shutil.rmtree(folder / VALIDATION, ignore_errors=True)
     if validation is not None:
         filtered = write_corpus(

@@ -1,7 +1,8 @@
 """Predict and score many sentences of token ids: grouped by length, padded, compiled per shape."""
 
+import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,9 +83,19 @@ class BatchDecoder:
         self._search = functools.cache(
             lambda search: self._compiled(functools.partial(_search, model, search=search), 4)
         )
+        self._on_progress: Callable[[int], object] | None = None
         self._score = self._compiled(functools.partial(_score, model), 3)
         self._label = self._compiled(functools.partial(_label, model), 2)
         self._attend = jax.jit(functools.partial(model.apply, mutable=["attention"]))
+
+    @contextlib.contextmanager
+    def reporting(self, on_progress: Callable[[int], object] | None) -> Iterator[None]:
+        """Call on_progress(sentences) after each batch that is predicted within this context."""
+        self._on_progress = on_progress
+        try:
+            yield
+        finally:
+            self._on_progress = None
 
     def _compiled(self, function, arguments: int):
         """`function` of variables and of rows, in which no device needs another's."""
@@ -144,6 +155,8 @@ class BatchDecoder:
                 ]
                 # A beam is in this order already; samples come as they are drawn.
                 results[i] = sorted(hypotheses, key=lambda each: -each.score)
+            if self._on_progress is not None:
+                self._on_progress(sum(parts[i] == 0 for i in indices))
         return results
 
     def label(
@@ -167,6 +180,8 @@ class BatchDecoder:
                 if np.isfinite(total):
                     ids = classes[row, : len(sources[i])].tolist()
                     results[i] = [Hypothesis(ids, total, total)]
+            if self._on_progress is not None:
+                self._on_progress(len(indices))
         return results
 
     def score(

@@ -1,10 +1,10 @@
 """Options of a search. Imports no jax."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
-from transformer_jax.errors import MAX_INT32, UserError
+from transformer_jax.errors import MAX_INT32, UserError, did_you_mean
 
 __all__ = ["EosRule", "LengthPenalty", "Search"]
 
@@ -68,6 +68,18 @@ class Search:
             )
         if self.method == "greedy" and self.n_best > 1:
             raise UserError(f"n_best {self.n_best}: greedy search finds one translation")
+
+    def with_options(self, **options: Any) -> "Search":
+        """Return this search with other values of some fields; TypeError for an unknown name.
+
+        >>> Search().with_options(beam_size=8).beam_size
+        8
+        """
+        known = [field.name for field in fields(self)]
+        for name in options:
+            if name not in known:
+                raise TypeError(f"{name!r} is not an option of Search; {did_you_mean(name, known)}")
+        return replace(self, **options)
 
     @property
     def rows(self) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 
-__all__ = ["device_memory", "format_bytes"]
+__all__ = ["device_memory", "format_bytes", "free_memory"]
 
 
 def device_memory() -> int:
@@ -18,6 +18,18 @@ def device_memory() -> int:
         return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     except (OSError, ValueError):  # no container, or one without a limit
         return machine
+
+
+def free_memory() -> int | None:
+    """Return the bytes of the machine that are free now, for a CPU; None where it is not known."""
+    if jax.default_backend() != "cpu":
+        return None
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        [available] = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+        return int(available) * 1024
+    except (OSError, ValueError):  # not Linux
+        return None
 
 
 def format_bytes(size: float) -> str:

@@ -71,6 +71,10 @@ class Validation:
         """Measure what the task measures, and the metric that decides the best checkpoint."""
         return self._scored(variables, None)[0]
 
+    def loss(self, variables: Mapping[str, Any]) -> float:
+        """Measure the loss per target token."""
+        return self._evaluate(variables, self._batches.one_epoch())["loss"]
+
     def try_out(self, variables: Mapping[str, Any]) -> str:
         """Score one batch, and predict one sentence where the metric needs it.
 

@@ -75,6 +75,11 @@ def create_run(
         kind: Any = manifest.vocabulary
         data = replace(data, vocabulary=kind, max_length=manifest.max_length)
     else:
+        if other is not None and data.vocabulary != (own := other.config.data.vocabulary):
+            raise RunError(
+                f"vocabulary {data.vocabulary}: the vocabulary is that of --init-from {init_from}, "
+                f"which is {own}: leave --vocabulary out, or give --vocabulary {own}"
+            )
         prepared = folder / PREPARED
         prepare_cached(
             data,

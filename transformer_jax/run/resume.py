@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer_jax.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from transformer_jax.config.languages import check_direction, is_direction
 from transformer_jax.data.corpus import Corpus
 from transformer_jax.data.preparation import TRAIN, Manifest, prepare_cached
 from transformer_jax.devices.layout import Layout
@@ -95,7 +96,18 @@ def _differs(run: Run, config: RunConfig) -> bool:
     other_text = manifest is not None and (
         manifest.changed_file(data) or (data.validation and manifest.validation is None)
     )
-    return bool(other_text) or run.config.identity_fields() != config.identity_fields()
+    other_direction = _new_direction(run, config) is not None
+    return (
+        bool(other_text)
+        or other_direction
+        or run.config.identity_fields() != config.identity_fields()
+    )
+
+
+def _new_direction(run: Run, config: RunConfig) -> str | None:
+    """The direction that is given to a run that has another one; None where it is not."""
+    old, new = run.config.data.known_direction, config.data.known_direction
+    return new if old is not None and is_direction(old) and new != old else None
 
 
 def _never_saved(run: Run, config: RunConfig) -> bool:
@@ -117,6 +129,13 @@ def _never_saved(run: Run, config: RunConfig) -> bool:
 def _resume_run(config: RunConfig, run: Run, fit_memory: bool) -> Run:
     """Give a run the fields of `config` that may change; nothing is written if it is refused."""
     data, folder = config.data, run.folder
+    if (direction := _new_direction(run, config)) is not None:
+        raise RunError(
+            f"{folder} translates {run.config.data.known_direction}, not {direction}: leave "
+            "--direction out, or take another run folder"
+        )
+    if data.direction is not None and data.direction != run.config.data.direction:
+        check_direction(data.direction)
     prepared = replace(run, config=config).prepared
     manifest = Manifest.read(prepared)
     corpus_missing = not (prepared / TRAIN).exists() and (data.train or data.dataset)
@@ -156,6 +175,7 @@ def _resume_run(config: RunConfig, run: Run, fit_memory: bool) -> Run:
     config = run.task.with_metric(config)
     check_patience(config.train, prepared)
     _check_not_ended(run, config.train)
+    _check_steps(run, config.train)
     corpus = Corpus.open(prepared / TRAIN)
     corpus.verify()
     try:
@@ -194,6 +214,18 @@ def _check_not_ended(run: Run, train: TrainConfig) -> None:
                 f"{train.best_metric}; to resume, give another --patience than "
                 f"{train.patience}, or None"
             )
+
+
+def _check_steps(run: Run, train: TrainConfig) -> None:
+    """Raise RunError for fewer steps than the run has."""
+    if not (run.checkpoint_root / CHECKPOINTS).is_dir():
+        return
+    newest = max(run.checkpoints(read_only=True).steps(), default=0)
+    if newest > train.steps:
+        raise RunError(
+            f"{run.folder} is at step {newest}, beyond the {train.steps} asked for: give as many "
+            "--steps or more, or take another run folder"
+        )
 
 
 def restore_or_init(

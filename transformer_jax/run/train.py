@@ -31,6 +31,7 @@ from transformer_jax.run.items import state_to_items
 from transformer_jax.run.names import PROFILE
 from transformer_jax.run.preflight import check_before_training
 from transformer_jax.run.resume import open_or_create_run, restore_or_init, template_of
+from transformer_jax.run.variables import load_variables
 from transformer_jax.training.loop import train_loop
 from transformer_jax.training.memory import check_step_memory, oom_as_user_error
 from transformer_jax.training.metrics import MetricsWriter, NullMetricsWriter, OnRecord
@@ -183,11 +184,15 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
         meta |= {"patience": patience.record} if patience.limit is not None else {}
         checkpoints.save(step, state_to_items(state), meta, scores, unscheduled=scores is None)
 
+    last_loss = None
+
     def evaluate(state):
+        nonlocal last_loss
         if validation is None:
             return {}
         writer.show_activity("evaluating")
         scores = validation.scores(state.evaluation_variables)
+        last_loss = scores.get("validation_loss")
         writer.show_activity("")
         return scores
 
@@ -248,7 +253,10 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
         # The newest ends the run, even where it is unscheduled, as it was stopped there.
         steps = sorted({*checkpoints.scheduled_steps(), checkpoints.steps()[-1]})
         chosen = steps[-config.train.average_last :]
-        average_checkpoints(run, checkpoints, chosen, template_of(runner.template))
+        averaged = average_checkpoints(run, checkpoints, chosen, template_of(runner.template))
+        if len(averaged) > 1 and validation is not None and last_loss is not None:
+            variables, _ = load_variables(run, "averaged", template_of(runner.template))
+            _warn_of_average(averaged, validation.loss(variables), last_loss)
     finally:
         prefetch.close()
         checkpoints.close()
@@ -288,6 +296,16 @@ def _startup_summary(corpus, batches, state, layout, config):
         f"from step {int(state.step)} to {config.train.steps}; "
         f"{len(batches.shapes)} batch shapes, each compiled at its first use"
     )
+
+
+def _warn_of_average(steps, loss, last_loss):
+    """Warn of an average that is worse than the newest checkpoint, as that of a short run is."""
+    if loss > last_loss:
+        log.warning(
+            "the average of the checkpoints of steps %d to %d has validation loss %.3f, the newest "
+            "checkpoint %.3f: translate with --checkpoint last, or average fewer with "
+            "transformer-jax average --last N", steps[0], steps[-1], loss, last_loss,
+        )  # fmt: skip
 
 
 def _peak_rate(config):

@@ -28,7 +28,7 @@ def fingerprints(tree) -> dict[str, str]:
 def leaf_paths(tree) -> list[str]:
     """List the paths of a tree's leaves, in their order.
 
-    >>> paths({"layer": {"kernel": 1.0, "bias": 2.0}})
+    >>> leaf_paths({"layer": {"kernel": 1.0, "bias": 2.0}})
     ["['layer']['bias']", "['layer']['kernel']"]
     """
     return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]

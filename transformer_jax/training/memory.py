@@ -13,7 +13,7 @@ from transformer_jax.config import ModelConfig, RunConfig
 from transformer_jax.data.batching import Batches, BatchShape
 from transformer_jax.data.corpus import Corpus
 from transformer_jax.devices.layout import Layout
-from transformer_jax.devices.memory import device_memory, format_bytes
+from transformer_jax.devices.memory import device_memory, format_bytes, free_memory
 from transformer_jax.errors import UserError
 from transformer_jax.models.families import family_of
 from transformer_jax.training.runners import Runner, StepMemory, make_runner
@@ -158,6 +158,13 @@ def check_step_memory(step: Runner, config: RunConfig, shapes: Sequence[BatchSha
             f"a step on {shape.rows} sentences of {shape.source} + {shape.target} tokens needs "
             f"{sizes}: lower batch_tokens {config.data.batch_tokens}, as --fit-memory does"
         )
+    free = free_memory()
+    if free is not None and sum(memory) > free:
+        log.warning(
+            "a step needs %s and the machine has %s free, so the job may be killed: lower "
+            "batch_tokens %d, or end other programs",
+            format_bytes(sum(memory)), format_bytes(free), config.data.batch_tokens,
+        )  # fmt: skip
     return (
         f"largest batch: {shape.rows} sentences of {shape.source} + {shape.target} tokens, "
         f"compiled in {time.perf_counter() - start:.0f} s; a step on it needs {sizes}"

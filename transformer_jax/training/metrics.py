@@ -1,11 +1,13 @@
 """Writers of a run's numbers: metrics.jsonl, timings.jsonl, TensorBoard and the progress bar."""
 
+import collections
 import contextlib
 import errno
 import json
 import logging
 import math
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -90,9 +92,14 @@ class MetricsWriter:
             disable=not progress,
             mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file needs fewer lines
             dynamic_ncols=True,
-            # Time left by recent speed: the first steps compile.
-            smoothing=0.8,
+            # tqdm's own time left would count what the first steps compile.
+            bar_format="{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
         )
+        self._bar.set_postfix_str("the first batches compile")
+        self._shown: list[str] = []
+        self._total_steps = total_steps
+        self._durations: collections.deque[float] = collections.deque(maxlen=64)
+        self._step_clock = time.perf_counter()
         self._clock, self._clock_tokens, self._clock_step = time.perf_counter(), 0.0, first_step
         self._waited = 0.0
 
@@ -110,6 +117,11 @@ class MetricsWriter:
             for name, value in sums.items():
                 self.unlogged_sums[name] = self.unlogged_sums.get(name, 0.0) + float(value)
         self._clock_tokens += tokens
+        now = time.perf_counter()
+        self._durations.append(now - self._step_clock)
+        self._step_clock = now
+        if left := self._time_left(step):
+            self._bar.set_postfix_str(", ".join([left, *self._shown]), refresh=False)
         self._bar.update(1)
         if step % self._log_every:
             return
@@ -138,9 +150,22 @@ class MetricsWriter:
         self._clock, self._clock_tokens, self._clock_step = time.perf_counter(), 0.0, step
         self._waited = waited
         self._take(record, timing)
-        shown = [f"loss {record['loss']:.3f}", *(f"lr {value:.2e}" for value in rate.values())]
-        shown.append(f"{timing['tokens_per_second']:.0f} tokens/s")
-        self._bar.set_postfix_str(", ".join(shown), refresh=False)
+        self._shown = [f"loss {record['loss']:.3f}", *(f"lr {v:.2e}" for v in rate.values())]
+        self._shown.append(f"{timing['tokens_per_second']:.0f} tokens/s")
+
+    def _time_left(self, step: int) -> str:
+        """The time that the remaining steps take, and the speed; "" while too little is known.
+
+        Steps that took three times as long as the faster ones compiled a batch shape, and are not
+        counted.
+        """
+        if len(self._durations) < 10:
+            return ""
+        usual = 3 * statistics.quantiles(self._durations)[0]
+        seconds = statistics.fmean(each for each in self._durations if each <= usual)
+        left = self._bar.format_interval(max(self._total_steps - step, 0) * seconds)
+        speed = f"{1 / seconds:.1f} steps/s" if seconds < 1 else f"{seconds:.1f} s/step"
+        return f"{left} left, {speed}"
 
     def write_evaluation(self, step: int, scores: dict[str, float], seconds: float) -> None:
         """Write the scores of an evaluation; its time is kept out of the speed.
@@ -156,6 +181,7 @@ class MetricsWriter:
         text = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
         self.print_line(f"step {step}: {text}")
         self._clock += seconds
+        self._step_clock += seconds
 
     def _take(self, record: dict[str, float], timing: dict[str, float]) -> None:
         """A record and its times, to wherever they go."""
