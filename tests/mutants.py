@@ -274,6 +274,17 @@ MUTANTS = [
      "slice(head, head + value_size)", "tests/experiments/test_figures.py"),
     ("../experiments/calls.py", 'if side == "out":', 'if side == "in":',
      "tests/experiments/test_figures.py::test_figure_lines_follow_the_data"),
+    ("training/metrics.py", "for each in self._durations if each <= usual",
+     "for each in self._durations", "tests/training/test_metrics.py"),
+    ("run/resume.py", "if newest > train.steps:", "if False:",
+     "tests/run/test_train.py::test_resume_rejects_fewer_steps_and_another_direction"),
+    ("run/resume.py", "return new if old is not None and is_direction(old) and new != old else None",
+     "return None",
+     "tests/run/test_train.py::test_resume_rejects_fewer_steps_and_another_direction"),
+    ("run/train.py", "if loss > last_loss:", "if True:",
+     "tests/run/test_train.py::test_average_worse_than_the_newest_checkpoint_is_reported"),
+    ("training/memory.py", "if free is not None and sum(memory) > free:", "if free is not None:",
+     "tests/training/test_memory.py"),
 ]  # fmt: skip
 
 
