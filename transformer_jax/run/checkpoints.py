@@ -93,8 +93,10 @@ class Checkpoints:
             enable_async_checkpointing=not read_only,
         )
         with _quiet():
-            self._manager = ocp.CheckpointManager(self._folder, options=options)
-            self._reader = self._local_reader() if is_multi_process() else self._manager
+            # A folder may be read in one process alone, where a shared manager would wait for all.
+            shared = not (read_only and is_multi_process())
+            self._manager = self._open(options) if shared else self._local_reader()
+            self._reader = self._local_reader() if shared and is_multi_process() else self._manager
         for step in self.steps():
             try:
                 meta = self.metadata(step)
@@ -118,6 +120,9 @@ class Checkpoints:
                 primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"reader{me}"
             ),
         )
+        return self._open(options)
+
+    def _open(self, options):
         return ocp.CheckpointManager(self._folder, options=options)
 
     def _remove_leftovers(self):

@@ -120,8 +120,10 @@ class MetricsWriter:
         now = time.perf_counter()
         self._durations.append(now - self._step_clock)
         self._step_clock = now
-        if left := self._time_left(step):
-            self._bar.set_postfix_str(", ".join([left, *self._shown]), refresh=False)
+        left = self._time_left(step)
+        if left or step == self._total_steps:
+            shown = [left, *self._shown] if left else self._shown
+            self._bar.set_postfix_str(", ".join(shown), refresh=False)
         self._bar.update(1)
         if step % self._log_every:
             return
