@@ -171,7 +171,7 @@ def test_dataset_is_prepared_once_by_concurrent_jobs(folder, tmp_path):
         ("multi30k/x", "en-de", None, "has no configuration 'x'"),
         ("wmt16_translate", "en-fr", None, "has no direction 'en-fr'; did you mean"),
         ("text", "en-de", None, "needs --data-dir"),
-        ("text", "ende", "x", "'ende' is not two different languages, as in en-de"),
+        ("text", "ende", "x", "'ende' is not two different languages with a hyphen"),
         ("text", "de-de", "x", "not two different languages"),
         ("text", "../x-de", "x", "not two different languages"),
     ],
