@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.speed import TINY
 from experiments.multi30k import ANCHOR, configuration, score
 from experiments.runs import training_summary
+from transformer_jax.run.train import train
 
 __all__ = ["seeds"]
 
@@ -36,12 +37,12 @@ def _run(folder: Path, data: Path, tiny: bool, seed: int) -> dict[str, Any]:
         config = replace(config, model=replace(config.model, **TINY))
     steps = config.train.steps
     first = max(steps - EPOCHS * EPOCH, 1)
-    train = replace(
+    options = replace(
         config.train, seed=seed, parallel="jit", log_every=min(50, first), evaluate_every=steps
     )
     for part in (
-        replace(train, steps=first, checkpoint_every_epoch=False, checkpoint_every=steps),
-        replace(train, checkpoint_every_epoch=True),
+        replace(options, steps=first, checkpoint_every_epoch=False, checkpoint_every=steps),
+        replace(options, checkpoint_every_epoch=True),
     ):
         train(replace(config, train=part), folder)
     found = training_summary(folder)

@@ -138,8 +138,8 @@ Sending is counted for rings: an array of n bytes that d devices reduce costs ea
 2 n (d - 1) / d; gathered or scattered, n (d - 1) / d. In theory, data reduces the float32 gradient;
 fsdp gathers the parameters and scatters the gradient; tensor reduces activations [B, T, D] after
 each of the five sub-layers of an encoder layer and a decoder layer, there and back (Shoeybi et al.
-2019, section 3), which leaves out embedding and loss. Traffic across several axes counts
-with the outermost of them.
+2019, section 3), which leaves out embedding and loss. Traffic across several axes at once
+counts with the outermost of them.
 
 ## Bounds on time and efficiency
 

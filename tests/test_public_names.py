@@ -50,27 +50,18 @@ def without_arguments(name, value):
             continue
         if member and not function.__module__.startswith("transformer_jax"):
             continue
-        several = [*inspect.signature(function).parameters.keys() - {"self"}][1:]
+        several = len(inspect.signature(function).parameters.keys() - {"self"}) > 1
         doc = inspect.getdoc(getattr(value, member) if member else value) or ""
         if several and "Args:" not in doc:
             found.append(f"{name}.{member}")
     return found
 
 
+@pytest.mark.parametrize("find", [undocumented, without_arguments])
 @pytest.mark.parametrize("name", PUBLIC)
-def test_public_names_have_docstrings(name):
+def test_public_names_have_docstrings_with_arguments(name, find):
     module = module_of(name)
-    assert [
-        u for public in PUBLIC[name] for u in undocumented(public, getattr(module, public))
-    ] == []
-
-
-@pytest.mark.parametrize("name", PUBLIC)
-def test_public_functions_explain_their_arguments(name):
-    module = module_of(name)
-    assert [
-        u for public in PUBLIC[name] for u in without_arguments(public, getattr(module, public))
-    ] == []
+    assert [each for public in PUBLIC[name] for each in find(public, getattr(module, public))] == []
 
 
 def test_public_names_are_in_the_api_reference():

@@ -8,7 +8,7 @@ import itertools
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -78,7 +78,8 @@ def _check_pairs(arguments: list[str]) -> None:
             following = itertools.takewhile(
                 lambda w: not w.startswith("--"), arguments[place + 1 :]
             )
-            if len(given := list(following)) != 2:
+            given = list(following)
+            if len(given) != 2 and given != ["None"]:
                 raise UserError(
                     f"{option} takes a source file and a target file, not "
                     f"{' '.join(given) or 'nothing'}"
@@ -142,14 +143,7 @@ def _config_of(init_from: Path, vocab_size: str | None) -> RunConfig:
             f"--vocab-size {vocab_size}: the vocabulary is that of --init-from {init_from}, which "
             f"has {other.model.vocab_size} types: leave --vocab-size out"
         )
-    text: dict[str, Any] = dict.fromkeys(
-        ("train", "validation", "dataset", "direction", "data_dir", "corpus", "cache_dir")
-    )
-    return dataclasses.replace(
-        other,
-        data=dataclasses.replace(other.data, **text),
-        train=dataclasses.replace(other.train, checkpoint_dir=None),
-    )
+    return other.without_text()
 
 
 def _read_config(path: Path) -> RunConfig:

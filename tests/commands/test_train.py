@@ -34,6 +34,12 @@ def test_config_is_printed_and_read_again(command, run):
         command("train", "--run-dir", "new", "--config", "given.json")
 
 
+def test_pair_of_files_may_be_none(command, run):
+    """None takes a pair back that the run, or a configuration, has."""
+    printed = command("train", "--run-dir", run, "--validation", "None", "--print-config")
+    assert RunConfig.from_json(printed).data.validation is None
+
+
 def test_train_init_from_another_run(command, run, tmp_path):
     """Without a preset --init-from brings the other run's configuration, but not its text."""
     printed = command("train", "--run-dir", "new", "--init-from", run, "--print-config")

@@ -1,5 +1,6 @@
 """What a run survives: damage, other inputs, two jobs at once, kills."""
 
+import json
 import logging
 import shutil
 import signal
@@ -53,6 +54,19 @@ def test_damaged_checkpoint_is_quarantined_and_the_previous_used(tmp_path, how, 
         train(config, run.folder, progress=False)
     assert "checkpoints/12" in caplog.text
     assert "trying an older one" in caplog.text
+    assert last_fingerprints(run.folder) == expected
+
+
+def test_damaged_metadata_of_orbax_is_quarantined_and_the_previous_used(tmp_path, caplog):
+    """Orbax reads the metadata of every step as it starts."""
+    config = configuration(tmp_path, steps=12)
+    run = train(config, tmp_path / "run", progress=False)
+    expected = last_fingerprints(run.folder)
+    note = run.folder / "checkpoints" / "12" / "_CHECKPOINT_METADATA"
+    note.write_text(json.dumps({**json.loads(note.read_text()), "metrics": 5}))
+    train(config, run.folder, progress=False)
+    assert "checkpoints/12" in caplog.text
+    assert "moved to damaged/" in caplog.text
     assert last_fingerprints(run.folder) == expected
 
 

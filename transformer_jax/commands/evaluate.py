@@ -1,6 +1,5 @@
 """evaluate: translate a test set and score it."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +30,9 @@ class EvaluateCommand:
     search: Search = Search()
 
     def run(self) -> None:
-        from tqdm import tqdm
-
         from transformer_jax.data.text import ParallelText, TextError, TextFiles
         from transformer_jax.run.splits import dataset_splits
+        from transformer_jax.training.metrics import progress_bar
         from transformer_jax.translator import Translator
 
         if (self.test is None) == (self.split is None):
@@ -60,12 +58,7 @@ class EvaluateCommand:
         if not pairs:
             raise TextError(f"{text} hold no lines to evaluate on")
         sources, references = zip(*pairs)
-        with tqdm(
-            total=len(pairs),
-            desc="translating",
-            unit="line",
-            mininterval=0.5 if sys.stderr.isatty() else 30,
-        ) as bar:
+        with progress_bar(total=len(pairs), desc="translating", unit="line") as bar:
             result = translator.evaluate(
                 sources, references, self.search, language=self.language, on_progress=bar.update
             )

@@ -3,7 +3,8 @@
 import dataclasses
 import json
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from transformer_jax.config.checks import ConfigError, from_json_value, require
 from transformer_jax.config.data import DataConfig
@@ -52,6 +53,12 @@ class RunConfig:
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"not JSON: {error}") from None
         return typing.cast(RunConfig, from_json_value(cls, tree, ""))
+
+    def without_text(self) -> "RunConfig":
+        """Return this configuration without its text and its folders."""
+        text: dict[str, Any] = dict.fromkeys((*_PATH_FIELDS, "dataset", "direction"))
+        data, train = replace(self.data, **text), replace(self.train, checkpoint_dir=None)
+        return replace(self, data=data, train=train)
 
     def identity_fields(self) -> dict[str, object]:
         """Field name -> value of every field that decides the numbers of the run.

@@ -175,7 +175,6 @@ def _resume_run(config: RunConfig, run: Run, fit_memory: bool) -> Run:
     config = run.task.with_metric(config)
     check_patience(config.train, prepared)
     _check_not_ended(run, config.train)
-    _check_steps(run, config.train)
     corpus = Corpus.open(prepared / TRAIN)
     corpus.verify()
     try:
@@ -196,35 +195,30 @@ def _asks_for(model: ModelConfig, manifest: Manifest) -> bool:
 
 
 def _check_not_ended(run: Run, train: TrainConfig) -> None:
-    """Raise RunError for a run that has ended by the patience that is asked for again."""
-    if train.patience is None or not (run.checkpoint_root / CHECKPOINTS).is_dir():
+    """Raise RunError for a run that has more steps, or has ended by the patience asked for."""
+    if not (run.checkpoint_root / CHECKPOINTS).is_dir():
         return
     try:
         checkpoints = run.checkpoints(read_only=True)
-        newest = [(step, checkpoints.metadata(step)) for step in checkpoints.steps()[-1:]]
+        newest = max(checkpoints.steps(), default=0)
+        meta = checkpoints.metadata(newest) if newest and train.patience is not None else None
     except DamagedCheckpoint:
         return  # the run resumes from an older one
-    for step, meta in newest:
-        patience = Patience.of(train, run.task.best_metrics, meta)
-        # A job that was killed before it had taken the average still takes it.
-        if patience.ended and step_folder(run.checkpoint_root / AVERAGED, step).is_dir():
-            count = patience.evaluations_without_gain
-            raise RunError(
-                f"{run.folder} ended at step {step}: {count} evaluations in a row had no gain in "
-                f"{train.best_metric}; to resume, give another --patience than "
-                f"{train.patience}, or None"
-            )
-
-
-def _check_steps(run: Run, train: TrainConfig) -> None:
-    """Raise RunError for fewer steps than the run has."""
-    if not (run.checkpoint_root / CHECKPOINTS).is_dir():
-        return
-    newest = max(run.checkpoints(read_only=True).steps(), default=0)
     if newest > train.steps:
         raise RunError(
             f"{run.folder} is at step {newest}, beyond the {train.steps} asked for: give as many "
             "--steps or more, or take another run folder"
+        )
+    if meta is None:
+        return
+    patience = Patience.of(train, run.task.best_metrics, meta)
+    # A job that was killed before it had taken the average still takes it.
+    if patience.ended and step_folder(run.checkpoint_root / AVERAGED, newest).is_dir():
+        count = patience.evaluations_without_gain
+        raise RunError(
+            f"{run.folder} ended at step {newest}: {count} evaluations in a row had no gain in "
+            f"{train.best_metric}; to resume, give another --patience than {train.patience}, or "
+            "None"
         )
 
 

@@ -17,11 +17,19 @@ from typing import Any
 from transformer_jax.errors import UserError
 from transformer_jax.files import write_atomically
 
-__all__ = ["MetricsWriter", "NullMetricsWriter", "truncate_after_step"]
+__all__ = ["MetricsWriter", "NullMetricsWriter", "progress_bar", "truncate_after_step"]
 
 log = logging.getLogger(__name__)
 
 OnRecord = Callable[[dict[str, float]], object]
+
+
+def progress_bar(**options: Any) -> Any:
+    """Make a tqdm bar on standard error, with tqdm's options."""
+    from tqdm import tqdm
+
+    interval = 0.5 if sys.stderr.isatty() else 30  # a log file needs fewer lines
+    return tqdm(mininterval=interval, dynamic_ncols=True, **options)
 
 
 def truncate_after_step(path: Path, step: int) -> None:
@@ -69,8 +77,6 @@ class MetricsWriter:
             on_record: Called with each record, a dict with "step", of training or of an
                 evaluation. If it fails, that is logged once, and it is not called again.
         """
-        from tqdm import tqdm
-
         self._files: dict[str, Any] = {}
         if folder is not None:
             for name in ("metrics", "timings"):
@@ -85,13 +91,11 @@ class MetricsWriter:
         self._on_record = on_record
         self._log_every = log_every
         self.unlogged_sums = {"loss": 0.0, "tokens": 0.0, **(unlogged_sums or {})}
-        self._bar = tqdm(
+        self._bar = progress_bar(
             total=total_steps,
             initial=first_step,
             unit="step",
             disable=not progress,
-            mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file needs fewer lines
-            dynamic_ncols=True,
             # tqdm's own time left would count what the first steps compile.
             bar_format="{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
         )
