@@ -5,7 +5,7 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_jax.decoding.rows import extend_rows
+from transformer_jax.decoding.rows import rows_program
 
 EOS = 1
 
@@ -29,15 +29,14 @@ def table_step(tables, beams):
 
 def forced(step, cache, targets):
     """What a search would find if it had to write `targets` [N, T], each ending in EOS."""
-    return extend_rows(
+    return rows_program(
         step,
-        cache,
         lambda log_probs, position: targets[:, position],
         limits=jnp.sum(targets != 0, axis=1),
         max_length=targets.shape[1],
         start_id=0,
         eos_id=EOS,
-    )
+    ).run(cache)
 
 
 def exhaustive(table, limit, penalty):

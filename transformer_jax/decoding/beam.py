@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from transformer_jax.decoding.options import EosRule, LengthPenalty
+from transformer_jax.decoding.program import SearchProgram
 from transformer_jax.decoding.rows import Allowed, DecodeStep, check_limits, next_log_probs
 
-__all__ = ["BeamResult", "beam_search", "length_divisor"]
+__all__ = ["BeamResult", "beam_program", "beam_search", "length_divisor"]
 
 
 class BeamResult(NamedTuple):
@@ -120,6 +121,36 @@ def beam_search(
     >>> best.tokens[0, 0, :3].tolist(), f"{best.log_probs[0, 0]:.3f}"
     ([2, 1, 0], '-0.616')
     """
+    return beam_program(
+        step,
+        limits=limits,
+        max_length=max_length,
+        beam_size=beam_size,
+        n_best=n_best,
+        length_penalty=length_penalty,
+        alpha=alpha,
+        eos_rule=eos_rule,
+        start_id=start_id,
+        eos_id=eos_id,
+        allowed=allowed,
+    ).run(cache)
+
+
+def beam_program(
+    step: DecodeStep,
+    *,
+    limits: jax.Array,
+    max_length: int,
+    beam_size: int,
+    n_best: int,
+    length_penalty: LengthPenalty,
+    alpha: float,
+    eos_rule: EosRule,
+    start_id: int,
+    eos_id: int,
+    allowed: Allowed | None = None,
+) -> SearchProgram:
+    """Make the search of `beam_search`, whose arguments these are."""
     if not 1 <= n_best <= beam_size:
         raise ValueError(f"n_best {n_best} must be between 1 and beam_size {beam_size}")
     if eos_rule not in get_args(EosRule):
@@ -132,7 +163,7 @@ def beam_search(
 
     def continuations(beam):
         """The best continuations: cache, log-probabilities, parent beams, tokens, each [B, C]."""
-        rows = (beam.last_tokens.reshape(-1), beam.parents.reshape(-1))
+        rows = (beam.last_tokens.reshape(-1), (first_row + beam.parents).reshape(-1))
         cache, log_probs = next_log_probs(step, beam.cache, *rows, allowed, eos_id)
         vocabulary = log_probs.shape[-1]
         log_probs = log_probs.reshape(sentences, beam_size, vocabulary)
@@ -171,7 +202,7 @@ def beam_search(
         return _Beam(
             length,
             cache,
-            first_row + _take(parents, chosen),
+            _take(parents, chosen),
             _take(last_tokens, chosen),
             _take(tokens, chosen),
             jnp.where(is_done[:, None], -jnp.inf, alive_log_probs),
@@ -179,28 +210,33 @@ def beam_search(
             beam.open_slots - jnp.sum(ended_log_probs > -jnp.inf, axis=1),
         )
 
-    def running(beam):
-        return (beam.position < max_length) & jnp.any(beam.log_probs > -jnp.inf)
+    def start(cache):
+        shape = (sentences, beam_size)
+        minus_infinity = jnp.full(shape, -jnp.inf, jnp.float32)
+        no_tokens = jnp.zeros((*shape, max_length), jnp.int32)
+        # All beams start equal: only the first counts, or every hypothesis would be found W times.
+        initial_log_probs = minus_infinity.at[:, 0].set(jnp.where(limits > 0, 0.0, -jnp.inf))
+        return _Beam(
+            jnp.zeros((), jnp.int32),
+            cache,
+            jnp.broadcast_to(jnp.arange(beam_size), shape),
+            jnp.full(shape, start_id, jnp.int32),
+            no_tokens,
+            initial_log_probs,
+            BeamResult(no_tokens, jnp.zeros(shape, jnp.int32), minus_infinity, minus_infinity),
+            jnp.full(sentences, beam_size),
+        )
 
-    shape = (sentences, beam_size)
-    minus_infinity = jnp.full(shape, -jnp.inf, jnp.float32)
-    no_tokens = jnp.zeros((*shape, max_length), jnp.int32)
-    # All beams start equal: only the first counts, or every hypothesis would be found W times.
-    initial_log_probs = minus_infinity.at[:, 0].set(jnp.where(limits > 0, 0.0, -jnp.inf))
-    start = _Beam(
-        jnp.zeros((), jnp.int32),
-        cache,
-        first_row + jnp.arange(beam_size)[None],
-        jnp.full(shape, start_id, jnp.int32),
-        no_tokens,
-        initial_log_probs,
-        BeamResult(no_tokens, jnp.zeros(shape, jnp.int32), minus_infinity, minus_infinity),
-        jnp.full(sentences, beam_size),
-    )
-    finished = jax.lax.while_loop(running, search_step, start).finished
-    found = finished.scores > -jnp.inf
-    finished = finished._replace(tokens=jnp.where(found[..., None], finished.tokens, 0))
-    return BeamResult(*(field[:, :n_best] for field in finished))
+    def is_unfinished(beam):
+        return jnp.any(beam.log_probs > -jnp.inf, axis=1)
+
+    def result(beam):
+        finished = beam.finished
+        found = finished.scores > -jnp.inf
+        finished = finished._replace(tokens=jnp.where(found[..., None], finished.tokens, 0))
+        return BeamResult(*(field[:, :n_best] for field in finished))
+
+    return SearchProgram(start, search_step, is_unfinished, result, max_length)
 
 
 def _take(values, indices):

@@ -9,15 +9,17 @@ from flax import linen as nn
 
 from transformer_jax.config import ModelConfig
 from transformer_jax.data.vocabulary import BOS_ID, EOS_ID, PAD_ID
-from transformer_jax.decoding.beam import BeamResult, beam_search
-from transformer_jax.decoding.greedy import greedy_search
+from transformer_jax.decoding.beam import BeamResult, beam_program
+from transformer_jax.decoding.greedy import choose_likeliest
 from transformer_jax.decoding.options import Search
-from transformer_jax.decoding.sampling import sample
-from transformer_jax.decoding.step import exclude_tokens, make_search_step
+from transformer_jax.decoding.program import SearchProgram
+from transformer_jax.decoding.rows import rows_program
+from transformer_jax.decoding.sampling import make_sampler
+from transformer_jax.decoding.step import exclude_tokens, make_search_step, search_step
 from transformer_jax.functional.keys import seed_key
 from transformer_jax.models.families import family_of
 
-__all__ = ["generate"]
+__all__ = ["generate", "make_program"]
 
 
 @functools.partial(jax.jit, static_argnames=("model", "search", "start_id"))
@@ -64,13 +66,47 @@ def generate(
     max_length = source.shape[1] + search.extra_length
     if limits is None:
         limits = jnp.sum(source != PAD_ID, axis=1) + search.extra_length
+    if sample_ids is None:
+        sample_ids = jnp.stack([jnp.arange(len(source)), jnp.zeros_like(limits)], axis=1)
+    variables = {"params": params, **(collections or {})}
+    _, cache = make_search_step(model, variables, source, search.rows, max_length)
+    program = make_program(
+        model, variables, search, cache, limits, sample_ids, max_length, start_id
+    )
+    return program.run(cache)
+
+
+def make_program(
+    model: nn.Module,
+    variables: dict[str, Any],
+    search: Search,
+    cache: Any,
+    limits: jax.Array,
+    sample_ids: jax.Array,
+    max_length: int,
+    start_id: int | None = None,
+) -> SearchProgram:
+    """Make the search of `generate` with a model, in its parts.
+
+    Args:
+        model: As in `generate`.
+        variables: Its parameters and collections.
+        search: The search and its options.
+        cache: What the model's `init_cache` gives, or its shapes.
+        limits: Most tokens of each target [B].
+        sample_ids: As in `generate`.
+        max_length: Most tokens of any target.
+        start_id: As in `generate`.
+
+    Returns:
+        The search, whose result is a BeamResult.
+    """
     config = getattr(model, "config", None)
     if isinstance(config, ModelConfig):
         start_id = config.start_id if start_id is None else start_id
         limits = jnp.minimum(limits, family_of(config).max_length(config) or max_length)
-    variables = {"params": params, **(collections or {})}
-    step, cache = make_search_step(model, variables, source, search.rows, max_length)
-    first = jax.ShapeDtypeStruct((len(source) * search.rows,), jnp.int32)
+    step = search_step(model, variables)
+    first = jax.ShapeDtypeStruct((len(limits) * search.rows,), jnp.int32)
     vocabulary = jax.eval_shape(lambda cache, tokens: step(cache, tokens, None)[1], cache, first)
     common: dict[str, Any] = {
         "max_length": max_length,
@@ -80,9 +116,8 @@ def generate(
         "allowed": exclude_tokens((PAD_ID, BOS_ID), vocabulary.shape[1]),
     }
     if search.method == "beam":
-        return beam_search(
+        return beam_program(
             step,
-            cache,
             limits=limits,
             beam_size=search.beam_size,
             n_best=search.n_best,
@@ -92,24 +127,23 @@ def generate(
             **common,
         )
     if search.method == "greedy":
-        found = greedy_search(step, cache, limits=limits, **common)
+        found = rows_program(step, choose_likeliest, limits=limits, **common)
     else:
-        if sample_ids is None:
-            sample_ids = jnp.stack([jnp.arange(len(source)), jnp.zeros_like(limits)], axis=1)
         rng = seed_key(search.seed)
         copies = sample_ids[:, 1:] * search.rows + jnp.arange(search.rows)[None]
         copies, numbers = copies.reshape(-1), jnp.repeat(sample_ids[:, 0], search.rows)
         fold = jax.vmap(lambda n, c: jax.random.fold_in(jax.random.fold_in(rng, n), c))
-        found = sample(
-            step,
-            cache,
-            fold(numbers, copies),
-            limits=jnp.repeat(limits, search.rows),
-            temperature=search.temperature,
-            top_k=search.top_k,
-            top_p=search.top_p,
-            **common,
+        choose = make_sampler(
+            fold(numbers, copies), search.temperature, search.top_k, search.top_p
         )
-    shape = (len(limits), search.rows)
-    total = found.log_probs.sum(axis=1).reshape(shape)
-    return BeamResult(found.tokens.reshape(*shape, -1), found.lengths.reshape(shape), total, total)
+        limits = jnp.repeat(limits, search.rows)
+        found = rows_program(step, choose, limits=limits, **common)
+
+    def result(state):
+        written = found.result(state)
+        shape = (len(written.lengths) // search.rows, search.rows)
+        total = written.log_probs.sum(axis=1).reshape(shape)
+        tokens = written.tokens.reshape(*shape, -1)
+        return BeamResult(tokens, written.lengths.reshape(shape), total, total)
+
+    return found._replace(result=result)

@@ -14,8 +14,8 @@ from jax.sharding import PartitionSpec as P
 
 from transformer_jax.data.pairing import Pairing
 from transformer_jax.data.vocabulary import PAD_ID
-from transformer_jax.decoding.generate import generate
 from transformer_jax.decoding.options import Search
+from transformer_jax.decoding.segments import SegmentedSearch
 from transformer_jax.devices.layout import Layout
 from transformer_jax.errors import UserError
 from transformer_jax.functional.losses import map_blocks, token_log_probs
@@ -81,7 +81,7 @@ class BatchDecoder:
         self._model_limit = self._family.max_length(model.config) or np.iinfo(np.int32).max
         self.max_length = min(self._model_limit, batch_tokens)
         self._search = functools.cache(
-            lambda search: self._compiled(functools.partial(_search, model, search=search), 4)
+            lambda search: SegmentedSearch(model, search, self._compiled, self._devices)
         )
         self._on_progress: Callable[[int], object] | None = None
         self._score = self._compiled(functools.partial(_score, model), 3)
@@ -97,10 +97,13 @@ class BatchDecoder:
         finally:
             self._on_progress = None
 
-    def _compiled(self, function, arguments: int):
-        """`function` of variables and of rows, in which no device needs another's."""
+    def _compiled(self, function, arguments: int, *, donate=(), gathered: Any = True):
+        """`function` of variables and of rows, in which no device needs another's.
+
+        Outputs that are `gathered` are whole everywhere, so that every process can read them.
+        """
         if self._mesh is None:
-            return jax.jit(function)
+            return jax.jit(function, donate_argnums=donate)
         rows = P(self._mesh.axis_names)
         spread = jax.shard_map(
             function,
@@ -109,8 +112,8 @@ class BatchDecoder:
             out_specs=rows,
             check_vma=False,
         )
-        # Whole everywhere, so that every process can read it.
-        return jax.jit(spread, out_shardings=NamedSharding(self._mesh, P()))
+        out = jax.tree.map(lambda g: NamedSharding(self._mesh, P() if g else rows), gathered)
+        return jax.jit(spread, out_shardings=out, donate_argnums=donate)
 
     def translate(
         self,
@@ -142,7 +145,7 @@ class BatchDecoder:
             found = self._search(search)(
                 self.variables, source, limits, np.stack(sample_ids, axis=1)
             )
-            tokens, lengths, log_probs, scores = jax.device_get(found)
+            tokens, lengths, log_probs, scores = found
             for row, i in enumerate(indices):
                 hypotheses = [
                     Hypothesis(
@@ -308,17 +311,6 @@ def _padded_rows(sentences, size, width) -> np.ndarray:
     for row, ids in zip(rows, sentences):
         row[: len(ids)] = ids
     return rows
-
-
-def _search(model, variables, source, limits, sample_ids, *, search: Search):
-    """(tokens [B, n, T], lengths, log_probs, scores, each [B, n]).
-
-    `sample_ids` [B, 2] are the numbers by which samples are drawn: of a sentence and of its part.
-    """
-    collections = dict(variables)
-    params = collections.pop("params")
-    options = {"collections": collections, "limits": limits, "sample_ids": sample_ids}
-    return tuple(generate(model, params, source, search, **options))
 
 
 def _score(model, variables, source, targets):

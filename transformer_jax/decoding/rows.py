@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from transformer_jax.decoding.program import SearchProgram
 from transformer_jax.functional.arguments import check_axes, check_integer, check_mask
 from transformer_jax.functional.losses import at_class
 
-__all__ = ["Allowed", "DecodeStep", "Generated", "check_limits", "extend_rows", "next_log_probs"]
+__all__ = ["Allowed", "DecodeStep", "Generated", "check_limits", "next_log_probs", "rows_program"]
 
 Allowed = Callable[[Any], jax.Array]
 DecodeStep = Callable[[Any, jax.Array, jax.Array | None], tuple[Any, jax.Array]]
@@ -86,9 +87,18 @@ def check_limits(limits: jax.Array, max_length: int) -> None:
         raise ValueError(f"max_length {max_length} has no room for a token: it must be positive")
 
 
-def extend_rows(
+class _Rows(NamedTuple):
+    """N rows, all at the same position."""
+
+    position: jax.Array
+    cache: Any
+    last_tokens: jax.Array
+    unfinished: jax.Array
+    out: Generated
+
+
+def rows_program(
     step: DecodeStep,
-    cache: Any,
     choose: Callable[[jax.Array, jax.Array], jax.Array],
     *,
     limits: jax.Array,
@@ -96,12 +106,11 @@ def extend_rows(
     start_id: int,
     eos_id: int,
     allowed: Allowed | None = None,
-) -> Generated:
-    """Extend N rows token by token until each has EOS.
+) -> SearchProgram:
+    """Make the search that extends N rows token by token until each has EOS.
 
     Args:
         step: The step function.
-        cache: What the first step takes.
         choose: choose(log_probs [N, V], position) -> the next tokens [N].
         limits: Most tokens of each row [N], EOS included: row i ends with EOS there.
         max_length: Most tokens of any row, T; a static size.
@@ -110,24 +119,20 @@ def extend_rows(
         allowed: As in `next_log_probs`.
 
     Returns:
-        The tokens of each row with their log-probabilities.
+        The search, whose result is the tokens of each row with their log-probabilities.
 
     >>> step = lambda cache, tokens, parents: (cache, jnp.zeros((1, 3)))
     >>> choose = lambda log_probs, position: jnp.array([2])
     >>> options = {"limits": jnp.array([3]), "max_length": 4, "start_id": 0, "eos_id": 1}
-    >>> extend_rows(step, None, choose, **options).tokens
+    >>> rows_program(step, choose, **options).run(None).tokens
     Array([[2, 2, 1, 0]], dtype=int32)
     """
     check_limits(limits, max_length)
     limits = jnp.minimum(limits, max_length)
     rows = limits.shape[0]
 
-    def running(carry):
-        position, _, _, unfinished, _ = carry
-        return (position < max_length) & jnp.any(unfinished)
-
-    def extend(carry):
-        position, cache, last, unfinished, out = carry
+    def extend(state):
+        position, cache, last, unfinished, out = state
         cache, log_probs = next_log_probs(step, cache, last, None, allowed, eos_id)
         tokens = jnp.where(position + 1 == limits, eos_id, choose(log_probs, position))
         chosen = at_class(log_probs, tokens)
@@ -137,13 +142,17 @@ def extend_rows(
             out.lengths + unfinished.astype(jnp.int32),
             out.log_probs.at[:, position].set(jnp.where(unfinished, chosen, 0.0)),
         )
-        return position + 1, cache, tokens, unfinished & (tokens != eos_id), out
+        return _Rows(position + 1, cache, tokens, unfinished & (tokens != eos_id), out)
 
-    empty = Generated(
-        jnp.zeros((rows, max_length), jnp.int32),
-        jnp.zeros(rows, jnp.int32),
-        jnp.zeros((rows, max_length), jnp.float32),
+    def start(cache):
+        empty = Generated(
+            jnp.zeros((rows, max_length), jnp.int32),
+            jnp.zeros(rows, jnp.int32),
+            jnp.zeros((rows, max_length), jnp.float32),
+        )
+        first = jnp.full(rows, start_id, jnp.int32)
+        return _Rows(jnp.zeros((), jnp.int32), cache, first, limits > 0, empty)
+
+    return SearchProgram(
+        start, extend, lambda state: state.unfinished, lambda state: state.out, max_length
     )
-    start = jnp.full(rows, start_id, jnp.int32)
-    carry = (jnp.zeros((), jnp.int32), cache, start, limits > 0, empty)
-    return jax.lax.while_loop(running, extend, carry)[-1]

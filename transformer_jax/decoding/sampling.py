@@ -1,16 +1,17 @@
 """Sampling with temperature, top-k and top-p."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from transformer_jax.decoding.rows import Allowed, DecodeStep, Generated, extend_rows
+from transformer_jax.decoding.rows import Allowed, DecodeStep, Generated, rows_program
 from transformer_jax.functional.keys import row_keys
 
-__all__ = ["filter_logits", "sample"]
+__all__ = ["filter_logits", "make_sampler", "sample"]
 
 
 def filter_logits(
@@ -58,6 +59,30 @@ def filter_logits(
     return logits
 
 
+def make_sampler(
+    rngs: jax.Array, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """Make the function that draws the next token of each row, for `rows_program`.
+
+    Args:
+        rngs: A key for each row [N].
+        temperature: As in `filter_logits`.
+        top_k: As in `filter_logits`.
+        top_p: As in `filter_logits`.
+
+    Returns:
+        choose(log_probs [N, V], position) -> tokens [N].
+    """
+    rngs = row_keys(rngs)
+
+    def choose(log_probs, position):
+        drawn = jax.vmap(lambda rng: jax.random.fold_in(rng, position))(rngs)
+        offered = filter_logits(log_probs, temperature, top_k, top_p)
+        return jax.vmap(jax.random.categorical)(drawn, offered)
+
+    return choose
+
+
 def sample(
     step: DecodeStep,
     cache: Any,
@@ -96,21 +121,12 @@ def sample(
     >>> sample(step, None, rngs, limits=jnp.array([3]), max_length=3).tokens
     Array([[2, 2, 1]], dtype=int32)
     """
-
-    rngs = row_keys(rngs)
-
-    def choose(log_probs, position):
-        drawn = jax.vmap(lambda rng: jax.random.fold_in(rng, position))(rngs)
-        offered = filter_logits(log_probs, temperature, top_k, top_p)
-        return jax.vmap(jax.random.categorical)(drawn, offered)
-
-    return extend_rows(
+    return rows_program(
         step,
-        cache,
-        choose,
+        make_sampler(rngs, temperature, top_k, top_p),
         limits=limits,
         max_length=max_length,
         start_id=start_id,
         eos_id=eos_id,
         allowed=allowed,
-    )
+    ).run(cache)

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from transformer_jax.decoding.rows import Allowed, DecodeStep
 
-__all__ = ["exclude_tokens", "make_search_step"]
+__all__ = ["exclude_tokens", "make_search_step", "search_step"]
 
 
 def make_search_step(
@@ -36,14 +36,25 @@ def make_search_step(
     (6, 50)
     """
 
+    cache: Any = model.apply(variables, source, beams, max_length, method="init_cache")
+    return search_step(model, variables), cache
+
+
+def search_step(model: nn.Module, variables: Any) -> DecodeStep:
+    """Make step(cache, tokens, parents) -> (cache, logits) of a model, as for `make_search_step`.
+
+    Args:
+        model: A Flax module with `decode_step`.
+        variables: Its parameters and collections.
+    """
+
     def step(cache, tokens, parents):
         if parents is not None:
             history = jax.tree.map(lambda rows: rows[parents], cache.history)
             cache = cache._replace(history=history)
         return model.apply(variables, cache, tokens, method="decode_step")
 
-    cache: Any = model.apply(variables, source, beams, max_length, method="init_cache")
-    return step, cache
+    return step
 
 
 def exclude_tokens(tokens: tuple[int, ...], vocab_size: int) -> Allowed:

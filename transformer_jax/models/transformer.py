@@ -56,8 +56,8 @@ class DecodeState(NamedTuple):
 
     Attributes:
         position: [], tokens decoded so far.
-        history: Per layer [N, T, H, K] and [N, T, H, Dv], keys and values of those tokens.
-        memory: Per layer [B, S, H, K] and [B, S, H, Dv], keys and values of the source.
+        history: Per layer [N, H, T, K] and [N, H, T, Dv], keys and values of those tokens.
+        memory: Per layer [B, H, S, K] and [B, H, S, Dv], keys and values of the source.
         memory_mask: [B, 1, 1, S].
     """
 
@@ -188,7 +188,9 @@ class Decoder(DropoutModule):
             memory: [B, S, D]; None without `cross`.
         """
         config = self.config
-        rows = (len(source) * rows_per_sentence, max_length, config.num_heads)
+        # Heads before positions: a step multiplies the rows of one head after the other, and would
+        # otherwise copy the whole cache to bring them together.
+        rows = (len(source) * rows_per_sentence, config.num_heads, max_length)
         empty = (
             jnp.zeros((*rows, config.key_size), self.dtype),
             jnp.zeros((*rows, config.value_size), self.dtype),
@@ -196,7 +198,7 @@ class Decoder(DropoutModule):
         return DecodeState(
             jnp.zeros((), jnp.int32),
             (empty,) * config.num_layers,
-            tuple(self._keys_values(layer, memory) for layer in self.layers),
+            tuple(_heads_first(self._keys_values(layer, memory)) for layer in self.layers),
             padding_mask(source) if self.cross else None,
         )
 
@@ -207,24 +209,25 @@ class Decoder(DropoutModule):
             cache: The state before.
             tokens: The tokens just decoded [N].
         """
-        position, max_length = cache.position, cache.history[0][0].shape[1]
+        position, max_length = cache.position, cache.history[0][0].shape[2]
         x = self.embed.target_at(tokens, position, max_length)
         mask = (jnp.arange(max_length) <= position)[None, None, None]
         history: list[KeysValues] = []
 
         def update_cache_of(layer_history):
-            def extended(new):
-                keys, values = (
-                    jax.lax.dynamic_update_slice_in_dim(old, entry, position, axis=1)
-                    for old, entry in zip(layer_history, new)
+            def extend(new):
+                extended = tuple(
+                    jax.lax.dynamic_update_slice_in_dim(old, entry, position, axis=2)
+                    for old, entry in zip(layer_history, _heads_first(new))
                 )
-                history.append((keys, values))
-                return keys, values
+                history.append(extended)
+                return _heads_first(extended)
 
-            return extended
+            return extend
 
         for layer, old, memory in zip(self.layers, cache.history, cache.memory):
-            x = layer(x, mask, memory, cache.memory_mask, update_cache=update_cache_of(old))
+            update_cache = update_cache_of(old)
+            x = layer(x, mask, _heads_first(memory), cache.memory_mask, update_cache=update_cache)
         cache = cache._replace(position=position + 1, history=tuple(history))
         return cache, self.embed.logits(self._normed(x))[:, 0]
 
@@ -348,3 +351,8 @@ def _counted(config: ModelConfig, tokens):
 
 def _places(segments):
     return None if segments is None else segment_positions(segments)
+
+
+def _heads_first(keys_values):
+    """Exchange positions and heads of keys and values, [N, T, H, K] <-> [N, H, T, K]."""
+    return None if keys_values is None else tuple(jnp.swapaxes(x, 1, 2) for x in keys_values)
