@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from transformer_jax.decoding.options import EosRule, LengthPenalty
 from transformer_jax.decoding.program import SearchProgram
 from transformer_jax.decoding.rows import Allowed, DecodeStep, check_limits, next_log_probs
+from transformer_jax.decoding.top import top_values
 
 __all__ = ["BeamResult", "beam_program", "beam_search", "length_divisor"]
 
@@ -171,7 +172,7 @@ def beam_program(
         is_eos = jnp.arange(vocabulary)[None, None] == eos_id
         log_probs = jnp.where(must_end & ~is_eos, -jnp.inf, log_probs)
         total = (beam.log_probs[..., None] + log_probs).reshape(sentences, -1)
-        best_log_probs, index = jax.lax.top_k(total, candidates)
+        best_log_probs, index = top_values(total, candidates)
         return cache, best_log_probs, index // vocabulary, (index % vocabulary).astype(jnp.int32)
 
     def search_step(beam):
