@@ -96,12 +96,10 @@ class SegmentedSearch:
                     places = np.tile(np.arange(len(sentences) // self._devices), self._devices)
                 resize = self._functions(width, capacity).resize
                 state, rows = resize(variables, state, *rows, places.astype(np.int32))
-                offsets = np.repeat(
-                    np.arange(self._devices) * (len(sentences) // self._devices),
-                    len(places) // self._devices,
-                )
-                chosen = offsets + places
-                sentences = np.where(alive[chosen], sentences[chosen], -1)
+                if fewer:
+                    first = np.arange(self._devices) * (len(sentences) // self._devices)
+                    chosen = np.repeat(first, len(places) // self._devices) + places
+                    sentences = np.where(alive[chosen], sentences[chosen], -1)
 
     def _places(self, alive: np.ndarray) -> np.ndarray:
         """The rows that stay, by their number on their device: as many on each, of few numbers."""
