@@ -137,7 +137,10 @@ class SegmentedSearch:
         def resize(variables, state, limits, sample_ids, places):
             count = len(limits)
             state = without_rows(variables, state, count)
-            factors, axes = _axes(model, variables, width, search.rows)
+            factors = _rows_per_sentence(model, variables, width, search.rows)
+            shapes = _cache_shapes(
+                model, variables, len(places), width, search.rows, capacity
+            )
 
             def chosen(leaf, factor):
                 if factor == 0:
@@ -145,14 +148,11 @@ class SegmentedSearch:
                 grouped = leaf.reshape(count, factor, *leaf.shape[1:])[places]
                 return grouped.reshape(-1, *leaf.shape[1:])
 
-            def grown(leaf, axis):
-                if axis < 0:
-                    return leaf
-                room = [(0, 0)] * leaf.ndim
-                room[axis] = (0, capacity - leaf.shape[axis])
-                return jnp.pad(leaf, room)
+            def grown(leaf, shape):
+                room = [(0, new - old) for old, new in zip(leaf.shape, shape.shape)]
+                return jnp.pad(leaf, room) if room else leaf
 
-            cache = jax.tree.map(grown, jax.tree.map(chosen, state.cache, factors), axes)
+            cache = jax.tree.map(grown, jax.tree.map(chosen, state.cache, factors), shapes)
             rest = jax.tree.map(
                 lambda leaf: chosen(leaf, leaf.shape[0] // count if leaf.ndim else 0),
                 state._replace(cache=()),
@@ -183,21 +183,10 @@ def _cache_shapes(model, variables, count: int, width: int, rows: int, capacity:
     )  # fmt: skip
 
 
-def _axes(model, variables, width: int, rows: int):
-    """Of each leaf of a cache, its rows for each sentence (0 is none) and its axis of positions.
-
-    Both are known by what grows when there is one sentence, or one position, more; -1 is no axis.
-    """
-
-    shapes = functools.partial(_cache_shapes, model, variables)
-    few, more, longer = (
-        shapes(count, width, rows, capacity) for count, capacity in ((2, 8), (3, 8), (2, 9))
-    )
-    factors = jax.tree.map(lambda a, b: b.shape[0] - a.shape[0] if a.ndim else 0, few, more)
-    axes = jax.tree.map(
-        lambda a, b: next((i for i in range(a.ndim) if a.shape[i] != b.shape[i]), -1), few, longer
-    )
-    return factors, axes
+def _rows_per_sentence(model, variables, width: int, rows: int):
+    """How many rows each leaf of a cache has for a sentence; 0 where it has none."""
+    two, three = (_cache_shapes(model, variables, count, width, rows, 1) for count in (2, 3))
+    return jax.tree.map(lambda a, b: b.shape[0] - a.shape[0] if a.ndim else 0, two, three)
 
 
 def _with_rows(state):

@@ -17,6 +17,7 @@ __all__ = [
     "additive_attention_weights",
     "apply_attention",
     "attention_weights",
+    "cached_attention",
     "dot_product_attention",
     "masked_softmax",
     "merge_heads",
@@ -223,6 +224,54 @@ def dot_product_attention(
     Array([[[[3.]]]], dtype=float32)
     """
     return apply_attention(attention_weights(query, key, mask, scale=scale), value)
+
+
+def cached_attention(
+    query: Float[Array, "B T H K"],
+    keys: Float[Array, "B H K S"],
+    values: Float[Array, "B H S Dv"],
+    mask: Mask | None = None,
+    *,
+    scale: float | None = None,
+) -> Float[Array, "B T H Dv"]:
+    """Compute `dot_product_attention` of keys and values that lie as few queries read them fast.
+
+    XLA copies whole tensors, or multiplies several times slower, where the two products of equation
+    1 are not [T, K] x [K, S] and [T, S] x [S, Dv] with these axes last.
+
+    Args:
+        query: [B, T, H, K].
+        keys: [B, H, K, S].
+        values: [B, H, S, Dv].
+        mask: As in `masked_softmax`.
+        scale: As in `attention_weights`.
+
+    Returns:
+        [B, T, H, Dv].
+
+    Raises:
+        ValueError: Query, keys and values do not fit, or the mask does not broadcast.
+        TypeError: One of them is not floating, or the mask is not boolean.
+
+    >>> query, keys = jnp.ones((1, 1, 1, 4)), jnp.zeros((1, 1, 4, 2))
+    >>> cached_attention(query, keys, jnp.array([[[[2.0], [4.0]]]]))
+    Array([[[[3.]]]], dtype=float32)
+    """
+    for name, x in (("query", query), ("keys", keys), ("values", values)):
+        check_floating(name, x)
+    batch, _, heads, size = query.shape
+    check_shape("keys", keys, (batch, heads, size, keys.shape[-1]))
+    check_shape("values", values, (batch, heads, keys.shape[-1], values.shape[-1]))
+    if scale is None:
+        scale = 1.0 / math.sqrt(size)
+
+    def multiply(left, right, dtype):
+        axes = (((3,), (2,)), ((0, 1), (0, 1)))
+        return jax.lax.dot_general(left, right, axes, preferred_element_type=dtype)
+
+    scores = multiply(jnp.swapaxes(query, 1, 2), keys, jnp.float32)
+    weights = masked_softmax(scores * scale, mask).astype(query.dtype)
+    return jnp.swapaxes(multiply(weights, values, query.dtype), 1, 2)
 
 
 def _check_query_key(query, key):

@@ -135,6 +135,33 @@ class MultiHeadAttention(DropoutModule):
         weights = self.apply_dropout(weights, config.attention_dropout, rows)
         return self.output(att.merge_heads(att.apply_attention(weights, values)))
 
+    def attend_to_cache(self, x, cache: KeysValues, mask):
+        """x [B, T, D], cache as `functional.cached_attention` takes it -> [B, T, D].
+
+        Without dropout, and without weights to collect.
+        """
+        config = self.config
+        query = att.split_heads(self.query(x), config.num_heads)
+        if config.attention_score == "additive":
+            keys, values = from_cache_layout(cache)
+            vector = self.vector.astype(self.dtype).T
+            weights = att.additive_attention_weights(query, keys, vector, mask)
+            return self.output(att.merge_heads(att.apply_attention(weights, values)))
+        scale = 1.0 if config.attention_score == "unscaled" else None
+        return self.output(att.merge_heads(att.cached_attention(query, *cache, mask, scale=scale)))
+
+
+def to_cache_layout(keys_values: KeysValues) -> KeysValues:
+    """([B, S, H, K], [B, S, H, Dv]) -> ([B, H, K, S], [B, H, S, Dv])."""
+    keys, values = keys_values
+    return jnp.transpose(keys, (0, 2, 3, 1)), jnp.swapaxes(values, 1, 2)
+
+
+def from_cache_layout(cache: KeysValues) -> KeysValues:
+    """Undo `to_cache_layout`."""
+    keys, values = cache
+    return jnp.transpose(keys, (0, 3, 1, 2)), jnp.swapaxes(values, 1, 2)
+
 
 class FeedForward(DropoutModule):
     """Parameters around `functional.feed_forward`, section 3.3."""
@@ -210,16 +237,7 @@ class DecoderLayer(ResidualBlock):
         self.feed_forward = FeedForward(self.config)
         self.feed_forward_norm = make_norm(self.config)
 
-    def __call__(
-        self,
-        x,
-        self_mask,
-        memory: Any,
-        memory_mask,
-        rows=None,
-        counted=None,
-        update_cache=lambda keys_values: keys_values,
-    ):
+    def __call__(self, x, self_mask, memory: Any, memory_mask, rows=None, counted=None):
         """Apply the layer to x [B, T, D], giving [B, T, D].
 
         Args:
@@ -229,21 +247,37 @@ class DecoderLayer(ResidualBlock):
             memory_mask: Mask of cross-attention.
             rows: [B] as in `DropoutModule`.
             counted: [B, T] as in `BatchNorm`.
-            update_cache: Turns the keys and values of x into those to attend to: when decoding step
-                by step, those of all tokens so far.
         """
 
         def attend_to_self(y):
-            seen = update_cache(self.self_attention.keys_values(y))
-            return self.self_attention(y, seen, self_mask, rows)
+            return self.self_attention(y, self.self_attention.keys_values(y), self_mask, rows)
 
         def attend_to_memory(y):
-            # While decoding, x has one row per beam. The beams of a sentence are folded into the
-            # length axis, so that they attend to one copy of the encoder's keys and values.
-            queries_by_sentence = y.reshape(memory[0].shape[0], -1, y.shape[-1])
-            attended = self.cross_attention(queries_by_sentence, memory, memory_mask, rows)
-            return attended.reshape(y.shape)
+            return self.cross_attention(y, memory, memory_mask, rows)
 
+        return self._sublayers(x, attend_to_self, attend_to_memory, rows, counted)
+
+    def decode_step(self, x, update_cache, self_mask, memory: Any, memory_mask):
+        """Apply the layer to the newest token of W hypotheses of each sentence, x [B, W, D].
+
+        Args:
+            x: What the layer reads, [B, W, D].
+            update_cache: Turns the keys and values of x into the cache of all tokens so far.
+            self_mask: Mask of self-attention.
+            memory: Cache of this layer's keys and values of the source; None without `cross`.
+            memory_mask: Mask of cross-attention.
+        """
+
+        def attend_to_self(y):
+            cache = update_cache(self.self_attention.keys_values(y))
+            return self.self_attention.attend_to_cache(y, cache, self_mask)
+
+        def attend_to_memory(y):
+            return self.cross_attention.attend_to_cache(y, memory, memory_mask)
+
+        return self._sublayers(x, attend_to_self, attend_to_memory)
+
+    def _sublayers(self, x, attend_to_self, attend_to_memory, rows=None, counted=None):
         def feed_forward(y):
             return self.feed_forward(y, rows)
 

@@ -23,6 +23,7 @@ from transformer_jax.models.layers import (
     DropoutModule,
     EncoderLayer,
     KeysValues,
+    to_cache_layout,
 )
 from transformer_jax.models.norms import make_norm
 
@@ -52,17 +53,23 @@ class Segments(NamedTuple):
 
 
 class DecodeState(NamedTuple):
-    """State of step-by-step decoding; N rows (sentences x beams), all at the same position.
+    """State of step-by-step decoding: W hypotheses of each of B sentences, all at one position.
+
+    Keys and values stay where they are written, when hypotheses change places: `history` says where
+    each hypothesis finds its own. So a beam search moves a few integers, not the cache.
 
     Attributes:
         position: [], tokens decoded so far.
-        history: Per layer [N, H, T, K] and [N, H, T, Dv], keys and values of those tokens.
-        memory: Per layer [B, H, S, K] and [B, H, S, Dv], keys and values of the source.
+        history: [B * W, T], of each hypothesis and position the place, from 1 to W, at which its
+            token was written; 0 where nothing is written yet.
+        written: Per layer [B, H, K, T * W] and [B, H, T * W, Dv], keys and values of those tokens.
+        memory: Per layer [B, H, K, S] and [B, H, S, Dv], keys and values of the source.
         memory_mask: [B, 1, 1, S].
     """
 
     position: jax.Array
-    history: tuple[KeysValues, ...]
+    history: jax.Array
+    written: tuple[KeysValues, ...]
     memory: tuple[KeysValues | None, ...]
     memory_mask: jax.Array | None
 
@@ -187,18 +194,17 @@ class Decoder(DropoutModule):
             max_length: Most tokens.
             memory: [B, S, D]; None without `cross`.
         """
-        config = self.config
-        # Heads before positions: a step multiplies the rows of one head after the other, and would
-        # otherwise copy the whole cache to bring them together.
-        rows = (len(source) * rows_per_sentence, config.num_heads, max_length)
+        config, count = self.config, rows_per_sentence
+        shape = (len(source), config.num_heads)
         empty = (
-            jnp.zeros((*rows, config.key_size), self.dtype),
-            jnp.zeros((*rows, config.value_size), self.dtype),
+            jnp.zeros((*shape, config.key_size, max_length * count), self.dtype),
+            jnp.zeros((*shape, max_length * count, config.value_size), self.dtype),
         )
         return DecodeState(
             jnp.zeros((), jnp.int32),
+            jnp.zeros((len(source) * count, max_length), jnp.int32),
             (empty,) * config.num_layers,
-            tuple(_heads_first(self._keys_values(layer, memory)) for layer in self.layers),
+            tuple(self._cached_memory(layer, memory) for layer in self.layers),
             padding_mask(source) if self.cross else None,
         )
 
@@ -209,30 +215,38 @@ class Decoder(DropoutModule):
             cache: The state before.
             tokens: The tokens just decoded [N].
         """
-        position, max_length = cache.position, cache.history[0][0].shape[2]
+        position, max_length = cache.position, cache.history.shape[1]
+        sentences = cache.written[0][0].shape[0]
+        count = len(tokens) // sentences
+        places = jnp.arange(1, count + 1)
+        history = cache.history.at[:, position].set(jnp.tile(places, sentences))
+        own = history[..., None] == places[None, None]
+        mask = own.reshape(sentences, 1, count, max_length * count)
         x = self.embed.target_at(tokens, position, max_length)
-        mask = (jnp.arange(max_length) <= position)[None, None, None]
-        history: list[KeysValues] = []
+        x = x.reshape(sentences, count, x.shape[-1])
+        written: list[KeysValues] = []
 
-        def update_cache_of(layer_history):
-            def extend(new):
-                extended = tuple(
-                    jax.lax.dynamic_update_slice_in_dim(old, entry, position, axis=2)
-                    for old, entry in zip(layer_history, _heads_first(new))
-                )
-                history.append(extended)
-                return _heads_first(extended)
+        def update_cache_of(old: KeysValues):
+            def update_cache(new: KeysValues) -> KeysValues:
+                (old_keys, old_values), (keys, values) = old, to_cache_layout(new)
+                extend = jax.lax.dynamic_update_slice_in_dim
+                keys = extend(old_keys, keys, position * count, axis=3)
+                values = extend(old_values, values, position * count, axis=2)
+                written.append((keys, values))
+                return keys, values
 
-            return extend
+            return update_cache
 
-        for layer, old, memory in zip(self.layers, cache.history, cache.memory):
-            update_cache = update_cache_of(old)
-            x = layer(x, mask, _heads_first(memory), cache.memory_mask, update_cache=update_cache)
-        cache = cache._replace(position=position + 1, history=tuple(history))
-        return cache, self.embed.logits(self._normed(x))[:, 0]
+        for layer, old, memory in zip(self.layers, cache.written, cache.memory):
+            x = layer.decode_step(x, update_cache_of(old), mask, memory, cache.memory_mask)
+        cache = cache._replace(position=position + 1, history=history, written=tuple(written))
+        return cache, self.embed.logits(self._normed(x)).reshape(len(tokens), -1)
 
     def _keys_values(self, layer, memory):
         return layer.cross_attention.keys_values(memory) if self.cross else None
+
+    def _cached_memory(self, layer, memory):
+        return to_cache_layout(self._keys_values(layer, memory)) if self.cross else None
 
     def _normed(self, x, counted=None):
         return self.decoder_norm(x, counted) if self.config.norm_placement == "pre" else x
@@ -351,8 +365,3 @@ def _counted(config: ModelConfig, tokens):
 
 def _places(segments):
     return None if segments is None else segment_positions(segments)
-
-
-def _heads_first(keys_values):
-    """Exchange positions and heads of keys and values, [N, T, H, K] <-> [N, H, T, K]."""
-    return None if keys_values is None else tuple(jnp.swapaxes(x, 1, 2) for x in keys_values)
