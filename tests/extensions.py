@@ -76,6 +76,9 @@ class Lstm(Module):
         carry = self.read(source)
         return Cache(jax.tree.map(lambda leaf: jnp.repeat(leaf, rows_per_sentence, 0), carry))
 
+    def resize_cache(self, cache, source_length, max_length):
+        return cache
+
     def decode_step(self, cache, tokens):
         carry = self.cell(self.writer, cache.history, self.table[tokens])
         return Cache(carry), self.project(carry[1])

@@ -31,7 +31,7 @@ def forced(step, cache, targets):
     """What a search would find if it had to write `targets` [N, T], each ending in EOS."""
     return rows_program(
         step,
-        lambda log_probs, position: targets[:, position],
+        lambda log_probs, position: jnp.take_along_axis(targets, position[:, None], axis=1)[:, 0],
         limits=jnp.sum(targets != 0, axis=1),
         max_length=targets.shape[1],
         start_id=0,

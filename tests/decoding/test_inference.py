@@ -61,9 +61,9 @@ def test_log_probs_are_those_of_the_full_forward(inference):
 def test_length_buckets_isolate_one_long_sentence(inference):
     """1,000 sentences in full batches of a power of two, the long one alone."""
     sources = [[4, 5, 6]] * 1000 + [[7] * 500]
-    groups = [(len(group), rows.shape) for group, rows in inference._length_buckets(sources, 4)]
-    # 96 slots hold 2 sentences of 8 slots for each of 4 beams.
-    assert groups == [(2, (2, 8))] * 500 + [(1, (1, 504))]
+    groups = [(len(group), rows.shape) for group, rows in inference._length_buckets(sources)]
+    # 96 slots hold 8 sentences of 8 slots.
+    assert groups == [(8, (8, 8))] * 125 + [(1, (1, 504))]
 
 
 def test_greedy_equals_beam_one_within_limits(inference):

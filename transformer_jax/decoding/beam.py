@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer_jax.decoding.options import EosRule, LengthPenalty
-from transformer_jax.decoding.program import SearchProgram
+from transformer_jax.decoding.program import SearchProgram, resize_last_axis
 from transformer_jax.decoding.rows import Allowed, DecodeStep, check_limits, next_log_probs
 from transformer_jax.decoding.top import top_values
 
@@ -59,7 +59,11 @@ def length_divisor(length, kind: LengthPenalty, alpha: float):
 
 
 class _Beam(NamedTuple):
-    """W hypotheses of each sentence that are still alive, and the W best that are finished."""
+    """W hypotheses of each sentence that are still alive, and the W best that are finished.
+
+    position [B], parents (of a sentence) and last_tokens [B, W], tokens [B, W, T], log_probs [B, W],
+    open_slots [B].
+    """
 
     position: jax.Array
     cache: Any
@@ -180,7 +184,8 @@ def beam_program(
         if eos_rule == "shrink":
             inside = jnp.arange(candidates)[None] < beam.open_slots[:, None]
             log_probs = jnp.where(inside, log_probs, -jnp.inf)
-        tokens = _take(beam.tokens, parents).at[:, :, beam.position].set(last_tokens)
+        is_newest = jnp.arange(max_length)[None, None] == beam.position[:, None, None]
+        tokens = jnp.where(is_newest, last_tokens[..., None], _take(beam.tokens, parents))
         length = beam.position + 1
         ended = last_tokens == eos_id
         ended_log_probs = jnp.where(ended, log_probs, -jnp.inf)
@@ -188,9 +193,9 @@ def beam_program(
             beam.finished,
             BeamResult(
                 tokens,
-                jnp.full_like(last_tokens, length),
+                jnp.broadcast_to(length[:, None], last_tokens.shape),
                 ended_log_probs,
-                ended_log_probs / length_divisor(length, length_penalty, alpha),
+                ended_log_probs / length_divisor(length, length_penalty, alpha)[:, None],
             ),
         )
         alive_log_probs, chosen = jax.lax.top_k(jnp.where(ended, -jnp.inf, log_probs), beam_size)
@@ -218,7 +223,7 @@ def beam_program(
         # All beams start equal: only the first counts, or every hypothesis would be found W times.
         initial_log_probs = minus_infinity.at[:, 0].set(jnp.where(limits > 0, 0.0, -jnp.inf))
         return _Beam(
-            jnp.zeros((), jnp.int32),
+            jnp.zeros(sentences, jnp.int32),
             cache,
             jnp.broadcast_to(jnp.arange(beam_size), shape),
             jnp.full(shape, start_id, jnp.int32),
@@ -237,7 +242,14 @@ def beam_program(
         finished = finished._replace(tokens=jnp.where(found[..., None], finished.tokens, 0))
         return BeamResult(*(field[:, :n_best] for field in finished))
 
-    return SearchProgram(start, search_step, is_unfinished, result, max_length)
+    def resize(beam):
+        finished = beam.finished
+        return beam._replace(
+            tokens=resize_last_axis(beam.tokens, max_length),
+            finished=finished._replace(tokens=resize_last_axis(finished.tokens, max_length)),
+        )
+
+    return SearchProgram(start, search_step, is_unfinished, result, resize)
 
 
 def _take(values, indices):

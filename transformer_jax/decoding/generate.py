@@ -106,14 +106,18 @@ def make_program(
         start_id = config.start_id if start_id is None else start_id
         limits = jnp.minimum(limits, family_of(config).max_length(config) or max_length)
     step = search_step(model, variables)
-    first = jax.ShapeDtypeStruct((len(limits) * search.rows,), jnp.int32)
-    vocabulary = jax.eval_shape(lambda cache, tokens: step(cache, tokens, None)[1], cache, first)
+    if isinstance(config, ModelConfig):
+        vocabulary = config.target_size
+    else:
+        first = jax.ShapeDtypeStruct((len(limits) * search.rows,), jnp.int32)
+        logits = jax.eval_shape(lambda cache, tokens: step(cache, tokens, None)[1], cache, first)
+        vocabulary = logits.shape[1]
     common: dict[str, Any] = {
         "max_length": max_length,
         "start_id": start_id or 0,
         "eos_id": EOS_ID,
         # Neither is ever a target.
-        "allowed": exclude_tokens((PAD_ID, BOS_ID), vocabulary.shape[1]),
+        "allowed": exclude_tokens((PAD_ID, BOS_ID), vocabulary),
     }
     if search.method == "beam":
         return beam_program(
@@ -133,9 +137,7 @@ def make_program(
         copies = sample_ids[:, 1:] * search.rows + jnp.arange(search.rows)[None]
         copies, numbers = copies.reshape(-1), jnp.repeat(sample_ids[:, 0], search.rows)
         fold = jax.vmap(lambda n, c: jax.random.fold_in(jax.random.fold_in(rng, n), c))
-        choose = make_sampler(
-            fold(numbers, copies), search.temperature, search.top_k, search.top_p
-        )
+        choose = make_sampler(fold(numbers, copies), search.temperature, search.top_k, search.top_p)
         limits = jnp.repeat(limits, search.rows)
         found = rows_program(step, choose, limits=limits, **common)
 

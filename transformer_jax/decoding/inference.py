@@ -14,8 +14,8 @@ from jax.sharding import PartitionSpec as P
 
 from transformer_jax.data.pairing import Pairing
 from transformer_jax.data.vocabulary import PAD_ID
+from transformer_jax.decoding.continuous import ContinuousSearch
 from transformer_jax.decoding.options import Search
-from transformer_jax.decoding.segments import SegmentedSearch
 from transformer_jax.devices.layout import Layout
 from transformer_jax.errors import UserError
 from transformer_jax.functional.losses import map_blocks, token_log_probs
@@ -67,7 +67,8 @@ class BatchDecoder:
         Args:
             model: A model of a family.
             variables: Its parameters and collections.
-            batch_tokens: Tokens of a batch on one device, padding included.
+            batch_tokens: Tokens of a batch on one device, padding included, when pairs are scored
+                or tokens classified; a search has its own.
             layout: Devices among which sentences are distributed; None uses one.
             pairing: How the task turns a pair of lines into rows of ids.
         """
@@ -81,7 +82,9 @@ class BatchDecoder:
         self._model_limit = self._family.max_length(model.config) or np.iinfo(np.int32).max
         self.max_length = min(self._model_limit, batch_tokens)
         self._search = functools.cache(
-            lambda search: SegmentedSearch(model, search, self._compiled, self._devices)
+            lambda search: ContinuousSearch(
+                model, search, self._compiled, self._devices, self._model_limit
+            )
         )
         self._on_progress: Callable[[int], object] | None = None
         self._score = self._compiled(functools.partial(_score, model), 3)
@@ -139,27 +142,18 @@ class BatchDecoder:
         parts = [0] * len(sources) if parts is None else parts
         rows = self._read(sources, numbers)
         results: list[list[Hypothesis]] = [[] for _ in sources]
-        for indices, source in self._length_buckets(rows, search.rows):
-            limits = _pad_to([len(sources[i]) + search.extra_length for i in indices], len(source))
-            sample_ids = [_pad_to([of[i] for i in indices], len(source)) for of in (numbers, parts)]
-            found = self._search(search)(
-                self.variables, source, limits, np.stack(sample_ids, axis=1)
-            )
-            tokens, lengths, log_probs, scores = found
-            for row, i in enumerate(indices):
-                hypotheses = [
-                    Hypothesis(
-                        tokens[row, k, : lengths[row, k] - 1].tolist(),
-                        float(log_probs[row, k]),
-                        float(scores[row, k]),
-                    )
-                    for k in range(tokens.shape[1])
-                    if np.isfinite(scores[row, k])
-                ]
-                # A beam is in this order already; samples come as they are drawn.
-                results[i] = sorted(hypotheses, key=lambda each: -each.score)
-            if self._on_progress is not None:
-                self._on_progress(sum(parts[i] == 0 for i in indices))
+        limits = [len(ids) + search.extra_length for ids in sources]
+        sample_ids = np.stack([np.asarray(of, np.int32) for of in (numbers, parts)], axis=1)
+        for i, found in self._search(search)(self.variables, rows, limits, sample_ids):
+            hypotheses = [
+                Hypothesis(tokens[: length - 1].tolist(), float(log_prob), float(score))
+                for tokens, length, log_prob, score in zip(*found)
+                if np.isfinite(score)
+            ]
+            # A beam is in this order already; samples come as they are drawn.
+            results[i] = sorted(hypotheses, key=lambda each: -each.score)
+            if self._on_progress is not None and parts[i] == 0:
+                self._on_progress(1)
         return results
 
     def label(
@@ -176,7 +170,7 @@ class BatchDecoder:
         """
         rows = self._read(sources, range(len(sources)) if numbers is None else numbers)
         results: list[list[Hypothesis]] = [[] for _ in sources]
-        for indices, source in self._length_buckets(rows, 1):
+        for indices, source in self._length_buckets(rows):
             classes, log_probs = jax.device_get(self._label(self.variables, source))
             for row, i in enumerate(indices):
                 total = float(log_probs[row, : len(sources[i])].sum())
@@ -216,7 +210,7 @@ class BatchDecoder:
                         "tokens: the task has a target token for each"
                     )
         results: list[np.ndarray] = [np.empty(0)] * len(sources)
-        for indices, source in self._length_buckets(read, 1, written):
+        for indices, source in self._length_buckets(read, written):
             length = self._width(max(len(written[i]) for i in indices))
             rows = _padded_rows([written[i] for i in indices], len(source), length)
             log_probs = jax.device_get(self._score(self.variables, source, rows))
@@ -265,16 +259,14 @@ class BatchDecoder:
         """A length with EOS, padded so that few are compiled."""
         return min(_round_up(length), self._model_limit)
 
-    def _length_buckets(
-        self, sources, rows_per_sentence, targets=None
-    ) -> Iterator[tuple[list[int], np.ndarray]]:
+    def _length_buckets(self, sources, targets=None) -> Iterator[tuple[list[int], np.ndarray]]:
         """(sentence numbers, source [B, S]) by rising length, B and S from few values."""
 
         def length(i):
             return max(len(sources[i]), len(targets[i]) if targets is not None else 0, 1)
 
         def fits(rows, longest):
-            slots = self._padded(rows) * rows_per_sentence * _round_up(longest)
+            slots = self._padded(rows) * _round_up(longest)
             return slots <= self._batch_tokens * self._devices
 
         order = sorted(range(len(sources)), key=length)
@@ -299,10 +291,6 @@ def _power_of_two(count: int) -> int:
 
 def _round_up(length: int, step: int = 8) -> int:
     return -(-length // step) * step
-
-
-def _pad_to(values, size) -> np.ndarray:
-    return np.pad(np.asarray(values, np.int32), (0, size - len(values)))
 
 
 def _padded_rows(sentences, size, width) -> np.ndarray:

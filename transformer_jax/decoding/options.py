@@ -40,6 +40,9 @@ class Search:
     """Sample from the likeliest tokens that together have this probability."""
     seed: int = 0
     """Seed of sampling."""
+    batch_tokens: int = 16_384
+    """Source tokens that a device searches at once, padding included, times the hypotheses of each
+    sentence. It decides speed and memory, not what is found."""
 
     def __post_init__(self):
         for name, value in vars(self).items():
@@ -50,6 +53,7 @@ class Search:
         rules = {
             "beam_size": (self.beam_size >= 1, "must be at least 1"),
             "n_best": (self.n_best >= 1, "must be at least 1"),
+            "batch_tokens": (self.batch_tokens >= 1, "must be at least 1"),
             "extra_length": (self.extra_length >= 1, "must be at least 1"),
             "temperature": (
                 self.temperature >= 1e-6,

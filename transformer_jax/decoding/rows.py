@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from transformer_jax.decoding.program import SearchProgram
+from transformer_jax.decoding.program import SearchProgram, resize_last_axis
 from transformer_jax.functional.arguments import check_axes, check_integer, check_mask
 from transformer_jax.functional.losses import at_class
 
@@ -88,7 +88,7 @@ def check_limits(limits: jax.Array, max_length: int) -> None:
 
 
 class _Rows(NamedTuple):
-    """N rows, all at the same position."""
+    """N rows; position, last_tokens and unfinished are [N]."""
 
     position: jax.Array
     cache: Any
@@ -111,7 +111,7 @@ def rows_program(
 
     Args:
         step: The step function.
-        choose: choose(log_probs [N, V], position) -> the next tokens [N].
+        choose: choose(log_probs [N, V], position [N]) -> the next tokens [N].
         limits: Most tokens of each row [N], EOS included: row i ends with EOS there.
         max_length: Most tokens of any row, T; a static size.
         start_id: The token before the first one.
@@ -137,10 +137,11 @@ def rows_program(
         tokens = jnp.where(position + 1 == limits, eos_id, choose(log_probs, position))
         chosen = at_class(log_probs, tokens)
         tokens = jnp.where(unfinished, tokens, 0).astype(jnp.int32)
+        is_newest = unfinished[:, None] & (jnp.arange(max_length)[None] == position[:, None])
         out = Generated(
-            out.tokens.at[:, position].set(tokens),
+            jnp.where(is_newest, tokens[:, None], out.tokens),
             out.lengths + unfinished.astype(jnp.int32),
-            out.log_probs.at[:, position].set(jnp.where(unfinished, chosen, 0.0)),
+            jnp.where(is_newest, chosen[:, None], out.log_probs),
         )
         return _Rows(position + 1, cache, tokens, unfinished & (tokens != eos_id), out)
 
@@ -151,8 +152,15 @@ def rows_program(
             jnp.zeros((rows, max_length), jnp.float32),
         )
         first = jnp.full(rows, start_id, jnp.int32)
-        return _Rows(jnp.zeros((), jnp.int32), cache, first, limits > 0, empty)
+        return _Rows(jnp.zeros(rows, jnp.int32), cache, first, limits > 0, empty)
+
+    def resize(state):
+        tokens, lengths, log_probs = state.out
+        out = Generated(
+            resize_last_axis(tokens, max_length), lengths, resize_last_axis(log_probs, max_length)
+        )
+        return state._replace(out=out)
 
     return SearchProgram(
-        start, extend, lambda state: state.unfinished, lambda state: state.out, max_length
+        start, extend, lambda state: state.unfinished, lambda state: state.out, resize
     )

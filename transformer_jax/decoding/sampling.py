@@ -71,12 +71,12 @@ def make_sampler(
         top_p: As in `filter_logits`.
 
     Returns:
-        choose(log_probs [N, V], position) -> tokens [N].
+        choose(log_probs [N, V], position [N]) -> tokens [N].
     """
     rngs = row_keys(rngs)
 
     def choose(log_probs, position):
-        drawn = jax.vmap(lambda rng: jax.random.fold_in(rng, position))(rngs)
+        drawn = jax.vmap(jax.random.fold_in)(rngs, position)
         offered = filter_logits(log_probs, temperature, top_k, top_p)
         return jax.vmap(jax.random.categorical)(drawn, offered)
 

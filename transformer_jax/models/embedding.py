@@ -59,13 +59,15 @@ class Embedding(DropoutModule):
         """The same of tokens that a decoder reads."""
         return self._side("target", tokens, rows, places)
 
-    def target_at(self, tokens, position, max_length: int):
-        """tokens [N] at one position of at most `max_length`, without dropout -> [N, 1, D]."""
+    def target_at(self, tokens, positions, max_length: int):
+        """tokens [B, W], each sentence's at a position [B] below `max_length`, without dropout ->
+        [B, W, D].
+        """
         learned = self.config.position_encoding == "learned"
         table = self._positions(self.config.max_positions if learned else max_length)
         if table is not None:
-            table = jax.lax.dynamic_slice_in_dim(table, position, 1)[None]
-        return self._sum("target", tokens[:, None], table)
+            table = table.at[positions].get(mode="clip")[:, None]
+        return self._sum("target", tokens, table)
 
     def logits(self, x):
         """x [B, T, D] -> [B, T, V], float32."""

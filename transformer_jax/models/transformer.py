@@ -53,21 +53,25 @@ class Segments(NamedTuple):
 
 
 class DecodeState(NamedTuple):
-    """State of step-by-step decoding: W hypotheses of each of B sentences, all at one position.
+    """State of step-by-step decoding: W hypotheses of each of B sentences.
 
     Keys and values stay where they are written, when hypotheses change places: `history` says where
-    each hypothesis finds its own. So a beam search moves a few integers, not the cache.
+    each hypothesis finds its own. So a beam search moves a few integers, not the cache. All
+    sentences write to the same place, and to the first again after the last; one that begins later
+    finds its first token further on.
 
     Attributes:
-        position: [], tokens decoded so far.
-        history: [B * W, T], of each hypothesis and position the place, from 1 to W, at which its
-            token was written; 0 where nothing is written yet.
+        position: [B], tokens of each sentence decoded so far.
+        place: [], where the next token is written.
+        history: [B * W, T], of each hypothesis and place the hypothesis, from 1 to W, that wrote
+            its token there; 0 where none of its tokens is.
         written: Per layer [B, H, K, T * W] and [B, H, T * W, Dv], keys and values of those tokens.
         memory: Per layer [B, H, K, S] and [B, H, S, Dv], keys and values of the source.
         memory_mask: [B, 1, 1, S].
     """
 
     position: jax.Array
+    place: jax.Array
     history: jax.Array
     written: tuple[KeysValues, ...]
     memory: tuple[KeysValues | None, ...]
@@ -201,6 +205,7 @@ class Decoder(DropoutModule):
             jnp.zeros((*shape, max_length * count, config.value_size), self.dtype),
         )
         return DecodeState(
+            jnp.zeros(len(source), jnp.int32),
             jnp.zeros((), jnp.int32),
             jnp.zeros((len(source) * count, max_length), jnp.int32),
             (empty,) * config.num_layers,
@@ -215,23 +220,22 @@ class Decoder(DropoutModule):
             cache: The state before.
             tokens: The tokens just decoded [N].
         """
-        position, max_length = cache.position, cache.history.shape[1]
-        sentences = cache.written[0][0].shape[0]
+        place, max_length = cache.place, cache.history.shape[1]
+        sentences = len(cache.position)
         count = len(tokens) // sentences
-        places = jnp.arange(1, count + 1)
-        history = cache.history.at[:, position].set(jnp.tile(places, sentences))
-        own = history[..., None] == places[None, None]
+        numbers = jnp.arange(1, count + 1)
+        history = cache.history.at[:, place].set(jnp.tile(numbers, sentences))
+        own = history[..., None] == numbers[None, None]
         mask = own.reshape(sentences, 1, count, max_length * count)
-        x = self.embed.target_at(tokens, position, max_length)
-        x = x.reshape(sentences, count, x.shape[-1])
+        x = self.embed.target_at(tokens.reshape(sentences, count), cache.position, max_length)
         written: list[KeysValues] = []
 
         def update_cache_of(old: KeysValues):
             def update_cache(new: KeysValues) -> KeysValues:
                 (old_keys, old_values), (keys, values) = old, to_cache_layout(new)
                 extend = jax.lax.dynamic_update_slice_in_dim
-                keys = extend(old_keys, keys, position * count, axis=3)
-                values = extend(old_values, values, position * count, axis=2)
+                keys = extend(old_keys, keys, place * count, axis=3)
+                values = extend(old_values, values, place * count, axis=2)
                 written.append((keys, values))
                 return keys, values
 
@@ -239,8 +243,47 @@ class Decoder(DropoutModule):
 
         for layer, old, memory in zip(self.layers, cache.written, cache.memory):
             x = layer.decode_step(x, update_cache_of(old), mask, memory, cache.memory_mask)
-        cache = cache._replace(position=position + 1, history=history, written=tuple(written))
+        cache = cache._replace(
+            position=cache.position + 1,
+            place=(place + 1) % max_length,
+            history=history,
+            written=tuple(written),
+        )
         return cache, self.embed.logits(self._normed(x)).reshape(len(tokens), -1)
+
+    def resize_cache(self, cache: DecodeState, source_length: int, max_length: int) -> DecodeState:
+        """Give a state other sizes, as `Transformer.resize_cache`.
+
+        Args:
+            cache: The state.
+            source_length: S.
+            max_length: T.
+        """
+        old, count = cache.history.shape[1], len(cache.history) // len(cache.position)
+
+        def resize_places(values, axis: int, each: int = 1):
+            # The newest place comes last, so that the next to write is the first.
+            in_order = jnp.roll(values, -cache.place * each, axis)
+            return _resize_axis(in_order, max_length * each, axis, at_end=False)
+
+        if max_length != old:
+            cache = cache._replace(
+                place=jnp.zeros_like(cache.place),
+                history=resize_places(cache.history, 1),
+                written=tuple(
+                    (resize_places(keys, 3, count), resize_places(values, 2, count))
+                    for keys, values in cache.written
+                ),
+            )
+        if not self.cross:
+            return cache
+        return cache._replace(
+            memory=tuple(
+                (_resize_axis(keys, source_length, 3), _resize_axis(values, source_length, 2))
+                for keys, values in cache.memory
+            ),
+            memory_mask=_resize_axis(cache.memory_mask, source_length, 3),
+        )
 
     def _keys_values(self, layer, memory):
         return layer.cross_attention.keys_values(memory) if self.cross else None
@@ -345,8 +388,8 @@ class Transformer(DropoutModule):
     def decode_step(self, cache: DecodeState, tokens) -> tuple[DecodeState, jax.Array]:
         """Decode one token.
 
-        At most max_length steps, and max_positions where positions are learned: later ones would
-        overwrite the last.
+        Of more than max_length tokens a sentence sees the newest; positions that are learned end
+        with the last of the table.
 
         Args:
             cache: The state before.
@@ -357,6 +400,16 @@ class Transformer(DropoutModule):
         """
         return self.decoder.decode_step(cache, tokens)
 
+    def resize_cache(self, cache: DecodeState, source_length: int, max_length: int) -> DecodeState:
+        """Give a state other sizes; what is cut off must be padding, or tokens seen no more.
+
+        Args:
+            cache: The state.
+            source_length: S, of the source with padding.
+            max_length: T, the newest tokens of a sentence that are kept.
+        """
+        return self.decoder.resize_cache(cache, source_length, max_length)
+
 
 def _counted(config: ModelConfig, tokens):
     """Return what counts for the statistics of a batch norm; None where there is none."""
@@ -365,3 +418,14 @@ def _counted(config: ModelConfig, tokens):
 
 def _places(segments):
     return None if segments is None else segment_positions(segments)
+
+
+def _resize_axis(values: jax.Array, size: int, axis: int, at_end: bool = True) -> jax.Array:
+    """Append zeros to an axis, or cut it off, at its end or at its beginning."""
+    old = values.shape[axis]
+    if size <= old:
+        first = 0 if at_end else old - size
+        return jax.lax.slice_in_dim(values, first, first + size, axis=axis)
+    room = [(0, 0)] * values.ndim
+    room[axis] = (0, size - old) if at_end else (size - old, 0)
+    return jnp.pad(values, room)

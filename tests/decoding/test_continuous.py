@@ -1,0 +1,116 @@
+"""Sentences that come and go in one batch find what each finds alone."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer_jax import ModelConfig, Transformer, generate
+from transformer_jax.decoding import continuous
+from transformer_jax.decoding.continuous import ContinuousSearch
+from transformer_jax.decoding.options import Search
+
+CONFIG = ModelConfig(
+    vocab_size=23, d_model=16, d_ff=24, num_heads=2, num_layers=1, dropout=0.0,
+    tied_embeddings="none",
+)  # fmt: skip
+LENGTHS = [3, 90, *np.random.default_rng(0).integers(2, 40, 36).tolist(), 60, 1]
+# A model that is not trained ends late or never: limits make lengths.
+LIMITS = [length + extra for length, extra in zip(LENGTHS, [4, 12, 60, 30] * 10)]
+SEARCHES = {
+    "beam": Search(beam_size=3, n_best=2, extra_length=60),
+    "t2t": Search(beam_size=4, eos_rule="t2t", length_penalty="power", extra_length=60),
+    "greedy": Search(method="greedy", extra_length=60),
+    "sample": Search(method="sample", n_best=2, extra_length=60, seed=3),
+}
+
+
+def built(config):
+    model = Transformer(config)
+    tokens = jnp.ones((1, 1), jnp.int32)
+    params = jax.jit(model.init)(jax.random.key(3), tokens, tokens)["params"]
+    # Large enough that tokens and places matter.
+    return model, {"params": jax.tree.map(lambda x: x * 2 if x.ndim > 1 else x, params)}
+
+
+@functools.cache
+def alone(name, position_encoding="paper"):
+    """What `generate` finds for each sentence, all padded to one width."""
+    config = ModelConfig(**{**vars(CONFIG), "position_encoding": position_encoding})
+    model, variables = built(config)
+    sources = np.zeros((len(LENGTHS), max(LENGTHS) + 1), np.int32)
+    for row, ids in zip(sources, rows()):
+        row[: len(ids)] = ids
+    numbers = np.stack([np.arange(len(LENGTHS)), np.zeros(len(LENGTHS), int)], axis=1)
+    return generate(
+        model, variables["params"], jnp.asarray(sources), SEARCHES[name],
+        limits=jnp.asarray(LIMITS), sample_ids=jnp.asarray(numbers),
+    )  # fmt: skip
+
+
+def rows():
+    drawn = np.random.default_rng(1)
+    return [[*drawn.integers(4, 23, length).tolist(), 1] for length in LENGTHS]
+
+
+def together(name, batch_tokens, position_encoding="paper"):
+    config = ModelConfig(**{**vars(CONFIG), "position_encoding": position_encoding})
+    model, variables = built(config)
+    search = SEARCHES[name].with_options(batch_tokens=batch_tokens)
+    limit = config.max_positions if position_encoding == "learned" else 10**6
+    compiled = lambda function, arguments, gathered=None, donate=(): jax.jit(  # noqa: E731
+        function, donate_argnums=donate
+    )
+    found = ContinuousSearch(model, search, compiled, 1, limit)
+    numbers = np.stack([np.arange(len(LENGTHS)), np.zeros(len(LENGTHS), int)], axis=1)
+    return found, dict(found(variables, rows(), LIMITS, numbers))
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_tokens", "position_encoding"),
+    [
+        *((name, 1024, "paper") for name in SEARCHES),
+        ("greedy", 200, "learned"),
+    ],
+)
+def test_sentences_find_what_they_find_alone(name, batch_tokens, position_encoding):
+    expected = alone(name, position_encoding)
+    _, found = together(name, batch_tokens, position_encoding)
+    assert sorted(found) == list(range(len(LENGTHS)))
+    for i, one in found.items():
+        np.testing.assert_array_equal(one.lengths, expected.lengths[i])
+        for mine, theirs, length in zip(one.tokens, expected.tokens[i], one.lengths):
+            np.testing.assert_array_equal(mine[:length], theirs[:length])
+        np.testing.assert_allclose(one.scores, expected.scores[i], rtol=1e-4)
+    # The model is one whose targets depend on the sentence.
+    assert len({tuple(row[:8].tolist()) for row in expected.tokens[:, 0]}) > 30
+
+
+def test_batches_change_in_every_way(monkeypatch):
+    """Rows, widths and capacities grow and shrink, and rows are filled again, in what is compared."""
+    sizes, refilled = [], []
+    change, refill = ContinuousSearch._make_resize, ContinuousSearch._make_refill
+    monkeypatch.setattr(
+        ContinuousSearch, "_make_resize",
+        lambda self, old, new: sizes.append((old, new)) or change(self, old, new),
+    )  # fmt: skip
+    monkeypatch.setattr(
+        ContinuousSearch, "_make_refill",
+        lambda self, size: refilled.append(size) or refill(self, size),
+    )  # fmt: skip
+    search, _ = together("beam", 1024)
+    for field in ("rows", "capacity"):
+        signs = {np.sign(getattr(new, field) - getattr(old, field)) for old, new in sizes}
+        assert {-1, 1} <= signs, field
+    assert any(new.width < old.width for old, new in sizes)
+    assert refilled and any(size.refill < size.rows for size in refilled)
+    # A program for each size that occurs, not for each batch.
+    assert search.program_count <= 40
+
+
+def test_rounding():
+    assert [continuous._round_up(n) for n in (1, 16, 17, 48, 49, 65, 97, 129, 1000)] == [
+        16, 16, 32, 48, 64, 96, 128, 192, 1024,
+    ]  # fmt: skip

@@ -1,0 +1,339 @@
+"""A search of many sentences in which one that is finished makes room for the next.
+
+A batch has as many rows from its beginning to its end (continuous batching), so that no sentence
+waits for the longest and few shapes are compiled. What is found is what `generate` finds.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from transformer_jax.data.vocabulary import PAD_ID
+from transformer_jax.decoding.beam import BeamResult
+from transformer_jax.decoding.generate import make_program
+from transformer_jax.decoding.options import Search
+from transformer_jax.decoding.program import SearchProgram
+
+__all__ = ["ContinuousSearch"]
+
+# Tokens for which a cache has room at least beyond the longest source, when it is made.
+SPARE = 8
+
+
+class _Size(NamedTuple):
+    """Sizes for which a batch is compiled: sentences on a device, S, and tokens of a cache."""
+
+    rows: int
+    width: int
+    capacity: int
+
+    @property
+    def refill(self) -> int:
+        """Sentences that begin together once as many rows are free."""
+        return self.rows if self.rows <= 8 else self.rows // 4
+
+
+class _Waiting:
+    """The sentences of one call that have not begun, the longest first."""
+
+    def __init__(self, sources, limits, sample_ids: np.ndarray):
+        self._sources, self._limits, self._sample_ids = sources, limits, sample_ids
+        self._order = sorted(range(len(sources)), key=lambda i: -len(sources[i]))
+        self._begun = 0
+
+    def __len__(self) -> int:
+        return len(self._order) - self._begun
+
+    def longest(self) -> int:
+        """Tokens of the next source; 0 where none is left."""
+        return len(self._sources[self._order[self._begun]]) if self else 0
+
+    def enter(self, held: np.ndarray, free: np.ndarray, width: int):
+        """Give the next sentences free rows.
+
+        Args:
+            held: The sentence of each row, [devices, rows], which is changed.
+            free: Rows that are free, [devices, n], -1 none; those left over become -1.
+            width: Tokens of a source, padding included.
+
+        Returns:
+            source [devices * n, width], limits and sample_ids of these rows.
+        """
+        devices, count = free.shape
+        source = np.full((devices, count, width), PAD_ID, np.int32)
+        limits = np.zeros((devices, count), np.int32)
+        sample_ids = np.zeros((devices, count, 2), np.int32)
+        # Devices take turns, so that all have as many sentences of a length.
+        for column, device in np.ndindex(count, devices):
+            if self and free[device, column] >= 0:
+                i = self._order[self._begun]
+                self._begun += 1
+                held[device, free[device, column]] = i
+                source[device, column, : len(self._sources[i])] = self._sources[i]
+                limits[device, column] = self._limits[i]
+                sample_ids[device, column] = self._sample_ids[i]
+            else:
+                free[device, column] = -1
+        return source.reshape(-1, width), limits.reshape(-1), sample_ids.reshape(-1, 2)
+
+
+class ContinuousSearch:
+    """A search with a model, whose batches have rows on as many devices.
+
+    `program_count` is the number of programs compiled so far.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        search: Search,
+        compiled: Callable[..., Any],
+        devices: int,
+        model_limit: int,
+    ):
+        """Make the search.
+
+        Args:
+            model: A Flax module with `init_cache`, `decode_step` and `resize_cache`.
+            search: The search and its options.
+            compiled: compiled(function, arguments) compiles a function of variables and of arrays
+                with a row for each sentence, in which no device needs another's.
+            devices: Number of devices that share the sentences.
+            model_limit: Most tokens of a source, padding included, that the model can read.
+        """
+        self._model, self._search, self._devices = model, search, devices
+        self._compiled, self._model_limit = compiled, model_limit
+        self.program_count = 0
+        self._begin, self._refill, self._extend, self._resize = map(
+            functools.cache,
+            (self._make_begin, self._make_refill, self._make_extend, self._make_resize),
+        )
+
+    def __call__(
+        self,
+        variables: Any,
+        sources: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        sample_ids: np.ndarray,
+    ) -> Iterator[tuple[int, BeamResult]]:
+        """Search a target for each source, the longest sources first.
+
+        Args:
+            variables: The model's parameters and collections.
+            sources: Token ids of each source, as the model reads them.
+            limits: Most tokens of each target, EOS included.
+            sample_ids: [n, 2], as for `generate`.
+
+        Yields:
+            The index of a source, and its hypotheses as NumPy arrays without the batch's axis.
+        """
+        waiting = _Waiting(sources, limits, sample_ids)
+        if not waiting:
+            return
+        devices = self._devices
+        size = self._size(waiting.longest(), len(waiting))
+        held = np.full((devices, size.rows), -1)  # the sentence of each row
+        free = np.tile(np.arange(size.rows), (devices, 1))
+        state, rows = self._begin(size)(variables, *waiting.enter(held, free, size.width))
+        while True:
+            alive = (held >= 0).sum(axis=1)
+            # Every device goes on until one more of its sentences is finished.
+            floor = np.clip(alive - 1, 0, self._floor(size, waiting)).astype(np.int32)
+            state, found = self._extend(size)(variables, state, rows, floor)
+            unfinished, positions, result = jax.device_get(found)
+            is_unfinished = unfinished.reshape(devices, -1)
+            for device, row in np.argwhere((held >= 0) & ~is_unfinished):
+                at = device * size.rows + row
+                yield int(held[device, row]), BeamResult(*(field[at] for field in result))
+            held = np.where(is_unfinished, held, -1)
+            if not waiting and not (held >= 0).any():
+                return
+            position = int(np.where(is_unfinished, positions.reshape(devices, -1), 0).max())
+            longest = max((len(sources[i]) for i in held[held >= 0]), default=0)
+            new = self._next_size(size, held, position, longest, waiting)
+            if new != size:
+                kept = np.argsort(held < 0, axis=1, kind="stable")[:, : new.rows]
+                held = np.take_along_axis(held, kept, axis=1)
+                # Rows that are added repeat the last one, which is free.
+                added = ((0, 0), (0, max(new.rows - size.rows, 0)))
+                kept, held = np.pad(kept, added, "edge"), np.pad(held, added, "edge")
+                change = self._resize(size, new)
+                state, rows = change(variables, state, rows, kept.astype(np.int32).reshape(-1))
+                size = new
+            while waiting and self._may_enter(waiting.longest(), size.width):
+                is_free = held < 0
+                if is_free.sum(axis=1).min() < min(size.refill, -(-len(waiting) // devices)):
+                    break
+                free = np.argsort(held >= 0, axis=1, kind="stable")[:, : size.refill]
+                free = np.where(np.take_along_axis(is_free, free, axis=1), free, -1)
+                arrays = waiting.enter(held, free, size.width)
+                state, rows = self._refill(size)(
+                    variables, state, rows, *arrays, free.astype(np.int32).reshape(-1)
+                )
+
+    def _size(self, longest: int, sentences: int) -> _Size:
+        """The size for so many sentences, of which the longest has so many tokens."""
+        width = self._width(longest)
+        most = max(self._search.batch_tokens // (width * self._search.rows), 1)
+        rows = min(_power_of_two(-(-sentences // self._devices)), 1 << (most.bit_length() - 1))
+        return _Size(rows, width, _round_up(longest + SPARE))
+
+    def _width(self, length: int) -> int:
+        return min(_round_up(length), self._model_limit)
+
+    def _may_enter(self, length: int, width: int) -> bool:
+        """Whether a source may join a batch, or is so short that most of its row would be padding."""
+        return 2 * self._width(length) >= width
+
+    def _floor(self, size: _Size, waiting: _Waiting) -> int:
+        """Sentences on a device at which a batch stops, to take others or to become smaller."""
+        if waiting and self._may_enter(waiting.longest(), size.width):
+            return size.rows - min(size.refill, -(-len(waiting) // self._devices))
+        return size.rows // 4
+
+    def _next_size(
+        self, size: _Size, held: np.ndarray, position: int, longest: int, waiting: _Waiting
+    ) -> _Size:
+        """The size with which to go on.
+
+        Args:
+            size: The size until now.
+            held: The sentence of each row, [devices, rows], -1 none.
+            position: Most tokens of a target that is not finished.
+            longest: Most tokens of its source; 0 where all are finished.
+            waiting: The sentences that have not begun.
+        """
+        alive = int((held >= 0).sum(axis=1).max())
+        rows = size.rows
+        if waiting and self._may_enter(waiting.longest(), self._width(longest)):
+            new = self._size(max(longest, waiting.longest()), alive * self._devices + len(waiting))
+            if alive < rows:
+                rows = max(rows, new.rows)
+        else:
+            new = self._size(longest, alive * self._devices)
+            if 4 * alive <= rows:
+                rows = new.rows
+        width, capacity = min(size.width, new.width), size.capacity
+        if position >= capacity:
+            capacity = _round_up(position + 1)
+        elif width < size.width:  # A cache is copied to become smaller: not for itself alone.
+            capacity = min(capacity, max(new.capacity, _round_up(position + SPARE)))
+        return _Size(rows, width, capacity)
+
+    def _program(self, size: _Size, variables, cache, rows) -> SearchProgram:
+        max_length = size.width + self._search.extra_length
+        return make_program(self._model, variables, self._search, cache, *rows, max_length)
+
+    def _init_cache(self, variables, source, capacity):
+        rows = self._search.rows
+        return self._model.apply(variables, source, rows, capacity, method="init_cache")
+
+    def _jit(self, function, arguments: int, **options):
+        self.program_count += 1
+        return self._compiled(function, arguments, **options)
+
+    def _make_begin(self, size: _Size):
+        def begin(variables, source, limits, sample_ids):
+            rows = limits, sample_ids
+            cache = self._init_cache(variables, source, size.capacity)
+            return _with_rows(self._program(size, variables, cache, rows).start(cache)), rows
+
+        return self._jit(begin, 4, gathered=False)
+
+    def _make_refill(self, size: _Size):
+        def refill(variables, state, rows, source, limits, sample_ids, places):
+            """Sentences begin in the rows at `places`; -1 is no row."""
+            new_rows = limits, sample_ids
+            cache = self._init_cache(variables, source, size.capacity)
+            new = self._program(size, variables, cache, new_rows).start(cache)
+            places = jnp.where(places < 0, size.rows, places)
+
+            def put(old, new):
+                if new.ndim == 0:
+                    return old
+                grouped = old.reshape(size.rows, -1, *old.shape[1:])
+                entries = new.reshape(len(places), -1, *new.shape[1:])
+                return grouped.at[places].set(entries, mode="drop").reshape(old.shape)
+
+            state = jax.tree.map(put, _without_rows(state, new), new)
+            return _with_rows(state), jax.tree.map(put, rows, new_rows)
+
+        return self._jit(refill, 7, donate=1, gathered=False)
+
+    def _make_extend(self, size: _Size):
+        def extend(variables, state, rows, floor):
+            """Extend a state until `floor` sentences are unfinished, or the cache is full."""
+            state = self._without_rows(variables, state)
+            program = self._program(size, variables, state.cache, rows)
+
+            def by_sentence(values):
+                return values.reshape(size.rows, -1)
+
+            def unfinished(state):
+                return jnp.any(by_sentence(program.is_unfinished(state)), axis=1)
+
+            def positions(state):
+                return by_sentence(state.position)[:, 0]
+
+            def is_running(state):
+                running = unfinished(state)
+                is_full = jnp.any(running & (positions(state) >= size.capacity))
+                return (jnp.sum(running) > floor[0]) & ~is_full
+
+            state = jax.lax.while_loop(is_running, program.extend, state)
+            found = unfinished(state), positions(state), tuple(program.result(state))
+            return _with_rows(state), found
+
+        return self._jit(extend, 4, donate=1, gathered=(False, True))
+
+    def _make_resize(self, old: _Size, new: _Size):
+        def resize(variables, state, rows, places):
+            """Keep the rows at `places`, in a batch of another size."""
+
+            def chosen(leaf):
+                if leaf.ndim == 0:
+                    return leaf
+                grouped = leaf.reshape(old.rows, -1, *leaf.shape[1:])[places]
+                return grouped.reshape(-1, *leaf.shape[1:])
+
+            state = jax.tree.map(chosen, self._without_rows(variables, state))
+            rows = jax.tree.map(chosen, rows)
+            cache = self._model.apply(
+                variables, state.cache, new.width, new.capacity, method="resize_cache"
+            )
+            state = self._program(new, variables, cache, rows).resize(state._replace(cache=cache))
+            return _with_rows(state), rows
+
+        return self._jit(resize, 4, gathered=False)
+
+    def _without_rows(self, variables, state):
+        """Undo `_with_rows` of a state."""
+        source = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+        cache = jax.eval_shape(lambda v, s: self._init_cache(v, s, 1), variables, source)
+        return state._replace(cache=_without_rows(state.cache, cache))
+
+
+def _with_rows(state):
+    """Scalars as arrays of one row, since each device has its own."""
+    return jax.tree.map(lambda leaf: leaf[None] if leaf.ndim == 0 else leaf, state)
+
+
+def _without_rows(state, like):
+    """Undo `_with_rows`; `like` has the scalars where they are."""
+    return jax.tree.map(lambda leaf, other: leaf if other.ndim else leaf[0], state, like)
+
+
+def _power_of_two(count: int) -> int:
+    """The smallest power of two that is not below `count`."""
+    return 1 << (max(count, 1) - 1).bit_length()
+
+
+def _round_up(tokens: int) -> int:
+    """The next of few numbers: 16, 32, 48, 64, 96, 128, 192, 256 and so on."""
+    step = max(16, _power_of_two(tokens) // 4)
+    return -(-tokens // step) * step
