@@ -89,7 +89,7 @@ def test_sentences_find_what_they_find_alone(name, batch_tokens, position_encodi
 
 
 def test_batches_change_in_every_way(monkeypatch):
-    """Rows, widths and capacities grow and shrink, and rows are filled again, in what is compared."""
+    """What is compared above has batches that grow, shrink and are filled again."""
     sizes, refilled = [], []
     change, refill = ContinuousSearch._make_resize, ContinuousSearch._make_refill
     monkeypatch.setattr(

@@ -61,8 +61,8 @@ def length_divisor(length, kind: LengthPenalty, alpha: float):
 class _Beam(NamedTuple):
     """W hypotheses of each sentence that are still alive, and the W best that are finished.
 
-    position [B], parents (of a sentence) and last_tokens [B, W], tokens [B, W, T], log_probs [B, W],
-    open_slots [B].
+    position [B], parents (of a sentence) and last_tokens [B, W], tokens [B, W, T], log_probs
+    [B, W], open_slots [B].
     """
 
     position: jax.Array

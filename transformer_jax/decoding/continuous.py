@@ -109,10 +109,10 @@ class ContinuousSearch:
         self._model, self._search, self._devices = model, search, devices
         self._compiled, self._model_limit = compiled, model_limit
         self.program_count = 0
-        self._begin, self._refill, self._extend, self._resize = map(
-            functools.cache,
-            (self._make_begin, self._make_refill, self._make_extend, self._make_resize),
-        )
+        self._begin = functools.cache(self._make_begin)
+        self._refill = functools.cache(self._make_refill)
+        self._extend = functools.cache(self._make_extend)
+        self._resize = functools.cache(self._make_resize)
 
     def __call__(
         self,
@@ -187,7 +187,7 @@ class ContinuousSearch:
         return min(_round_up(length), self._model_limit)
 
     def _may_enter(self, length: int, width: int) -> bool:
-        """Whether a source may join a batch, or is so short that most of its row would be padding."""
+        """Whether a source may join a batch: not if most of its row would be padding."""
         return 2 * self._width(length) >= width
 
     def _floor(self, size: _Size, waiting: _Waiting) -> int:
@@ -227,7 +227,10 @@ class ContinuousSearch:
 
     def _program(self, size: _Size, variables, cache, rows) -> SearchProgram:
         max_length = size.width + self._search.extra_length
-        return make_program(self._model, variables, self._search, cache, *rows, max_length)
+        limits, sample_ids = rows
+        return make_program(
+            self._model, variables, self._search, cache, limits, sample_ids, max_length
+        )
 
     def _init_cache(self, variables, source, capacity):
         rows = self._search.rows

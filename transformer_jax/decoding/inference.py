@@ -105,17 +105,18 @@ class BatchDecoder:
 
         Outputs that are `gathered` are whole everywhere, so that every process can read them.
         """
-        if self._mesh is None:
+        mesh = self._mesh
+        if mesh is None:
             return jax.jit(function, donate_argnums=donate)
-        rows = P(self._mesh.axis_names)
+        rows = P(mesh.axis_names)
         spread = jax.shard_map(
             function,
-            mesh=self._mesh,
+            mesh=mesh,
             in_specs=(P(), *[rows] * (arguments - 1)),
             out_specs=rows,
             check_vma=False,
         )
-        out = jax.tree.map(lambda g: NamedSharding(self._mesh, P() if g else rows), gathered)
+        out = jax.tree.map(lambda g: NamedSharding(mesh, P() if g else rows), gathered)
         return jax.jit(spread, out_shardings=out, donate_argnums=donate)
 
     def translate(

@@ -275,13 +275,15 @@ class Decoder(DropoutModule):
                     for keys, values in cache.written
                 ),
             )
-        if not self.cross:
+        if cache.memory_mask is None:
             return cache
+
+        def resize_memory(keys_values):
+            keys, values = keys_values
+            return _resize_axis(keys, source_length, 3), _resize_axis(values, source_length, 2)
+
         return cache._replace(
-            memory=tuple(
-                (_resize_axis(keys, source_length, 3), _resize_axis(values, source_length, 2))
-                for keys, values in cache.memory
-            ),
+            memory=tuple(map(resize_memory, cache.memory)),
             memory_mask=_resize_axis(cache.memory_mask, source_length, 3),
         )
 
