@@ -14,10 +14,13 @@ from tests.small_job import ENVIRONMENT, configuration, read_jsonl
 from transformer_jax import Translator, __version__
 from transformer_jax.cli import main
 from transformer_jax.data.corpus import CorpusError
+from transformer_jax.data.datasets import load_dataset
 from transformer_jax.data.preparation import cache_folder
 from transformer_jax.devices.signals import deferred_signals
+from transformer_jax.run.inspect import describe_run
 from transformer_jax.run.train import train
 from transformer_jax.training.metrics import MetricsWriter
+from transformer_jax.visualization.schedule import rates
 
 # What importing every module leaves behind, but for what NumPy and requests set up for themselves.
 IMPORTS = """
@@ -63,8 +66,11 @@ def test_version_is_printed(capsys):
     "platform",
     [pytest.param("cuda", marks=pytest.mark.skipif("jax.default_backend() != 'cpu'")), "abacus"],
 )
-def test_device_not_available_is_reported(uninterrupted_run, platform):
-    arguments = ["translate", "--run-dir", str(uninterrupted_run[2].folder)]
+@pytest.mark.parametrize("command", ["translate", "inspect", "schedule"])
+def test_device_not_available_is_reported(uninterrupted_run, command, platform):
+    arguments = [command, "--run-dir", str(uninterrupted_run[2].folder)]
+    if command == "schedule":
+        arguments = [command]
     done = run(["-m", "transformer_jax"], *arguments, JAX_PLATFORMS=platform)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
@@ -82,6 +88,19 @@ def test_home_folder_is_not_needed(monkeypatch):
     with pytest.raises(CorpusError, match=r"no home folder .* --cache-dir or \$TRANSFORMER_JAX"):
         cache_folder(None)
     assert cache_folder("/given") == Path("/given")
+
+
+def test_dataset_is_prepared_by_a_user_without_a_name(monkeypatch, tmp_path):
+    def getpwuid(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr("pwd.getpwuid", getpwuid)
+    (tmp_path / "text").mkdir()
+    for split in ("train", "validation"):
+        (tmp_path / "text" / f"{split}.en").write_text("a b\n")
+        (tmp_path / "text" / f"{split}.de").write_text("c d\n")
+    found = load_dataset("text", "en-de", str(tmp_path / "text"), tmp_path / "cache")
+    assert list(found["train"]) == [("a b", "c d")]
 
 
 def test_terminal_loss_stops_a_job_like_sigterm():
@@ -144,3 +163,5 @@ def test_jax_strict_settings_end_no_job(uninterrupted_run, tmp_path):
         assert translator.translate(["w1 w2"]) == expected
         assert translator.score(["w1"], ["W1"])[0] < 0
         assert translator.attention("w1", "W1").cross.ndim == 4
+        assert "averaged/24: intact" in describe_run(uninterrupted_run[2].folder)
+        assert rates(config)[-1][0] == 2

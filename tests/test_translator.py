@@ -70,3 +70,35 @@ def test_attention_with_learned_positions(caplog):
         translator.attention("a b a b a", "b")
     assert np.isnan(translator.score(["a"], ["a b a b a"], first=8)).all()
     assert "line 9 has 6 tokens with EOS, more than the 5 that can be read at once" in caplog.text
+
+
+@pytest.mark.parametrize("lines", [["a", b"b"], ["a", None], ["a", 3.0]])
+def test_lines_are_strings(translator, lines):
+    kind = type(lines[1]).__name__
+    with pytest.raises(TypeError, match=f"lines must be str, but number 2 is {kind}"):
+        translator.translate(lines)
+    with pytest.raises(TypeError, match=f"targets must be str, but number 2 is {kind}"):
+        translator.score(["a", "b"], lines)
+    with pytest.raises(TypeError, match="sources is one string: give a list of lines"):
+        translator.score("a b", ["a b"])
+
+
+def test_pairs_are_any_iterable(translator):
+    wanted = translator.score(["a b", "c"], ["d", "a"])
+    assert translator.score(iter(["a b", "c"]), (line for line in ["d", "a"])) == wanted
+    found = translator.evaluate(iter(["a b", "c"]), iter(["d", "a"]), method="greedy")
+    assert len(found.translations) == 2
+    with pytest.raises(UserError, match="there are no sources to translate and score"):
+        translator.evaluate([], [])
+
+
+def test_blank_lines_score_as_empty_ones(translator):
+    blank = ["", " ", "\u00a0", "\u200b", "\u3000"]
+    assert len(set(translator.score(blank, ["a"] * 5))) == 1
+    assert len(set(translator.score(["a"] * 5, blank))) == 1
+
+
+def test_blank_lines_are_counted_as_they_are_evaluated(translator):
+    counts: list[int] = []
+    translator.evaluate(["a", "", " ", "b c"], list("abcd"), on_progress=counts.append)
+    assert sum(counts) == 4

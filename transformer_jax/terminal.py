@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 
 from transformer_jax.devices.signals import Interrupted
@@ -52,11 +51,11 @@ def command_errors() -> Iterator[None]:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"transformer-jax: {where}{error.strerror or error}")
     except Exception as error:
-        if traceback.extract_tb(error.__traceback__)[-1].filename.endswith("xla_bridge.py"):
+        if (missing := _missing_device()) is not None:
             sys.exit(
                 "transformer-jax: JAX finds no device: JAX_PLATFORMS is "
                 f"{os.environ.get('JAX_PLATFORMS', '')!r}; unset it, or name an available one, "
-                "such as cpu" + "".join(f" ({line:.200})" for line in str(error).splitlines()[:1])
+                "such as cpu" + "".join(f" ({line:.200})" for line in missing.splitlines()[:1])
             )
         if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
             raise
@@ -70,6 +69,17 @@ def command_errors() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _missing_device() -> str | None:
+    """What JAX says where it finds no device, in whose absence anything else may have failed."""
+    if "jax" not in sys.modules:
+        return None
+    try:
+        sys.modules["jax"].devices()
+    except (AssertionError, RuntimeError) as error:  # the first, where a plugin is missing
+        return str(error)
+    return None
 
 
 def run_program(main: Callable[[], None]) -> None:

@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, get_args
+from typing import Any, BinaryIO
 
 import jax
 import numpy as np
@@ -13,8 +13,8 @@ from flax import linen as nn
 
 from transformer_jax.config.languages import check_language
 from transformer_jax.data.corpus import LineStatistics
-from transformer_jax.data.splitting import LineSplitter, Splitting
-from transformer_jax.data.text import chunks, decode_lines, is_blank
+from transformer_jax.data.splitting import LineSplitter, Splitting, check_splitting
+from transformer_jax.data.text import chunks, decode_lines, is_blank, list_lines
 from transformer_jax.data.vocabulary import Vocabularies, Vocabulary
 from transformer_jax.decoding.inference import BATCH_TOKENS, BatchDecoder
 from transformer_jax.decoding.options import Search
@@ -191,14 +191,8 @@ class Translator:
         Returns:
             n_best translations of each line, best first; none of an empty line.
         """
-        if isinstance(lines, str | bytes):
-            raise TypeError("lines is one string: give a list of lines")
-        if split_sentences not in get_args(Splitting):
-            raise UserError(
-                f"split_sentences {split_sentences!r} is not one of "
-                f"{', '.join(get_args(Splitting))}"
-            )
-        lines = list(lines)
+        lines = list_lines("lines", lines)
+        check_splitting(split_sentences)
         search = (search or Search()).with_options(**options)
         pieces: list[list[int]] = []
         numbers: list[int] = []
@@ -314,7 +308,7 @@ class Translator:
             yield from self.score(sources, targets, first)
             first += len(pairs)
 
-    def score(self, sources: Sequence[str], targets: Sequence[str], first: int = 0) -> list[float]:
+    def score(self, sources: Iterable[str], targets: Iterable[str], first: int = 0) -> list[float]:
         """Compute the log-probability of each target given its source, teacher-forced.
 
         Args:
@@ -331,8 +325,8 @@ class Translator:
 
     def evaluate(
         self,
-        sources: Sequence[str],
-        references: Sequence[str],
+        sources: Iterable[str],
+        references: Iterable[str],
         search: Search | None = None,
         *,
         language: str | None = None,
@@ -357,13 +351,18 @@ class Translator:
         language = self.languages[1] if language is None else language
         if language is not None:
             check_language(language)
+        sources, references = list_lines("sources", sources), list_lines("references", references)
+        if not sources:
+            raise UserError("there are no sources to translate and score")
+        if on_progress is not None:
+            on_progress(sum(map(is_blank, sources)))
         perplexity = self.perplexity(sources, references)  # first, for what it warns of
         with self._inference.reporting(on_progress):
             translations = self.translate(sources, search, split_sentences="never", **options)
         scores = self.task.scores(translations, references, self.vocabularies.target, language)
         return Evaluation(self.checkpoint, perplexity, scores, translations)
 
-    def perplexity(self, sources: Sequence[str], targets: Sequence[str]) -> float:
+    def perplexity(self, sources: Iterable[str], targets: Iterable[str]) -> float:
         """Compute exp of the mean negative log-likelihood per target token, EOS included.
 
         Pairs that are too long to be read at once are left out.
@@ -379,6 +378,11 @@ class Translator:
     @usual_settings()
     def _token_log_probs(self, sources, targets, first=0):
         """Compute log-probabilities of target tokens, EOS last; none for a pair too long."""
+        # A line of blanks is an empty one, as for a translation.
+        sources, targets = (
+            ["" if is_blank(line) else line for line in list_lines(name, lines)]
+            for name, lines in (("sources", sources), ("targets", targets))
+        )
         if len(sources) != len(targets):
             raise UserError(f"{len(sources)} sources but {len(targets)} targets")
         sides = zip(self.vocabularies, (sources, targets))

@@ -103,6 +103,14 @@ CASES = {
         text("other text\n" * 400, "x\n" * 400), [*GO_ON, "--train", "src", "tgt"],
         "run was prepared from another text than {here}/src holds now",
     ),
+    "text that does not exist": (
+        no_setup, [*GO_ON, "--train", "nope", "tgt"],
+        "nope is no file, and run was begun with another name of its text: give a file that",
+    ),
+    "a path with a backslash": (
+        lambda: Path("run").rename("r\\n"), ["translate", "--run-dir", "r\\n"],
+        "holds '\\\\', and no checkpoint can be read back from such a path: choose another",
+    ),
     "another vocabulary": (
         no_setup, [*GO_ON, "--vocabulary", "bpe"],
         "run was started with data.vocabulary = 'whitespace' and cannot be resumed with 'bpe'",
@@ -121,7 +129,8 @@ CASES = {
         "src and tgt hold no lines to evaluate on",
     ),
     "input that is not there": (
-        no_setup, ["translate", "--run-dir", "run", "--input", "none"], "none: No such file",
+        no_setup, ["translate", "--run-dir", "run", "--input", "none"],
+        "--input none does not exist: give a file of lines",
     ),
     "output onto the input": (
         lambda: write("in", "w1\n"),

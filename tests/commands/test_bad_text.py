@@ -35,7 +35,7 @@ CASES = {
     "empty lines only": (text("\n\n", "\n\n"), TRAIN, "no pair of lines with text on both sides"),
     "every line too long": (
         text("a b c d\n" * 9, "a\n" * 9), [*TRAIN, "--max-length", "4"],
-        "no sentence pair is left: 0 have an empty side, 9 exceed max_length 4",
+        ": no sentence pair is left: 0 have an empty side, 9 exceed max_length 4: give other text",
     ),
     "vocabulary larger than the text allows": (
         text("one two three\n" * 9, "eins zwei drei\n" * 9), [*TRAIN, "--vocabulary", "bpe"],

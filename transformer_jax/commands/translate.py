@@ -15,6 +15,7 @@ from transformer_jax.commands.output import (
     standard_stream,
 )
 from transformer_jax.decoding.options import Search
+from transformer_jax.errors import UserError
 
 __all__ = ["TranslateCommand"]
 
@@ -52,6 +53,8 @@ class TranslateCommand:
         if self.output is not None:
             check_output(self.output, *([] if self.input is None else [self.input]))
             check_writable(self.output)
+        if self.input is not None and not self.input.exists():
+            raise UserError(f"--input {self.input} does not exist: give a file of lines")
         translator = Translator.load(self.run_dir, self.checkpoint)
         log.info("translating with %s, %s", self.run_dir, translator.checkpoint)
         source: BinaryIO

@@ -78,9 +78,16 @@ def is_direction(direction: str) -> bool:
     """
     >>> is_direction("en-de"), is_direction("en-eng"), is_direction("german")
     (True, False, False)
+
+    Cantonese and Wu share the rules of Chinese, and are languages beside it.
+    >>> is_direction("zh-yue"), is_direction("zh-cmn")
+    (True, False)
     """
     found = re.fullmatch(r"([a-z]{2,3})-([a-z]{2,3})", direction)
-    return found is not None and short_code(found[1]) != short_code(found[2])
+    if found is None:
+        return False
+    one, other = (code if code in ("wuu", "yue") else short_code(code) for code in found.groups())
+    return one != other
 
 
 def languages_of(direction: str) -> tuple[str, str]:

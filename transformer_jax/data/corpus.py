@@ -247,8 +247,9 @@ def write_corpus(
                     side_ends.append((side_ends[-1] if side_ends else 0) + len(ids))
         if not ends[0]:
             raise CorpusError(
-                f"no sentence pair is left: {filtered_pairs['empty']} have an empty side, "
-                f"{filtered_pairs['too_long']} exceed max_length {max_length}"
+                f"{pairs}: no sentence pair is left: {filtered_pairs['empty']} have an empty side, "
+                f"{filtered_pairs['too_long']} exceed max_length {max_length}: give other text, or "
+                "raise max_length"
             )
         sides = []
         for name, path, side_ends in zip(_SIDES, raw, ends):

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import io
 import logging
+import pwd
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -167,11 +168,30 @@ def _builder(
     return wmt.BUILDERS[name](config="-".join(fitting[0]), data_dir=root)
 
 
+@contextlib.contextmanager
+def _nameless_users() -> Iterator[None]:
+    """Let etils ask for the owner of a file where that user has no name, as in a container."""
+    named = pwd.getpwuid
+
+    def getpwuid(uid):
+        try:
+            return named(uid)
+        except KeyError:
+            return pwd.struct_passwd((str(uid), "", uid, uid, "", "/", ""))
+
+    pwd.getpwuid = getpwuid
+    try:
+        yield
+    finally:
+        pwd.getpwuid = named
+
+
 def _prepare(builder: tfds.core.DatasetBuilder, data_dir: str | None) -> None:
     options = {}
     with contextlib.ExitStack() as stack:
         # It prints to standard output, which belongs to results.
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        stack.enter_context(_nameless_users())
         if not sys.stderr.isatty():
             tfds.disable_progress_bar()
         try:

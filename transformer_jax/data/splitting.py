@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from transformer_jax.data.corpus import LineStatistics
 from transformer_jax.data.pairing import Pairing
@@ -11,9 +11,17 @@ from transformer_jax.data.text import is_blank
 from transformer_jax.data.vocabulary import Vocabulary, WhitespaceVocabulary
 from transformer_jax.errors import UserError
 
-__all__ = ["LineSplitter", "Splitting"]
+__all__ = ["LineSplitter", "Splitting", "check_splitting"]
 
 Splitting = Literal["auto", "always", "never"]
+
+
+def check_splitting(how: str) -> None:
+    """Raise UserError for what is no way of splitting lines."""
+    if how not in get_args(Splitting):
+        raise UserError(f"split_sentences {how!r} is not one of {', '.join(get_args(Splitting))}")
+
+
 log = logging.getLogger(__name__)
 
 

@@ -6,7 +6,7 @@ import os
 import stat
 import unicodedata
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol, TypeVar
 
@@ -21,6 +21,7 @@ __all__ = [
     "decode_lines",
     "digest",
     "is_blank",
+    "list_lines",
     "read_lines",
     "read_pairs",
     "read_tsv",
@@ -84,6 +85,25 @@ def is_blank(line: str) -> bool:
     return all(
         character.isspace() or unicodedata.category(character) in ("Cc", "Cf") for character in line
     )
+
+
+def list_lines(name: str, lines: Iterable[str]) -> list[str]:
+    """List any iterable of lines.
+
+    Args:
+        name: What errors call it.
+        lines: Lines of text.
+
+    Raises:
+        TypeError: It is one string, or holds something else than strings.
+    """
+    if isinstance(lines, str | bytes):
+        raise TypeError(f"{name} is one string: give a list of lines")
+    found = list(lines)
+    for number, line in enumerate(found, 1):
+        if not isinstance(line, str):
+            raise TypeError(f"{name} must be str, but number {number} is {type(line).__name__}")
+    return found
 
 
 def read_lines(path: str | os.PathLike) -> Iterator[str]:

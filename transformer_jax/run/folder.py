@@ -115,6 +115,8 @@ class Run:
         path = folder / CONFIG
         if not path.is_file():
             raise RunError(f"{folder} is not a run folder: it has no config.json")
+        if "\\" in str(folder.absolute()):  # its checkpoints would seem to be damaged
+            check_store(folder)
         try:
             tree = json.loads(path.read_text(encoding="utf-8"))
             tree = upgrade_run(tree)

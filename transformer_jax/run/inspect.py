@@ -9,6 +9,7 @@ import jax
 
 from transformer_jax.config import RunConfig
 from transformer_jax.devices.layout import single_device_template
+from transformer_jax.devices.settings import usual_settings
 from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint
 from transformer_jax.run.folder import Run
 from transformer_jax.run.items import prediction_items, state_to_items
@@ -19,6 +20,7 @@ from transformer_jax.training.patience import has_ended
 __all__ = ["compare_runs", "describe_run"]
 
 
+@usual_settings()
 def describe_run(folder: Path) -> str:
     """Describe configuration, parameters and checkpoints of a run, reading each checkpoint."""
     run = Run.open(folder)
@@ -28,6 +30,7 @@ def describe_run(folder: Path) -> str:
     return "\n".join(lines)
 
 
+@usual_settings()
 def compare_runs(folder: Path, other: Path) -> str:
     """List the fields and parameters by which two runs differ, one per line."""
     runs = [Run.open(path) for path in (folder, other)]

@@ -66,7 +66,7 @@ def _save_and_restore(run: Run, state: TrainState) -> str:
         ) from None
     finally:
         probe.close()
-    run_on_first(remove)
+        run_on_first(remove)
     return "a checkpoint is saved and read back"
 
 

@@ -110,6 +110,14 @@ def _new_direction(run: Run, config: RunConfig) -> str | None:
     return new if old is not None and is_direction(old) and new != old else None
 
 
+def _lost_file(old: DataConfig, new: DataConfig) -> str | None:
+    """A text file that is named anew and does not exist; one of the same name may be gone."""
+    for before, paths in ((old.train, new.train), (old.validation, new.validation)):
+        if paths is not None and paths != before:
+            return next((path for path in paths if not Path(path).is_file()), None)
+    return None
+
+
 def _never_saved(run: Run, config: RunConfig) -> bool:
     """Whether a run has no checkpoint, here or where it would be resumed: it may still change.
 
@@ -149,6 +157,11 @@ def _resume_run(config: RunConfig, run: Run, fit_memory: bool) -> Run:
             given,
             target_vocab_size=len(given.target),
             pairing=run.task.pairing,
+        )
+    elif lost := _lost_file(run.config.data, data):
+        raise RunError(
+            f"{lost} is no file, and {folder} was begun with another name of its text: give a file "
+            "that exists, or none to go on with the prepared text"
         )
     elif manifest is not None and (changed := manifest.changed_file(data)):
         raise RunError(

@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from transformer_jax.config import RunConfig
+from transformer_jax.devices.settings import usual_settings
 from transformer_jax.training.schedule import make_schedule
 
 __all__ = ["rates", "schedule_curve"]
@@ -29,6 +30,7 @@ def schedule_curve(config: RunConfig) -> Figure:
     return figure
 
 
+@usual_settings()
 def _rates(config: RunConfig, steps: np.ndarray) -> list[float]:
     optimizer = config.optimizer
     schedule = make_schedule(optimizer, config.model.d_model)
