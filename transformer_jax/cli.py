@@ -6,6 +6,7 @@ Heavy imports happen inside the commands, so that --help answers at once.
 import dataclasses
 import itertools
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -25,12 +26,15 @@ from transformer_jax.commands.translate import TranslateCommand
 from transformer_jax.commands.verify_resume import VerifyResumeCommand
 from transformer_jax.config import RunConfig
 from transformer_jax.config.renamed import check_options
+from transformer_jax.devices.compilation import use_compilation_cache
 from transformer_jax.errors import UserError
 from transformer_jax.run.formats import upgrade_run
 from transformer_jax.run.names import CONFIG
 from transformer_jax.terminal import command_errors
 
 __all__ = ["main"]
+
+log = logging.getLogger(__name__)
 
 Flat = tyro.conf.OmitArgPrefixes
 # Options whose values are text, not paths.
@@ -68,7 +72,21 @@ def main(arguments: list[str] | None = None) -> None:
             description='The Transformer of "Attention Is All You Need".',
             args=arguments,
         )
+        _use_compilation_cache(command)
         command.run()
+
+
+def _use_compilation_cache(command) -> None:
+    """Keep compiled programs where the command keeps prepared text."""
+    from transformer_jax.data.preparation import cache_folder
+
+    config = getattr(command, "config", None)
+    try:
+        folder = cache_folder(config.data.cache_dir if isinstance(config, RunConfig) else None)
+    except UserError as error:
+        log.info("compiled programs are not kept: %s", error)
+    else:
+        use_compilation_cache(folder / "compiled")
 
 
 def _check_pairs(arguments: list[str]) -> None:

@@ -129,7 +129,7 @@ def gradients(way, model, params):
     state = start(step)._replace(params=jax.device_put(params))
     state = jax.device_put(state, step.layout.shardings(state, step._functions.axes()))
     added = step._first_micro_batch(state, step.place_batch(batch(0)))
-    total = step._compiled(lambda sums: step._reduce_sums(sums), ("sums",), "metrics", donate=False)
+    total = step._jit(lambda sums: step._reduce_sums(sums), ("sums",), "metrics", donate=False)
     return GradientSums(*jax.device_get(total(added)))
 
 
@@ -151,7 +151,7 @@ def test_step_compiles_once_per_shape_and_donates_state(way):
         after, _ = step(again, [step.place_batch(batch(1))])
         specs = jax.tree.map(lambda leaf: leaf.sharding.spec, after)
         assert way == "jit" or specs == step.layout.specs(after, axes)
-    assert step._full_step._cache_size() == 1
+    assert step._full_step._jitted._cache_size() == 1
 
 
 @pytest.mark.slow

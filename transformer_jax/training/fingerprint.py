@@ -39,6 +39,7 @@ def _fingerprint_leaves(leaves):
     return [_fingerprint(leaf) for leaf in leaves]
 
 
+@jax.jit  # traced once for all arrays of a shape
 def _fingerprint(leaf):
     widths = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
     size = np.dtype(leaf.dtype).itemsize

@@ -36,6 +36,35 @@ class StepMemory(NamedTuple):
     temporary: int
 
 
+class _Program:
+    """A jitted function of, among others, a batch; what is compiled ahead for a shape is called."""
+
+    def __init__(self, jitted: Any, names: Sequence[str]):
+        self._jitted = jitted
+        self._compiled: dict[Any, Any] = {}
+        self._batch_at = names.index("batch") if "batch" in names else None
+
+    def __call__(self, *arguments):
+        return self._compiled.get(self._shape(arguments), self._jitted)(*arguments)
+
+    def lower(self, *arguments) -> Any:
+        return self._jitted.lower(*arguments)
+
+    def shapes(self, *arguments) -> Any:
+        return jax.eval_shape(self._jitted, *arguments)
+
+    def compile(self, *arguments) -> Any:
+        """Compile for arrays, or shapes of them, once."""
+        shape = self._shape(arguments)
+        if shape not in self._compiled:
+            self._compiled[shape] = self.lower(*arguments).compile()
+        return self._compiled[shape]
+
+    def _shape(self, arguments):
+        at = self._batch_at
+        return None if at is None else tuple(x.shape for x in jax.tree.leaves(arguments[at]))
+
+
 class Runner:
     """step(state, micro_batches) -> (state, metrics); the state is donated.
 
@@ -66,19 +95,16 @@ class Runner:
         def apply_update(state, sums):
             return update(state, total(sums))
 
+        def program(function, in_names, out_names, donate):
+            jitted = self._jit(function, in_names, out_names, donate=donate)
+            return _Program(jitted, in_names)
+
         # Named by what goes in and what comes out; the first argument may be overwritten.
-        self._full_step = self._compiled(
-            full_step, ("state", "batch"), ("state", "metrics"), donate=True
-        )
-        self._first_micro_batch = self._compiled(
-            first_micro_batch, ("state", "batch"), "sums", donate=False
-        )
-        self._accumulate = self._compiled(
-            accumulate, ("sums", "state", "batch", "micro"), "sums", donate=True
-        )
-        self._apply_update = self._compiled(
-            apply_update, ("state", "sums"), ("state", "metrics"), donate=True
-        )
+        self._full_step = program(full_step, ("state", "batch"), ("state", "metrics"), True)
+        self._first_micro_batch = program(first_micro_batch, ("state", "batch"), "sums", False)
+        added = ("sums", "state", "batch", "micro")
+        self._accumulate = program(accumulate, added, "sums", True)
+        self._apply_update = program(apply_update, ("state", "sums"), ("state", "metrics"), True)
 
     def _collections(self, state: TrainState) -> Any:
         """Those of a state, as they lie in sums."""
@@ -100,7 +126,7 @@ class Runner:
         whole: Any = P()
         return GradientSums(self._specs, whole, whole, whole, whole)
 
-    def _compiled(self, function: Callable, in_names, out_names, *, donate: bool) -> Any:
+    def _jit(self, function: Callable, in_names, out_names, *, donate: bool) -> Any:
         mesh = self.layout.mesh
         shardings = {
             "state": jax.tree.map(lambda leaf: leaf.sharding, self.template),
@@ -147,11 +173,15 @@ class Runner:
         """
         persistent = self.state_bytes
         if accumulation_steps == 1:
-            return StepMemory(persistent, _analysis(self.lower(shape)).temp_size_in_bytes)
+            step = self._full_step.compile(self.template, self._batch(shape))
+            return StepMemory(persistent, step.memory_analysis().temp_size_in_bytes)
         batch = self._batch(shape)
-        first = self._first_micro_batch.lower(self.template, batch)
-        sums = jax.eval_shape(self._first_micro_batch, self.template, batch)
-        found = [_analysis(first), _analysis(self._accumulate.lower(sums, self.template, batch, 1))]
+        sums = self._first_micro_batch.shapes(self.template, batch)
+        programs = (
+            self._first_micro_batch.compile(self.template, batch),
+            self._accumulate.compile(sums, self.template, batch, 1),
+        )
+        found = [program.memory_analysis() for program in programs]
         persistent += found[0].output_size_in_bytes
         return StepMemory(persistent, max(each.temp_size_in_bytes for each in found))
 
@@ -171,10 +201,6 @@ def _device_bytes(leaf: jax.ShapeDtypeStruct) -> int:
     """Bytes of a leaf's part on one device."""
     shape = leaf.sharding.shard_shape(leaf.shape)
     return math.prod(shape) * leaf.dtype.itemsize
-
-
-def _analysis(lowered) -> Any:
-    return lowered.compile().memory_analysis()
 
 
 class SingleDeviceRunner(Runner):
@@ -202,7 +228,7 @@ class PmapRunner(Runner):
         added = jax.lax.psum(sums._replace(collections={}), "devices")
         return added._replace(collections=_merge_collections(sums.collections, ("devices",)))
 
-    def _compiled(self, function, in_names, gives, *, donate):
+    def _jit(self, function, in_names, gives, *, donate):
         axis = {"state": None, "metrics": None, "micro": None, "batch": 0, "sums": 0}
         return jax.pmap(
             function,
