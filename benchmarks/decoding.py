@@ -3,22 +3,25 @@
     python -m benchmarks.decoding --run-dir runs/demo/run --source test.en
     python -m benchmarks.decoding --run-dir runs/demo/run --source test.en --beam-size 1 --rounds 9
 
-Text in and text out, in the file's order. The weights, the text, the beam, the batches (by tokens)
-and two threads are the same on both sides. Before anything is timed the outputs are compared.
-Rounds are interleaved; the median of each side, its spread and the ratio of the medians are shown.
+Text in and text out, in the file's order. The weights, the text, the beam and two threads are the
+same on both sides; each has its own batches. Then the translations are scored, given their sources.
+The outputs of the first call are compared, and how many programs of ours were compiled is counted.
 """
 
 import argparse
-import json
 import os
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from benchmarks.comparison import OURS, RESULTS, compare, publish_comparison, times_table
+from experiments.ledger import Provenance
+from transformer_jax.terminal import run_program
 
 __all__ = ["main"]
 
@@ -32,100 +35,93 @@ def main() -> None:
     parser.add_argument("--beam-size", type=int, default=4, help="1: greedy search")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--lines", type=int, help="of the file; default: all")
-    parser.add_argument("--output", type=Path, help="JSON file of what was measured")
+    parser.add_argument("--name", help="file name of the result; default: decoding-beam-N")
+    parser.add_argument("--results-dir", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     os.environ.setdefault("NPROC", str(THREADS))
-    lines = arguments.source.read_text(encoding="utf-8").splitlines()[: arguments.lines]
-    with tempfile.TemporaryDirectory() as folder:
-        sides = make_sides(arguments.run_dir, arguments.beam_size, Path(folder))
-        found = compare(sides, lines, arguments.rounds)
-    found |= {"lines": len(lines), "beam_size": arguments.beam_size, "threads": THREADS}
-    print_table(found)
-    if arguments.output is not None:
-        arguments.output.write_text(json.dumps(found, indent=1), encoding="utf-8")
-
-
-def make_sides(
-    run_dir: Path, beam_size: int, folder: Path
-) -> dict[str, Callable[[list[str]], list[str]]]:
-    """Name -> a function that translates lines; ours is the first."""
     from transformer_jax import Search, Translator
 
-    translator = Translator.load(run_dir)
-    method: Any = "greedy" if beam_size == 1 else "beam"
-    search = Search(method=method, beam_size=beam_size, length_penalty="power", eos_rule="t2t")
-    sides: dict[str, Callable[[list[str]], list[str]]] = {
-        "transformer_jax": lambda lines: translator.translate(
-            lines, search, split_sentences="never"
-        )
-    }
+    name = arguments.name or f"decoding-beam-{arguments.beam_size}"
+    lines = arguments.source.read_text(encoding="utf-8").splitlines()[: arguments.lines]
+    where = Provenance.here(
+        f"python -m benchmarks.decoding --run-dir {arguments.run_dir} --source {arguments.source} "
+        f"--beam-size {arguments.beam_size} --rounds {arguments.rounds}"
+    )
+    start = time.perf_counter()
+    translator = Translator.load(arguments.run_dir)
+    method: Any = "greedy" if arguments.beam_size == 1 else "beam"
+    # CTranslate2 divides by length^alpha, and keeps the beam full.
+    search = Search(
+        method=method, beam_size=arguments.beam_size, length_penalty="power", eos_rule="t2t"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        peers = make_peers(translator, search, Path(folder))
+        translating = {
+            OURS: lambda: translator.translate(lines, search, split_sentences="never"),
+            **{who: lambda peer=peer: peer(lines) for who, (peer, _) in peers.items()},
+        }
+        times, outputs = compare(translating, arguments.rounds)
+        ours = outputs[OURS]
+        scoring = {
+            OURS: lambda: translator.score(lines, ours),
+            **{who: lambda score=score: score(lines, ours) for who, (_, score) in peers.items()},
+        }
+        scoring_times, _ = compare(scoring, arguments.rounds)
+    equal = {who: sum(map(str.__eq__, ours, found)) for who, found in outputs.items()}
+    programs = {OURS: translator._inference.program_count}
+    title = f"{len(lines)} lines, beam {arguments.beam_size}, {THREADS} threads"
+    publish_comparison(
+        name,
+        f"Decoding: {title}",
+        where.with_duration(time.perf_counter() - start),
+        [
+            times_table(title, times, {"equal lines": equal, "programs": programs}),
+            times_table("Scoring of the same translations", scoring_times),
+        ],
+        "nothing" if peers else "ctranslate2, which is not installed",
+        {**times, **{f"scoring, {who}": each for who, each in scoring_times.items()}},
+        arguments.results_dir,
+    )
+
+
+def make_peers(translator, search, folder: Path) -> dict[str, tuple[Callable, Callable]]:
+    """Name -> a function that translates lines, and one that scores translations of lines."""
     if find_spec("ctranslate2") is None:
         print("ctranslate2 is not installed: ours alone is measured", file=sys.stderr)
-        return sides
+        return {}
     import ctranslate2
 
     from benchmarks.ctranslate2 import write_folder
 
     write_folder(translator, folder)
     vocabulary = translator.vocabulary
+    numbers = {token: i for i, token in enumerate(vocabulary.tokens(range(len(vocabulary))))}
 
-    def peer(compute_type: str) -> Callable[[list[str]], list[str]]:
+    def tokens(lines: list[str]) -> list[list[str]]:
+        return [vocabulary.tokens(vocabulary.encode(line)) for line in lines]
+
+    def peer(compute_type: str) -> tuple[Callable, Callable]:
         engine = ctranslate2.Translator(
             str(folder), compute_type=compute_type, inter_threads=1, intra_threads=THREADS
         )
-        ids = {token: i for i, token in enumerate(vocabulary.tokens(range(len(vocabulary))))}
+        batches: dict[str, Any] = {"max_batch_size": 4096, "batch_type": "tokens"}
 
         def translate(lines: list[str]) -> list[str]:
-            sources = [vocabulary.tokens(vocabulary.encode(line)) for line in lines]
             found = engine.translate_batch(
-                sources, beam_size=beam_size, length_penalty=search.alpha, max_batch_size=4096,
-                batch_type="tokens", max_decoding_length=256,
+                tokens(lines), beam_size=search.beam_size, length_penalty=search.alpha,
+                max_decoding_length=256, **batches,
             )  # fmt: skip
-            return [vocabulary.decode([ids[t] for t in each.hypotheses[0]]) for each in found]
+            return [vocabulary.decode([numbers[t] for t in each.hypotheses[0]]) for each in found]
 
-        return translate
+        def score(lines: list[str], translations: list[str]) -> list[float]:
+            found = engine.score_batch(tokens(lines), tokens(translations), **batches)
+            return [sum(each.log_probs) for each in found]
 
-    return sides | {f"CTranslate2 {kind}": peer(kind) for kind in ("float32", "int8")}
+        return translate, score
 
-
-def compare(
-    sides: dict[str, Callable[[list[str]], list[str]]], lines: list[str], rounds: int
-) -> dict[str, Any]:
-    """Time every side on the same lines, the first call apart, the others interleaved."""
-    cold, outputs = {}, {}
-    for name, translate in sides.items():
-        start = time.perf_counter()
-        outputs[name] = translate(lines)
-        cold[name] = time.perf_counter() - start
-    ours = outputs["transformer_jax"]
-    equal = {name: sum(map(str.__eq__, ours, found)) for name, found in outputs.items()}
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(rounds):
-        for name, translate in sides.items():
-            start = time.perf_counter()
-            translate(lines)
-            times[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(each) for name, each in times.items()}
-    return {
-        "sides": {
-            name: {
-                "seconds": medians[name], "least": min(times[name]), "most": max(times[name]),
-                "cold": cold[name], "equal": equal[name],
-                "ratio": medians[name] / medians["transformer_jax"],
-            }
-            for name in sides
-        }
-    }  # fmt: skip
-
-
-def print_table(found: dict[str, Any]) -> None:
-    """Print a row for each side; a ratio above 1 says how much faster ours is."""
-    print(f"{found['lines']} lines, beam {found['beam_size']}, {found['threads']} threads")
-    print(f"{'':24} {'seconds':>8} {'least':>7} {'most':>7} {'cold':>7} {'ours x':>7} equal lines")
-    for name, row in found["sides"].items():
-        numbers = (row[key] for key in ("seconds", "least", "most", "cold", "ratio"))
-        print("{:24} {:8.2f} {:7.2f} {:7.2f} {:7.2f} {:7.2f} ".format(name, *numbers), row["equal"])
+    release = version("ctranslate2")
+    return {f"CTranslate2 {release}, {kind}": peer(kind) for kind in ("float32", "int8")}
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

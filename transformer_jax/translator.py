@@ -14,7 +14,7 @@ from flax import linen as nn
 from transformer_jax.config.languages import check_language
 from transformer_jax.data.corpus import LineStatistics
 from transformer_jax.data.splitting import LineSplitter, Splitting, check_splitting
-from transformer_jax.data.text import chunks, decode_lines, is_blank, list_lines
+from transformer_jax.data.text import chunks, decode_lines, empty_blanks, is_blank, list_lines
 from transformer_jax.data.vocabulary import Vocabularies, Vocabulary
 from transformer_jax.decoding.inference import BATCH_TOKENS, BatchDecoder
 from transformer_jax.decoding.options import Search
@@ -30,7 +30,6 @@ from transformer_jax.tasks import TASKS, Task
 __all__ = ["Translator"]
 
 log = logging.getLogger(__name__)
-
 # Lines translated together: enough to group by length, few enough to stream.
 LINES_PER_CHUNK = 1024
 
@@ -378,15 +377,12 @@ class Translator:
     @usual_settings()
     def _token_log_probs(self, sources, targets, first=0):
         """Compute log-probabilities of target tokens, EOS last; none for a pair too long."""
-        # A line of blanks is an empty one, as for a translation.
-        sources, targets = (
-            ["" if is_blank(line) else line for line in list_lines(name, lines)]
-            for name, lines in (("sources", sources), ("targets", targets))
-        )
+        sources = empty_blanks(list_lines("sources", sources))
+        targets = empty_blanks(list_lines("targets", targets))
         if len(sources) != len(targets):
             raise UserError(f"{len(sources)} sources but {len(targets)} targets")
-        sides = zip(self.vocabularies, (sources, targets))
-        read, written = (vocabulary.encode_all(side) for vocabulary, side in sides)
+        of_source, of_target = self.vocabularies
+        read, written = of_source.encode_all(sources), of_target.encode_all(targets)
         most, pairing = self._inference.max_length, self.task.pairing
         short = []
         for number, pair in enumerate(zip(read, written)):

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from transformer_jax.data.pairing import Pairing
-from transformer_jax.data.text import is_blank
+from transformer_jax.data.text import empty_blanks
 from transformer_jax.data.vocabulary import (
     PAD_ID,
     Vocabularies,
@@ -287,7 +287,7 @@ def _encoded(
     """Yield (token ids, rows) of each pair, encoding many pairs at a time."""
     pairs = iter(pairs)
     while chunk := list(itertools.islice(pairs, CHUNK)):
-        sides = (["" if is_blank(line) else line for line in side] for side in zip(*chunk))
+        sides = (empty_blanks(side) for side in zip(*chunk))
         encoded = (v.encode_all(side) for v, side in zip(vocabularies, sides))
         for source, target in zip(*encoded):
             yield (source, target), (pairing.source(source), pairing.target(target))

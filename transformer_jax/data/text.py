@@ -20,6 +20,7 @@ __all__ = [
     "chunks",
     "decode_lines",
     "digest",
+    "empty_blanks",
     "is_blank",
     "list_lines",
     "read_lines",
@@ -85,6 +86,15 @@ def is_blank(line: str) -> bool:
     return all(
         character.isspace() or unicodedata.category(character) in ("Cc", "Cf") for character in line
     )
+
+
+def empty_blanks(lines: Iterable[str]) -> list[str]:
+    """Make every blank line an empty one.
+
+    >>> empty_blanks(["a", "\u3000"])
+    ['a', '']
+    """
+    return ["" if is_blank(line) else line for line in lines]
 
 
 def list_lines(name: str, lines: Iterable[str]) -> list[str]:

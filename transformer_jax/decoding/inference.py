@@ -81,15 +81,16 @@ class BatchDecoder:
         self._batch_tokens = batch_tokens
         self._model_limit = self._family.max_length(model.config) or np.iinfo(np.int32).max
         self.max_length = min(self._model_limit, batch_tokens)
-        self._search = functools.cache(
-            lambda search: ContinuousSearch(
-                model, search, self._compiled, self._devices, self._model_limit
-            )
-        )
+        self._searches: dict[Search, ContinuousSearch] = {}
         self._on_progress: Callable[[int], object] | None = None
         self._score = self._compiled(functools.partial(_score, model), 3)
         self._label = self._compiled(functools.partial(_label, model), 2)
         self._attend = jax.jit(functools.partial(model.apply, mutable=["attention"]))
+
+    @property
+    def program_count(self) -> int:
+        """Number of programs that searches have compiled; they grow with lengths, not with text."""
+        return sum(search.program_count for search in self._searches.values())
 
     @contextlib.contextmanager
     def reporting(self, on_progress: Callable[[int], object] | None) -> Iterator[None]:
@@ -145,7 +146,12 @@ class BatchDecoder:
         results: list[list[Hypothesis]] = [[] for _ in sources]
         limits = [len(ids) + search.extra_length for ids in sources]
         sample_ids = np.stack([np.asarray(of, np.int32) for of in (numbers, parts)], axis=1)
-        for i, found in self._search(search)(self.variables, rows, limits, sample_ids):
+        if search not in self._searches:
+            self._searches[search] = ContinuousSearch(
+                self._model, search, self._compiled, self._devices, self._model_limit
+            )
+        searched = self._searches[search](self.variables, rows, limits, sample_ids)
+        for i, found in searched:
             hypotheses = [
                 Hypothesis(tokens[: length - 1].tolist(), float(log_prob), float(score))
                 for tokens, length, log_prob, score in zip(*found)

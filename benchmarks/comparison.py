@@ -1,0 +1,101 @@
+"""Ours beside others on the same work: interleaved rounds, medians, and an entry of results."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.ledger import Entry, Provenance, Table, entries, markdown, publish
+from transformer_jax.files import write_atomically
+
+__all__ = ["OURS", "RESULTS", "Times", "compare", "publish_comparison", "times_table"]
+
+OURS = "transformer_jax"
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one side: the first call, and those of the rounds after it."""
+
+    first: float
+    rounds: list[float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.rounds)
+
+
+def compare(
+    sides: Mapping[str, Callable[[], Any]], rounds: int
+) -> tuple[dict[str, Times], dict[str, Any]]:
+    """Time every side on its work, the first call apart, the others interleaved.
+
+    Returns:
+        Times of each side, and what its first call returned.
+    """
+    first, outputs = {}, {}
+    for name, work in sides.items():
+        start = time.perf_counter()
+        outputs[name] = work()
+        first[name] = time.perf_counter() - start
+    later: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, work in sides.items():
+            start = time.perf_counter()
+            work()
+            later[name].append(time.perf_counter() - start)
+    return {name: Times(first[name], later[name]) for name in sides}, outputs
+
+
+def times_table(
+    title: str, times: Mapping[str, Times], further: Mapping[str, Mapping[str, Any]] | None = None
+) -> Table:
+    """A row for each side; "ours x" above 1 says how many times as fast ours is.
+
+    Args:
+        title: What was timed.
+        times: Times of each side; ours is one.
+        further: Column -> side -> cell, shown last.
+    """
+    further = further or {}
+    ours = times[OURS].median
+    rows = [
+        [
+            name, each.median, min(each.rounds), max(each.rounds), each.first, each.median / ours,
+            *(column.get(name) for column in further.values()),
+        ]
+        for name, each in times.items()
+    ]  # fmt: skip
+    columns = ["", "median, s", "least", "most", "first call", "ours x", *further]
+    return Table(title, columns, rows)
+
+
+def publish_comparison(
+    name: str,
+    title: str,
+    where: Provenance,
+    tables: list[Table],
+    missing: str,
+    times: Mapping[str, Times],
+    folder: Path,
+) -> None:
+    """Record a comparison in a folder, and write RESULTS.md beside it from all that is there.
+
+    Args:
+        name: Name of the file.
+        title: Its heading.
+        where: What ran, and on what.
+        tables: What was found.
+        missing: What the comparison lacks.
+        times: Every time that was taken.
+        folder: Folder of the JSON files.
+    """
+    details = {side: asdict(each) for side, each in times.items()}
+    publish(name, Entry(name, title, where, tables, missing, details), folder)
+    text = markdown(entries(folder)).replace(
+        "Made by `python -m experiments.ledger`", "Made by the programs of benchmarks/"
+    )
+    write_atomically(folder.parent / "RESULTS.md", text)
