@@ -21,7 +21,7 @@ from jax.extend.core import Literal
 from transformer_jax import Transformer
 from transformer_jax.config import ModelConfig
 from transformer_jax.functional import attention
-from transformer_jax.models import embedding, layers, norms, transformer
+from transformer_jax.models import decoder, embedding, encoder, layers, norms
 
 __all__ = ["BATCH", "SOURCE", "TARGET", "Call", "calls", "dataflow_edges"]
 
@@ -30,7 +30,8 @@ BATCH, SOURCE, TARGET = 2, 5, 7
 # Functions to see besides the modules: where they are looked up, and their names there.
 WATCHED = (
     (embedding, ("embed", "sinusoids", "learned_positions", "unembed")),
-    (transformer, ("causal_mask", "padding_mask")),
+    (encoder, ("padding_mask",)),
+    (decoder, ("causal_mask", "padding_mask")),
     (layers, ("feed_forward",)),
     (norms, ("layer_norm", "batch_norm")),
     (
@@ -44,9 +45,9 @@ WATCHED = (
         ),
     ),
 )
-# What is no step of the flow: two methods, and modules that only call what is watched.
-UNTRACED_METHODS = ("setup", "dropout_rng")
-PASSING = (transformer.Encoder, transformer.Decoder, embedding.Embedding)
+# What is no step of the flow: three methods, and modules that only call what is watched.
+UNTRACED_METHODS = ("setup", "dropout_rng", "_sublayers")
+PASSING = (encoder.Encoder, decoder.Decoder, embedding.Embedding)
 Origin = int | str
 
 

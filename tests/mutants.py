@@ -59,8 +59,10 @@ MUTANTS = [
      "return norm(x + self.apply_dropout(sublayer(x), self.config.dropout, rows), counted)",
      "return norm(x + sublayer(x), counted)",
      "tests/models/test_dropout.py::test_dropout_positions"),
-    ("models/layers.py", "query = att.split_heads(self.query(x), config.num_heads)",
-     "query = att.split_heads(self.query(x) * (0.0 if self.cross else 1.0), config.num_heads)",
+    ("models/layers.py",
+     "keys, values = keys_values\n        query = att.split_heads(self.query(x), config.num_heads)",
+     "keys, values = keys_values\n"
+     "        query = att.split_heads(self.query(x) * (1.0 - self.cross), config.num_heads)",
      "tests/models"),
     ("models/layers.py", "return rng if rows is None else fold_in_rows(rng, rows)", "return rng",
      "tests/models/test_dropout.py"),

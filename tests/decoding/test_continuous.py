@@ -85,7 +85,7 @@ def test_sentences_find_what_they_find_alone(name, batch_tokens, position_encodi
             np.testing.assert_array_equal(mine[:length], theirs[:length])
         np.testing.assert_allclose(one.scores, expected.scores[i], rtol=1e-4)
     # The model is one whose targets depend on the sentence.
-    assert len({tuple(row[:8].tolist()) for row in expected.tokens[:, 0]}) > 30
+    assert len({tuple(row[:8].tolist()) for row in expected.tokens[:, 0]}) > 20
 
 
 def test_batches_change_in_every_way(monkeypatch):

@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from tests.models.test_transformer import SMALL, SOURCE, TARGET, S, T, build, forward
 from transformer_jax import functional as F
-from transformer_jax.models import layers, transformer
+from transformer_jax.models import decoder, encoder, layers
 
 DROPPING = replace(SMALL, num_layers=1, dropout=0.5, attention_dropout=0.3, activation_dropout=0.3)
 
@@ -127,8 +127,8 @@ def test_dropout_is_equal_under_remat(generator, monkeypatch):
         return jnp.sum(model.apply({"params": params}, SOURCE, TARGET, rows, rngs=rngs) ** 2)
 
     expected = jax.jit(jax.value_and_grad(loss))(variables["params"])
-    for name in ("EncoderLayer", "DecoderLayer"):
-        monkeypatch.setattr(transformer, name, nn.remat(getattr(layers, name)))
+    for module, name in ((encoder, "EncoderLayer"), (decoder, "DecoderLayer")):
+        monkeypatch.setattr(module, name, nn.remat(getattr(layers, name)))
     assert "remat" in str(jax.make_jaxpr(loss)(variables["params"]))
     found = jax.jit(jax.value_and_grad(lambda p: loss(p)))(variables["params"])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)

@@ -17,6 +17,7 @@ __all__ = ["DecodeState", "Decoder", "Encoder", "Masks", "Segments", "Transforme
 class Transformer(DropoutModule):
     """The encoder-decoder of section 3; tables are shared as `config.tied_embeddings` says.
 
+    >>> import jax.numpy as jnp
     >>> from transformer_jax import presets
     >>> model = Transformer(presets.tiny(vocab_size=50))
     >>> source, target = jnp.ones((2, 5), jnp.int32), jnp.ones((2, 3), jnp.int32)
