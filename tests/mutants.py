@@ -215,6 +215,8 @@ MUTANTS = [
      "pass", "tests/models/test_encoder_decoder.py"),
     ("models/embedding.py", "positions[None] if places is None else positions[places]",
      "positions[None]", "tests/models/test_encoder_decoder.py"),
+    ("functional/losses.py", "(of_loss * each).astype(each.dtype)", "each",
+     "tests/functional/test_losses.py"),
     ("functional/losses.py", "constant_values=fill)", "constant_values=1)",
      "tests/functional/test_losses.py"),
     ("data/batching.py", 'f"{i} {seen}"', 'f"{i}"', "tests/test_extensions.py"),

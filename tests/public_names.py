@@ -21,11 +21,11 @@ _NAMES = {
     """,
     "transformer_jax.functional": """
         additive_attention_weights apply_attention attention_weights batch_norm batch_statistics
-        causal_mask combine_masks dot_product_attention dropout embed feed_forward fold_in_rows
-        label_smoothed_cross_entropy layer_norm learned_positions linear local_window_mask
-        map_blocks masked_softmax merge_heads padding_mask row_axes row_keys running_statistics
-        seed_key segment_mask segment_positions sinusoids split_heads token_log_probs typed_key
-        unembed
+        cached_attention causal_mask combine_masks dot_product_attention dropout embed
+        feed_forward fold_in_rows label_smoothed_cross_entropy layer_norm learned_positions linear
+        local_window_mask map_blocks masked_softmax merge_heads padding_mask row_axes row_keys
+        running_statistics seed_key segment_mask segment_positions sinusoids split_heads
+        sum_blocks token_log_probs typed_key unembed
     """,
     "transformer_jax.presets": """
         RUN_CONFIGS TABLE_3 base big multi30k run_config t2t tiny

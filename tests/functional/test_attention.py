@@ -202,3 +202,36 @@ def test_split_heads_takes_contiguous_columns():
     np.testing.assert_array_equal(F.merge_heads(split), x)
     with pytest.raises(ValueError, match="width 8 is not divisible by num_heads 3"):
         F.split_heads(x, 3)
+
+
+@pytest.mark.parametrize("scale", [None, 1.0])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_cached_attention_equals_the_definition(scale, masked, dtype):
+    rng = np.random.default_rng(5)
+    query, key, value = (
+        jnp.asarray(rng.normal(size=shape), dtype)
+        for shape in ((2, 3, 4, 5), (2, 7, 4, 5), (2, 7, 4, 6))
+    )
+    mask = jnp.asarray(rng.random((2, 1, 3, 7)) < 0.5).at[0, :, 1].set(False) if masked else None
+    expected = F.dot_product_attention(query, key, value, mask, scale=scale)
+    keys, values = jnp.transpose(key, (0, 2, 3, 1)), jnp.swapaxes(value, 1, 2)
+    found = F.cached_attention(query, keys, values, mask, scale=scale)
+    assert found.dtype == expected.dtype
+    np.testing.assert_allclose(
+        found.astype(jnp.float32), expected.astype(jnp.float32),
+        atol=1e-6 if dtype == "float32" else 2e-2,
+    )  # fmt: skip
+    if masked:
+        np.testing.assert_array_equal(found[0, 1], 0)
+
+
+def test_cached_attention_rejects_what_does_not_fit():
+    attention = unchecked(F.cached_attention)
+    query, keys, values = jnp.ones((1, 2, 3, 4)), jnp.ones((1, 3, 4, 5)), jnp.ones((1, 3, 5, 4))
+    with pytest.raises(ValueError, match="keys"):
+        attention(query, jnp.swapaxes(keys, 2, 3), values)
+    with pytest.raises(ValueError, match="values"):
+        attention(query, keys, values[:, :, :4])
+    with pytest.raises(TypeError, match="floating"):
+        attention(query, keys, jnp.ones((1, 3, 5, 4), jnp.int32))

@@ -36,6 +36,19 @@ CASES = {
         ),
         (floats(B, T, D), ids(B, T)),
     ),
+    "sum_blocks": (  # of each row by itself, since a sum has no rows
+        lambda x, y: jnp.stack(
+            [
+                F.sum_blocks(lambda x, y: (x.sum(), jnp.sum(y != 0, dtype=jnp.float32)), 2, a, b)[0]
+                for a, b in zip(x[:, None], y[:, None])
+            ]
+        ),
+        (floats(B, T, D), ids(B, T)),
+    ),
+    "cached_attention": (
+        F.cached_attention,
+        (floats(B, T, H, K), floats(B, H, K, S), floats(B, H, S, D), MASK),
+    ),
     "segment_positions": (F.segment_positions, (jnp.sort(ids(B, T) % 2),)),
     "masked_softmax": (F.masked_softmax, (floats(B, H, T, S), MASK)),
     "attention_weights": (F.attention_weights, (floats(B, T, H, K), floats(B, S, H, K), MASK)),

@@ -4,6 +4,7 @@ from transformer_jax.functional.attention import (
     additive_attention_weights,
     apply_attention,
     attention_weights,
+    cached_attention,
     dot_product_attention,
     masked_softmax,
     merge_heads,
@@ -17,6 +18,7 @@ from transformer_jax.functional.linear import linear
 from transformer_jax.functional.losses import (
     label_smoothed_cross_entropy,
     map_blocks,
+    sum_blocks,
     token_log_probs,
 )
 from transformer_jax.functional.masking import (
@@ -41,6 +43,7 @@ __all__ = [
     "attention_weights",
     "batch_norm",
     "batch_statistics",
+    "cached_attention",
     "causal_mask",
     "combine_masks",
     "dot_product_attention",
@@ -65,6 +68,7 @@ __all__ = [
     "segment_positions",
     "sinusoids",
     "split_heads",
+    "sum_blocks",
     "token_log_probs",
     "typed_key",
     "unembed",

@@ -9,7 +9,13 @@ from jaxtyping import Array, Float, Int
 
 from transformer_jax.functional.arguments import check_integer, replace_negative_ids
 
-__all__ = ["at_class", "label_smoothed_cross_entropy", "map_blocks", "token_log_probs"]
+__all__ = [
+    "at_class",
+    "label_smoothed_cross_entropy",
+    "map_blocks",
+    "sum_blocks",
+    "token_log_probs",
+]
 
 
 def token_log_probs(
@@ -98,8 +104,7 @@ def map_blocks(
 ) -> Any:
     """Apply a function to blocks of positions, one after the other.
 
-    What is large for a position, as its logits are, exists for one block at a time; it is computed
-    again for the gradient.
+    What is large for a position, as its logits are, exists for one block at a time.
 
     Args:
         function: (features [B, T, D], targets [B, T]) -> a pytree; with blocks it gets
@@ -118,11 +123,83 @@ def map_blocks(
     """
     if block is None:
         return jax.tree.map(lambda leaf: leaf[None], function(features, targets))
+    blocks = _cut_blocks(block, features, targets, fill)
+    return jax.lax.map(lambda each: jax.checkpoint(function)(*each), blocks)
+
+
+def sum_blocks(
+    function: Callable[[Array, Array], tuple[Array, Array]],
+    block: int | None,
+    features: Float[Array, "B T D"],
+    targets: Int[Array, "B T"],
+    fill: int = 0,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Add up a loss over blocks of positions, whose gradient is computed with it.
+
+    The gradient of a block's loss is taken while its logits are there, and only scaled when the
+    gradient of the sum is known. So nothing is computed twice, and logits exist for one block at a
+    time. There is no second derivative.
+
+    Args:
+        function: (features [B, T, D], targets [B, T]) -> the sum of a loss, and a count without
+            gradient; with blocks it gets [1, block, D] and [1, block].
+        block: As in `map_blocks`.
+        features: [B, T, D].
+        targets: [B, T].
+        fill: As in `map_blocks`.
+
+    Returns:
+        The sums of both over all blocks.
+
+    >>> features, targets = jnp.ones((2, 3, 4)), jnp.array([[1, 2, 3], [4, 5, 0]])
+    >>> def function(x, y):
+    ...     return (x.sum(-1) * y).sum(), jnp.sum(y != 0, dtype=jnp.float32)
+    >>> jax.tree.map(float, sum_blocks(function, 4, features, targets))
+    (60.0, 5.0)
+    """
+    if block is None:
+        return function(features, targets)
+    blocks = _cut_blocks(block, features, targets, fill)
+    # What the function closes over, as parameters, has a gradient too.
+    converted, constants = jax.closure_convert(function, *(each[0] for each in blocks))
+
+    @jax.custom_vjp
+    def total(constants, *blocks):
+        found = jax.lax.map(lambda each: converted(*each, *constants), blocks)
+        return jax.tree.map(lambda each: each.sum(axis=0), found)
+
+    def forward(constants, *blocks):
+        def add_block(sums, each):
+            features, targets = each
+            loss, pull_back, count = jax.vjp(
+                lambda constants, features: converted(features, targets, *constants),
+                constants, features, has_aux=True,
+            )  # fmt: skip
+            of_constants, of_features = pull_back(jnp.ones_like(loss))
+            sums = jax.tree.map(jnp.add, sums, ((loss, count), of_constants))
+            return sums, of_features
+
+        first = tuple(each[0] for each in blocks)
+        shapes = jax.eval_shape(lambda: converted(*first, *constants)), constants
+        zeros = jax.tree.map(lambda each: jnp.zeros(each.shape, each.dtype), shapes)
+        (found, of_constants), of_features = jax.lax.scan(add_block, zeros, blocks)
+        return found, (of_constants, of_features)
+
+    def backward(gradients, cotangents):
+        of_loss, _ = cotangents
+        scaled = jax.tree.map(lambda each: (of_loss * each).astype(each.dtype), gradients)
+        return *scaled, None
+
+    total.defvjp(forward, backward)
+    return total(constants, *blocks)
+
+
+def _cut_blocks(block, features, targets, fill):
+    """Features [n, 1, block, D] and targets [n, 1, block] of all positions and a rest of `fill`."""
     rows = -targets.size % block
     flat = jnp.pad(features.reshape(-1, features.shape[-1]), ((0, rows), (0, 0)))
     ids = jnp.pad(targets.reshape(-1), (0, rows), constant_values=fill)
-    blocks = flat.reshape(-1, 1, block, features.shape[-1]), ids.reshape(-1, 1, block)
-    return jax.lax.map(lambda each: jax.checkpoint(function)(*each), blocks)
+    return flat.reshape(-1, 1, block, features.shape[-1]), ids.reshape(-1, 1, block)
 
 
 def _checked(logits, targets):

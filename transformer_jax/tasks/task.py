@@ -7,7 +7,6 @@ That much is here; a subclass says what differs, and is put into `tasks.TASKS` u
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -21,7 +20,7 @@ from transformer_jax.devices.layout import Layout
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bleu import Score, exact_match
 from transformer_jax.evaluation.evaluate import make_evaluation, read_target
-from transformer_jax.functional.losses import label_smoothed_cross_entropy, map_blocks
+from transformer_jax.functional.losses import label_smoothed_cross_entropy, sum_blocks
 from transformer_jax.models.dimensions import boxed_init
 from transformer_jax.training.optimizer import MakeOptimizer, make_optimizer
 from transformer_jax.training.schedule import make_schedule
@@ -75,8 +74,7 @@ class Task:
                 logits: Any = model.apply({"params": params}, features, method="project")
                 return label_smoothed_cross_entropy(logits, targets, smoothing, ignored)
 
-            found = map_blocks(sums, config.logits_block, features, batch.target, ignored)
-            loss, count = jax.tree.map(jnp.sum, found)
+            loss, count = sum_blocks(sums, config.logits_block, features, batch.target, ignored)
             return loss, count, {}, dict(after)
 
         return loss_fn
