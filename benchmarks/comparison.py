@@ -82,7 +82,7 @@ def publish_comparison(
     times: Mapping[str, Times],
     folder: Path,
 ) -> None:
-    """Record a comparison in a folder, and write RESULTS.md beside it from all that is there.
+    """Record a comparison, and write benchmarks/RESULTS.md where it is one of its own.
 
     Args:
         name: Name of the file.
@@ -98,4 +98,5 @@ def publish_comparison(
     text = markdown(entries(folder)).replace(
         "Made by `python -m experiments.ledger`", "Made by the programs of benchmarks/"
     )
-    write_atomically(folder.parent / "RESULTS.md", text)
+    if folder == RESULTS:
+        write_atomically(folder.parent / "RESULTS.md", text)

@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--name", help="file name of the result; default: decoding-beam-N")
     parser.add_argument("--results-dir", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    os.environ.setdefault("NPROC", str(THREADS))
+    os.environ["NPROC"] = str(THREADS)
     from transformer_jax import Search, Translator
 
     name = arguments.name or f"decoding-beam-{arguments.beam_size}"
@@ -46,6 +46,7 @@ def main() -> None:
     where = Provenance.here(
         f"python -m benchmarks.decoding --run-dir {arguments.run_dir} --source {arguments.source} "
         f"--beam-size {arguments.beam_size} --rounds {arguments.rounds}"
+        + (f" --lines {arguments.lines}" if arguments.lines else "")
     )
     start = time.perf_counter()
     translator = Translator.load(arguments.run_dir)

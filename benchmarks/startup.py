@@ -42,7 +42,6 @@ def main() -> None:
         "translate one sentence, without the cache": (translate, False),
     }  # fmt: skip
     begin = time.perf_counter()
-    times = {}
     with tempfile.TemporaryDirectory() as cache:
         seconds: dict[str, list[float]] = {name: [] for name in starts}
         for _ in range(arguments.rounds + 1):

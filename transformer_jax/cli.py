@@ -80,6 +80,8 @@ def _use_compilation_cache(command) -> None:
     """Keep compiled programs where the command keeps prepared text."""
     from transformer_jax.data.preparation import cache_folder
 
+    if isinstance(command, VerifyResumeCommand):  # its jobs have a cache of their own
+        return
     config = getattr(command, "config", None)
     try:
         folder = cache_folder(config.data.cache_dir if isinstance(config, RunConfig) else None)

@@ -6,7 +6,9 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from transformer_jax.devices.signals import Interrupted
 from transformer_jax.errors import UserError
@@ -18,8 +20,8 @@ __all__ = ["command_errors", "run_program"]
 def command_errors() -> Iterator[None]:
     """Turn errors within this context into one message on standard error and an exit code.
 
-    A UserError, an OSError, running out of memory, an interruption and a closed reader each end the
-    process with one line; other exceptions keep their traceback.
+    A UserError, an OSError, a missing device, running out of memory, an interruption and a closed
+    reader each end the process with one line; other exceptions keep their traceback.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("transformer_jax").setLevel(logging.INFO)
@@ -51,7 +53,7 @@ def command_errors() -> Iterator[None]:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"transformer-jax: {where}{error.strerror or error}")
     except Exception as error:
-        if (missing := _missing_device()) is not None:
+        if (missing := _missing_device(error)) is not None:
             sys.exit(
                 "transformer-jax: JAX finds no device: JAX_PLATFORMS is "
                 f"{os.environ.get('JAX_PLATFORMS', '')!r}; unset it, or name an available one, "
@@ -71,14 +73,17 @@ def command_errors() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _missing_device() -> str | None:
-    """What JAX says where it finds no device, in whose absence anything else may have failed."""
-    if "jax" not in sys.modules:
+def _missing_device(error: Exception) -> str | None:
+    """What JAX says where an error of its own comes from finding no device; otherwise None."""
+    last = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    if last.name == "xla_bridge.py":
+        return str(error)
+    if "JAX_PLATFORMS" not in os.environ or "jax" not in last.parts:
         return None
     try:
         sys.modules["jax"].devices()
-    except (AssertionError, RuntimeError) as error:  # the first, where a plugin is missing
-        return str(error)
+    except (AssertionError, RuntimeError) as found:  # the first, where a plugin is missing
+        return str(found)
     return None
 
 

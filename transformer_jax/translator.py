@@ -341,7 +341,7 @@ class Translator:
             references: A reference for each.
             search: The search; None is beam search.
             language: Language of the references; None is the target language of the run.
-            on_progress: Called with the number of lines of each batch that has been translated.
+            on_progress: Called with numbers of lines that have been translated.
             **options: Fields of `Search` instead.
 
         Returns:

@@ -13,7 +13,8 @@ from transformer_jax.decoding.continuous import ContinuousSearch
 from transformer_jax.decoding.options import Search
 
 CONFIG = ModelConfig(
-    vocab_size=23, d_model=16, d_ff=24, num_heads=2, num_layers=1, dropout=0.0,
+    vocab_size=23,
+    max_positions=95, d_model=16, d_ff=24, num_heads=2, num_layers=1, dropout=0.0,
     tied_embeddings="none",
 )  # fmt: skip
 LENGTHS = [3, 90, *np.random.default_rng(0).integers(2, 40, 36).tolist(), 60, 1]
@@ -111,6 +112,6 @@ def test_batches_change_in_every_way(monkeypatch):
 
 
 def test_rounding():
-    assert [continuous._round_up(n) for n in (1, 16, 17, 48, 49, 65, 97, 129, 1000)] == [
+    assert [continuous._round_size(n) for n in (0, 16, 17, 48, 49, 65, 97, 129, 1000)] == [
         16, 16, 32, 48, 64, 96, 128, 192, 1024,
     ]  # fmt: skip

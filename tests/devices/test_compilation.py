@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from tests.small_job import ENVIRONMENT, read_jsonl
+from transformer_jax.devices import compilation
 from transformer_jax.devices.compilation import use_compilation_cache
 
 SMALL = [
@@ -18,38 +20,67 @@ SMALL = [
 
 @pytest.fixture
 def environment(monkeypatch):
-    """Without settings of JAX's cache, and with those that a test made taken back."""
-    for name in [*os.environ]:
-        if "CACHE" in name and name.startswith("JAX_"):
-            monkeypatch.delenv(name)
-    for name in ("CACHE_DIR", "CACHE_MAX_SIZE"):
-        monkeypatch.setenv(f"JAX_COMPILATION_{name}", "")
-        monkeypatch.delenv(f"JAX_COMPILATION_{name}")
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    """Before jax is imported, without settings of its cache; what a test sets is taken back."""
+    monkeypatch.delitem(sys.modules, "jax")
+    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     return os.environ
 
 
-def test_cache_is_used_and_bounded(environment, tmp_path):
+def test_cache_is_the_users_own(environment, tmp_path):
+    use_compilation_cache(tmp_path / "cache" / "compiled")
+    [folder] = (tmp_path / "cache" / "compiled").iterdir()
+    assert environment["JAX_COMPILATION_CACHE_DIR"] == str(folder)
+    assert {path.stat().st_mode & 0o777 for path in (folder, folder.parent)} == {0o700}
+
+
+def test_settings_of_the_user_are_kept(environment, tmp_path):
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "5"
+    use_compilation_cache(tmp_path / "compiled")
+    assert environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "5"
+    environment["JAX_COMPILATION_CACHE_DIR"] = "mine"
+    use_compilation_cache(tmp_path / "other")
+    assert environment["JAX_COMPILATION_CACHE_DIR"] == "mine"
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("reason", ["off", "imported"])
+def test_cache_that_is_off_makes_no_folder(environment, tmp_path, monkeypatch, reason):
+    if reason == "off":
+        monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "false")
+    else:
+        monkeypatch.setitem(sys.modules, "jax", jax)
+    use_compilation_cache(tmp_path / "compiled")
+    assert not (tmp_path / "compiled").exists()
+    assert "JAX_COMPILATION_CACHE_DIR" not in environment
+
+
+@pytest.mark.parametrize("reason", ["a file", "open to others"])
+def test_cache_that_may_not_be_used_is_off(environment, tmp_path, caplog, reason):
+    if reason == "a file":
+        (tmp_path / "compiled").touch()
+    else:
+        (tmp_path / "compiled").mkdir()
+        (tmp_path / "compiled").chmod(0o777)
+    with caplog.at_level(logging.INFO):
+        use_compilation_cache(tmp_path / "compiled")
+    assert f"compiled programs are not kept: {'' if reason == 'a file' else 'other users'}" in (
+        caplog.text
+    )
+    assert "JAX_COMPILATION_CACHE_DIR" not in environment
+
+
+def test_oldest_programs_are_removed(environment, tmp_path, monkeypatch):
     use_compilation_cache(tmp_path / "compiled")
     [folder] = (tmp_path / "compiled").iterdir()
-    assert environment["JAX_COMPILATION_CACHE_DIR"] == str(folder)
-    assert int(environment["JAX_COMPILATION_CACHE_MAX_SIZE"]) == 2 * 2**30
-    assert environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "0"  # the user's
-
-
-def test_cache_of_the_user_is_kept(environment, tmp_path):
-    environment["JAX_COMPILATION_CACHE_DIR"] = "mine"
+    for age, name in enumerate(["newest", "middle", "oldest"]):
+        (folder / name).write_bytes(b"x" * 40)
+        os.utime(folder / name, (1e9 - age, 1e9 - age))
+    environment.pop("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setattr(compilation, "MOST_BYTES", 100)
     use_compilation_cache(tmp_path / "compiled")
-    assert environment["JAX_COMPILATION_CACHE_DIR"] == "mine"
-    assert not (tmp_path / "compiled").exists()
-
-
-def test_cache_that_cannot_be_written_is_off(environment, tmp_path, caplog):
-    (tmp_path / "file").touch()
-    with caplog.at_level(logging.INFO):
-        use_compilation_cache(tmp_path / "file" / "compiled")
-    assert "compiled programs are not kept" in caplog.text
-    assert "JAX_COMPILATION_CACHE_DIR" not in environment
+    assert {path.name for path in folder.iterdir()} == {"newest", "middle"}
 
 
 @pytest.mark.slow

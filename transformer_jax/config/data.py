@@ -30,7 +30,8 @@ class DataConfig:
     corpus: str | None = None
     """Folder made by `prepare`; None prepares the text and links it into the run folder."""
     cache_dir: str | None = None
-    """Folder of prepared data; None is $TRANSFORMER_JAX_CACHE or ~/.cache/transformer_jax."""
+    """Folder of prepared data and compiled programs; None is $TRANSFORMER_JAX_CACHE or
+    ~/.cache/transformer_jax."""
     vocabulary: Literal["bpe", "unigram", "whitespace"] = "bpe"
     """SentencePiece BPE or unigram, trained on the text; or tokens separated by spaces."""
     max_length: int = 256

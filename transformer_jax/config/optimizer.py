@@ -32,7 +32,7 @@ class OptimizerConfig:
     ema_decay: float | None = None
     """Keep an exponential moving average of the parameters and use it to evaluate."""
     logits_block: int | None = None
-    """Target tokens per block of logits; blocks are computed again for the gradient; None is
+    """Target tokens per block of logits, whose gradient is computed with the loss; None is
     all of a batch. Saves memory with a large vocabulary; numbers are equal up to rounding."""
 
     def __post_init__(self):

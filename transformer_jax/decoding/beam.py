@@ -179,7 +179,7 @@ def beam_program(
         best_log_probs, index = top_values(total, candidates)
         return cache, best_log_probs, index // vocabulary, (index % vocabulary).astype(jnp.int32)
 
-    def search_step(beam):
+    def extend(beam):
         cache, log_probs, parents, last_tokens = continuations(beam)
         if eos_rule == "shrink":
             inside = jnp.arange(candidates)[None] < beam.open_slots[:, None]
@@ -225,7 +225,7 @@ def beam_program(
         return _Beam(
             jnp.zeros(sentences, jnp.int32),
             cache,
-            jnp.broadcast_to(jnp.arange(beam_size), shape),
+            jnp.broadcast_to(jnp.arange(beam_size, dtype=jnp.int32), shape),
             jnp.full(shape, start_id, jnp.int32),
             no_tokens,
             initial_log_probs,
@@ -249,7 +249,7 @@ def beam_program(
             finished=finished._replace(tokens=resize_last_axis(finished.tokens, max_length)),
         )
 
-    return SearchProgram(start, search_step, is_unfinished, result, resize)
+    return SearchProgram(start, extend, is_unfinished, result, resize)
 
 
 def _take(values, indices):

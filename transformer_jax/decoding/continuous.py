@@ -13,20 +13,26 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from transformer_jax.data.vocabulary import PAD_ID
 from transformer_jax.decoding.beam import BeamResult
 from transformer_jax.decoding.generate import make_program
 from transformer_jax.decoding.options import Search
+from transformer_jax.decoding.padding import pad_rows, power_of_two
 from transformer_jax.decoding.program import SearchProgram
 
 __all__ = ["ContinuousSearch"]
 
-# Tokens for which a cache has room at least beyond the longest source, when it is made.
+# A cache is made for targets that are so many tokens longer than the longest source.
 SPARE = 8
 
 
 class _Size(NamedTuple):
-    """Sizes for which a batch is compiled: sentences on a device, S, and tokens of a cache."""
+    """Sizes for which a batch is compiled.
+
+    Attributes:
+        rows: Sentences on a device.
+        width: Tokens of a source, padding included.
+        capacity: Tokens of a target for which the cache has room.
+    """
 
     rows: int
     width: int
@@ -34,7 +40,8 @@ class _Size(NamedTuple):
 
     @property
     def refill(self) -> int:
-        """Sentences that begin together once as many rows are free."""
+        """Sentences that begin together once as many rows are free: all of a small batch, whose
+        programs would take as long for fewer."""
         return self.rows if self.rows <= 8 else self.rows // 4
 
 
@@ -65,21 +72,24 @@ class _Waiting:
             source [devices * n, width], limits and sample_ids of these rows.
         """
         devices, count = free.shape
-        source = np.full((devices, count, width), PAD_ID, np.int32)
-        limits = np.zeros((devices, count), np.int32)
-        sample_ids = np.zeros((devices, count, 2), np.int32)
+        entering: list[int | None] = [None] * free.size
         # Devices take turns, so that all have as many sentences of a length.
         for column, device in np.ndindex(count, devices):
             if self and free[device, column] >= 0:
                 i = self._order[self._begun]
                 self._begun += 1
                 held[device, free[device, column]] = i
-                source[device, column, : len(self._sources[i])] = self._sources[i]
-                limits[device, column] = self._limits[i]
-                sample_ids[device, column] = self._sample_ids[i]
+                entering[device * count + column] = i
             else:
                 free[device, column] = -1
-        return source.reshape(-1, width), limits.reshape(-1), sample_ids.reshape(-1, 2)
+        source = pad_rows(
+            [[] if i is None else self._sources[i] for i in entering], free.size, width
+        )
+        limits = np.array([0 if i is None else self._limits[i] for i in entering], np.int32)
+        sample_ids = np.array(
+            [(0, 0) if i is None else self._sample_ids[i] for i in entering], np.int32
+        )
+        return source, limits, sample_ids
 
 
 class ContinuousSearch:
@@ -101,8 +111,10 @@ class ContinuousSearch:
         Args:
             model: A Flax module with `init_cache`, `decode_step` and `resize_cache`.
             search: The search and its options.
-            compiled: compiled(function, arguments) compiles a function of variables and of arrays
-                with a row for each sentence, in which no device needs another's.
+            compiled: compiled(function, arguments, gathered=, donate=) compiles a function of
+                variables and of arrays with a row for each sentence, in which no device needs
+                another's. Results that are `gathered` can be read everywhere; the argument `donate`
+                may be overwritten.
             devices: Number of devices that share the sentences.
             model_limit: Most tokens of a source, padding included, that the model can read.
         """
@@ -180,11 +192,11 @@ class ContinuousSearch:
         """The size for so many sentences, of which the longest has so many tokens."""
         width = self._width(longest)
         most = max(self._search.batch_tokens // (width * self._search.rows), 1)
-        rows = min(_power_of_two(-(-sentences // self._devices)), 1 << (most.bit_length() - 1))
-        return _Size(rows, width, _round_up(longest + SPARE))
+        rows = min(power_of_two(-(-sentences // self._devices)), 1 << (most.bit_length() - 1))
+        return _Size(rows, width, _round_size(longest + SPARE))
 
     def _width(self, length: int) -> int:
-        return min(_round_up(length), self._model_limit)
+        return min(_round_size(length), self._model_limit)
 
     def _may_enter(self, length: int, width: int) -> bool:
         """Whether a source may join a batch: not if most of its row would be padding."""
@@ -220,9 +232,9 @@ class ContinuousSearch:
                 rows = new.rows
         width, capacity = min(size.width, new.width), size.capacity
         if position >= capacity:
-            capacity = _round_up(position + 1)
+            capacity = _round_size(position + 1)
         elif width < size.width:  # A cache is copied to become smaller: not for itself alone.
-            capacity = min(capacity, max(new.capacity, _round_up(position + SPARE)))
+            capacity = min(capacity, max(new.capacity, _round_size(position + SPARE)))
         return _Size(rows, width, capacity)
 
     def _program(self, size: _Size, variables, cache, rows) -> SearchProgram:
@@ -331,12 +343,7 @@ def _without_rows(state, like):
     return jax.tree.map(lambda leaf, other: leaf if other.ndim else leaf[0], state, like)
 
 
-def _power_of_two(count: int) -> int:
-    """The smallest power of two that is not below `count`."""
-    return 1 << (max(count, 1) - 1).bit_length()
-
-
-def _round_up(tokens: int) -> int:
+def _round_size(tokens: int) -> int:
     """The next of few numbers: 16, 32, 48, 64, 96, 128, 192, 256 and so on."""
-    step = max(16, _power_of_two(tokens) // 4)
-    return -(-tokens // step) * step
+    step = max(16, power_of_two(tokens) // 4)
+    return -(-max(tokens, 1) // step) * step

@@ -1,4 +1,4 @@
-"""Predict and score many sentences of token ids: grouped by length, padded, compiled per shape."""
+"""Predict and score many sentences of token ids, in batches of few shapes."""
 
 import contextlib
 import functools
@@ -13,9 +13,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from transformer_jax.data.pairing import Pairing
-from transformer_jax.data.vocabulary import PAD_ID
 from transformer_jax.decoding.continuous import ContinuousSearch
 from transformer_jax.decoding.options import Search
+from transformer_jax.decoding.padding import pad_rows, power_of_two
 from transformer_jax.devices.layout import Layout
 from transformer_jax.errors import UserError
 from transformer_jax.functional.losses import map_blocks, token_log_probs
@@ -25,6 +25,8 @@ __all__ = ["BATCH_TOKENS", "BatchDecoder", "Hypothesis"]
 
 # Of a batch on one device, padding included, unless the caller has others.
 BATCH_TOKENS = 4096
+# Searches whose programs are kept, the newest.
+MOST_SEARCHES = 8
 # Positions whose logits are there at once while targets are scored.
 SCORED_AT_ONCE = 512
 
@@ -94,7 +96,7 @@ class BatchDecoder:
 
     @contextlib.contextmanager
     def reporting(self, on_progress: Callable[[int], object] | None) -> Iterator[None]:
-        """Call on_progress(sentences) after each batch that is predicted within this context."""
+        """Call on_progress(count) for sentences that are predicted within this context."""
         self._on_progress = on_progress
         try:
             yield
@@ -147,6 +149,8 @@ class BatchDecoder:
         limits = [len(ids) + search.extra_length for ids in sources]
         sample_ids = np.stack([np.asarray(of, np.int32) for of in (numbers, parts)], axis=1)
         if search not in self._searches:
+            while len(self._searches) >= MOST_SEARCHES:
+                del self._searches[next(iter(self._searches))]
             self._searches[search] = ContinuousSearch(
                 self._model, search, self._compiled, self._devices, self._model_limit
             )
@@ -219,7 +223,7 @@ class BatchDecoder:
         results: list[np.ndarray] = [np.empty(0)] * len(sources)
         for indices, source in self._length_buckets(read, written):
             length = self._width(max(len(written[i]) for i in indices))
-            rows = _padded_rows([written[i] for i in indices], len(source), length)
+            rows = pad_rows([written[i] for i in indices], len(source), length)
             log_probs = jax.device_get(self._score(self.variables, source, rows))
             for row, i in enumerate(indices):
                 results[i] = log_probs[row, : len(written[i])]
@@ -237,8 +241,8 @@ class BatchDecoder:
         [read], [written] = self._read([source], [0]), self._written([target], [0])
         rows, columns = len(written), len(read)
         # One of few widths for both sides, so that few are compiled.
-        width = min(_power_of_two(max(rows, columns, 16)), self._model_limit)
-        padded = (_padded_rows([ids], 1, width) for ids in (read, written))
+        width = min(power_of_two(max(rows, columns, 16)), self._model_limit)
+        padded = (pad_rows([ids], 1, width) for ids in (read, written))
         _, collected = self._attend(self.variables, *padded)
         weights = self._family.attention(self._model.config, collected.get("attention", {}))
         sizes = ((columns, columns), (rows, rows), (rows, columns))
@@ -284,28 +288,15 @@ class BatchDecoder:
                 end += 1
             group, start = order[start:end], end
             width = self._width(max(len(sources[i]) for i in group))
-            yield group, _padded_rows([sources[i] for i in group], self._padded(len(group)), width)
+            yield group, pad_rows([sources[i] for i in group], self._padded(len(group)), width)
 
     def _padded(self, rows: int) -> int:
         """Rows of which every device has as many, one of few numbers."""
-        return self._devices * _power_of_two(-(-rows // self._devices))
-
-
-def _power_of_two(count: int) -> int:
-    """The smallest power of two that is not below `count`."""
-    return 1 << (count - 1).bit_length()
+        return self._devices * power_of_two(-(-rows // self._devices))
 
 
 def _round_up(length: int, step: int = 8) -> int:
     return -(-length // step) * step
-
-
-def _padded_rows(sentences, size, width) -> np.ndarray:
-    """int32 [size, width]; rows left over are all padding."""
-    rows = np.full((size, width), PAD_ID, np.int32)
-    for row, ids in zip(rows, sentences):
-        row[: len(ids)] = ids
-    return rows
 
 
 def _score(model, variables, source, targets):

@@ -15,7 +15,7 @@ def top_values(values: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     come in the order of their indices, as there.
 
     Args:
-        values: [B, M].
+        values: [B, M], floating, none NaN.
         count: At most M.
 
     Returns:

@@ -154,7 +154,7 @@ class Decoder(DropoutModule):
         place, max_length = cache.place, cache.history.shape[1]
         sentences = len(cache.position)
         count = len(tokens) // sentences
-        numbers = jnp.arange(1, count + 1)
+        numbers = jnp.arange(1, count + 1, dtype=jnp.int32)
         history = cache.history.at[:, place].set(jnp.tile(numbers, sentences))
         own = history[..., None] == numbers[None, None]
         mask = own.reshape(sentences, 1, count, max_length * count)

@@ -12,7 +12,8 @@ and, where a search is to write the target,
     decode_step(cache, tokens [N]) -> (cache, logits [N, V])
     resize_cache(cache, source_length, max_length) -> cache, for sources and targets of that length
 
-The field `history` of the cache has a row for each of N = B * rows_per_sentence hypotheses. Every
+The field `history` of the cache has a row for each of N = B * rows_per_sentence hypotheses; a
+search moves these rows, within their sentence, as its hypotheses change places. Every
 other array has a row, or as many, for each sentence, but scalars: sentences begin at different
 steps, and a scalar is shared by all.
 `FAMILIES` is open: put another family in under its name, which is what

@@ -108,8 +108,8 @@ class Transformer(DropoutModule):
     def decode_step(self, cache: DecodeState, tokens) -> tuple[DecodeState, jax.Array]:
         """Decode one token.
 
-        Of more than max_length tokens a sentence sees the newest; positions that are learned end
-        with the last of the table.
+        Of more than max_length tokens a sentence sees the newest, and they all have the last of
+        max_length positions, or of the table where positions are learned.
 
         Args:
             cache: The state before.

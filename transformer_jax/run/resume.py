@@ -112,10 +112,11 @@ def _new_direction(run: Run, config: RunConfig) -> str | None:
 
 def _lost_file(old: DataConfig, new: DataConfig) -> str | None:
     """A text file that is named anew and does not exist; one of the same name may be gone."""
+    lost: list[str] = []
     for before, paths in ((old.train, new.train), (old.validation, new.validation)):
         if paths is not None and paths != before:
-            return next((path for path in paths if not Path(path).is_file()), None)
-    return None
+            lost += [path for path in paths if not Path(path).is_file()]
+    return lost[0] if lost else None
 
 
 def _never_saved(run: Run, config: RunConfig) -> bool:

@@ -57,7 +57,8 @@ class _Program:
         """Compile for arrays, or shapes of them, once."""
         shape = self._shape(arguments)
         if shape not in self._compiled:
-            self._compiled[shape] = self.lower(*arguments).compile()
+            # One at a time: where batches are tried, those that do not fit are not kept.
+            self._compiled = {shape: self.lower(*arguments).compile()}
         return self._compiled[shape]
 
     def _shape(self, arguments):
