@@ -13,8 +13,7 @@ from transformer_jax.decoding.continuous import ContinuousSearch
 from transformer_jax.decoding.options import Search
 
 CONFIG = ModelConfig(
-    vocab_size=23,
-    max_positions=95, d_model=16, d_ff=24, num_heads=2, num_layers=1, dropout=0.0,
+    vocab_size=23, max_positions=95, d_model=16, d_ff=24, num_heads=2, num_layers=1, dropout=0.0,
     tied_embeddings="none",
 )  # fmt: skip
 LENGTHS = [3, 90, *np.random.default_rng(0).integers(2, 40, 36).tolist(), 60, 1]
@@ -56,14 +55,15 @@ def rows():
     return [[*drawn.integers(4, 23, length).tolist(), 1] for length in LENGTHS]
 
 
+def compiled(function, arguments, gathered=None, donate=()):
+    return jax.jit(function, donate_argnums=donate)
+
+
 def together(name, batch_tokens, position_encoding="paper"):
     config = ModelConfig(**{**vars(CONFIG), "position_encoding": position_encoding})
     model, variables = built(config)
     search = SEARCHES[name].with_options(batch_tokens=batch_tokens)
     limit = config.max_positions if position_encoding == "learned" else 10**6
-    compiled = lambda function, arguments, gathered=None, donate=(): jax.jit(  # noqa: E731
-        function, donate_argnums=donate
-    )
     found = ContinuousSearch(model, search, compiled, 1, limit)
     numbers = np.stack([np.arange(len(LENGTHS)), np.zeros(len(LENGTHS), int)], axis=1)
     return found, dict(found(variables, rows(), LIMITS, numbers))
@@ -87,6 +87,28 @@ def test_sentences_find_what_they_find_alone(name, batch_tokens, position_encodi
         np.testing.assert_allclose(one.scores, expected.scores[i], rtol=1e-4)
     # The model is one whose targets depend on the sentence.
     assert len({tuple(row[:8].tolist()) for row in expected.tokens[:, 0]}) > 20
+
+
+@pytest.mark.parametrize("sources", [[[]], [[5] * 30, []], [[], [], [7, 1]]])
+def test_sources_may_have_no_tokens(sources):
+    """As those of a language model."""
+    model, variables = built(CONFIG)
+    search = Search(method="greedy", extra_length=8, batch_tokens=16)
+    padded = np.zeros((len(sources), 30), np.int32)
+    for row, ids in zip(padded, sources):
+        row[: len(ids)] = ids
+    limits = [len(ids) + 8 for ids in sources]
+    expected = generate(
+        model, variables["params"], jnp.asarray(padded), search, limits=jnp.asarray(limits)
+    )
+    found = dict(
+        ContinuousSearch(model, search, compiled, 1, 10**6)(
+            variables, sources, limits, np.zeros((len(sources), 2), np.int32)
+        )
+    )
+    for i, length in enumerate(expected.lengths[:, 0].tolist()):
+        assert found[i].lengths[0] == length
+        np.testing.assert_array_equal(found[i].tokens[0, :length], expected.tokens[i, 0, :length])
 
 
 def test_batches_change_in_every_way(monkeypatch):
