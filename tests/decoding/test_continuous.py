@@ -72,7 +72,7 @@ def together(name, batch_tokens, position_encoding="paper"):
 @pytest.mark.parametrize(
     ("name", "batch_tokens", "position_encoding"),
     [
-        *((name, 1024, "paper") for name in SEARCHES),
+        *((name, 340, "paper") for name in SEARCHES),
         ("greedy", 200, "learned"),
     ],
 )
@@ -123,7 +123,7 @@ def test_batches_change_in_every_way(monkeypatch):
         ContinuousSearch, "_make_refill",
         lambda self, size: refilled.append(size) or refill(self, size),
     )  # fmt: skip
-    search, _ = together("beam", 1024)
+    search, _ = together("beam", 340)
     for field in ("rows", "capacity"):
         signs = {np.sign(getattr(new, field) - getattr(old, field)) for old, new in sizes}
         assert {-1, 1} <= signs, field

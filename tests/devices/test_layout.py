@@ -335,7 +335,7 @@ def test_translation_equals_one_device(search):
     one = BatchDecoder(Transformer(MODEL), params)
     many = BatchDecoder(Transformer(MODEL), placed, layout=layout)
     # So few at once that devices take others when sentences are finished.
-    search = search.with_options(batch_tokens=32 * search.rows)
+    search = search.with_options(batch_tokens=32)
     wanted, found = (side.translate(sources * 2, search) for side in (one, many))
     assert [[h.ids for h in each] for each in found] == [[h.ids for h in each] for each in wanted]
     scores = [side.score(sources, sources) for side in (one, many)]

@@ -191,7 +191,7 @@ class ContinuousSearch:
     def _size(self, longest: int, sentences: int) -> _Size:
         """The size for so many sentences, of which the longest has so many tokens."""
         width = self._width(longest)
-        most = max(self._search.batch_tokens // (width * self._search.rows), 1)
+        most = max(self._search.batch_tokens // width, 1)
         rows = min(power_of_two(-(-sentences // self._devices)), 1 << (most.bit_length() - 1))
         return _Size(rows, width, _round_size(longest + SPARE))
 

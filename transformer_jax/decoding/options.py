@@ -40,9 +40,9 @@ class Search:
     """Sample from the likeliest tokens that together have this probability."""
     seed: int = 0
     """Seed of sampling."""
-    batch_tokens: int = 16_384
-    """Source tokens that a device searches at once, padding included, times the hypotheses of each
-    sentence. It decides speed and memory, not what is found."""
+    batch_tokens: int = 4096
+    """Source tokens that a device searches at once, padding included. It decides speed and memory,
+    not what is found."""
 
     def __post_init__(self):
         for name, value in vars(self).items():
