@@ -137,3 +137,13 @@ def test_rounding():
     assert [continuous._round_size(n) for n in (0, 16, 17, 48, 49, 65, 97, 129, 1000)] == [
         16, 16, 32, 48, 64, 96, 128, 192, 1024,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("unfinished", "rows"), [(4, 4), (3, 16)])
+def test_rows_are_added_where_one_is_free(unfinished, rows):
+    """An added row repeats one that is finished; a full batch has none."""
+    search = ContinuousSearch(None, SEARCHES["beam"].with_options(batch_tokens=340), None, 1, 10**6)
+    held = np.where(np.arange(4) < unfinished, np.arange(4), -1)[None]
+    waiting = continuous._Waiting([[5] * 10] * 50, [20] * 50, np.zeros((50, 2), int))
+    size = search._next_size(continuous._Size(4, 32, 16), held, 16, 10, waiting)
+    assert size == (rows, 16, 32)

@@ -19,3 +19,9 @@ def test_top_values_are_those_of_top_k(size, count, kinds):
         top_values(jnp.asarray(drawn), count), jax.lax.top_k(jnp.asarray(drawn), count)
     ):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_of_equal_values_the_first_is_found():
+    """Also where its block has a smaller largest value than another with the same value."""
+    values = jnp.zeros((1, 5000)).at[0, jnp.array([10, 3000, 3001])].set(jnp.array([1.0, 2.0, 1.0]))
+    assert top_values(values, 2)[1].tolist() == [[3000, 10]]

@@ -308,3 +308,24 @@ def test_bfloat16_computes_narrow_and_keeps_wide():
     assert logits.dtype == jnp.float32
     wide = forward(Transformer(SMALL))(variables, SOURCE, TARGET)
     assert 0 < float(jnp.abs(logits - wide).max() / jnp.abs(wide).max()) < 0.1
+
+
+@pytest.mark.parametrize("length", [2, 3, 7])
+def test_resized_cache_keeps_the_newest_tokens_in_order(length):
+    model, variables = build(SMALL)
+    cache = jax.jit(lambda v: model.apply(v, SOURCE, 1, 4, method="init_cache"))(variables)
+    step = jax.jit(lambda c, t: model.apply(variables, c, t, method="decode_step"))
+    for t in range(6):  # the two oldest of six tokens are overwritten
+        cache, _ = step(cache, jnp.full(3, 4 + t))
+    assert int(cache.place) == 2
+    found = model.apply(variables, cache, S + 2, length, method="resize_cache")
+    kept = min(length, 4)
+    assert int(found.place) == 0
+    np.testing.assert_array_equal(found.history, [[0] * (length - kept) + [1] * kept] * 3)
+    for old, new in zip(cache.written, found.written):
+        for axis, before, after in zip((3, 2), old, new):
+            newest = np.roll(before, -2, axis).take(range(4 - kept, 4), axis)
+            at = range(length - kept, length)
+            np.testing.assert_array_equal(np.take(after, at, axis), newest)
+    assert found.memory_mask.shape[-1] == S + 2
+    assert not found.memory_mask[..., S:].any()
