@@ -96,7 +96,8 @@ def publish_comparison(
     details = {side: asdict(each) for side, each in times.items()}
     publish(name, Entry(name, title, where, tables, missing, details), folder)
     text = markdown(entries(folder)).replace(
-        "Made by `python -m experiments.ledger`", "Made by the programs of benchmarks/"
+        "# Results\n\nMade by `python -m experiments.ledger`",
+        "# Speed\n\nMade by the programs of benchmarks/",
     )
     if folder == RESULTS:
         write_atomically(folder.parent / "RESULTS.md", text)

@@ -16,7 +16,7 @@ version = release = transformer_jax.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 root_doc = "docs/index"
-include_patterns = ["*.md", "docs/**.md", "experiments/RESULTS.md", "experiments/notebooks/*.ipynb"]
+include_patterns = ["*.md", "docs/**.md", "*/RESULTS.md", "experiments/notebooks/*.ipynb"]
 templates_path = ["templates"]
 
 html_theme = "furo"
