@@ -14,15 +14,13 @@ from transformer_jax.errors import UserError
 __all__ = ["LineSplitter", "Splitting", "check_splitting"]
 
 Splitting = Literal["auto", "always", "never"]
+log = logging.getLogger(__name__)
 
 
 def check_splitting(how: str) -> None:
     """Raise UserError for what is no way of splitting lines."""
     if how not in get_args(Splitting):
         raise UserError(f"split_sentences {how!r} is not one of {', '.join(get_args(Splitting))}")
-
-
-log = logging.getLogger(__name__)
 
 
 class LineSplitter:

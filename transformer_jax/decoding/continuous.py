@@ -121,6 +121,7 @@ class ContinuousSearch:
         self._model, self._search, self._devices = model, search, devices
         self._compiled, self._model_limit = compiled, model_limit
         self.program_count = 0
+        self._cache_shapes: Any = None
         self._begin = functools.cache(self._make_begin)
         self._refill = functools.cache(self._make_refill)
         self._extend = functools.cache(self._make_extend)
@@ -328,9 +329,12 @@ class ContinuousSearch:
 
     def _without_rows(self, variables, state):
         """Undo `_with_rows` of a state."""
-        source = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-        cache = jax.eval_shape(lambda v, s: self._init_cache(v, s, 1), variables, source)
-        return state._replace(cache=_without_rows(state.cache, cache))
+        if self._cache_shapes is None:  # scalars are the same at any size
+            source = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+            self._cache_shapes = jax.eval_shape(
+                lambda variables, source: self._init_cache(variables, source, 1), variables, source
+            )
+        return state._replace(cache=_without_rows(state.cache, self._cache_shapes))
 
 
 def _with_rows(state):

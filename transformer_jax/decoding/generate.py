@@ -101,12 +101,11 @@ def make_program(
     Returns:
         The search, whose result is a BeamResult.
     """
+    step = search_step(model, variables)
     config = getattr(model, "config", None)
     if isinstance(config, ModelConfig):
         start_id = config.start_id if start_id is None else start_id
         limits = jnp.minimum(limits, family_of(config).max_length(config) or max_length)
-    step = search_step(model, variables)
-    if isinstance(config, ModelConfig):
         vocabulary = config.target_size
     else:
         first = jax.ShapeDtypeStruct((len(limits) * search.rows,), jnp.int32)

@@ -35,7 +35,6 @@ def make_search_step(
     >>> step(cache, jnp.zeros(6, jnp.int32), None)[1].shape
     (6, 50)
     """
-
     cache: Any = model.apply(variables, source, beams, max_length, method="init_cache")
     return search_step(model, variables), cache
 
