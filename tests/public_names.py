@@ -21,7 +21,8 @@ _NAMES = {
     """,
     "transformer_jax.functional": """
         additive_attention_weights apply_attention attention_weights batch_norm batch_statistics
-        cached_attention causal_mask combine_masks dot_product_attention dropout embed
+        blockwise_attention cached_attention causal_mask combine_masks compact_attention
+        compact_linear compact_unembed cudnn_attention dot_product_attention dropout embed
         feed_forward fold_in_rows label_smoothed_cross_entropy layer_norm learned_positions linear
         local_window_mask map_blocks masked_softmax merge_heads padding_mask row_axes row_keys
         running_statistics seed_key segment_mask segment_positions sinusoids split_heads

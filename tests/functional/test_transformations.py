@@ -45,6 +45,23 @@ CASES = {
         ),
         (floats(B, T, D), ids(B, T)),
     ),
+    "compact_attention": (
+        F.compact_attention,
+        (floats(B, T, H, K), floats(B, S, H, K), floats(B, S, H, D), MASK),
+    ),
+    "blockwise_attention": (
+        lambda *given: F.blockwise_attention(*given, block=2),
+        (floats(B, T, H, K), floats(B, S, H, K), floats(B, S, H, D), MASK),
+    ),
+    "cudnn_attention": (  # here what stands in for it
+        lambda *given: F.cudnn_attention(*given[:3], given[3]),
+        (*(x.astype(jnp.bfloat16) for x in (floats(B, T, H, 8), *[floats(B, S, H, 8)] * 2)), MASK),
+    ),
+    "compact_linear": (
+        lambda x: F.compact_linear(x, [W["w1"]] * 2, [W["b1"]] * 2)[1],
+        (floats(B, T, D),),
+    ),
+    "compact_unembed": (lambda x: F.compact_unembed(x, W["table"]), (floats(B, T, D),)),
     "cached_attention": (
         F.cached_attention,
         (floats(B, T, H, K), floats(B, H, K, S), floats(B, H, S, D), MASK),

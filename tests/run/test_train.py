@@ -1,5 +1,6 @@
 """The main job on a small language: train, stop, resume, translate."""
 
+import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,8 @@ from transformer_jax.data.corpus import Corpus
 from transformer_jax.data.preparation import prepare
 from transformer_jax.devices.signals import Interrupted
 from transformer_jax.run.folder import Run, RunError
+from transformer_jax.run.identity import identity
+from transformer_jax.run.resume import with_kernels
 from transformer_jax.run.train import train
 
 
@@ -77,6 +80,41 @@ def test_resume_rejects_changed_identity_fields(uninterrupted_run):
     bad = replace(config, data=_prepared(bad.data, prepared))
     with pytest.raises(RunError, match="was trained on corpus"):
         train(bad, run.folder, progress=False)
+
+
+def test_run_keeps_the_kernels_that_it_began_with(tmp_path):
+    """One of before there were kernels was computed by the definitions, and so goes on."""
+    config = configuration(tmp_path, log_every=1)
+    definition = replace(config, model=replace(config.model, kernels="definition"))
+    whole = train(definition, tmp_path / "whole", progress=False)
+    shorter = replace(definition, train=replace(definition.train, steps=12))
+    train(shorter, tmp_path / "run", progress=False)
+    path = tmp_path / "run" / "config.json"
+    tree = json.loads(path.read_text())
+    assert tree["config"]["model"].pop("kernels") == "definition"
+    del tree["config"]["model"]["remat"]
+    path.write_text(json.dumps(tree))
+    resumed = train(config, tmp_path / "run", progress=False)
+    assert resumed.config.model.kernels == "definition"
+    assert json.loads(path.read_text())["config"]["model"]["kernels"] == "definition"
+    found, expected = (read_jsonl(run.folder / "metrics.jsonl") for run in (resumed, whole))
+    losses = [[r["loss"] for r in records if "loss" in r] for records in (found, expected)]
+    assert len(losses[0]) == 24 and losses[0] == losses[1]
+
+
+def test_run_begins_with_compact_kernels_and_takes_others_when_told(uninterrupted_run, caplog):
+    _, config, run = uninterrupted_run
+    assert config.model.kernels == "auto"
+    assert Run.open(run.folder).config.model.kernels == "compact"
+    other = replace(config, model=replace(config.model, kernels="blockwise", remat="layers"))
+    assert identity(other, "text") == identity(config, "text")
+    with caplog.at_level("INFO"):
+        model = with_kernels(other.model, run)
+    assert (model, caplog.messages) == (
+        other.model,
+        [f"{run.folder} goes on with kernels blockwise instead of compact: numbers differ by "
+         "rounding from here"],
+    )  # fmt: skip
 
 
 def test_resume_rejects_fewer_steps_and_another_direction(tmp_path):

@@ -58,6 +58,14 @@ class ModelConfig:
     """Start symbol of the decoder: 0 is the zero vector of padding, 3 a row of its own (BOS)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the computation; parameters, statistics, softmax and loss stay float32."""
+    kernels: Literal["auto", "definition", "compact", "blockwise", "cudnn"] = "auto"
+    """Functions that attention, projections and logits are computed with; all are equal up to
+    rounding. definition: the formulas as they stand; compact: with gradients of their own, which
+    keep less; blockwise: compact, and attention in blocks, for long sequences; cudnn: compact, and
+    cuDNN's attention; auto: compact for a new run, its own for one that is resumed."""
+    remat: Literal["none", "layers", "dots"] = "none"
+    """What the backward pass computes again instead of keeping it: none; layers: all inside each
+    layer; dots: all but the products with parameters."""
 
     def __post_init__(self):
         check_types(self)
@@ -76,10 +84,36 @@ class ModelConfig:
             self.position_encoding in ("learned", "none") or self.d_model % 2 == 0,
             f"d_model {self.d_model} is odd: sinusoidal positions come in pairs",
         )
+        if self.kernels in ("blockwise", "cudnn"):
+            self._check_attention()
         require(
             0 <= self.start_id < self.target_size,
             f"start_id {self.start_id} is outside the vocabulary of {self.target_size}",
         )
+
+    def _check_attention(self):
+        """Raise ConfigError for what needs attention weights, or what cuDNN does not compute."""
+        kernels = self.kernels
+        require(
+            self.attention_dropout == 0 and self.attention_score != "additive",
+            f"kernels {kernels!r} forms no weights, which attention_dropout "
+            f"{self.attention_dropout} or attention_score {self.attention_score!r} needs: choose "
+            "compact or definition",
+        )
+        sizes = self.key_size, self.value_size
+        require(
+            kernels != "cudnn" or (sizes[0] == sizes[1] and sizes[0] % 8 == 0),
+            f"kernels 'cudnn' needs d_k = d_v, a multiple of 8, not {sizes[0]} and {sizes[1]}",
+        )
+        require(
+            kernels != "cudnn" or self.dtype != "float32",
+            "kernels 'cudnn' computes in 16 bits: add dtype bfloat16, or choose compact",
+        )
+
+    @property
+    def chosen_kernels(self) -> str:
+        """The kernels, with what auto stands for."""
+        return "compact" if self.kernels == "auto" else self.kernels
 
     @property
     def target_size(self) -> int:

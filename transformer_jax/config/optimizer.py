@@ -32,8 +32,9 @@ class OptimizerConfig:
     ema_decay: float | None = None
     """Keep an exponential moving average of the parameters and use it to evaluate."""
     logits_block: int | None = None
-    """Target tokens per block of logits, whose gradient is computed with the loss; None is
-    all of a batch. Saves memory with a large vocabulary; numbers are equal up to rounding."""
+    """Target tokens per block of logits, whose gradient is computed with the loss. None is all of a
+    batch with the kernels called definition, and 256 or more with others. Numbers are equal up to
+    rounding."""
 
     def __post_init__(self):
         check_types(self)

@@ -17,6 +17,8 @@ __all__ = ["RunConfig"]
 
 # Fields of DataConfig that say where text is, not what is done with it.
 _PATH_FIELDS = ("train", "validation", "data_dir", "corpus", "cache_dir")
+# Fields that decide the numbers of a run up to rounding at most.
+_OTHER_FIELDS = (*(f"data.{name}" for name in _PATH_FIELDS), "model.kernels", "model.remat")
 
 
 @dataclass(frozen=True)
@@ -63,16 +65,16 @@ class RunConfig:
     def identity_fields(self) -> dict[str, object]:
         """Field name -> value of every field that decides the numbers of the run.
 
-        Paths are left out: the corpus fingerprint stands for what they hold. So is the direction of
-        own files, which a run that is resumed may be given.
+        Paths are left out: the corpus fingerprint stands for what they hold. So are the direction
+        of own files, which a run that is resumed may be given, and what only rounds otherwise.
         """
         fields = {
             f"{part}.{name}": value
             for part in ("model", "optimizer", "data")
             for name, value in dataclasses.asdict(getattr(self, part)).items()
         }
-        for name in _PATH_FIELDS:
-            del fields[f"data.{name}"]
+        for name in _OTHER_FIELDS:
+            del fields[name]
         own = self.data.dataset is None
         fields["data.direction"] = None if own else self.data.known_direction
         return fields | {"train.seed": self.train.seed}

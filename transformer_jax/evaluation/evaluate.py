@@ -6,13 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 
 from transformer_jax.data.batching import Batch
 from transformer_jax.data.vocabulary import PAD_ID
 from transformer_jax.devices.layout import BATCH_AXES, Layout
 from transformer_jax.functional.losses import label_smoothed_cross_entropy, map_blocks
+from transformer_jax.models.kernels import logits_block
 
 __all__ = ["make_evaluation", "read_target"]
 
@@ -27,7 +27,7 @@ def read_target(target: jax.Array, ignored: int) -> jax.Array:
 
 
 def make_evaluation(
-    model: nn.Module, layout: Layout, ignored: int = PAD_ID, block: int | None = None
+    model: Any, layout: Layout, ignored: int = PAD_ID, block: int | None = None
 ) -> Callable[[Any, Iterable[Batch]], dict[str, float]]:
     """Make evaluate(variables, batches) -> loss, perplexity and accuracy, teacher-forced.
 
@@ -40,7 +40,7 @@ def make_evaluation(
         model: A model of a family.
         layout: The devices.
         ignored: The target that does not count.
-        block: Positions whose logits exist at once; None is all.
+        block: Positions whose logits exist at once; None as `models.kernels.logits_block` says.
     """
 
     def sums(variables, batch):
@@ -54,7 +54,8 @@ def make_evaluation(
             correct &= targets != ignored
             return jnp.stack([loss, jnp.sum(correct, dtype=jnp.float32), count])
 
-        found = map_blocks(counted, block, features, batch.target, ignored)
+        at_once = logits_block(model.config, block, batch.target.size)
+        found = map_blocks(counted, at_once, features, batch.target, ignored)
         return jax.lax.psum(found.sum(axis=0), BATCH_AXES)
 
     sums = jax.jit(layout.shard_map_rows(sums, takes=(P(), P(BATCH_AXES)), gives=P()))

@@ -10,9 +10,16 @@ from transformer_jax.functional.attention import (
     merge_heads,
     split_heads,
 )
+from transformer_jax.functional.blockwise import blockwise_attention
 from transformer_jax.functional.dropout import dropout
 from transformer_jax.functional.embedding import embed, unembed
 from transformer_jax.functional.feed_forward import feed_forward
+from transformer_jax.functional.kernels import (
+    compact_attention,
+    compact_linear,
+    compact_unembed,
+    cudnn_attention,
+)
 from transformer_jax.functional.keys import fold_in_rows, row_keys, seed_key, typed_key
 from transformer_jax.functional.linear import linear
 from transformer_jax.functional.losses import (
@@ -43,9 +50,14 @@ __all__ = [
     "attention_weights",
     "batch_norm",
     "batch_statistics",
+    "blockwise_attention",
     "cached_attention",
     "causal_mask",
     "combine_masks",
+    "compact_attention",
+    "compact_linear",
+    "compact_unembed",
+    "cudnn_attention",
     "dot_product_attention",
     "dropout",
     "embed",

@@ -1,5 +1,7 @@
 """Position-wise feed-forward network (section 3.3)."""
 
+from collections.abc import Callable
+
 import jax
 from jaxtyping import Array, Float
 
@@ -19,6 +21,7 @@ def feed_forward(
     *,
     dropout_rate: float = 0.0,
     rng: AnyKey | None = None,
+    affine: Callable[[Array, Array, Array], Array] = linear,
 ) -> Float[Array, "... D"]:
     """Compute max(0, x W1 + b1) W2 + b2, equation 2; biases are added in float32.
 
@@ -31,6 +34,7 @@ def feed_forward(
         dropout_rate: Dropout on the hidden layer, tensor2tensor's later "ReLU dropout"; the paper
             has none.
         rng: Key, or keys per row, of that dropout.
+        affine: Computes x W + b of (x, W, b).
 
     Returns:
         [..., D] in the dtype of x.
@@ -41,6 +45,6 @@ def feed_forward(
     Array([[0.],
            [2.]], dtype=float32)
     """
-    hidden = jax.nn.relu(linear(x, kernel_in, bias_in))
+    hidden = jax.nn.relu(affine(x, kernel_in, bias_in))
     hidden = dropout(hidden, dropout_rate, rng)
-    return linear(hidden, kernel_out, bias_out)
+    return affine(hidden, kernel_out, bias_out)

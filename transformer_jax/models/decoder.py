@@ -14,6 +14,7 @@ from transformer_jax.functional.masking import (
 )
 from transformer_jax.models.embedding import Embedding
 from transformer_jax.models.encoder import Masks, Segments, counted_tokens, places_of
+from transformer_jax.models.kernels import AttentionFunction, rematerialised
 from transformer_jax.models.layers import (
     DecoderLayer,
     DropoutModule,
@@ -65,14 +66,16 @@ class Decoder(DropoutModule):
 
     embedding: Embedding | None = None
     cross: bool = True
+    attention_fn: AttentionFunction | None = None
 
     def setup(self):
         config = self.config
         self.embed = self.embedding or Embedding(config, ("target", "output"))
         if self.embedding is None:
             nn.share_scope(self, self.embed)
+        layer, options = rematerialised(DecoderLayer, config), (self.attention_fn, self.cross)
         self.layers = [
-            DecoderLayer(config, self.cross, name=f"decoder_{i}") for i in range(config.num_layers)
+            layer(config, *options, name=f"decoder_{i}") for i in range(config.num_layers)
         ]
         if config.norm_placement == "pre":
             self.decoder_norm = make_norm(config)

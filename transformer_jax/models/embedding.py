@@ -3,9 +3,10 @@
 import jax
 from flax import linen as nn
 
-from transformer_jax.functional.embedding import embed, unembed
+from transformer_jax.functional.embedding import embed
 from transformer_jax.functional.positions import learned_positions, sinusoids
 from transformer_jax.models.dimensions import FLOAT32, name_axes
+from transformer_jax.models.kernels import kernels_of
 from transformer_jax.models.layers import DropoutModule
 
 __all__ = ["Embedding"]
@@ -71,7 +72,7 @@ class Embedding(DropoutModule):
 
     def logits(self, x):
         """x [B, T, D] -> [B, T, V], float32."""
-        return unembed(x, self.tables["output"].astype(self.dtype))
+        return kernels_of(self.config).unembed(x, self.tables["output"].astype(self.dtype))
 
     def _side(self, use, tokens, rows, places):
         positions = self._positions(tokens.shape[1])

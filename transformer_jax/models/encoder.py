@@ -9,6 +9,7 @@ from transformer_jax.config import ModelConfig
 from transformer_jax.functional.masking import combine_masks, padding_mask, segment_mask
 from transformer_jax.functional.positions import segment_positions
 from transformer_jax.models.embedding import Embedding
+from transformer_jax.models.kernels import AttentionFunction, rematerialised
 from transformer_jax.models.layers import DropoutModule, EncoderLayer
 from transformer_jax.models.norms import make_norm
 
@@ -50,13 +51,17 @@ class Encoder(DropoutModule):
     """
 
     embedding: Embedding | None = None
+    attention_fn: AttentionFunction | None = None
 
     def setup(self):
         config = self.config
         self.embed = self.embedding or Embedding(config, ("source",))
         if self.embedding is None:
             nn.share_scope(self, self.embed)
-        self.layers = [EncoderLayer(config, name=f"encoder_{i}") for i in range(config.num_layers)]
+        layer = rematerialised(EncoderLayer, config)
+        self.layers = [
+            layer(config, self.attention_fn, name=f"encoder_{i}") for i in range(config.num_layers)
+        ]
         if config.norm_placement == "pre":
             self.encoder_norm = make_norm(config)
 

@@ -17,8 +17,8 @@ from transformer_jax.functional import attention as att
 from transformer_jax.functional.dropout import dropout
 from transformer_jax.functional.feed_forward import feed_forward
 from transformer_jax.functional.keys import fold_in_rows
-from transformer_jax.functional.linear import linear
 from transformer_jax.models.dimensions import FLOAT32, Module, name_axes
+from transformer_jax.models.kernels import AttentionFunction, kernels_of
 from transformer_jax.models.norms import make_norm
 
 __all__ = ["DecoderLayer", "EncoderLayer", "FeedForward", "MultiHeadAttention"]
@@ -79,76 +79,122 @@ class Linear(Module):
     features: int
     fan_out: int
     letters: tuple[str, str]
-    dtype: jnp.dtype
+    config: ModelConfig
+
+    def __call__(self, x):
+        kernel, bias = self.parameters(x.shape[-1])
+        return kernels_of(self.config).linear(x, [kernel], [bias])[0]
 
     @nn.compact
-    def __call__(self, x):
-        shape = (x.shape[-1], self.features)
+    def parameters(self, width: int):
+        """The kernel [width, F], in the dtype of the computation, and the bias [F]."""
+        shape = (width, self.features)
         glorot, zeros = glorot_uniform(self.fan_out), nn.initializers.zeros
         kernel = self.param("kernel", name_axes(glorot, *self.letters), shape, FLOAT32)
         bias = self.param("bias", name_axes(zeros, self.letters[1]), (self.features,), FLOAT32)
-        return linear(x, kernel.astype(self.dtype), bias)
+        return kernel.astype(jnp.dtype(self.config.dtype)), bias
+
+
+def project(x, *parts: Linear):
+    """Apply several `Linear` to one x, with other kernels than the definition in one product."""
+    if len(parts) == 1 or parts[0].config.chosen_kernels == "definition":
+        return [part(x) for part in parts]
+    kernels, biases = zip(*(part.parameters(x.shape[-1]) for part in parts))
+    return kernels_of(parts[0].config).linear(x, kernels, biases)
 
 
 class MultiHeadAttention(DropoutModule):
-    """Section 3.2.2. Call `keys_values` on what is attended to, then the module on the query.
+    """Section 3.2.2: of x on itself, or on keys and values that `keys_values` made.
 
-    The two steps are apart so that a decoder can cache keys and values.
-    `mutable=["attention"]` collects the weights, [B, H, T, S], under the module's path.
+    The two are apart so that a decoder can cache keys and values.
+    `mutable=["attention"]` collects the weights, [B, H, T, S], under the module's path; only then,
+    for dropout and for additive scores are they formed whatever the kernels are.
     """
 
     cross: bool
+    attention_fn: AttentionFunction | None = None
 
     def setup(self):
         config = self.config
         keys = config.num_heads * config.key_size
         values = config.num_heads * config.value_size
         fused_fan_out = keys + values if self.cross else 2 * keys + values
-        self.query = Linear(keys, keys if self.cross else fused_fan_out, ("D", "HK"), self.dtype)
-        self.key = Linear(keys, fused_fan_out, ("D", "HK"), self.dtype)
-        self.value = Linear(values, fused_fan_out, ("D", "HDv"), self.dtype)
-        self.output = Linear(config.d_model, config.d_model, ("HDv", "D"), self.dtype)
+        self.query = Linear(keys, keys if self.cross else fused_fan_out, ("D", "HK"), config)
+        self.key = Linear(keys, fused_fan_out, ("D", "HK"), config)
+        self.value = Linear(values, fused_fan_out, ("D", "HDv"), config)
+        self.output = Linear(config.d_model, config.d_model, ("HDv", "D"), config)
+        needs_weights = config.attention_dropout > 0 or config.attention_score == "additive"
+        if self.attention_fn is not None and needs_weights:
+            raise ValueError(
+                f"attention_dropout {config.attention_dropout} and attention_score "
+                f"{config.attention_score!r} form weights, which an attention_fn does not: leave "
+                "one of them out"
+            )
         if config.attention_score == "additive":
             # A head's vector is a matrix of key_size rows and one column.
             shape = (config.key_size, config.num_heads)
             initialise = name_axes(glorot_uniform(1), "K", "H")
             self.vector = self.param("vector", initialise, shape, FLOAT32)
 
+    def queries(self, x) -> jax.Array:
+        """[B, T, D] -> [B, T, H, K]."""
+        return self._project(x, self.query)[0]
+
+    def queries_keys_values(self, x) -> tuple[jax.Array, KeysValues]:
+        """What `queries` and `keys_values` make of one x, in one product where they are as wide."""
+        query, keys, values = self._project(x, self.query, self.key, self.value)
+        return query, (keys, values)
+
     def keys_values(self, x) -> KeysValues:
         """[B, S, D] -> ([B, S, H, K], [B, S, H, Dv])."""
-        heads = self.config.num_heads
-        return att.split_heads(self.key(x), heads), att.split_heads(self.value(x), heads)
+        keys, values = self._project(x, self.key, self.value)
+        return keys, values
 
-    def __call__(self, x, keys_values: KeysValues, mask, rows=None):
-        """x [B, T, D], mask broadcastable to [B, H, T, S] -> [B, T, D]."""
-        config = self.config
-        keys, values = keys_values
-        query = att.split_heads(self.query(x), config.num_heads)
-        if config.attention_score == "additive":
-            vector = self.vector.astype(self.dtype).T
-            weights = att.additive_attention_weights(query, keys, vector, mask)
+    def __call__(self, x, keys_values: KeysValues | None, mask, rows=None):
+        """x [B, T, D], mask broadcastable to [B, H, T, S] -> [B, T, D]; None attends to x."""
+        if keys_values is None:
+            query, (keys, values) = self.queries_keys_values(x)
         else:
-            scale = 1.0 if config.attention_score == "unscaled" else None
-            weights = att.attention_weights(query, keys, mask, scale=scale)
-        if not self.is_initializing():  # `init` would return them among the variables
-            self.sow("attention", "weights", weights, reduce_fn=lambda _, new: new, init_fn=tuple)
-        weights = self.apply_dropout(weights, config.attention_dropout, rows)
-        return self.output(att.merge_heads(att.apply_attention(weights, values)))
+            query, (keys, values) = self.queries(x), keys_values
+        # `init` would return the weights among the variables.
+        collected = self.is_mutable_collection("attention") and not self.is_initializing()
+        rng = self.dropout_rng(self.config.attention_dropout, rows)
+        if collected or rng is not None or self.config.attention_score == "additive":
+            weights = self._weights(query, keys, mask)
+            if collected:
+                keep_newest = {"reduce_fn": lambda _, new: new, "init_fn": tuple}
+                self.sow("attention", "weights", weights, **keep_newest)
+            weights = dropout(weights, self.config.attention_dropout, rng)
+            found = att.apply_attention(weights, values)
+        else:
+            attend = self.attention_fn or kernels_of(self.config).attention
+            found = attend(query, keys, values, mask, scale=self._scale)
+        return self.output(att.merge_heads(found))
 
-    def attend_to_cache(self, x, cache: KeysValues, mask):
-        """x [B, T, D], cache as `functional.cached_attention` takes it -> [B, T, D].
+    def attend_to_cache(self, query, cache: KeysValues, mask):
+        """query [B, T, H, K], cache as `functional.cached_attention` takes it -> [B, T, D].
 
         Without dropout, and without weights to collect.
         """
-        config = self.config
-        query = att.split_heads(self.query(x), config.num_heads)
-        if config.attention_score == "additive":
+        if self.config.attention_score == "additive":
             keys, values = from_cache_layout(cache)
+            found = att.apply_attention(self._weights(query, keys, mask), values)
+        else:
+            found = att.cached_attention(query, *cache, mask, scale=self._scale)
+        return self.output(att.merge_heads(found))
+
+    @property
+    def _scale(self):
+        return 1.0 if self.config.attention_score == "unscaled" else None
+
+    def _weights(self, query, keys, mask):
+        if self.config.attention_score == "additive":
             vector = self.vector.astype(self.dtype).T
-            weights = att.additive_attention_weights(query, keys, vector, mask)
-            return self.output(att.merge_heads(att.apply_attention(weights, values)))
-        scale = 1.0 if config.attention_score == "unscaled" else None
-        return self.output(att.merge_heads(att.cached_attention(query, *cache, mask, scale=scale)))
+            return att.additive_attention_weights(query, keys, vector, mask)
+        return att.attention_weights(query, keys, mask, scale=self._scale)
+
+    def _project(self, x, *parts):
+        return [att.split_heads(each, self.config.num_heads) for each in project(x, *parts)]
 
 
 def to_cache_layout(keys_values: KeysValues) -> KeysValues:
@@ -176,7 +222,7 @@ class FeedForward(DropoutModule):
         bias_in = self.param("bias_in", name_axes(zeros, "F"), (d_ff,), FLOAT32)
         kernel_out = self.param("kernel_out", init_out, (d_ff, d_model), FLOAT32)
         bias_out = self.param("bias_out", name_axes(zeros, "D"), (d_model,), FLOAT32)
-        rate = self.config.activation_dropout
+        rate, compute = self.config.activation_dropout, kernels_of(self.config).linear
         return feed_forward(
             x,
             kernel_in.astype(self.dtype),
@@ -185,11 +231,18 @@ class FeedForward(DropoutModule):
             bias_out,
             dropout_rate=rate,
             rng=self.dropout_rng(rate, rows),
+            affine=lambda x, kernel, bias: compute(x, [kernel], [bias])[0],
         )
 
 
 class ResidualBlock(DropoutModule):
     """What encoder and decoder layers share: a sub-layer with dropout, residual and norm."""
+
+    attention_fn: AttentionFunction | None = None
+
+    def attention(self, *, cross: bool) -> MultiHeadAttention:
+        """Make a module of attention."""
+        return MultiHeadAttention(self.config, cross=cross, attention_fn=self.attention_fn)
 
     def residual(self, x, norm, sublayer, rows, counted):
         """post: Norm(x + Dropout(Sublayer(x))), section 5.4; pre: the norm comes first."""
@@ -202,7 +255,7 @@ class EncoderLayer(ResidualBlock):
     """Self-attention, then feed-forward."""
 
     def setup(self):
-        self.self_attention = MultiHeadAttention(self.config, cross=False)
+        self.self_attention = self.attention(cross=False)
         self.self_attention_norm = make_norm(self.config)
         self.feed_forward = FeedForward(self.config)
         self.feed_forward_norm = make_norm(self.config)
@@ -214,7 +267,7 @@ class EncoderLayer(ResidualBlock):
         """
 
         def attend_to_self(y):
-            return self.self_attention(y, self.self_attention.keys_values(y), mask, rows)
+            return self.self_attention(y, None, mask, rows)
 
         def feed_forward(y):
             return self.feed_forward(y, rows)
@@ -229,10 +282,10 @@ class DecoderLayer(ResidualBlock):
     cross: bool = True
 
     def setup(self):
-        self.self_attention = MultiHeadAttention(self.config, cross=False)
+        self.self_attention = self.attention(cross=False)
         self.self_attention_norm = make_norm(self.config)
         if self.cross:
-            self.cross_attention = MultiHeadAttention(self.config, cross=True)
+            self.cross_attention = self.attention(cross=True)
             self.cross_attention_norm = make_norm(self.config)
         self.feed_forward = FeedForward(self.config)
         self.feed_forward_norm = make_norm(self.config)
@@ -250,7 +303,7 @@ class DecoderLayer(ResidualBlock):
         """
 
         def attend_to_self(y):
-            return self.self_attention(y, self.self_attention.keys_values(y), self_mask, rows)
+            return self.self_attention(y, None, self_mask, rows)
 
         def attend_to_memory(y):
             return self.cross_attention(y, memory, memory_mask, rows)
@@ -269,11 +322,12 @@ class DecoderLayer(ResidualBlock):
         """
 
         def attend_to_self(y):
-            cache = update_cache(self.self_attention.keys_values(y))
-            return self.self_attention.attend_to_cache(y, cache, self_mask)
+            query, new = self.self_attention.queries_keys_values(y)
+            return self.self_attention.attend_to_cache(query, update_cache(new), self_mask)
 
         def attend_to_memory(y):
-            return self.cross_attention.attend_to_cache(y, memory, memory_mask)
+            query = self.cross_attention.queries(y)
+            return self.cross_attention.attend_to_cache(query, memory, memory_mask)
 
         return self._sublayers(x, attend_to_self, attend_to_memory)
 

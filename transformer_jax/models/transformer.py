@@ -9,6 +9,7 @@ from flax import linen as nn
 from transformer_jax.models.decoder import Decoder, DecodeState
 from transformer_jax.models.embedding import Embedding
 from transformer_jax.models.encoder import Encoder, Masks, Segments
+from transformer_jax.models.kernels import AttentionFunction
 from transformer_jax.models.layers import DropoutModule
 
 __all__ = ["DecodeState", "Decoder", "Encoder", "Masks", "Segments", "Transformer"]
@@ -16,6 +17,9 @@ __all__ = ["DecodeState", "Decoder", "Encoder", "Masks", "Segments", "Transforme
 
 class Transformer(DropoutModule):
     """The encoder-decoder of section 3; tables are shared as `config.tied_embeddings` says.
+
+    `attention_fn` is called as `functional.dot_product_attention` is, instead of the function that
+    `config.kernels` names; a search, whose keys are cached, does not call it.
 
     >>> import jax.numpy as jnp
     >>> from transformer_jax import presets
@@ -26,11 +30,14 @@ class Transformer(DropoutModule):
     (2, 3, 50)
     """
 
+    attention_fn: AttentionFunction | None = None
+
     def setup(self):
         # One scope for all three: no path of a parameter, and so no random number, names a half.
         self.embedder = Embedding(self.config)
-        self.encoder = Encoder(self.config, self.embedder)
-        self.decoder = Decoder(self.config, self.embedder)
+        attend = self.attention_fn
+        self.encoder = Encoder(self.config, self.embedder, attention_fn=attend)
+        self.decoder = Decoder(self.config, self.embedder, attention_fn=attend)
         for part in (self.embedder, self.encoder, self.decoder):
             nn.share_scope(self, part)
 

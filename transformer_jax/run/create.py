@@ -28,6 +28,8 @@ _MAY_DIFFER_WHEN_FINE_TUNING = {
     "attention_dropout",
     "activation_dropout",
     "dtype",
+    "kernels",
+    "remat",
 }
 
 
@@ -52,6 +54,7 @@ def create_run(
     Raises:
         UserError: The configuration, the text or the other run cannot be used.
     """
+    config = replace(config, model=replace(config.model, kernels=config.model.chosen_kernels))
     task = _checked_task(config)
     if config.data.train and not config.data.validation:
         check_patience(config.train, None)  # before the text is prepared

@@ -50,14 +50,22 @@ def upgrade_run(tree: Any) -> Any:
     """What config.json holds, parsed, of format 2 or 3 as that of format 3; ValueError for others.
 
     >>> upgrade_run({"format": 2, "config": {"model": {"tied": "all"}}})["config"]
-    {'model': {'tied_embeddings': 'all'}}
+    {'model': {'kernels': 'definition', 'tied_embeddings': 'all'}}
     """
     _check(found := tree.get("format") if isinstance(tree, dict) else None)
-    if found == FORMAT:
+    if found != FORMAT:
+        tree = {**_renamed(tree, {"lines": "source_lines"}), "format": FORMAT}
+        lines = _renamed(tree.get("source_lines"), _LINES)
+        tree |= {"source_lines": lines, "config": rename_fields(tree.get("config"))}
+    return _with_kernels(tree)
+
+
+def _with_kernels(tree):
+    """A run of before there were kernels was computed by the definitions, to the last bit."""
+    config = tree.get("config")
+    if not isinstance(config, dict) or not isinstance(model := config.get("model"), dict):
         return tree
-    tree = {**_renamed(tree, {"lines": "source_lines"}), "format": FORMAT}
-    lines = _renamed(tree.get("source_lines"), _LINES)
-    return {**tree, "source_lines": lines, "config": rename_fields(tree.get("config"))}
+    return {**tree, "config": {**config, "model": {"kernels": "definition", **model}}}
 
 
 def upgrade_metadata(meta: Any) -> Any:

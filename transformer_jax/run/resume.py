@@ -26,7 +26,7 @@ from transformer_jax.training.optimizer import MakeOptimizer
 from transformer_jax.training.patience import Patience
 from transformer_jax.training.state import TrainState
 
-__all__ = ["open_or_create_run", "restore_or_init", "template_of"]
+__all__ = ["open_or_create_run", "restore_or_init", "template_of", "with_kernels"]
 
 log = logging.getLogger(__name__)
 
@@ -185,6 +185,7 @@ def _resume_run(config: RunConfig, run: Run, fit_memory: bool) -> Run:
             data=replace(config.data, batch_tokens=tokens),
             optimizer=replace(config.optimizer, accumulation_steps=steps),
         )
+    config = replace(config, model=with_kernels(config.model, run))
     run.check_config(config)
     config = run.task.with_metric(config)
     check_patience(config.train, prepared)
@@ -200,6 +201,19 @@ def _resume_run(config: RunConfig, run: Run, fit_memory: bool) -> Run:
     run.config = config
     run.write_config()
     return run
+
+
+def with_kernels(model: ModelConfig, run: Run) -> ModelConfig:
+    """Give a model the kernels of its run, where no others are asked for."""
+    own = run.config.model.chosen_kernels
+    if model.kernels == "auto":
+        return replace(model, kernels=own)
+    if model.kernels != own:
+        log.info(
+            "%s goes on with kernels %s instead of %s: numbers differ by rounding from here",
+            run.folder, model.kernels, own,
+        )  # fmt: skip
+    return model
 
 
 def _asks_for(model: ModelConfig, manifest: Manifest) -> bool:

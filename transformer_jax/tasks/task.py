@@ -22,6 +22,7 @@ from transformer_jax.evaluation.bleu import Score, exact_match
 from transformer_jax.evaluation.evaluate import make_evaluation, read_target
 from transformer_jax.functional.losses import label_smoothed_cross_entropy, sum_blocks
 from transformer_jax.models.dimensions import boxed_init
+from transformer_jax.models.kernels import logits_block
 from transformer_jax.training.optimizer import MakeOptimizer, make_optimizer
 from transformer_jax.training.schedule import make_schedule
 from transformer_jax.training.step import Loss, StepFunctions, make_step
@@ -44,7 +45,7 @@ class Task:
     """(batch, draw) -> batch, what training reads instead, in NumPy; draw(n) [B, n] are 64-bit
     numbers that depend on the seed, the sentence and the epoch alone."""
 
-    def loss(self, model: nn.Module, config: OptimizerConfig) -> Loss:
+    def loss(self, model: Any, config: OptimizerConfig) -> Loss:
         """Make the loss for `make_step`, for batches of `data.batching`.
 
         Args:
@@ -74,7 +75,8 @@ class Task:
                 logits: Any = model.apply({"params": params}, features, method="project")
                 return label_smoothed_cross_entropy(logits, targets, smoothing, ignored)
 
-            loss, count = sum_blocks(sums, config.logits_block, features, batch.target, ignored)
+            block = logits_block(model.config, config.logits_block, batch.target.size)
+            loss, count = sum_blocks(sums, block, features, batch.target, ignored)
             return loss, count, {}, dict(after)
 
         return loss_fn

@@ -1,0 +1,247 @@
+"""The same formulas with gradients of their own, which keep less and are computed faster.
+
+Each equals its definition, `dot_product_attention`, `linear` or `unembed`, in value, and in its
+gradient up to rounding. Where the inputs are narrow, as bfloat16, so is every factor of a matrix
+product of the backward pass. They have no forward-mode derivative (`jax.jvp`): take the definition.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from transformer_jax.functional.arguments import check_floating, check_mask, check_shape
+from transformer_jax.functional.attention import Mask, apply_attention, attention_weights
+
+__all__ = ["compact_attention", "compact_linear", "compact_unembed", "cudnn_attention"]
+
+
+def compact_attention(
+    query: Float[Array, "B T H K"],
+    key: Float[Array, "B S H K"],
+    value: Float[Array, "B S H Dv"],
+    mask: Mask | None = None,
+    *,
+    scale: float | None = None,
+) -> Float[Array, "B T H Dv"]:
+    """Compute `dot_product_attention`; of [B, H, T, S] only the weights are kept, as narrow as they
+    are multiplied.
+
+    With P the weights, O the result and dO its gradient, the scores' gradient is
+
+        dS = P * (dO V^T - sum(dO * O))
+
+    (section 3.1 of Dao et al. 2022, FlashAttention, from P instead of computed anew).
+
+    Args:
+        query: [B, T, H, K].
+        key: [B, S, H, K].
+        value: [B, S, H, Dv].
+        mask: As in `masked_softmax`.
+        scale: As in `attention_weights`.
+
+    Returns:
+        [B, T, H, Dv].
+
+    Raises:
+        ValueError: As `dot_product_attention`.
+        TypeError: As `dot_product_attention`.
+
+    >>> query, key = jnp.ones((1, 1, 1, 4)), jnp.zeros((1, 2, 1, 4))
+    >>> compact_attention(query, key, jnp.array([[[[2.0]], [[4.0]]]]))
+    Array([[[[3.]]]], dtype=float32)
+    """
+    scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
+    return _attention(query, key, value, mask, scale)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _attention(query, key, value, mask, scale):
+    return _attention_forward(query, key, value, mask, scale)[0]
+
+
+def _attention_forward(query, key, value, mask, scale):
+    weights = attention_weights(query, key, mask, scale=scale)
+    result = apply_attention(weights, value)
+    return result, (query, key, value, mask, weights, result)
+
+
+def _attention_backward(scale, kept, of_result):
+    query, key, value, mask, weights, result = kept
+    of_value = jnp.einsum("bhts,bthd->bshd", weights, of_result)
+    of_weights = jnp.einsum("bthd,bshd->bhts", of_result, value, preferred_element_type=jnp.float32)
+    shared = jnp.einsum(
+        "bthd,bthd->bht", of_result, result, preferred_element_type=jnp.float32
+    )  # sum(dP * P) of each query
+    of_scores = weights.astype(jnp.float32) * (of_weights - shared[..., None])
+    if mask is not None:
+        # Behind the mask a huge value may have made infinity, which zero weights leave NaN.
+        of_scores = jnp.where(mask, of_scores, 0.0)
+    of_scores = (of_scores * scale).astype(query.dtype)
+    of_query = jnp.einsum("bhts,bshk->bthk", of_scores, key)
+    of_key = jnp.einsum("bhts,bthk->bshk", of_scores, query)
+    return of_query, of_key, of_value, None
+
+
+_attention.defvjp(_attention_forward, _attention_backward)
+
+
+def cudnn_attention(
+    query: Float[Array, "B T H K"],
+    key: Float[Array, "B S H K"],
+    value: Float[Array, "B S H K"],
+    mask: Mask | None = None,
+    *,
+    scale: float | None = None,
+) -> Float[Array, "B T H K"]:
+    """Compute `dot_product_attention` with cuDNN on a CUDA device; elsewhere `compact_attention`.
+
+    Args:
+        query: [B, T, H, K], bfloat16 or float16; K is a multiple of 8.
+        key: [B, S, H, K].
+        value: [B, S, H, K].
+        mask: As in `masked_softmax`.
+        scale: As in `attention_weights`.
+
+    Returns:
+        [B, T, H, K].
+
+    Raises:
+        ValueError: The shapes do not fit, or K is no multiple of 8.
+        TypeError: The inputs have 32 bits, or the mask is not boolean.
+
+    >>> query, key = jnp.ones((1, 1, 1, 8), jnp.bfloat16), jnp.zeros((1, 2, 1, 8), jnp.bfloat16)
+    >>> cudnn_attention(query, key, key + 3).shape
+    (1, 1, 1, 8)
+    """
+    if query.dtype not in (jnp.bfloat16, jnp.float16):
+        raise TypeError(f"the query is {query.dtype}: cuDNN's attention takes bfloat16 or float16")
+    check_shape("value", value, key.shape)
+    if query.shape[-1] % 8:
+        raise ValueError(f"the heads are {query.shape[-1]} wide: cuDNN's attention takes 8, 16, ..")
+    if jax.default_backend() != "gpu":
+        return compact_attention(query, key, value, mask, scale=scale)
+    if mask is None:
+        return jax.nn.dot_product_attention(query, key, value, scale=scale, implementation="cudnn")
+    batch, length, heads, _ = query.shape
+    check_mask(mask, (batch, heads, length, key.shape[1]))
+    # cuDNN broadcasts rows and heads, not queries.
+    whole = jnp.broadcast_to(mask, (*mask.shape[:2], length, key.shape[1]))
+    result = jax.nn.dot_product_attention(
+        query, key, value, mask=whole, scale=scale, implementation="cudnn"
+    )
+    # It gives a query without any key the mean of all values.
+    some = jnp.swapaxes(mask.any(axis=-1), 1, 2)[..., None]
+    return jnp.where(some, result, jnp.zeros((), result.dtype))
+
+
+def compact_linear(
+    x: Float[Array, "... D"],
+    kernels: Sequence[Float[Array, "D _"]],
+    biases: Sequence[Float[Array, "_"]],
+) -> tuple[Float[Array, "... _"], ...]:
+    """Compute `linear` of one x with each kernel and bias, those of equal width as one product.
+
+    Args:
+        x: [..., D], floating.
+        kernels: Each [D, F], with an F of its own.
+        biases: Each [F].
+
+    Returns:
+        One [..., F] for each kernel.
+
+    Raises:
+        ValueError: The shapes do not fit.
+        TypeError: x is not floating.
+
+    >>> kernels, biases = [jnp.ones((2, 3)), jnp.zeros((2, 3))], [jnp.zeros(3), jnp.ones(3)]
+    >>> for each in compact_linear(jnp.ones((1, 2)), kernels, biases):
+    ...     print(each)
+    [[2. 2. 2.]]
+    [[1. 1. 1.]]
+    """
+    check_floating("input of linear", x)
+    for kernel, bias in zip(kernels, biases, strict=True):
+        check_shape("kernel", kernel, (x.shape[-1], kernel.shape[-1]))
+        check_shape("bias", bias, (kernel.shape[-1],))
+    found: dict[int, Array] = {}
+    for width in dict.fromkeys(kernel.shape[1] for kernel in kernels):
+        first, *more = of_width = [i for i, each in enumerate(kernels) if each.shape[1] == width]
+        if not more:
+            found[first] = _linear(x, kernels[first], biases[first])
+            continue
+        # Side by side along an axis of their own: a mesh may divide that of the heads.
+        joined = _linear(
+            x,
+            jnp.stack([kernels[i] for i in of_width], axis=1),
+            jnp.stack([biases[i] for i in of_width]),
+        )
+        found |= {i: joined[..., place, :] for place, i in enumerate(of_width)}
+    return tuple(found[i] for i in range(len(kernels)))
+
+
+@jax.custom_vjp
+def _linear(x, kernel, bias):
+    """x [..., D], kernel [D, ...], bias [...] -> [..., ...]."""
+    product = jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+    bias = jnp.expand_dims(bias.astype(jnp.float32), tuple(range(x.ndim - 1)))
+    return (product.astype(jnp.float32) + bias).astype(product.dtype)
+
+
+def _linear_forward(x, kernel, bias):
+    return _linear(x, kernel, bias), (x, kernel, bias)
+
+
+def _linear_backward(kept, of_result):
+    x, kernel, bias = kept
+    rows = tuple(range(x.ndim - 1))
+    last = tuple(range(x.ndim - 1, of_result.ndim))
+    of_x = jax.lax.dot_general(of_result, kernel, ((last, tuple(range(1, kernel.ndim))), ((), ())))
+    # JAX would compute its transpose, for which XLA on a CPU writes out that of `of_result`.
+    of_kernel = jax.lax.dot_general(x, of_result, ((rows, rows), ((), ())))
+    of_bias = jnp.sum(of_result.astype(jnp.float32), axis=rows).astype(bias.dtype)
+    return of_x, of_kernel, of_bias
+
+
+_linear.defvjp(_linear_forward, _linear_backward)
+
+
+def compact_unembed(x: Float[Array, "B T D"], table: Float[Array, "V D"]) -> Float[Array, "B T V"]:
+    """Compute `unembed`; where x is bfloat16, so is the logits' gradient in both products.
+
+    Args:
+        x: [B, T, D].
+        table: E, [V, D].
+
+    Returns:
+        Logits [B, T, V] in float32.
+
+    Raises:
+        ValueError: The widths differ.
+
+    >>> compact_unembed(jnp.ones((1, 1, 4)), jnp.ones((2, 4)))
+    Array([[[4., 4.]]], dtype=float32)
+    """
+    check_shape("table", table, (table.shape[0], x.shape[-1]))
+    return _unembed(x, table)
+
+
+@jax.custom_vjp
+def _unembed(x, table):
+    return jnp.einsum("btd,vd->btv", x, table, preferred_element_type=jnp.float32)
+
+
+def _unembed_forward(x, table):
+    return _unembed(x, table), (x, table)
+
+
+def _unembed_backward(kept, of_logits):
+    x, table = kept
+    of_logits = of_logits.astype(x.dtype)
+    return jnp.einsum("btv,vd->btd", of_logits, table), jnp.einsum("btv,btd->vd", of_logits, x)
+
+
+_unembed.defvjp(_unembed_forward, _unembed_backward)
