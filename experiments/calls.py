@@ -22,6 +22,7 @@ from transformer_jax import Transformer
 from transformer_jax.config import ModelConfig
 from transformer_jax.functional import attention
 from transformer_jax.models import decoder, embedding, encoder, layers, norms
+from transformer_jax.models.kernels import KERNELS
 
 __all__ = ["BATCH", "SOURCE", "TARGET", "Call", "calls", "dataflow_edges"]
 
@@ -29,7 +30,7 @@ __all__ = ["BATCH", "SOURCE", "TARGET", "Call", "calls", "dataflow_edges"]
 BATCH, SOURCE, TARGET = 2, 5, 7
 # Functions to see besides the modules: where they are looked up, and their names there.
 WATCHED = (
-    (embedding, ("embed", "sinusoids", "learned_positions", "unembed")),
+    (embedding, ("embed", "sinusoids", "learned_positions")),
     (encoder, ("padding_mask",)),
     (decoder, ("causal_mask", "padding_mask")),
     (layers, ("feed_forward",)),
@@ -45,8 +46,10 @@ WATCHED = (
         ),
     ),
 )
-# What is no step of the flow: three methods, and modules that only call what is watched.
-UNTRACED_METHODS = ("setup", "dropout_rng", "_sublayers")
+# What is no step of the flow: some methods, and modules that only call what is watched.
+UNTRACED_METHODS = (
+    "setup", "dropout_rng", "_sublayers", "parameters", "queries", "queries_keys_values", "_project"
+)  # fmt: skip
 PASSING = (encoder.Encoder, decoder.Decoder, embedding.Embedding)
 Origin = int | str
 
@@ -135,6 +138,10 @@ def calls(model: ModelConfig) -> Call:
             for name in names:
                 function = watched(name, getattr(module, name))
                 patches.enter_context(mock.patch.object(module, name, function))
+        definition = KERNELS["definition"]
+        unembed = watched("unembed", definition.unembed)
+        seen = {"definition": definition._replace(unembed=unembed)}
+        patches.enter_context(mock.patch.dict(KERNELS, seen))
         patches.enter_context(nn.intercept_methods(method))
         jaxpr = jax.make_jaxpr(built.apply)(shapes, source, target).jaxpr
     parameters: list[set[Origin]] = [set() for _ in jaxpr.invars[:-2]]

@@ -33,7 +33,7 @@ def test_figure_1_is_what_runs(tree):
     assert (decode.kind, decode.shape) == ("decode", "[B, T, V]")
     encoder, _ = layer(encode)
     assert [[each.kind for each in part.inner] for part in encoder.inner] == [
-        ["keys_values", "MultiHeadAttention", "apply_dropout", "LayerNorm"],
+        ["MultiHeadAttention", "apply_dropout", "LayerNorm"],
         ["FeedForward", "apply_dropout", "LayerNorm"],
     ]
     decoder, group = layer(decode)
@@ -72,13 +72,16 @@ def test_figure_lines_follow_the_data(tree):
         ("in", "FeedForward"), ("FeedForward", "apply_dropout"), ("apply_dropout", "LayerNorm"),
         ("in", "LayerNorm"), ("LayerNorm", "out"),
     }  # fmt: skip
-    keys_values, module = attention.inner[:2]
-    assert dataflow_edges(keys_values) == [(-1, 0), (-1, 2), (0, 1), (1, 4), (2, 3), (3, 4)]
-    assert [each.kind for each in module.inner][:4] == [
-        "Linear", "split_heads", "attention_weights", "apply_attention",
+    module = attention.inner[0]
+    assert [each.kind for each in module.inner] == [
+        *["Linear"] * 3, *["split_heads"] * 3, "attention_weights", "apply_attention",
+        "merge_heads", "Linear",
     ]  # fmt: skip
-    assert {("in", "apply_attention"), ("attention_weights", "apply_attention")} <= named(module)
-    assert ("split_heads", "apply_attention") not in named(module)
+    # Queries and keys make weights (the mask comes from outside), which are applied to values.
+    assert dataflow_edges(module) == [
+        (-1, 0), (-1, 1), (-1, 2), (-1, 6), (0, 3), (1, 4), (2, 5), (3, 6), (4, 6), (5, 7), (6, 7),
+        (7, 8), (8, 9), (9, 10),
+    ]  # fmt: skip
     decoder, group = layer(decode)
     # The memory's keys and values, and its mask, go past self-attention to the second sub-layer.
     assert dataflow_edges(decoder) == [(-1, 0), (-1, 1), (0, 1), (1, 2), (2, 3)]

@@ -240,10 +240,6 @@ class ResidualBlock(DropoutModule):
 
     attention_fn: AttentionFunction | None = None
 
-    def attention(self, *, cross: bool) -> MultiHeadAttention:
-        """Make a module of attention."""
-        return MultiHeadAttention(self.config, cross=cross, attention_fn=self.attention_fn)
-
     def residual(self, x, norm, sublayer, rows, counted):
         """post: Norm(x + Dropout(Sublayer(x))), section 5.4; pre: the norm comes first."""
         if self.config.norm_placement == "pre":
@@ -255,7 +251,7 @@ class EncoderLayer(ResidualBlock):
     """Self-attention, then feed-forward."""
 
     def setup(self):
-        self.self_attention = self.attention(cross=False)
+        self.self_attention = MultiHeadAttention(self.config, False, self.attention_fn)
         self.self_attention_norm = make_norm(self.config)
         self.feed_forward = FeedForward(self.config)
         self.feed_forward_norm = make_norm(self.config)
@@ -282,10 +278,10 @@ class DecoderLayer(ResidualBlock):
     cross: bool = True
 
     def setup(self):
-        self.self_attention = self.attention(cross=False)
+        self.self_attention = MultiHeadAttention(self.config, False, self.attention_fn)
         self.self_attention_norm = make_norm(self.config)
         if self.cross:
-            self.cross_attention = self.attention(cross=True)
+            self.cross_attention = MultiHeadAttention(self.config, True, self.attention_fn)
             self.cross_attention_norm = make_norm(self.config)
         self.feed_forward = FeedForward(self.config)
         self.feed_forward_norm = make_norm(self.config)
