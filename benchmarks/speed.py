@@ -17,14 +17,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from transformer_jax import presets
 from transformer_jax.config import ModelConfig, OptimizerConfig
 
-__all__ = ["TINY", "matmul_peak"]
+__all__ = ["TINY", "Step", "matmul_peak", "matmul_speed", "our_step", "step_flops", "torch_step"]
 
 VOCABULARY = 37_000
 # About 25,000 target tokens an update, section 5.1; length of a sentence a side.
@@ -80,11 +80,21 @@ def timed(step: Callable[[], Any], wait: Callable[[], Any], tiny: bool) -> dict[
 
 def matmul_peak(tiny: bool) -> float:
     """Operations a second of a bfloat16 product of square matrices in JAX."""
+    return matmul_speed(512 if tiny else 8192, "bfloat16", tiny)
+
+
+def matmul_speed(size: int, dtype: str, tiny: bool = False) -> float:
+    """Operations a second of a product of square matrices in JAX.
+
+    Args:
+        size: Rows, and columns.
+        dtype: Of the matrices.
+        tiny: Whether to measure only shortly.
+    """
     import jax
     import jax.numpy as jnp
 
-    size = 512 if tiny else 8192
-    x = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)
+    x = jax.random.normal(jax.random.key(0), (size, size), dtype)
     scaled, product = x / size**0.5, jax.jit(jnp.matmul)
     last = [x]
 
@@ -106,7 +116,22 @@ def tokens(rows: int, length: int, vocabulary: int) -> np.ndarray:
     return found
 
 
-def train_ours(model: ModelConfig, tiny: bool, profile: Path | None) -> dict[str, Any]:
+class Step(NamedTuple):
+    """A training step on one batch.
+
+    Attributes:
+        run: Takes the step; it may return before it is done.
+        loss: Waits for the last step, and returns its loss per token.
+        memory: Bytes that the compiler says it needs, where there is a compiler that says so.
+    """
+
+    run: Callable[[], None]
+    loss: Callable[[], float]
+    memory: dict[str, int]
+
+
+def our_step(model: ModelConfig, rows: int, length: int) -> Step:
+    """A step of ours; the state is made when it is first taken."""
     import jax
 
     from transformer_jax.data.batching import Batch, BatchShape
@@ -114,33 +139,45 @@ def train_ours(model: ModelConfig, tiny: bool, profile: Path | None) -> dict[str
     from transformer_jax.tasks import Task
     from transformer_jax.training.runners import SingleDeviceRunner
 
-    rows, length = rows_of(tiny)
     functions = Task().step_functions(Transformer(model), OptimizerConfig(), seed=0)
     runner = SingleDeviceRunner(functions)
-    start = time.perf_counter()
     memory = runner.memory(BatchShape(rows, length, length), 1)
-    compiled = time.perf_counter() - start
-    state = [jax.jit(functions.init)(jax.random.key(0))]
+    state: list[Any] = []
     side = tokens(rows, length, model.vocab_size)
     batch = jax.device_put(Batch(side, side[::-1].copy(), np.arange(rows, dtype=np.int32)))
     metrics: list[Any] = [None]
 
-    def step():
-        state[0], metrics[0] = runner(state[0], [batch])
+    def run():
+        before = state.pop() if state else jax.jit(functions.init)(jax.random.key(0))
+        after, metrics[0] = runner(before, [batch])
+        state.append(after)
 
-    found = timed(step, lambda: jax.block_until_ready(metrics[0]), tiny)
+    def loss():
+        return float(metrics[0]["loss_sum"] / metrics[0]["tokens"])
+
+    return Step(run, loss, memory._asdict())
+
+
+def train_ours(model: ModelConfig, tiny: bool, profile: Path | None) -> dict[str, Any]:
+    import jax
+
+    rows, length = rows_of(tiny)
+    start = time.perf_counter()
+    step = our_step(model, rows, length)
+    compiled = time.perf_counter() - start
+    found = timed(step.run, step.loss, tiny)
     if profile is not None:
         with jax.profiler.trace(str(profile), create_perfetto_trace=True):
             for _ in range(3):
-                step()
-            jax.block_until_ready(metrics[0])
+                step.run()
+            step.loss()
         found["profile"] = kernels(profile)
     stats = jax.devices()[0].memory_stats() or {}
     return found | {
         "target_tokens_per_second": rows * length / found["seconds_per_step"],
-        "loss": float(metrics[0]["loss_sum"] / metrics[0]["tokens"]),
+        "loss": step.loss(),
         "compile_seconds": compiled,
-        "memory": {**memory._asdict(), "peak": stats.get("peak_bytes_in_use")},
+        "memory": {**step.memory, "peak": stats.get("peak_bytes_in_use")},
         "flops": step_flops(model, rows, length, length),
     }
 
@@ -157,12 +194,12 @@ def kernels(folder: Path) -> dict[str, Any]:
     return {"all": sum(spent.values()), "longest": dict(spent.most_common(30))}
 
 
-def train_torch(model: ModelConfig, tiny: bool, compiled: bool) -> dict[str, Any]:
+def torch_step(model: ModelConfig, rows: int, length: int, compiled: bool = False) -> Step:
+    """The same step in torch: `nn.Transformer`, dropout in the same places, `model.dtype`."""
     import torch
     from torch import nn
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows, length = rows_of(tiny)
     # Its own final norms, and dropout on attention weights and inside the feed-forward layers,
     # which the paper does not have, are taken out where the module allows it.
     body = nn.Transformer(
@@ -187,7 +224,7 @@ def train_torch(model: ModelConfig, tiny: bool, compiled: bool) -> dict[str, Any
             self.register_buffer("causal", mask)
 
         def read(self, side):
-            return self.apply_dropout(self.table(side) * model.d_model**0.5 + self.positions)
+            return self.drop(self.table(side) * model.d_model**0.5 + self.positions)
 
         def forward(self, source, target):
             shifted = nn.functional.pad(target, (1, -1))
@@ -201,29 +238,37 @@ def train_torch(model: ModelConfig, tiny: bool, compiled: bool) -> dict[str, Any
 
     network = Translation().to(device)
     optimizer = torch.optim.Adam(
-        network.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-9, fused=device == "cuda"
+        network.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-9, fused=True
     )
     forward = torch.compile(network) if compiled else network
     side = torch.as_tensor(tokens(rows, length, model.vocab_size), device=device).long()
     source, target = side, side.flip(0)
     last: list[Any] = [None]
 
-    def step():
+    def run():
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=model.dtype == "bfloat16"):
             last[0] = forward(source, target)
         last[0].backward()
         optimizer.step()
 
+    return Step(run, lambda: last[0].item(), {})
+
+
+def train_torch(model: ModelConfig, tiny: bool, compiled: bool) -> dict[str, Any]:
+    import torch
+
+    rows, length = rows_of(tiny)
+    step = torch_step(model, rows, length, compiled)
     start = time.perf_counter()
-    step()
-    last[0].item()
+    step.run()
+    step.loss()
     first = time.perf_counter() - start
-    found = timed(step, lambda: last[0].item(), tiny)
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else None
+    found = timed(step.run, step.loss, tiny)
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
     return found | {
         "target_tokens_per_second": rows * length / found["seconds_per_step"],
-        "loss": last[0].item(),
+        "loss": step.loss(),
         "compile_seconds": first,
         "memory": {"peak": peak},
         "flops": step_flops(model, rows, length, length),

@@ -1,0 +1,105 @@
+"""Training steps on this machine, beside torch where it is installed.
+
+    python -m benchmarks.training
+    python -m benchmarks.training --work small --rounds 9
+
+The same shapes, tokens, dropout and two threads on both sides, in float32, interleaved. Ours is
+measured with the kernels of a new run, and with the definitions. The share of the peak is that of
+the operations of all matrix products, counted once, in what a product of large matrices reaches in
+the same process.
+"""
+
+import argparse
+import os
+import sys
+import time
+from dataclasses import replace
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from benchmarks.comparison import OURS, RESULTS, Times, compare, publish_comparison, times_table
+from benchmarks.speed import Step, matmul_speed, our_step, step_flops, torch_step
+from experiments.ledger import Provenance, Table
+from transformer_jax import presets
+from transformer_jax.config import ModelConfig
+from transformer_jax.terminal import run_program
+
+__all__ = ["main"]
+
+THREADS = 2
+# Name -> (model, sentences, tokens of a sentence a side).
+WORK: dict[str, tuple[ModelConfig, int, int]] = {
+    "small": (presets.multi30k(10_000), 64, 32),
+    "base": (presets.base(32_000), 32, 32),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--work", choices=WORK, action="append", help="default: all")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--results-dir", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    os.environ["NPROC"] = str(THREADS)
+    work = arguments.work or list(WORK)
+    command = "".join(f" --work {each}" for each in arguments.work or [])
+    where = Provenance.here(f"python -m benchmarks.training{command} --rounds {arguments.rounds}")
+    has_torch = find_spec("torch") is not None
+    if has_torch:
+        import torch
+
+        torch.set_num_threads(THREADS)
+    else:
+        print("torch is not installed: ours alone is measured", file=sys.stderr)
+    begin = time.perf_counter()
+    tables: list[Table] = []
+    every: dict[str, Times] = {}
+    for name in work:
+        table, times = _measure(name, has_torch, arguments.rounds)
+        tables.append(table)
+        every |= {f"{name}, {side}": each for side, each in times.items()}
+    publish_comparison(
+        "training",
+        f"Training: a step, {THREADS} threads",
+        where.with_duration(time.perf_counter() - begin),
+        tables,
+        "nothing" if has_torch else "torch, which is not installed",
+        every,
+        arguments.results_dir,
+    )
+
+
+def _measure(name: str, has_torch: bool, rounds: int) -> tuple[Table, dict[str, Times]]:
+    """Times of every side on one work."""
+    model, rows, length = WORK[name]
+    steps = {
+        OURS: our_step(model, rows, length),
+        f"{OURS}, definitions": our_step(replace(model, kernels="definition"), rows, length),
+    }
+    if has_torch:
+        steps[f"torch {version('torch')}"] = torch_step(model, rows, length)
+
+    def run(step: Step) -> float:
+        step.run()
+        return step.loss()
+
+    times, _ = compare({side: lambda s=step: run(s) for side, step in steps.items()}, rounds)
+    peak, flops = matmul_speed(2048, "float32"), step_flops(model, rows, length, length)
+    shares = {side: f"{flops / each.median / peak:.0%}" for side, each in times.items()}
+    speeds = {side: round(rows * length / each.median) for side, each in times.items()}
+    memory = {
+        side: f"{step.memory['temporary'] / 1e6:.0f} MB" if step.memory else None
+        for side, step in steps.items()
+    }
+    further = {"target tokens/s": speeds, "share of the peak": shares, "temporary": memory}
+    title = (
+        f"{name}: {model.num_layers} + {model.num_layers} layers, d_model {model.d_model}, "
+        f"vocabulary {model.vocab_size:,}, {rows} sentences of {length} tokens a side, "
+        f"float32, dropout {model.dropout}; peak {peak / 1e9:.0f} GFLOP/s"
+    )
+    return times_table(title, times, further), times
+
+
+if __name__ == "__main__":
+    run_program(main)
