@@ -158,10 +158,10 @@ def test_blockwise_attention_skips_blocks_behind_the_mask():
     assert bool(jnp.isfinite(found[:, :4]).all()) and bool(jnp.isnan(found[:, 4:]).all())
 
 
-def test_blockwise_attention_refuses_what_does_not_fit():
-    """`compact_attention` is checked by the definition, which it calls."""
+@pytest.mark.parametrize("function", [F.blockwise_attention, F.compact_attention])
+def test_kernels_refuse_what_does_not_fit(function):
     query, key, value, mask = draw()
-    function = unchecked(F.blockwise_attention)
+    function = unchecked(function)
     with pytest.raises(ValueError, match="key"):
         function(query, key[:1], value, mask)
     with pytest.raises(ValueError, match="the value has shape"):

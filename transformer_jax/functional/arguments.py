@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 __all__ = [
+    "check_attention",
     "check_axes",
     "check_floating",
     "check_integer",
@@ -46,6 +47,23 @@ def check_mask(mask: jax.Array, shape: tuple[int, ...], true: str = "may attend"
         raise TypeError(f"the mask is {mask.dtype}: masks are boolean, True = {true}")
     if mask.ndim != len(shape) or any(m not in (1, n) for m, n in zip(mask.shape, shape)):
         raise ValueError(f"the mask has shape {mask.shape}: it must broadcast to {shape}")
+
+
+def check_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None
+) -> None:
+    """Raise an error unless the arguments of an attention are of one batch, and floating.
+
+    query [B, T, H, K], key [B, S, H, K], value [B, S, H, Dv], mask broadcastable to [B, H, T, S].
+    """
+    for name, x in (("query", query), ("key", key), ("value", value)):
+        check_floating(name, x)
+    batch, length, heads, size = query.shape
+    keys = key.shape[1]
+    check_shape("key", key, (batch, keys, heads, size))
+    check_shape("value", value, (batch, keys, heads, value.shape[-1]))
+    if mask is not None:
+        check_mask(mask, (batch, heads, length, keys))
 
 
 def replace_negative_ids(ids: jax.Array, count: int) -> jax.Array:

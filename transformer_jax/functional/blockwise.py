@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from transformer_jax.functional.arguments import check_floating, check_mask, check_shape
+from transformer_jax.functional.arguments import check_attention
 from transformer_jax.functional.attention import MASKED_SCORE, Mask
 
 __all__ = ["blockwise_attention"]
@@ -48,19 +48,13 @@ def blockwise_attention(
     >>> blockwise_attention(query, key, jnp.array([[[[2.0]], [[4.0]]]]), block=1)
     Array([[[[3.]]]], dtype=float32)
     """
-    for name, x in (("query", query), ("key", key), ("value", value)):
-        check_floating(name, x)
-    batch, length, heads, size = query.shape
-    keys = key.shape[1]
-    check_shape("key", key, (batch, keys, heads, size))
-    check_shape("value", value, (batch, keys, heads, value.shape[-1]))
-    if mask is not None:
-        check_mask(mask, (batch, heads, length, keys))
+    check_attention(query, key, value, mask)
     if block < 1:
         raise ValueError(f"block {block} must be positive")
+    length, keys = query.shape[1], key.shape[1]
     if not length or not keys:
         return jnp.zeros((*query.shape[:3], value.shape[-1]), query.dtype)
-    scale = 1.0 / math.sqrt(size) if scale is None else scale
+    scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
     queries, columns = _block_size(length, block), _block_size(keys, block)
     if keys % columns and (mask is None or mask.shape[3] == 1):
         is_key = jnp.ones((1, 1, 1, keys), jnp.bool_)  # what fills the last block is none

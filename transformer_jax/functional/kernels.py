@@ -13,7 +13,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from transformer_jax.functional.arguments import check_floating, check_mask, check_shape
+from transformer_jax.functional.arguments import (
+    check_attention,
+    check_floating,
+    check_mask,
+    check_shape,
+)
 from transformer_jax.functional.attention import Mask, apply_attention, attention_weights
 
 __all__ = ["compact_attention", "compact_linear", "compact_unembed", "cudnn_attention"]
@@ -47,13 +52,14 @@ def compact_attention(
         [B, T, H, Dv].
 
     Raises:
-        ValueError: As `dot_product_attention`.
-        TypeError: As `dot_product_attention`.
+        ValueError: The shapes do not fit, or the mask does not broadcast.
+        TypeError: An input is not floating, or the mask is not boolean.
 
     >>> query, key = jnp.ones((1, 1, 1, 4)), jnp.zeros((1, 2, 1, 4))
     >>> compact_attention(query, key, jnp.array([[[[2.0]], [[4.0]]]]))
     Array([[[[3.]]]], dtype=float32)
     """
+    check_attention(query, key, value, mask)
     scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
     return _attention(query, key, value, mask, scale)
 
@@ -71,7 +77,8 @@ def _attention_forward(query, key, value, mask, scale):
 
 def _attention_backward(scale, kept, of_result):
     query, key, value, mask, weights, result = kept
-    of_value = jnp.einsum("bhts,bthd->bshd", weights, of_result)
+    # Transposed, the products read what is [B, H, T, S] as it lies: XLA would copy it otherwise.
+    of_value = jnp.einsum("bthd,bhts->bhds", of_result, weights)
     of_weights = jnp.einsum("bthd,bshd->bhts", of_result, value, preferred_element_type=jnp.float32)
     shared = jnp.einsum(
         "bthd,bthd->bht", of_result, result, preferred_element_type=jnp.float32
@@ -82,8 +89,8 @@ def _attention_backward(scale, kept, of_result):
         of_scores = jnp.where(mask, of_scores, 0.0)
     of_scores = (of_scores * scale).astype(query.dtype)
     of_query = jnp.einsum("bhts,bshk->bthk", of_scores, key)
-    of_key = jnp.einsum("bhts,bthk->bshk", of_scores, query)
-    return of_query, of_key, of_value, None
+    of_key = jnp.einsum("bthk,bhts->bhks", query, of_scores)
+    return of_query, *(jnp.transpose(x, (0, 3, 1, 2)) for x in (of_key, of_value)), None
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
