@@ -6,11 +6,13 @@ import jax
 import pytest
 
 from tests.small_job import configuration
+from transformer_jax import presets
 from transformer_jax.data.batching import Batches, BatchShape
 from transformer_jax.data.corpus import Corpus
 from transformer_jax.data.preparation import prepare
 from transformer_jax.devices.layout import Layout
 from transformer_jax.errors import UserError
+from transformer_jax.models.families import family_of
 from transformer_jax.models.transformer import Transformer
 from transformer_jax.run.train import train
 from transformer_jax.tasks import Task
@@ -41,6 +43,7 @@ def needed(config, corpus):
 
 def test_memory_of_the_state_is_exact_and_the_rest_grows_with_the_batch(job):
     config, corpus = job
+    config = replace(config, model=replace(config.model, kernels="definition"))
     state = step_functions(config).shapes()
     exact = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     shape, whole = needed(config, corpus)
@@ -50,6 +53,21 @@ def test_memory_of_the_state_is_exact_and_the_rest_grows_with_the_batch(job):
     assert whole.temporary > 2 * logits  # the logits and their gradient at least
     half = replace(config, data=replace(config.data, batch_tokens=1024))
     assert needed(half, corpus)[1].temporary == pytest.approx(whole.temporary / 2, rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kernels, rows, length",
+    [("definition", 8, 256), ("compact", 64, 32), ("compact", 4, 512), ("blockwise", 4, 512)],
+)
+def test_memory_is_estimated_within_15_percent(kernels, rows, length):
+    """Of a step, as the compiler reports it: what sentences keep, and what parameters do."""
+    model = replace(presets.base(8000), num_layers=2, kernels=kernels)
+    step = SingleDeviceRunner(Task().step_functions(Transformer(model)))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(step.template.params))
+    kept = rows * family_of(model).estimate_activations(model, length, length)
+    found = step.memory(BatchShape(rows, length, length), 1).temporary
+    assert 4 * (kept + 0.6 * parameters) == pytest.approx(found, rel=0.15)
 
 
 @pytest.mark.slow
