@@ -7,6 +7,8 @@ from transformer_jax.config.checks import check_positive, check_types, require
 
 __all__ = ["ModelConfig"]
 
+Kernels = Literal["auto", "definition", "compact", "blockwise", "cudnn"]
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -58,7 +60,7 @@ class ModelConfig:
     """Start symbol of the decoder: 0 is the zero vector of padding, 3 a row of its own (BOS)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the computation; parameters, statistics, softmax and loss stay float32."""
-    kernels: Literal["auto", "definition", "compact", "blockwise", "cudnn"] = "auto"
+    kernels: Kernels = "auto"
     """Functions that attention, projections and logits are computed with; all are equal up to
     rounding. definition: the formulas as they stand; compact: with gradients of their own, which
     keep less; blockwise: compact, and attention in blocks, for long sequences; cudnn: compact, and
@@ -111,7 +113,7 @@ class ModelConfig:
         )
 
     @property
-    def chosen_kernels(self) -> str:
+    def chosen_kernels(self) -> Kernels:
         """The kernels, with what auto stands for."""
         return "compact" if self.kernels == "auto" else self.kernels
 
