@@ -163,7 +163,9 @@ def _config_of(init_from: Path, vocab_size: str | None) -> RunConfig:
             f"--vocab-size {vocab_size}: the vocabulary is that of --init-from {init_from}, which "
             f"has {other.model.vocab_size} types: leave --vocab-size out"
         )
-    return other.without_text()
+    # It is a new run, which chooses its own kernels.
+    model = dataclasses.replace(other.model, kernels="auto")
+    return dataclasses.replace(other.without_text(), model=model)
 
 
 def _read_config(path: Path) -> RunConfig:

@@ -74,14 +74,16 @@ def test_figure_lines_follow_the_data(tree):
     }  # fmt: skip
     module = attention.inner[0]
     assert [each.kind for each in module.inner] == [
-        *["Linear"] * 3, *["split_heads"] * 3, "attention_weights", "apply_attention",
+        "keys_values", "Linear", "split_heads", "attention_weights", "apply_attention",
         "merge_heads", "Linear",
     ]  # fmt: skip
     # Queries and keys make weights (the mask comes from outside), which are applied to values.
     assert dataflow_edges(module) == [
-        (-1, 0), (-1, 1), (-1, 2), (-1, 6), (0, 3), (1, 4), (2, 5), (3, 6), (4, 6), (5, 7), (6, 7),
-        (7, 8), (8, 9), (9, 10),
+        (-1, 0), (-1, 1), (-1, 3), (0, 3), (0, 4), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 7),
     ]  # fmt: skip
+    keys_values = module.inner[0]
+    assert [each.kind for each in keys_values.inner] == [*["Linear"] * 2, *["split_heads"] * 2]
+    assert dataflow_edges(keys_values) == [(-1, 0), (-1, 1), (0, 2), (1, 3), (2, 4), (3, 4)]
     decoder, group = layer(decode)
     # The memory's keys and values, and its mask, go past self-attention to the second sub-layer.
     assert dataflow_edges(decoder) == [(-1, 0), (-1, 1), (0, 1), (1, 2), (2, 3)]

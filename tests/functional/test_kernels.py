@@ -199,20 +199,41 @@ def test_cudnn_attention_asks_for_what_cudnn_computes(monkeypatch, masked):
     plain, asked = jax.nn.dot_product_attention, []
 
     def attend(*given, implementation, **options):
-        asked.append((implementation, options.get("mask")))
+        asked.append((implementation, options.get("mask"), [x.shape for x in given]))
         with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
             return plain(*given, **options)
 
     monkeypatch.setattr(kernels.jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(kernels.jax.nn, "dot_product_attention", attend)
     found = F.cudnn_attention(query, key, value, mask)
-    [(implementation, given)] = asked
-    assert implementation == "cudnn" and (given is None or given.shape == (B, 1, T, S))
+    [(implementation, given, shapes)] = asked
+    assert implementation == "cudnn" and given.shape == (B if masked else 1, 1, T + 1, S + 1)
+    # Its backward pass takes even lengths only.
+    assert shapes == [(B, T + 1, H, 2 * K), *[(B, S + 1, H, 2 * K)] * 2]
     expected = F.dot_product_attention(query, key, value, mask)
     np.testing.assert_allclose(
         found.astype(jnp.float32), expected.astype(jnp.float32), atol=0.02, rtol=0.02
     )
     assert not masked or not found[:, 1].any()
+
+
+@pytest.mark.parametrize("function", [F.compact_attention, F.blockwise_attention])
+def test_kernels_of_mixed_dtypes_give_gradients_of_their_own_and_the_result_of_the_definition(
+    function,
+):
+    query, key, value, mask = draw()
+    given = query.astype(jnp.bfloat16), key, value
+    with jax.numpy_dtype_promotion("standard"):
+        found, backward = jax.vjp(lambda *x: function(*x, mask), *given)
+        assert found.dtype == F.dot_product_attention(*given, mask).dtype == jnp.float32
+        assert [each.dtype for each in backward(found)] == [each.dtype for each in given]
+        x, kernel, table = jnp.ones((2, 3), jnp.bfloat16), jnp.ones((3, 4)), jnp.ones((5, 4))
+        (found,), backward = jax.vjp(lambda *w: F.compact_linear(*w[:1], [w[1]], [w[2]]),
+                                     x, kernel, jnp.ones(4))  # fmt: skip
+        assert [each.dtype for each in backward((found,))] == [x.dtype, kernel.dtype, kernel.dtype]
+        states = jnp.ones((1, 2, 4), jnp.bfloat16)
+        found, backward = jax.vjp(F.compact_unembed, states, table)
+        assert [each.dtype for each in backward(found)] == [states.dtype, table.dtype]
 
 
 @pytest.mark.gpu

@@ -95,22 +95,30 @@ class ModelConfig:
 
     def _check_attention(self):
         """Raise ConfigError for what needs attention weights, or what cuDNN does not compute."""
-        kernels = self.kernels
+        kernels, needs_weights = self.kernels, self.needs_attention_weights
         require(
-            self.attention_dropout == 0 and self.attention_score != "additive",
-            f"kernels {kernels!r} forms no weights, which attention_dropout "
-            f"{self.attention_dropout} or attention_score {self.attention_score!r} needs: choose "
+            needs_weights is None,
+            f"kernels {kernels!r} forms no attention weights, which {needs_weights} needs: choose "
             "compact or definition",
         )
         sizes = self.key_size, self.value_size
         require(
-            kernels != "cudnn" or (sizes[0] == sizes[1] and sizes[0] % 8 == 0),
-            f"kernels 'cudnn' needs d_k = d_v, a multiple of 8, not {sizes[0]} and {sizes[1]}",
+            kernels != "cudnn" or (sizes[0] == sizes[1] and sizes[0] % 8 == 0 and sizes[0] <= 128),
+            f"kernels 'cudnn' needs d_k = d_v, a multiple of 8 and at most 128, not {sizes[0]} and "
+            f"{sizes[1]}",
         )
         require(
             kernels != "cudnn" or self.dtype != "float32",
             "kernels 'cudnn' computes in 16 bits: add dtype bfloat16, or choose compact",
         )
+
+    @property
+    def needs_attention_weights(self) -> str | None:
+        """The field and its value for which attention weights are formed in training."""
+        if self.attention_dropout > 0:
+            return f"attention_dropout {self.attention_dropout}"
+        additive = self.attention_score == "additive"
+        return f"attention_score {self.attention_score!r}" if additive else None
 
     @property
     def chosen_kernels(self) -> Kernels:

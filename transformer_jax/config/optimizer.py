@@ -33,8 +33,8 @@ class OptimizerConfig:
     """Keep an exponential moving average of the parameters and use it to evaluate."""
     logits_block: int | None = None
     """Target tokens per block of logits, whose gradient is computed with the loss. None is all of a
-    batch with the kernels called definition, and 256 or more with others. Numbers are equal up to
-    rounding."""
+    batch with the kernels called definition; with others at most 256, or a sixteenth of the batch
+    if that is more. Numbers are equal up to rounding."""
 
     def __post_init__(self):
         check_types(self)

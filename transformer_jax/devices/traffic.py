@@ -1,4 +1,7 @@
-"""What a compiled step sends between devices, read from its HLO."""
+"""What a compiled step sends between devices, read from its HLO.
+
+The body of a loop counts once: a step is compiled with kernels that have none.
+"""
 
 import math
 import re

@@ -34,7 +34,7 @@ def blockwise_attention(
         key: [B, S, H, K].
         value: [B, S, H, Dv].
         mask: As in `masked_softmax`.
-        scale: As in `attention_weights`.
+        scale: As in `attention_weights`; a number, not an array.
         block: Most queries, and most keys, of a block.
 
     Returns:
@@ -59,11 +59,13 @@ def blockwise_attention(
     if keys % columns and (mask is None or mask.shape[3] == 1):
         is_key = jnp.ones((1, 1, 1, keys), jnp.bool_)  # what fills the last block is none
         mask = is_key if mask is None else mask & is_key
+    dtype, of_result = jnp.result_type(query, key, value), jnp.result_type(query, value)
+    query, key, value = (x.astype(dtype) for x in (query, key, value))
     result = _attention(
         _cut(query, queries), _cut(key, columns), _cut(value, columns),
         _pad_mask(mask, queries, columns), scale,
     )  # fmt: skip
-    return _join(result)[:, :length]
+    return _join(result)[:, :length].astype(of_result)
 
 
 def _block_size(length, block):

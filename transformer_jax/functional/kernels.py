@@ -2,7 +2,8 @@
 
 Each equals its definition, `dot_product_attention`, `linear` or `unembed`, in value, and in its
 gradient up to rounding. Where the inputs are narrow, as bfloat16, so is every factor of a matrix
-product of the backward pass. They have no forward-mode derivative (`jax.jvp`): take the definition.
+product of the backward pass. They have no forward-mode derivative (`jax.jvp`), and a
+`jax.shard_map` around them needs `check_vma=False`: take the definition where that does not do.
 """
 
 import functools
@@ -11,17 +12,20 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from transformer_jax.functional.arguments import (
     check_attention,
     check_floating,
-    check_mask,
     check_shape,
 )
 from transformer_jax.functional.attention import Mask, apply_attention, attention_weights
 
-__all__ = ["compact_attention", "compact_linear", "compact_unembed", "cudnn_attention"]
+__all__ = ["PRODUCT", "compact_attention", "compact_linear", "compact_unembed", "cudnn_attention"]
+
+# The name of what `compact_linear` computes, for policies of `jax.checkpoint`.
+PRODUCT = "product of compact_linear"
 
 
 def compact_attention(
@@ -46,7 +50,7 @@ def compact_attention(
         key: [B, S, H, K].
         value: [B, S, H, Dv].
         mask: As in `masked_softmax`.
-        scale: As in `attention_weights`.
+        scale: As in `attention_weights`; a number, not an array.
 
     Returns:
         [B, T, H, Dv].
@@ -61,7 +65,9 @@ def compact_attention(
     """
     check_attention(query, key, value, mask)
     scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
-    return _attention(query, key, value, mask, scale)
+    dtype, of_result = jnp.result_type(query, key, value), jnp.result_type(query, value)
+    given = (x.astype(dtype) for x in (query, key, value))
+    return _attention(*given, mask, scale).astype(of_result)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -107,17 +113,17 @@ def cudnn_attention(
     """Compute `dot_product_attention` with cuDNN on a CUDA device; elsewhere `compact_attention`.
 
     Args:
-        query: [B, T, H, K], bfloat16 or float16; K is a multiple of 8.
+        query: [B, T, H, K], bfloat16 or float16; K is a multiple of 8 up to 128.
         key: [B, S, H, K].
         value: [B, S, H, K].
         mask: As in `masked_softmax`.
-        scale: As in `attention_weights`.
+        scale: As in `attention_weights`; a number, not an array.
 
     Returns:
         [B, T, H, K].
 
     Raises:
-        ValueError: The shapes do not fit, or K is no multiple of 8.
+        ValueError: The shapes do not fit, or K is no multiple of 8 up to 128.
         TypeError: The inputs have 32 bits, or the mask is not boolean.
 
     >>> query, key = jnp.ones((1, 1, 1, 8), jnp.bfloat16), jnp.zeros((1, 2, 1, 8), jnp.bfloat16)
@@ -126,23 +132,40 @@ def cudnn_attention(
     """
     if query.dtype not in (jnp.bfloat16, jnp.float16):
         raise TypeError(f"the query is {query.dtype}: cuDNN's attention takes bfloat16 or float16")
+    check_attention(query, key, value, mask)
     check_shape("value", value, key.shape)
-    if query.shape[-1] % 8:
-        raise ValueError(f"the heads are {query.shape[-1]} wide: cuDNN's attention takes 8, 16, ..")
+    if query.shape[-1] % 8 or query.shape[-1] > 128:
+        raise ValueError(
+            f"the heads are {query.shape[-1]} wide: cuDNN's attention takes 8, 16, .. 128"
+        )
     if jax.default_backend() != "gpu":
         return compact_attention(query, key, value, mask, scale=scale)
-    if mask is None:
-        return jax.nn.dot_product_attention(query, key, value, scale=scale, implementation="cudnn")
-    batch, length, heads, _ = query.shape
-    check_mask(mask, (batch, heads, length, key.shape[1]))
-    # cuDNN broadcasts rows and heads, not queries.
-    whole = jnp.broadcast_to(mask, (*mask.shape[:2], length, key.shape[1]))
+    length, keys = query.shape[1], key.shape[1]
+    if keys % 2 and mask is None:
+        mask = jnp.ones((1, 1, 1, keys), jnp.bool_)
+    if mask is not None:
+        # cuDNN broadcasts rows and heads, not queries.
+        mask = jnp.broadcast_to(mask, (*mask.shape[:2], length, keys))
+        mask = _to_even(mask, 2, 3)
+    # Its backward pass takes even lengths; what is added as a key is masked.
     result = jax.nn.dot_product_attention(
-        query, key, value, mask=whole, scale=scale, implementation="cudnn"
+        _to_even(query, 1),
+        _to_even(key, 1),
+        _to_even(value, 1),
+        mask=mask,
+        scale=scale,
+        implementation="cudnn",
     )
-    # It gives a query without any key the mean of all values.
-    some = jnp.swapaxes(mask.any(axis=-1), 1, 2)[..., None]
-    return jnp.where(some, result, jnp.zeros((), result.dtype))
+    if mask is not None:
+        # It gives a query without any key the mean of all values.
+        some = jnp.swapaxes(mask.any(axis=-1), 1, 2)[..., None]
+        result = jnp.where(some, result, jnp.zeros((), result.dtype))
+    return result[:, :length]
+
+
+def _to_even(x, *axes):
+    """Fill axes up to an even length, with zeros or False."""
+    return jnp.pad(x, [(0, n % 2 if axis in axes else 0) for axis, n in enumerate(x.shape)])
 
 
 def compact_linear(
@@ -171,14 +194,19 @@ def compact_linear(
     [[1. 1. 1.]]
     """
     check_floating("input of linear", x)
-    for kernel, bias in zip(kernels, biases, strict=True):
+    if len(kernels) != len(biases):
+        raise ValueError(f"there are {len(kernels)} kernels and {len(biases)} biases")
+    for kernel, bias in zip(kernels, biases):
         check_shape("kernel", kernel, (x.shape[-1], kernel.shape[-1]))
         check_shape("bias", bias, (kernel.shape[-1],))
+    dtype = jnp.result_type(x, *kernels)
+    x, kernels = x.astype(dtype), [kernel.astype(dtype) for kernel in kernels]
     found: dict[int, Array] = {}
     for width in dict.fromkeys(kernel.shape[1] for kernel in kernels):
         first, *more = of_width = [i for i, each in enumerate(kernels) if each.shape[1] == width]
         if not more:
-            found[first] = _linear(x, kernels[first], biases[first])
+            product = _linear(x, kernels[first], biases[first])
+            found[first] = checkpoint_name(product, PRODUCT)
             continue
         # Side by side along an axis of their own: a mesh may divide that of the heads.
         joined = _linear(
@@ -186,6 +214,7 @@ def compact_linear(
             jnp.stack([kernels[i] for i in of_width], axis=1),
             jnp.stack([biases[i] for i in of_width]),
         )
+        joined = checkpoint_name(joined, PRODUCT)
         found |= {i: joined[..., place, :] for place, i in enumerate(of_width)}
     return tuple(found[i] for i in range(len(kernels)))
 
@@ -217,7 +246,7 @@ _linear.defvjp(_linear_forward, _linear_backward)
 
 
 def compact_unembed(x: Float[Array, "B T D"], table: Float[Array, "V D"]) -> Float[Array, "B T V"]:
-    """Compute `unembed`; where x is bfloat16, so is the logits' gradient in both products.
+    """Compute `unembed`; in both products the logits' gradient has the dtype of x and the table.
 
     Args:
         x: [B, T, D].
@@ -233,7 +262,8 @@ def compact_unembed(x: Float[Array, "B T D"], table: Float[Array, "V D"]) -> Flo
     Array([[[4., 4.]]], dtype=float32)
     """
     check_shape("table", table, (table.shape[0], x.shape[-1]))
-    return _unembed(x, table)
+    dtype = jnp.result_type(x, table)
+    return _unembed(x.astype(dtype), table.astype(dtype))
 
 
 @jax.custom_vjp

@@ -4,7 +4,8 @@ A family's model is a Flax module with its ModelConfig as `config`, whose parame
 axes (`models.dimensions`), and with
 
     __call__(source [B, S], target [B, T], rows=None) -> logits [B, T, V]
-    features(source, target, rows=None) -> [B, T, D]   and   project(features) -> logits
+    features(source, target, rows=None) -> [B, T, D]
+    project(features) -> logits of each position, whatever positions stand beside it
 
 and, where a search is to write the target,
 
@@ -114,11 +115,12 @@ class TransformerFamily(Family):
 
     def estimate_activations(self, config, source, target):
         kernels, tokens = config.chosen_kernels, source + target
+        formed = "definition" if config.needs_attention_weights else kernels
         weights = source * source + target * target + target * source
         layer = (
             config.d_model * (20 * source + 28 * target)
             + 2.25 * config.d_ff * tokens
-            + _KEPT_OF_A_WEIGHT[kernels] * config.num_heads * weights
+            + _KEPT_OF_A_WEIGHT[formed] * config.num_heads * weights
         )
         at_once = 1 if kernels == "definition" else 16  # as `logits_block` divides a batch
         logits = 1.5 * target * config.target_size / at_once

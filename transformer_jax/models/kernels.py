@@ -11,6 +11,7 @@ from transformer_jax.functional.attention import dot_product_attention
 from transformer_jax.functional.blockwise import blockwise_attention
 from transformer_jax.functional.embedding import unembed
 from transformer_jax.functional.kernels import (
+    PRODUCT,
     compact_attention,
     compact_linear,
     compact_unembed,
@@ -67,8 +68,10 @@ def kernels_of(config: ModelConfig) -> Kernels:
 
 
 def logits_block(config: ModelConfig, block: int | None, positions: int) -> int | None:
-    """Return how many positions have logits at once: `block`, or where it is None what kernels
-    other than the definition take, of which a batch has 16 blocks at most.
+    """Return how many positions have logits at once.
+
+    That is `block`, or where it is None, and kernels are not the definition, as many as divide a
+    batch into blocks of 256 at most, but into 16 blocks at most.
 
     Args:
         config: The model's configuration.
@@ -81,7 +84,7 @@ def logits_block(config: ModelConfig, block: int | None, positions: int) -> int 
     if block is not None or config.chosen_kernels == "definition":
         return block
     # As equal as can be, so that the last is not mostly filling.
-    return -(-positions // min(16, -(-positions // 256)))
+    return max(1, -(-positions // max(1, min(16, -(-positions // 256)))))
 
 
 def rematerialised(layer: Any, config: ModelConfig) -> Any:
@@ -92,5 +95,9 @@ def rematerialised(layer: Any, config: ModelConfig) -> Any:
     """
     if config.remat == "none":
         return layer
-    products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    policies = jax.checkpoint_policies
+    products = policies.save_from_both_policies(
+        policies.dots_with_no_batch_dims_saveable,
+        policies.save_only_these_names(PRODUCT),  # a function with a gradient of its own hides them
+    )
     return nn.remat(layer, policy=products if config.remat == "dots" else None)

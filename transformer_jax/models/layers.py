@@ -123,12 +123,11 @@ class MultiHeadAttention(DropoutModule):
         self.key = Linear(keys, fused_fan_out, ("D", "HK"), config)
         self.value = Linear(values, fused_fan_out, ("D", "HDv"), config)
         self.output = Linear(config.d_model, config.d_model, ("HDv", "D"), config)
-        needs_weights = config.attention_dropout > 0 or config.attention_score == "additive"
-        if self.attention_fn is not None and needs_weights:
+        needs_weights = config.needs_attention_weights
+        if self.attention_fn is not None and needs_weights is not None:
             raise ValueError(
-                f"attention_dropout {config.attention_dropout} and attention_score "
-                f"{config.attention_score!r} form weights, which an attention_fn does not: leave "
-                "one of them out"
+                f"{needs_weights} needs attention weights, which an attention_fn does not give: "
+                "leave one of the two out"
             )
         if config.attention_score == "additive":
             # A head's vector is a matrix of key_size rows and one column.
@@ -142,6 +141,10 @@ class MultiHeadAttention(DropoutModule):
 
     def queries_keys_values(self, x) -> tuple[jax.Array, KeysValues]:
         """What `queries` and `keys_values` make of one x, in one product where they are as wide."""
+        if self.config.chosen_kernels == "definition":
+            # In this order: the gradient of x is a sum, and an old run goes on to the last bit.
+            keys_values = self.keys_values(x)
+            return self.queries(x), keys_values
         query, keys, values = self._project(x, self.query, self.key, self.value)
         return query, (keys, values)
 

@@ -19,7 +19,8 @@ class Transformer(DropoutModule):
     """The encoder-decoder of section 3; tables are shared as `config.tied_embeddings` says.
 
     `attention_fn` is called as `functional.dot_product_attention` is, instead of the function that
-    `config.kernels` names; a search, whose keys are cached, does not call it.
+    `config.kernels` names. A search, whose keys are cached, does not call it, nor does a call that
+    collects attention weights, which are the definition's.
 
     >>> import jax.numpy as jnp
     >>> from transformer_jax import presets

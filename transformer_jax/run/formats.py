@@ -61,7 +61,7 @@ def upgrade_run(tree: Any) -> Any:
 
 
 def _with_kernels(tree):
-    """A run of before there were kernels was computed by the definitions, to the last bit."""
+    """A run without this field was computed by the definitions."""
     config = tree.get("config")
     if not isinstance(config, dict) or not isinstance(model := config.get("model"), dict):
         return tree
