@@ -123,6 +123,16 @@ CASES = {
         no_setup, [*TRAIN, "--min-delta", "-0.5"], "min_delta -0.5 must not be negative",
     ),
     "no logits": (no_setup, [*TRAIN, "--logits-block", "0"], "logits_block 0 must be positive"),
+    "kernels of another device": (
+        no_setup,
+        [*TRAIN, "--kernels", "cudnn", "--dtype", "bfloat16"],
+        "kernels 'cudnn' needs a CUDA device, and this one is a cpu: choose compact",
+    ),
+    "kernels without weights": (
+        no_setup,
+        [*TRAIN, "--kernels", "blockwise", "--attention-dropout", "0.1"],
+        "forms no attention weights, which attention_dropout 0.1 needs: choose compact",
+    ),
     "a width beyond numbers": (
         no_setup, [*TRAIN, "--d-model", str(10**20)], "d_model 1e+20 is larger than 2147483647",
     ),

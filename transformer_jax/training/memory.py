@@ -35,10 +35,16 @@ USABLE_MEMORY_FRACTION = 0.9
 
 
 def check_model(model: ModelConfig, layout: Layout) -> None:
-    """Raise UserError where a model's matrices and Adam's two moments exceed the devices' memory.
+    """Raise UserError for kernels that the devices lack, and where a model's matrices and Adam's
+    two moments exceed their memory.
 
     This is arithmetic alone: models that are far too large could not even be described as shapes.
     """
+    platform = layout.mesh.devices.flat[0].platform
+    if model.kernels == "cudnn" and platform != "gpu":
+        raise UserError(
+            f"kernels 'cudnn' needs a CUDA device, and this one is a {platform}: choose compact"
+        )
     width = model.d_model
     least = 3 * 4 * family_of(model).estimate_parameters(model)
     least //= layout.sizes["fsdp"] * layout.sizes["tensor"]
