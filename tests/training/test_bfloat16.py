@@ -37,11 +37,11 @@ def functions(dtype, model=MODEL):
     return Task().step_functions(Transformer(replace(model, dtype=dtype)), optimizer, seed=0)
 
 
-def distances(params, batch):
+def distances(params, batch, model=MODEL):
     """Leaf name -> L2 distance of bfloat16's gradient to float32's; key biases apart."""
     rng = jax.random.key(1)
     exact, rounded = (
-        jax.jit(functions(dtype).gradients)(params, {}, batch, rng).gradients
+        jax.jit(functions(dtype, model).gradients)(params, {}, batch, rng).gradients
         for dtype in ("float32", "bfloat16")
     )
     found, keys = {}, {}
@@ -66,14 +66,20 @@ def test_gradients_at_the_start_are_those_of_float32():
 
 
 @pytest.mark.slow
-def test_gradients_after_thirty_updates_are_those_of_float32():
-    batch, steps = zipf_batch(), functions("bfloat16")
+@pytest.mark.parametrize("kernels, most", [("definition", 0.04), ("compact", 0.05)])
+def test_gradients_after_thirty_updates_are_those_of_float32(kernels, most):
+    """The gradients of logits and scores are rounded, too, with all kernels but the definition.
+
+    Measured: 0.034 and 0.041 at most, 0.020 and 0.022 in the middle.
+    """
+    model = replace(MODEL, kernels=kernels)
+    batch, steps = zipf_batch(), functions("bfloat16", model)
     state = jax.jit(steps.init)(jax.random.key(0))
     step = jax.jit(lambda s, b: steps.update(s, steps.gradients(s.params, {}, b, steps.rng(s, 0))))
     for _ in range(30):
         state, _ = step(state, batch)
-    found, _ = distances(state.params, batch)
-    assert max(found.values()) < 0.04
+    found, _ = distances(state.params, batch, model)
+    assert max(found.values()) < most
 
 
 SUMS = ("reduce_sum", "cumsum", "psum", "psum_invariant", "reduce_window_sum", "scatter-add")
