@@ -10,6 +10,7 @@ __all__ = [
     "check_integer",
     "check_mask",
     "check_shape",
+    "promote_attention",
     "replace_negative_ids",
 ]
 
@@ -47,6 +48,15 @@ def check_mask(mask: jax.Array, shape: tuple[int, ...], true: str = "may attend"
         raise TypeError(f"the mask is {mask.dtype}: masks are boolean, True = {true}")
     if mask.ndim != len(shape) or any(m not in (1, n) for m, n in zip(mask.shape, shape)):
         raise ValueError(f"the mask has shape {mask.shape}: it must broadcast to {shape}")
+
+
+def promote_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Check as `check_attention`, and give query, key and value the dtype of their products."""
+    check_attention(query, key, value, mask)
+    dtype = jnp.result_type(query, key, value)
+    return query.astype(dtype), key.astype(dtype), value.astype(dtype)
 
 
 def check_attention(

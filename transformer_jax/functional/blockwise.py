@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from transformer_jax.functional.arguments import check_attention
+from transformer_jax.functional.arguments import promote_attention
 from transformer_jax.functional.attention import MASKED_SCORE, Mask
 
 __all__ = ["blockwise_attention"]
@@ -48,24 +48,23 @@ def blockwise_attention(
     >>> blockwise_attention(query, key, jnp.array([[[[2.0]], [[4.0]]]]), block=1)
     Array([[[[3.]]]], dtype=float32)
     """
-    check_attention(query, key, value, mask)
+    result_dtype = jnp.result_type(query, value)
+    query, key, value = promote_attention(query, key, value, mask)
     if block < 1:
         raise ValueError(f"block {block} must be positive")
     length, keys = query.shape[1], key.shape[1]
     if not length or not keys:
-        return jnp.zeros((*query.shape[:3], value.shape[-1]), query.dtype)
+        return jnp.zeros((*query.shape[:3], value.shape[-1]), result_dtype)
     scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
     queries, columns = _block_size(length, block), _block_size(keys, block)
     if keys % columns and (mask is None or mask.shape[3] == 1):
         is_key = jnp.ones((1, 1, 1, keys), jnp.bool_)  # what fills the last block is none
         mask = is_key if mask is None else mask & is_key
-    dtype, of_result = jnp.result_type(query, key, value), jnp.result_type(query, value)
-    query, key, value = (x.astype(dtype) for x in (query, key, value))
     result = _attention(
         _cut(query, queries), _cut(key, columns), _cut(value, columns),
         _pad_mask(mask, queries, columns), scale,
     )  # fmt: skip
-    return _join(result)[:, :length].astype(of_result)
+    return _join(result)[:, :length].astype(result_dtype)
 
 
 def _block_size(length, block):
@@ -102,9 +101,9 @@ def _mask_at(mask, row, column, shape):
     return mask
 
 
-def _multiply(left, right, left_axis, right_axis, dtype=jnp.float32):
+def _multiply(left, right, left_axis, right_axis):
     axes = (((left_axis,), (right_axis,)), ((0, 1), (0, 1)))
-    return jax.lax.dot_general(left, right, axes, preferred_element_type=dtype)
+    return jax.lax.dot_general(left, right, axes, preferred_element_type=jnp.float32)
 
 
 def _where_seen(mask, row, column, shape, compute, skipped):

@@ -19,6 +19,7 @@ from transformer_jax.functional.arguments import (
     check_attention,
     check_floating,
     check_shape,
+    promote_attention,
 )
 from transformer_jax.functional.attention import Mask, apply_attention, attention_weights
 
@@ -63,11 +64,10 @@ def compact_attention(
     >>> compact_attention(query, key, jnp.array([[[[2.0]], [[4.0]]]]))
     Array([[[[3.]]]], dtype=float32)
     """
-    check_attention(query, key, value, mask)
     scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
-    dtype, of_result = jnp.result_type(query, key, value), jnp.result_type(query, value)
-    given = (x.astype(dtype) for x in (query, key, value))
-    return _attention(*given, mask, scale).astype(of_result)
+    result_dtype = jnp.result_type(query, value)
+    query, key, value = promote_attention(query, key, value, mask)
+    return _attention(query, key, value, mask, scale).astype(result_dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -203,20 +203,20 @@ def compact_linear(
     x, kernels = x.astype(dtype), [kernel.astype(dtype) for kernel in kernels]
     found: dict[int, Array] = {}
     for width in dict.fromkeys(kernel.shape[1] for kernel in kernels):
-        first, *more = of_width = [i for i, each in enumerate(kernels) if each.shape[1] == width]
-        if not more:
-            product = _linear(x, kernels[first], biases[first])
-            found[first] = checkpoint_name(product, PRODUCT)
-            continue
-        # Side by side along an axis of their own: a mesh may divide that of the heads.
-        joined = _linear(
-            x,
-            jnp.stack([kernels[i] for i in of_width], axis=1),
-            jnp.stack([biases[i] for i in of_width]),
+        of_width = [i for i, kernel in enumerate(kernels) if kernel.shape[1] == width]
+        outputs = _linear_of_one_width(
+            x, [kernels[i] for i in of_width], [biases[i] for i in of_width]
         )
-        joined = checkpoint_name(joined, PRODUCT)
-        found |= {i: joined[..., place, :] for place, i in enumerate(of_width)}
+        found |= dict(zip(of_width, outputs))
     return tuple(found[i] for i in range(len(kernels)))
+
+
+def _linear_of_one_width(x, kernels, biases):
+    if len(kernels) == 1:  # a stack of one would be a copy
+        return [checkpoint_name(_linear(x, kernels[0], biases[0]), PRODUCT)]
+    # Side by side along an axis of their own: a mesh may divide that of the heads.
+    joined = checkpoint_name(_linear(x, jnp.stack(kernels, axis=1), jnp.stack(biases)), PRODUCT)
+    return [joined[..., place, :] for place in range(len(kernels))]
 
 
 @jax.custom_vjp

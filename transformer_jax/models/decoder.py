@@ -73,9 +73,10 @@ class Decoder(DropoutModule):
         self.embed = self.embedding or Embedding(config, ("target", "output"))
         if self.embedding is None:
             nn.share_scope(self, self.embed)
-        layer, options = rematerialised(DecoderLayer, config), (self.attention_fn, self.cross)
+        layer = rematerialised(DecoderLayer, config)
         self.layers = [
-            layer(config, *options, name=f"decoder_{i}") for i in range(config.num_layers)
+            layer(config, self.attention_fn, self.cross, name=f"decoder_{i}")
+            for i in range(config.num_layers)
         ]
         if config.norm_placement == "pre":
             self.decoder_norm = make_norm(config)

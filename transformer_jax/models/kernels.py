@@ -84,7 +84,8 @@ def logits_block(config: ModelConfig, block: int | None, positions: int) -> int 
     if block is not None or config.chosen_kernels == "definition":
         return block
     # As equal as can be, so that the last is not mostly filling.
-    return max(1, -(-positions // max(1, min(16, -(-positions // 256)))))
+    positions = max(positions, 1)
+    return -(-positions // min(16, -(-positions // 256)))
 
 
 def rematerialised(layer: Any, config: ModelConfig) -> Any:
