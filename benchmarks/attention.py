@@ -11,26 +11,31 @@ one sentence; nothing of it is run.
 import argparse
 import functools
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.comparison import OURS, RESULTS, Times, compare, publish_comparison, times_table
-from benchmarks.speed import our_step
+from benchmarks.comparison import (
+    OURS,
+    RESULTS,
+    THREADS,
+    Times,
+    compare,
+    find_torch,
+    publish_comparison,
+    times_table,
+)
+from benchmarks.steps import our_step
 from experiments.ledger import Provenance, Table
 from transformer_jax import presets
 from transformer_jax.terminal import run_program
 
 __all__ = ["main"]
 
-THREADS = 2
 TOKENS, HEADS, SIZE = 4096, 8, 64
 KERNELS = ("definition", "compact", "blockwise")
 
@@ -45,11 +50,12 @@ def main() -> None:
     lengths = arguments.length or [64, 256, 1024, 2048, 4096]
     command = "".join(f" --length {each}" for each in arguments.length or [])
     where = Provenance.here(f"python -m benchmarks.attention{command} --rounds {arguments.rounds}")
+    torch = find_torch()
     begin = time.perf_counter()
     tables: list[Table] = []
     every: dict[str, Times] = {}
     for length in lengths:
-        table, times = _measure(length, arguments.rounds)
+        table, times = _measure(length, torch, arguments.rounds)
         tables.append(table)
         every |= {f"{length}, {side}": each for side, each in times.items()}
     rows = [[length, *(_step_memory(length, each) for each in KERNELS)] for length in lengths]
@@ -60,13 +66,13 @@ def main() -> None:
         f"Attention by length, {THREADS} threads",
         where.with_duration(time.perf_counter() - begin),
         tables,
-        "nothing" if find_spec("torch") else "torch, which is not installed",
+        "nothing" if torch else "torch, which is not installed",
         every,
         arguments.results_dir,
     )
 
 
-def _measure(length: int, rounds: int) -> tuple[Table, dict[str, Times]]:
+def _measure(length: int, torch: str | None, rounds: int) -> tuple[Table, dict[str, Times]]:
     """Times of every side on sentences of one length."""
     shape = max(1, TOKENS // length), length, HEADS, SIZE
     rng = np.random.default_rng(0)
@@ -77,10 +83,8 @@ def _measure(length: int, rounds: int) -> tuple[Table, dict[str, Times]]:
         program, temporary = _program(name, length, query, key, value, weights)
         side = OURS if name == "compact" else f"{OURS}, {name}"
         sides[side], memory[side] = program, f"{temporary / 1e6:.0f} MB"
-    if find_spec("torch"):
-        sides[f"torch {version('torch')}"] = _torch_program(query, key, value, weights)
-    else:
-        print("torch is not installed: ours alone is measured", file=sys.stderr)
+    if torch is not None:
+        sides[torch] = _torch_program(query, key, value, weights)
     times, _ = compare(sides, rounds)
     title = f"{shape[0]} sentences of {length} tokens"
     return times_table(title, times, {"temporary": memory}), times
@@ -108,7 +112,6 @@ def _program(name: str, length: int, *arrays: np.ndarray) -> tuple[Callable[[], 
 def _torch_program(*arrays: np.ndarray) -> Callable[[], Any]:
     import torch
 
-    torch.set_num_threads(THREADS)
     query, key, value, weights = (torch.tensor(x).transpose(1, 2).contiguous() for x in arrays)
     for each in (query, key, value):
         each.requires_grad_()

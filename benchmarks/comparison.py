@@ -1,18 +1,31 @@
 """Ours beside others on the same work: interleaved rounds, medians, and an entry of results."""
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from experiments.ledger import Entry, Provenance, Table, entries, markdown, publish
 from transformer_jax.files import write_atomically
 
-__all__ = ["OURS", "RESULTS", "Times", "compare", "publish_comparison", "times_table"]
+__all__ = [
+    "OURS",
+    "RESULTS",
+    "THREADS",
+    "Times",
+    "compare",
+    "find_torch",
+    "publish_comparison",
+    "times_table",
+]
 
 OURS = "transformer_jax"
+THREADS = 2
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -26,6 +39,17 @@ class Times:
     @property
     def median(self) -> float:
         return statistics.median(self.rounds)
+
+
+def find_torch() -> str | None:
+    """Return torch's name with its version, set to THREADS; None, with a note, without it."""
+    if find_spec("torch") is None:
+        print("torch is not installed: ours alone is measured", file=sys.stderr)
+        return None
+    import torch
+
+    torch.set_num_threads(THREADS)
+    return f"torch {version('torch')}"
 
 
 def compare(

@@ -19,13 +19,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.comparison import OURS, RESULTS, compare, publish_comparison, times_table
+from benchmarks.comparison import (
+    OURS,
+    RESULTS,
+    THREADS,
+    compare,
+    publish_comparison,
+    times_table,
+)
 from experiments.ledger import Provenance
 from transformer_jax.terminal import run_program
 
 __all__ = ["main"]
-
-THREADS = 2
 
 
 def main() -> None:

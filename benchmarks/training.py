@@ -11,15 +11,22 @@ the same process.
 
 import argparse
 import os
-import sys
 import time
 from dataclasses import replace
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.comparison import OURS, RESULTS, Times, compare, publish_comparison, times_table
-from benchmarks.speed import Step, matmul_speed, our_step, step_flops, torch_step
+from benchmarks.comparison import (
+    OURS,
+    RESULTS,
+    THREADS,
+    Times,
+    compare,
+    find_torch,
+    publish_comparison,
+    times_table,
+)
+from benchmarks.speed import matmul_speed, step_flops
+from benchmarks.steps import Step, our_step, torch_step
 from experiments.ledger import Provenance, Table
 from transformer_jax import presets
 from transformer_jax.config import ModelConfig
@@ -27,7 +34,6 @@ from transformer_jax.terminal import run_program
 
 __all__ = ["main"]
 
-THREADS = 2
 # Name -> (model, sentences, tokens of a sentence a side).
 WORK: dict[str, tuple[ModelConfig, int, int]] = {
     "small": (presets.multi30k(10_000), 64, 32),
@@ -45,18 +51,12 @@ def main() -> None:
     work = arguments.work or list(WORK)
     command = "".join(f" --work {each}" for each in arguments.work or [])
     where = Provenance.here(f"python -m benchmarks.training{command} --rounds {arguments.rounds}")
-    has_torch = find_spec("torch") is not None
-    if has_torch:
-        import torch
-
-        torch.set_num_threads(THREADS)
-    else:
-        print("torch is not installed: ours alone is measured", file=sys.stderr)
+    torch = find_torch()
     begin = time.perf_counter()
     tables: list[Table] = []
     every: dict[str, Times] = {}
     for name in work:
-        table, times = _measure(name, has_torch, arguments.rounds)
+        table, times = _measure(name, torch, arguments.rounds)
         tables.append(table)
         every |= {f"{name}, {side}": each for side, each in times.items()}
     publish_comparison(
@@ -64,21 +64,21 @@ def main() -> None:
         f"Training: a step, {THREADS} threads",
         where.with_duration(time.perf_counter() - begin),
         tables,
-        "nothing" if has_torch else "torch, which is not installed",
+        "nothing" if torch else "torch, which is not installed",
         every,
         arguments.results_dir,
     )
 
 
-def _measure(name: str, has_torch: bool, rounds: int) -> tuple[Table, dict[str, Times]]:
+def _measure(name: str, torch: str | None, rounds: int) -> tuple[Table, dict[str, Times]]:
     """Times of every side on one work."""
     model, rows, length = WORK[name]
     steps = {
         OURS: our_step(model, rows, length),
         f"{OURS}, definitions": our_step(replace(model, kernels="definition"), rows, length),
     }
-    if has_torch:
-        steps[f"torch {version('torch')}"] = torch_step(model, rows, length)
+    if torch is not None:
+        steps[torch] = torch_step(model, rows, length)
 
     def run(step: Step) -> float:
         step.run()

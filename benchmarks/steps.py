@@ -1,0 +1,120 @@
+"""A training step on one batch of random sentences, ours and torch's."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from transformer_jax.config import ModelConfig, OptimizerConfig
+
+__all__ = ["Step", "our_step", "torch_step"]
+
+
+def tokens(rows: int, length: int, vocabulary: int) -> np.ndarray:
+    """Random sentences without padding, EOS last."""
+    found = np.random.default_rng(0).integers(4, vocabulary, (rows, length), np.int32)
+    found[:, -1] = 1
+    return found
+
+
+class Step(NamedTuple):
+    """A training step on one batch.
+
+    Attributes:
+        run: Takes the step; it may return before it is done.
+        loss: Waits for the last step, and returns its loss per token.
+        memory: Bytes that the compiler says it needs, where there is a compiler that says so.
+    """
+
+    run: Callable[[], None]
+    loss: Callable[[], float]
+    memory: dict[str, int]
+
+
+def our_step(model: ModelConfig, rows: int, length: int) -> Step:
+    """A step of ours; the state is made when it is first taken."""
+    import jax
+
+    from transformer_jax.data.batching import Batch, BatchShape
+    from transformer_jax.models.transformer import Transformer
+    from transformer_jax.tasks import Task
+    from transformer_jax.training.runners import SingleDeviceRunner
+
+    functions = Task().step_functions(Transformer(model), OptimizerConfig(), seed=0)
+    runner = SingleDeviceRunner(functions)
+    memory = runner.memory(BatchShape(rows, length, length), 1)
+    state: list[Any] = []
+    side = tokens(rows, length, model.vocab_size)
+    batch = jax.device_put(Batch(side, side[::-1].copy(), np.arange(rows, dtype=np.int32)))
+    metrics: list[Any] = [None]
+
+    def run():
+        before = state.pop() if state else jax.jit(functions.init)(jax.random.key(0))
+        after, metrics[0] = runner(before, [batch])
+        state.append(after)
+
+    def loss():
+        return float(metrics[0]["loss_sum"] / metrics[0]["tokens"])
+
+    return Step(run, loss, memory._asdict())
+
+
+def torch_step(model: ModelConfig, rows: int, length: int, compiled: bool = False) -> Step:
+    """The same step in torch: `nn.Transformer`, dropout in the same places, `model.dtype`."""
+    import torch
+    from torch import nn
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # Its own final norms, and dropout on attention weights and inside the feed-forward layers,
+    # which the paper does not have, are taken out where the module allows it.
+    body = nn.Transformer(
+        model.d_model, model.num_heads, model.num_layers, model.num_layers, model.d_ff,
+        model.dropout, batch_first=True,
+    )  # fmt: skip
+    body.encoder.norm = body.decoder.norm = None
+    for module in body.modules():
+        if isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+        if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+            module.dropout = nn.Identity()
+
+    class Translation(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.table = body, nn.Embedding(model.vocab_size, model.d_model)
+            nn.init.normal_(self.table.weight, std=model.d_model**-0.5)
+            self.drop = nn.Dropout(model.dropout)
+            self.register_buffer("positions", torch.randn(length, model.d_model))
+            mask = nn.Transformer.generate_square_subsequent_mask(length)
+            self.register_buffer("causal", mask)
+
+        def read(self, side):
+            return self.drop(self.table(side) * model.d_model**0.5 + self.positions)
+
+        def forward(self, source, target):
+            shifted = nn.functional.pad(target, (1, -1))
+            x = self.body(
+                self.read(source), self.read(shifted), tgt_mask=self.causal, tgt_is_causal=True
+            )
+            logits = x @ self.table.weight.T
+            return nn.functional.cross_entropy(
+                logits.flatten(0, 1).float(), target.flatten(), label_smoothing=0.1
+            )
+
+    network = Translation().to(device)
+    optimizer = torch.optim.Adam(
+        network.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-9, fused=True
+    )
+    forward = torch.compile(network) if compiled else network
+    side = torch.as_tensor(tokens(rows, length, model.vocab_size), device=device).long()
+    source, target = side, side.flip(0)
+    last: list[Any] = [None]
+
+    def run():
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device, torch.bfloat16, enabled=model.dtype == "bfloat16"):
+            last[0] = forward(source, target)
+        last[0].backward()
+        optimizer.step()
+
+    return Step(run, lambda: last[0].item(), {})
