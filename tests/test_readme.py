@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer_jax import OptimizerConfig, warmup_schedule
+from transformer_jax import OptimizerConfig, Transformer, functional, presets, warmup_schedule
 from transformer_jax.data.builders import Grammar
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +35,13 @@ def test_readme_python_runs():
 
 def test_library_page_runs(capsys):
     count, names = run_blocks("docs/library.md")
-    assert count == 5
+    assert count == 6
+    # The attention function that a reader gives changes no logits.
+    plain = Transformer(presets.tiny(vocab_size=1000))
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        expected = plain.apply(names["variables"], names["source"], names["target"])
+    np.testing.assert_allclose(names["logits"], expected, rtol=1e-4, atol=1e-5)
+    assert names["model"].attention_fn is functional.blockwise_attention
     assert names["found"].tokens.shape[:2] == (2, 1)
     assert names["states"].shape == (2, 7, 128)
     assert names["window"].shape == (1, 1, 7, 7)
