@@ -72,16 +72,19 @@ class Lstm(Module):
     def __call__(self, source, target, rows=None):
         return self.project(self.features(source, target, rows))
 
-    def init_cache(self, source, rows_per_sentence, max_length):
+    def init_cache(self, source, rows_per_sentence, places):
         carry = self.read(source)
         return Cache(jax.tree.map(lambda leaf: jnp.repeat(leaf, rows_per_sentence, 0), carry))
 
-    def resize_cache(self, cache, source_length, max_length):
+    def places_taken(self, cache):
+        return jnp.array(0)
+
+    def resize_cache(self, cache, source_length, places):
         return cache
 
     def decode_step(self, cache, tokens):
         carry = self.cell(self.writer, cache.history, self.table[tokens])
-        return Cache(carry), self.project(carry[1])
+        return Cache(carry), carry[1][:, None]
 
 
 class LstmFamily(Family):

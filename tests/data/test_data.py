@@ -290,6 +290,18 @@ def test_batches_order_differs_in_every_epoch(corpus):
     assert shapes[0][:20] != shapes[1][:20]
 
 
+def test_batches_shapes_ahead_come_in_the_order_of_their_use(corpus):
+    batches = Batches(corpus, SMALL_BATCHES, seed=1)
+    # The golden order of the test above, from batch 0 and from batch 3.
+    assert batches.shapes_ahead(0, 20) == [batches.shapes[k] for k in (0, 4, 3, 2, 1)]
+    assert batches.shapes_ahead(3, 8) == [batches.shapes[k] for k in (0, 3, 2, 4)]
+    assert batches.shapes_ahead(3, 3) == []
+    later = batches.batches_before(1) - 2
+    used = [batches.shape_and_indices(n)[0] for n in range(later, later + 5)]
+    expected = [batches.shapes[k] for k in dict.fromkeys(used)]
+    assert batches.shapes_ahead(later, later + 5) == expected
+
+
 def test_batches_one_epoch_visits_each_pair_once(corpus):
     batches = Batches(corpus, SMALL_BATCHES, seed=1)
     visited = np.concatenate([batch.indices for batch in batches.one_epoch()])

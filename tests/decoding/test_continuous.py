@@ -124,7 +124,7 @@ def test_batches_change_in_every_way(monkeypatch):
         lambda self, size: refilled.append(size) or refill(self, size),
     )  # fmt: skip
     search, _ = together("beam", 340)
-    for field in ("rows", "capacity"):
+    for field in ("rows", "places"):
         signs = {np.sign(getattr(new, field) - getattr(old, field)) for old, new in sizes}
         assert {-1, 1} <= signs, field
     assert any(new.width < old.width for old, new in sizes)
@@ -145,5 +145,5 @@ def test_rows_are_added_where_one_is_free(unfinished, rows):
     search = ContinuousSearch(None, SEARCHES["beam"].with_options(batch_tokens=340), None, 1, 10**6)
     held = np.where(np.arange(4) < unfinished, np.arange(4), -1)[None]
     waiting = continuous._Waiting([[5] * 10] * 50, [20] * 50, np.zeros((50, 2), int))
-    size = search._next_size(continuous._Size(4, 32, 16), held, 16, 10, waiting)
+    size = search._next_size(continuous._Size(4, 32, 16), held, 17, 10, waiting)
     assert size == (rows, 16, 32)

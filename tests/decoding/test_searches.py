@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.decoding.tables import EOS, beam_by_hand, exhaustive, forced, table_step
-from transformer_jax.decoding.beam import beam_search, length_divisor
+from transformer_jax.decoding.beam import beam_program, beam_search, length_divisor
 from transformer_jax.decoding.greedy import greedy_search
 from transformer_jax.decoding.sampling import filter_logits, sample
 
@@ -178,6 +178,37 @@ def test_beam_is_independent_of_batch_and_padding(eos_rule):
         np.testing.assert_array_equal(part.tokens[..., :8], whole.tokens[:size])
         np.testing.assert_array_equal(part.scores, whole.scores[:size])
         assert not part.tokens[..., 8:].any()
+
+
+@pytest.mark.parametrize("per_row", [False, True])
+def test_beam_over_blocks_of_sentences_finds_the_same(per_row, monkeypatch):
+    """Logits made of features, of a few sentences at a time; one mask of all rows, or of each."""
+    sentences, beams, size = 12, 3, 11
+    step, cache = table_step(tables(sentences, size), beams)
+    rows = jnp.arange(sentences * beams)[:, None]
+    tokens = jnp.arange(size)[None]
+    mask = (rows // beams + tokens) % 5 != 0 if per_row else tokens % 5 != 0
+    options = {
+        "limits": jnp.arange(sentences) % 4 + 3, "max_length": 7, "beam_size": beams, "n_best": 2,
+        "length_penalty": "gnmt", "alpha": 0.6, "eos_rule": "shrink", "start_id": 0,
+        "eos_id": EOS, "allowed": lambda cache: mask | (tokens == EOS),
+    }  # fmt: skip
+    expected = beam_search(step, cache, **options)
+    sizes = []
+
+    def whole(cache, tokens, parents):
+        cache, logits = step(cache, tokens, parents)
+        return cache, logits[:, None]
+
+    def project(features):
+        sizes.append(len(features))
+        return features[:, 0]
+
+    monkeypatch.setattr("transformer_jax.decoding.beam.LOGITS_AT_ONCE", 1)
+    found = beam_program(whole, project=project, **options).run(cache)
+    # Not fewer rows than twice the width of the features, and a divisor of the sentences.
+    assert set(sizes) == {36, 18}
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_length_limits_are_per_sentence():

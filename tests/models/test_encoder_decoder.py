@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.models.test_transformer import SMALL, SOURCE, TARGET, VARIANTS, V, build, forward
+from tests.models.test_transformer import (
+    SMALL,
+    SOURCE,
+    TARGET,
+    VARIANTS,
+    V,
+    build,
+    decoded,
+    forward,
+)
 from transformer_jax import Search, generate
 from transformer_jax import functional as F
 from transformer_jax.models.transformer import Decoder, Encoder, Masks, Segments
@@ -42,7 +51,7 @@ def test_decoder_is_a_language_model(name):
     assert (logits[:, 4] != changed[:, 4]).any()
     nothing = jnp.zeros((1, 0), jnp.int32)
     cache = decoder.apply(variables, nothing, 1, 5, method="init_cache")
-    step = jax.jit(lambda c, t: decoder.apply(variables, c, t, method="decode_step"))
+    step = jax.jit(lambda c, t: decoded(decoder, variables, c, t))
     token = jnp.array([decoder.config.start_id])
     for position in range(5):
         cache, found = step(cache, token)

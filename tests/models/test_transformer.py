@@ -50,6 +50,12 @@ def forward(model):
     return jax.jit(model.apply, static_argnames=("method", "mutable"))
 
 
+def decoded(model, variables, cache, tokens):
+    """The next state, and the logits [N, V] that are made of what a step gives."""
+    cache, features = model.apply(variables, cache, tokens, method="decode_step")
+    return cache, model.apply(variables, features, method="project")[:, 0]
+
+
 @pytest.mark.gpu
 def test_forward_matches_the_numpy_reference():
     model, variables = build(SMALL)
@@ -149,9 +155,9 @@ def test_cached_step_equals_the_full_forward(variant, dtype, tolerance):
     expected = jax.nn.log_softmax(forward(model)(variables, SOURCE, TARGET))
     # Two rows a sentence: beams share the memory of their sentence. No place is left over, so that
     # reading or writing beyond the last would show.
-    cache = jax.jit(lambda v: model.apply(v, SOURCE, 2, T, method="init_cache"))(variables)
+    cache = jax.jit(lambda v: model.apply(v, SOURCE, 2, 2 * T, method="init_cache"))(variables)
     tokens = jnp.full(6, config.start_id)
-    step = jax.jit(lambda c, t: model.apply(variables, c, t, method="decode_step"))
+    step = jax.jit(lambda c, t: decoded(model, variables, c, t))
     for t in range(T):
         cache, logits = step(cache, tokens)
         found = jax.nn.log_softmax(logits).reshape(3, 2, V)
@@ -310,22 +316,30 @@ def test_bfloat16_computes_narrow_and_keeps_wide():
     assert 0 < float(jnp.abs(logits - wide).max() / jnp.abs(wide).max()) < 0.1
 
 
-@pytest.mark.parametrize("length", [2, 3, 7])
-def test_resized_cache_keeps_the_newest_tokens_in_order(length):
+@pytest.mark.parametrize("places", [7, 8, 17])
+def test_resized_cache_goes_on_as_before(places):
+    """Smaller, as large and larger: what hypotheses have is kept, wherever it was."""
     model, variables = build(SMALL)
-    cache = jax.jit(lambda v: model.apply(v, SOURCE, 1, 4, method="init_cache"))(variables)
-    step = jax.jit(lambda c, t: model.apply(variables, c, t, method="decode_step"))
-    for t in range(6):  # the two oldest of six tokens are overwritten
-        cache, _ = step(cache, jnp.full(3, 4 + t))
-    assert int(cache.place) == 2
-    found = model.apply(variables, cache, S + 2, length, method="resize_cache")
-    kept = min(length, 4)
-    assert int(found.place) == 0
-    np.testing.assert_array_equal(found.history, [[0] * (length - kept) + [1] * kept] * 3)
-    for old, new in zip(cache.written, found.written):
-        for axis, before, after in zip((3, 2), old, new):
-            newest = np.roll(before, -2, axis).take(range(4 - kept, 4), axis)
-            at = range(length - kept, length)
-            np.testing.assert_array_equal(np.take(after, at, axis), newest)
+    cache = jax.jit(lambda v: model.apply(v, SOURCE, 2, 8, method="init_cache"))(variables)
+    step = jax.jit(lambda c, t: decoded(model, variables, c, t))
+
+    def taken(cache):
+        return model.apply(variables, cache, method="places_taken").tolist()
+
+    tokens = np.array([4, 5, 6, 7, 8, 4])
+    for _ in range(3):
+        cache, logits = step(cache, tokens)
+    assert taken(cache) == [6, 6, 6]
+    # The second hypothesis of each sentence is dropped for the first, whose tokens make room.
+    first = np.repeat(np.arange(0, 6, 2), 2)
+    cache = cache._replace(history=cache.history[first])
+    assert taken(cache) == [3, 3, 3]
+    cache, _ = step(cache, tokens)
+    assert taken(cache) == [5, 5, 5]
+    found = model.apply(variables, cache, S + 2, places, method="resize_cache")
+    assert found.history.shape == (6, places) and taken(found) == [5, 5, 5]
     assert found.memory_mask.shape[-1] == S + 2
     assert not found.memory_mask[..., S:].any()
+    (_, expected), (after, logits) = step(cache, tokens), step(found, tokens)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    assert taken(after) == [7, 7, 7]

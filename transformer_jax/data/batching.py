@@ -247,6 +247,16 @@ class Batches:
         ]
         return k, np.concatenate(parts), passes
 
+    def shapes_ahead(self, first: int, end: int) -> list[BatchShape]:
+        """List shapes of batches `first` to `end` - 1, in the order of their first use.
+
+        It looks at the epoch of the first batch and the next one.
+        """
+        epoch = self.epoch_of(first)
+        plan = self._plan(epoch) + self._plan(epoch + 1)
+        at = first - self.batches_before(epoch)
+        return [self.shapes[k] for k in dict.fromkeys(k for k, _ in plan[at : at + end - first])]
+
     def batch(self, n: int) -> Batch:
         """Assemble training batch n."""
         return self.assemble(*self.shape_and_indices(n))

@@ -7,10 +7,19 @@ import jax.numpy as jnp
 
 from transformer_jax.decoding.options import EosRule, LengthPenalty
 from transformer_jax.decoding.program import SearchProgram, resize_last_axis
-from transformer_jax.decoding.rows import Allowed, DecodeStep, check_limits, next_log_probs
+from transformer_jax.decoding.rows import (
+    Allowed,
+    DecodeStep,
+    Project,
+    check_limits,
+    log_probs_of,
+)
 from transformer_jax.decoding.top import top_values
 
 __all__ = ["BeamResult", "beam_program", "beam_search", "length_divisor"]
+
+# Numbers in 8 MB, of which each of two passes reads them again.
+LOGITS_AT_ONCE = 2**21
 
 
 class BeamResult(NamedTuple):
@@ -144,6 +153,7 @@ def beam_search(
 def beam_program(
     step: DecodeStep,
     *,
+    project: Project | None = None,
     limits: jax.Array,
     max_length: int,
     beam_size: int,
@@ -155,7 +165,11 @@ def beam_program(
     eos_id: int,
     allowed: Allowed | None = None,
 ) -> SearchProgram:
-    """Make the search of `beam_search`, whose arguments these are."""
+    """Make the search of `beam_search`, whose arguments these are.
+
+    With `project`, the step gives features [N, 1, D], and project(features) the logits [N, V]: of
+    some sentences at a time, whose logits the processor's cache holds.
+    """
     if not 1 <= n_best <= beam_size:
         raise ValueError(f"n_best {n_best} must be between 1 and beam_size {beam_size}")
     if eos_rule not in get_args(EosRule):
@@ -169,15 +183,25 @@ def beam_program(
     def continuations(beam):
         """The best continuations: cache, log-probabilities, parent beams, tokens, each [B, C]."""
         rows = (beam.last_tokens.reshape(-1), (first_row + beam.parents).reshape(-1))
-        cache, log_probs = next_log_probs(step, beam.cache, *rows, allowed, eos_id)
-        vocabulary = log_probs.shape[-1]
-        log_probs = log_probs.reshape(sentences, beam_size, vocabulary)
-        must_end = (beam.position + 1 >= limits)[:, None, None]
-        is_eos = jnp.arange(vocabulary)[None, None] == eos_id
-        log_probs = jnp.where(must_end & ~is_eos, -jnp.inf, log_probs)
-        total = (beam.log_probs[..., None] + log_probs).reshape(sentences, -1)
-        best_log_probs, index = top_values(total, candidates)
-        return cache, best_log_probs, index // vocabulary, (index % vocabulary).astype(jnp.int32)
+        cache, outputs = step(beam.cache, *rows)
+        mask = None if allowed is None else allowed(cache)
+
+        def best(outputs, log_probs, must_end, mask=mask):
+            logits = outputs if project is None else project(outputs)
+            new = log_probs_of(logits, log_probs.size, mask, eos_id)
+            vocabulary = new.shape[-1]
+            is_eos = jnp.arange(vocabulary)[None, None] == eos_id
+            new = new.reshape(*log_probs.shape, vocabulary)
+            new = jnp.where(must_end[:, None, None] & ~is_eos, -jnp.inf, new)
+            total = (log_probs[..., None] + new).reshape(len(log_probs), -1)
+            best_log_probs, index = top_values(total, candidates)
+            return best_log_probs, index // vocabulary, (index % vocabulary).astype(jnp.int32)
+
+        arrays = [outputs, beam.log_probs, beam.position + 1 >= limits]
+        if mask is not None and len(mask) > 1:
+            arrays.append(mask)
+        block = sentences if project is None else _sentences_at_once(project, outputs, sentences)
+        return cache, *_map_sentences(best, block, sentences, arrays)
 
     def extend(beam):
         cache, log_probs, parents, last_tokens = continuations(beam)
@@ -250,6 +274,28 @@ def beam_program(
         )
 
     return SearchProgram(start, extend, is_unfinished, result, resize)
+
+
+def _sentences_at_once(project: Project, outputs: jax.Array, sentences: int) -> int:
+    """Sentences whose logits are made and searched together: of those that a cache of a CPU holds,
+    but not so few that reading the table would take the time."""
+    if jax.default_backend() != "cpu":
+        return sentences
+    vocabulary = jax.eval_shape(project, outputs).shape[-1]
+    rows = max(LOGITS_AT_ONCE // vocabulary, 2 * outputs.shape[-1])
+    most = min(max(rows * sentences // len(outputs), 1), sentences)
+    block = max(size for size in range(1, most + 1) if sentences % size == 0)
+    return block if 2 * block > most else sentences
+
+
+def _map_sentences(function, block: int, sentences: int, arrays):
+    """function(*arrays) of so many sentences at a time; each array has a row, or as many, for each
+    sentence, and so have the results."""
+    if block == sentences:
+        return function(*arrays)
+    parts = [x.reshape(sentences // block, -1, *x.shape[1:]) for x in arrays]
+    found = jax.lax.map(lambda each: function(*each), parts)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
 
 
 def _take(values, indices):

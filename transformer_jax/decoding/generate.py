@@ -15,7 +15,7 @@ from transformer_jax.decoding.options import Search
 from transformer_jax.decoding.program import SearchProgram
 from transformer_jax.decoding.rows import rows_program
 from transformer_jax.decoding.sampling import make_sampler
-from transformer_jax.decoding.step import exclude_tokens, make_search_step, search_step
+from transformer_jax.decoding.step import exclude_tokens, joined, make_search_step, search_step
 from transformer_jax.functional.keys import seed_key
 from transformer_jax.models.families import family_of
 
@@ -40,8 +40,8 @@ def generate(
     samples come in the order in which they are drawn, a beam best first.
 
     Args:
-        model: A Flax module with `init_cache` and `decode_step` (`models.families` says their
-            shapes).
+        model: A Flax module with `init_cache`, `decode_step` and `project` (`models.families` says
+            their shapes).
         params: Its parameters.
         source: Token ids [B, S], PAD = 0.
         search: The search and its options.
@@ -101,7 +101,7 @@ def make_program(
     Returns:
         The search, whose result is a BeamResult.
     """
-    step = search_step(model, variables)
+    step, project = search_step(model, variables)
     config = getattr(model, "config", None)
     if isinstance(config, ModelConfig):
         start_id = config.start_id if start_id is None else start_id
@@ -109,7 +109,7 @@ def make_program(
         vocabulary = config.target_size
     else:
         first = jax.ShapeDtypeStruct((len(limits) * search.rows,), jnp.int32)
-        logits = jax.eval_shape(lambda cache, tokens: step(cache, tokens, None)[1], cache, first)
+        logits = jax.eval_shape(lambda *state: project(step(*state, None)[1]), cache, first)
         vocabulary = logits.shape[1]
     common: dict[str, Any] = {
         "max_length": max_length,
@@ -121,6 +121,7 @@ def make_program(
     if search.method == "beam":
         return beam_program(
             step,
+            project=project,
             limits=limits,
             beam_size=search.beam_size,
             n_best=search.n_best,
@@ -130,7 +131,7 @@ def make_program(
             **common,
         )
     if search.method == "greedy":
-        found = rows_program(step, choose_likeliest, limits=limits, **common)
+        found = rows_program(joined(step, project), choose_likeliest, limits=limits, **common)
     else:
         rng = seed_key(search.seed)
         copies = sample_ids[:, 1:] * search.rows + jnp.arange(search.rows)[None]
@@ -138,7 +139,7 @@ def make_program(
         fold = jax.vmap(lambda n, c: jax.random.fold_in(jax.random.fold_in(rng, n), c))
         choose = make_sampler(fold(numbers, copies), search.temperature, search.top_k, search.top_p)
         limits = jnp.repeat(limits, search.rows)
-        found = rows_program(step, choose, limits=limits, **common)
+        found = rows_program(joined(step, project), choose, limits=limits, **common)
 
     def result(state):
         written = found.result(state)

@@ -10,10 +10,19 @@ from transformer_jax.decoding.program import SearchProgram, resize_last_axis
 from transformer_jax.functional.arguments import check_axes, check_integer, check_mask
 from transformer_jax.functional.losses import at_class
 
-__all__ = ["Allowed", "DecodeStep", "Generated", "check_limits", "next_log_probs", "rows_program"]
+__all__ = [
+    "Allowed",
+    "DecodeStep",
+    "Generated",
+    "Project",
+    "check_limits",
+    "log_probs_of",
+    "rows_program",
+]
 
 Allowed = Callable[[Any], jax.Array]
 DecodeStep = Callable[[Any, jax.Array, jax.Array | None], tuple[Any, jax.Array]]
+Project = Callable[[jax.Array], jax.Array]
 
 
 class Generated(NamedTuple):
@@ -30,50 +39,40 @@ class Generated(NamedTuple):
     log_probs: jax.Array
 
 
-def next_log_probs(
-    step: DecodeStep,
-    cache: Any,
-    tokens: jax.Array,
-    parents: jax.Array | None,
-    allowed: Allowed | None,
-    eos_id: int,
-) -> tuple[Any, jax.Array]:
-    """Take a step and turn its logits into log-probabilities.
+def log_probs_of(logits: jax.Array, rows: int, mask: jax.Array | None, eos_id: int) -> jax.Array:
+    """Turn a step's logits into log-probabilities.
 
     They are normalised over all V tokens before those that are not allowed are dropped.
 
     Args:
-        step: The step function.
-        cache: Its cache.
-        tokens: The tokens chosen last, [N].
-        parents: Row of the cache that each row continues, [N]; None where each continues itself.
-        allowed: Gives the mask of tokens that may come next; None allows all.
+        logits: [N, V].
+        rows: N.
+        mask: Boolean [N, V] or [1, V], the tokens that may come next; None allows all.
         eos_id: The token that ends a row.
 
     Returns:
-        The new cache, and log-probabilities [N, V] in float32, -inf where a token is not allowed.
+        [N, V] in float32, -inf where a token is not allowed.
 
     Raises:
         ValueError: The logits have another number of rows or no token `eos_id`, or the mask does
             not fit them.
         TypeError: The mask is not boolean.
 
-    >>> step = lambda cache, tokens, parents: (cache, jnp.zeros((1, 4)))
     >>> mask = jnp.array([[False, True, True, False]])
-    >>> next_log_probs(step, None, jnp.array([0]), None, lambda cache: mask, 1)[1].round(3)
+    >>> log_probs_of(jnp.zeros((1, 4)), 1, mask, 1).round(3)
     Array([[  -inf, -1.386, -1.386,   -inf]], dtype=float32)
     """
-    cache, logits = step(cache, tokens, parents)
-    if logits.ndim != 2 or logits.shape[0] != tokens.shape[0]:
-        raise ValueError(f"the step's logits have shape {logits.shape}, not ({len(tokens)}, V)")
+    if logits.ndim != 2 or logits.shape[0] != rows:
+        raise ValueError(f"the step's logits have shape {logits.shape}, not ({rows}, V)")
     if not 0 <= eos_id < logits.shape[1]:
         raise ValueError(f"eos_id {eos_id} is not one of the step's {logits.shape[1]} tokens")
-    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-    if allowed is not None:
-        mask = allowed(cache)
+    logits = logits.astype(jnp.float32)
+    # XLA passes over V once less than for `jax.nn.log_softmax`, which it writes out twice.
+    log_probs = logits - jax.nn.logsumexp(logits, axis=1, keepdims=True)
+    if mask is not None:
         check_mask(mask, log_probs.shape, true="may be chosen")
         log_probs = jnp.where(mask, log_probs, -jnp.inf)
-    return cache, log_probs
+    return log_probs
 
 
 def check_limits(limits: jax.Array, max_length: int) -> None:
@@ -116,7 +115,7 @@ def rows_program(
         max_length: Most tokens of any row, T; a static size.
         start_id: The token before the first one.
         eos_id: The token that ends a row.
-        allowed: As in `next_log_probs`.
+        allowed: allowed(cache) -> the mask of `log_probs_of`; None allows all.
 
     Returns:
         The search, whose result is the tokens of each row with their log-probabilities.
@@ -133,7 +132,9 @@ def rows_program(
 
     def extend(state):
         position, cache, last, unfinished, out = state
-        cache, log_probs = next_log_probs(step, cache, last, None, allowed, eos_id)
+        cache, logits = step(cache, last, None)
+        mask = None if allowed is None else allowed(cache)
+        log_probs = log_probs_of(logits, rows, mask, eos_id)
         tokens = jnp.where(position + 1 == limits, eos_id, choose(log_probs, position))
         chosen = at_class(log_probs, tokens)
         tokens = jnp.where(unfinished, tokens, 0).astype(jnp.int32)

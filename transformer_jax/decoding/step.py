@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from transformer_jax.decoding.rows import Allowed, DecodeStep
+from transformer_jax.decoding.rows import Allowed, DecodeStep, Project
 
-__all__ = ["exclude_tokens", "make_search_step", "search_step"]
+__all__ = ["exclude_tokens", "joined", "make_search_step", "search_step"]
 
 
 def make_search_step(
@@ -17,8 +17,8 @@ def make_search_step(
     """Make the step function of a search from a model.
 
     Args:
-        model: A Flax module with `init_cache` and `decode_step` (`models.families` says their
-            shapes).
+        model: A Flax module with `init_cache`, `decode_step` and `project` (`models.families` says
+            their shapes).
         variables: Its parameters and collections.
         source: Token ids [B, S].
         beams: Rows per sentence.
@@ -35,16 +35,21 @@ def make_search_step(
     >>> step(cache, jnp.zeros(6, jnp.int32), None)[1].shape
     (6, 50)
     """
-    cache: Any = model.apply(variables, source, beams, max_length, method="init_cache")
-    return search_step(model, variables), cache
+    # Room for every hypothesis of every step.
+    cache: Any = model.apply(variables, source, beams, beams * max_length, method="init_cache")
+    return joined(*search_step(model, variables)), cache
 
 
-def search_step(model: nn.Module, variables: Any) -> DecodeStep:
-    """Make step(cache, tokens, parents) -> (cache, logits) of a model, as for `make_search_step`.
+def search_step(model: nn.Module, variables: Any) -> tuple[DecodeStep, Project]:
+    """Make the step of a search in two halves.
 
     Args:
-        model: A Flax module with `decode_step`.
+        model: A Flax module with `decode_step` and `project`.
         variables: Its parameters and collections.
+
+    Returns:
+        step(cache, tokens, parents) -> (cache, features [N, 1, D]), and what makes logits [N, V] of
+        features.
     """
 
     def step(cache, tokens, parents):
@@ -53,7 +58,21 @@ def search_step(model: nn.Module, variables: Any) -> DecodeStep:
             cache = cache._replace(history=history)
         return model.apply(variables, cache, tokens, method="decode_step")
 
-    return step
+    def project(features):
+        logits: Any = model.apply(variables, features, method="project")
+        return logits[:, 0]
+
+    return step, project
+
+
+def joined(step: DecodeStep, project: Project) -> DecodeStep:
+    """Make a step that gives logits of the two halves of `search_step`."""
+
+    def step_to_logits(cache, tokens, parents):
+        cache, features = step(cache, tokens, parents)
+        return cache, project(features)
+
+    return step_to_logits
 
 
 def exclude_tokens(tokens: tuple[int, ...], vocab_size: int) -> Allowed:

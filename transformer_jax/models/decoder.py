@@ -30,22 +30,19 @@ class DecodeState(NamedTuple):
     """State of step-by-step decoding: W hypotheses of each of B sentences.
 
     Keys and values stay where they are written, when hypotheses change places: `history` says where
-    each hypothesis finds its own. So a beam search moves a few integers, not the cache. All
-    sentences write to the same place, and to the first again after the last; one that begins later
-    finds its first token further on.
+    each hypothesis finds its own. So a beam search moves a few bits, not the cache. A token is
+    written where no hypothesis of its sentence has one: what all have dropped makes room, and what
+    they share is there once.
 
     Attributes:
         position: [B], tokens of each sentence decoded so far.
-        place: [], where the next token is written.
-        history: [B * W, T], of each hypothesis and place the hypothesis, from 1 to W, that wrote
-            its token there; 0 where none of its tokens is.
-        written: Per layer [B, H, K, T * W] and [B, H, T * W, Dv], keys and values of those tokens.
+        history: [B * W, P], the places of a sentence that hold tokens of each hypothesis.
+        written: Per layer [B, H, K, P] and [B, H, P, Dv], keys and values of those tokens.
         memory: Per layer [B, H, K, S] and [B, H, S, Dv], keys and values of the source.
         memory_mask: [B, 1, 1, S].
     """
 
     position: jax.Array
-    place: jax.Array
     history: jax.Array
     written: tuple[KeysValues, ...]
     memory: tuple[KeysValues | None, ...]
@@ -124,29 +121,32 @@ class Decoder(DropoutModule):
             x = layer(x, mask, self._keys_values(layer, memory), memory_mask, rows, counted)
         return self._normed(x, counted)
 
-    def init_cache(self, source, rows_per_sentence: int, max_length: int, memory=None):
+    def init_cache(self, source, rows_per_sentence: int, places: int, memory=None):
         """Start decoding; arguments as in `Transformer.init_cache`.
 
         Args:
             source: Token ids [B, S].
             rows_per_sentence: Beams.
-            max_length: Most tokens.
+            places: Tokens of a sentence's hypotheses.
             memory: [B, S, D]; None without `cross`.
         """
-        config, count = self.config, rows_per_sentence
-        shape = (len(source), config.num_heads)
+        config, sentences = self.config, len(source)
+        shape = (sentences, config.num_heads)
         empty = (
-            jnp.zeros((*shape, config.key_size, max_length * count), self.dtype),
-            jnp.zeros((*shape, max_length * count, config.value_size), self.dtype),
+            jnp.zeros((*shape, config.key_size, places), self.dtype),
+            jnp.zeros((*shape, places, config.value_size), self.dtype),
         )
         return DecodeState(
-            jnp.zeros(len(source), jnp.int32),
-            jnp.zeros((), jnp.int32),
-            jnp.zeros((len(source) * count, max_length), jnp.int32),
+            jnp.zeros(sentences, jnp.int32),
+            jnp.zeros((sentences * rows_per_sentence, places), bool),
             (empty,) * config.num_layers,
             tuple(self._cached_memory(layer, memory) for layer in self.layers),
             padding_mask(source) if self.cross else None,
         )
+
+    def project(self, features):
+        """Turn features [B, T, D] into logits [B, T, V] in float32."""
+        return self.embed.logits(features)
 
     def decode_step(self, cache: DecodeState, tokens) -> tuple[DecodeState, jax.Array]:
         """Decode one token, as `Transformer.decode_step`.
@@ -155,70 +155,71 @@ class Decoder(DropoutModule):
             cache: The state before.
             tokens: The tokens just decoded [N].
         """
-        place, max_length = cache.place, cache.history.shape[1]
-        sentences = len(cache.position)
-        count = len(tokens) // sentences
-        numbers = jnp.arange(1, count + 1, dtype=jnp.int32)
-        history = cache.history.at[:, place].set(jnp.tile(numbers, sentences))
-        own = history[..., None] == numbers[None, None]
-        mask = own.reshape(sentences, 1, count, max_length * count)
-        x = self.embed.target_at(tokens.reshape(sentences, count), cache.position, max_length)
+        sentences, places = len(cache.position), cache.history.shape[1]
+        history = cache.history.reshape(sentences, -1, places)
+        # The first places that are free, one for each hypothesis.
+        free = jnp.argsort(jnp.any(history, axis=1), axis=1, stable=True)[:, : history.shape[1]]
+        history |= free[..., None] == jnp.arange(places)[None, None]
+        x = self.embed.target_at(tokens.reshape(free.shape), cache.position, places)
+        rows = jnp.arange(sentences)[:, None]
         written: list[KeysValues] = []
 
         def update_cache_of(old: KeysValues):
             def update_cache(new: KeysValues) -> KeysValues:
-                (old_keys, old_values), (keys, values) = old, to_cache_layout(new)
-                extend = jax.lax.dynamic_update_slice_in_dim
-                keys = extend(old_keys, keys, place * count, axis=3)
-                values = extend(old_values, values, place * count, axis=2)
+                keys = old[0].at[rows, :, :, free].set(new[0], unique_indices=True)
+                values = old[1].at[rows, :, free].set(new[1], unique_indices=True)
                 written.append((keys, values))
                 return keys, values
 
             return update_cache
 
         for layer, old, memory in zip(self.layers, cache.written, cache.memory):
+            mask = history[:, None]
             x = layer.decode_step(x, update_cache_of(old), mask, memory, cache.memory_mask)
         cache = cache._replace(
             position=cache.position + 1,
-            place=(place + 1) % max_length,
-            history=history,
+            history=history.reshape(cache.history.shape),
             written=tuple(written),
         )
-        return cache, self.embed.logits(self._normed(x)).reshape(len(tokens), -1)
+        return cache, self._normed(x).reshape(len(tokens), 1, -1)
 
-    def resize_cache(self, cache: DecodeState, source_length: int, max_length: int) -> DecodeState:
+    def places_taken(self, cache: DecodeState) -> jax.Array:
+        """Count the places of each sentence [B] that hold a token of any of its hypotheses."""
+        sentences, places = len(cache.position), cache.history.shape[1]
+        return jnp.sum(jnp.any(cache.history.reshape(sentences, -1, places), axis=1), axis=1)
+
+    def resize_cache(self, cache: DecodeState, source_length: int, places: int) -> DecodeState:
         """Give a state other sizes, as `Transformer.resize_cache`.
 
         Args:
             cache: The state.
             source_length: S.
-            max_length: T.
+            places: P.
         """
-        old, count = cache.history.shape[1], len(cache.history) // len(cache.position)
-
-        def resize_places(values, axis: int, each: int = 1):
-            # The newest place comes last, so that the next to write is the first.
-            in_order = jnp.roll(values, -cache.place * each, axis)
-            return _resize_axis(in_order, max_length * each, axis, at_end=False)
-
-        if max_length != old:
+        old = cache.history.shape[1]
+        if places < old:
+            history = cache.history.reshape(len(cache.position), -1, old)
+            # Those that are taken come first.
+            order = jnp.argsort(~jnp.any(history, axis=1), axis=1, stable=True)[:, :places]
             cache = cache._replace(
-                place=jnp.zeros_like(cache.place),
-                history=resize_places(cache.history, 1),
+                history=jnp.take_along_axis(history, order[:, None], 2).reshape(-1, places),
                 written=tuple(
-                    (resize_places(keys, 3, count), resize_places(values, 2, count))
+                    (
+                        jnp.take_along_axis(keys, order[:, None, None], 3),
+                        jnp.take_along_axis(values, order[:, None, :, None], 2),
+                    )
                     for keys, values in cache.written
                 ),
             )
+        elif places > old:
+            cache = cache._replace(
+                history=_resize_axis(cache.history, places, 1),
+                written=_resize_all(cache.written, places),
+            )
         if cache.memory_mask is None:
             return cache
-
-        def resize_memory(keys_values):
-            keys, values = keys_values
-            return _resize_axis(keys, source_length, 3), _resize_axis(values, source_length, 2)
-
         return cache._replace(
-            memory=tuple(map(resize_memory, cache.memory)),
+            memory=_resize_all(cache.memory, source_length),
             memory_mask=_resize_axis(cache.memory_mask, source_length, 3),
         )
 
@@ -232,12 +233,18 @@ class Decoder(DropoutModule):
         return self.decoder_norm(x, counted) if self.config.norm_placement == "pre" else x
 
 
-def _resize_axis(values: jax.Array, size: int, axis: int, at_end: bool = True) -> jax.Array:
-    """Append zeros to an axis, or cut it off, at its end or at its beginning."""
+def _resize_all(cache: tuple[KeysValues, ...], size: int) -> tuple[KeysValues, ...]:
+    """Resize the axis of the tokens."""
+    return tuple(
+        (_resize_axis(keys, size, 3), _resize_axis(values, size, 2)) for keys, values in cache
+    )
+
+
+def _resize_axis(values: jax.Array, size: int, axis: int) -> jax.Array:
+    """Append zeros to an axis, or cut it off at its end."""
     old = values.shape[axis]
     if size <= old:
-        first = 0 if at_end else old - size
-        return jax.lax.slice_in_dim(values, first, first + size, axis=axis)
+        return jax.lax.slice_in_dim(values, 0, size, axis=axis)
     room = [(0, 0)] * values.ndim
-    room[axis] = (0, size - old) if at_end else (size - old, 0)
+    room[axis] = (0, size - old)
     return jnp.pad(values, room)

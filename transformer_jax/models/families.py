@@ -9,14 +9,15 @@ axes (`models.dimensions`), and with
 
 and, where a search is to write the target,
 
-    init_cache(source, rows_per_sentence, max_length) -> cache, a NamedTuple
-    decode_step(cache, tokens [N]) -> (cache, logits [N, V])
-    resize_cache(cache, source_length, max_length) -> cache, for sources and targets of that length
+    init_cache(source, rows_per_sentence, places) -> cache, a NamedTuple
+    decode_step(cache, tokens [N]) -> (cache, features [N, 1, D] of the next token)
+    places_taken(cache) -> places of each sentence that are taken, [B]; 0 where none is needed
+    resize_cache(cache, source_length, places) -> cache, for sources of that length
 
-The field `history` of the cache has a row for each of N = B * rows_per_sentence hypotheses; a
-search moves these rows, within their sentence, as its hypotheses change places. Every
-other array has a row, or as many, for each sentence, but scalars: sentences begin at different
-steps, and a scalar is shared by all.
+A sentence's hypotheses have so many places for their tokens; a step takes at most one for each. The
+field `history` of the cache has a row for each of N = B *
+rows_per_sentence hypotheses; a search moves these rows, within their sentence, as its hypotheses
+change places. Every other array has a row, or as many, for each sentence.
 `FAMILIES` is open: put another family in under its name, which is what
 `ModelConfig.architecture` says.
 """

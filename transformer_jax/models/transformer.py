@@ -99,7 +99,7 @@ class Transformer(DropoutModule):
         """
         return self.decoder(target, memory, source, rows, masks, segments)
 
-    def init_cache(self, source, rows_per_sentence: int, max_length: int) -> DecodeState:
+    def init_cache(self, source, rows_per_sentence: int, places: int) -> DecodeState:
         """Encode the source and make room for decoding step by step.
 
         Row b * rows_per_sentence + w of the state is beam w of sentence b. Only the model's own
@@ -108,32 +108,37 @@ class Transformer(DropoutModule):
         Args:
             source: Token ids [B, S].
             rows_per_sentence: Beams.
-            max_length: Most tokens.
+            places: Tokens of a sentence's hypotheses for which there is room. Those that they share
+                count once; rows_per_sentence * T are enough for T steps, whatever is decoded.
         """
         memory = self.encode(source)
-        return self.decoder.init_cache(source, rows_per_sentence, max_length, memory)
+        return self.decoder.init_cache(source, rows_per_sentence, places, memory)
 
     def decode_step(self, cache: DecodeState, tokens) -> tuple[DecodeState, jax.Array]:
         """Decode one token.
 
-        Of more than max_length tokens a sentence sees the newest, and they all have the last of
-        max_length positions, or of the table where positions are learned.
+        A sentence needs a free place for each of its rows (`places_taken`); without them what is
+        decoded for it is wrong. No token stands beyond the last position of a learned table.
 
         Args:
             cache: The state before.
             tokens: The tokens just decoded [N], `start_id` at first.
 
         Returns:
-            The new state, and the logits of the next token, [N, V].
+            The new state, and what the logits of the next token are made of, [N, 1, D].
         """
         return self.decoder.decode_step(cache, tokens)
 
-    def resize_cache(self, cache: DecodeState, source_length: int, max_length: int) -> DecodeState:
-        """Give a state other sizes; what is cut off must be padding, or tokens seen no more.
+    def places_taken(self, cache: DecodeState):
+        """Count the places of each sentence [B] that hold a token of any of its hypotheses."""
+        return self.decoder.places_taken(cache)
+
+    def resize_cache(self, cache: DecodeState, source_length: int, places: int) -> DecodeState:
+        """Give a state other sizes; what is cut off must be padding, or free.
 
         Args:
             cache: The state.
             source_length: S, of the source with padding.
-            max_length: T, the newest tokens of a sentence that are kept.
+            places: P, as in `init_cache`.
         """
-        return self.decoder.resize_cache(cache, source_length, max_length)
+        return self.decoder.resize_cache(cache, source_length, places)

@@ -224,10 +224,14 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
                     checkpoints.save(
                         0, state_to_items(state), _metadata(run, None, ""), unscheduled=True
                     )
+            compiling: Any = contextlib.nullcontext()
+            if not is_multi_process():  # which may have to compile the same at the same time
+                ahead = batches.shapes_ahead(first * accumulation_steps, end * accumulation_steps)
+                compiling = runner.compiling_ahead(ahead, accumulation_steps)
             step_batches = batches_with_digest()
             if profile and is_first():
                 step_batches = trace_steps(step_batches, run.folder / PROFILE, profile)
-            with contextlib.closing(step_batches):  # a trace ends with them
+            with contextlib.closing(step_batches), compiling:  # a trace ends with the batches
                 state = train_loop(
                     state,
                     runner,
@@ -294,7 +298,7 @@ def _startup_summary(corpus, batches, state, layout, config):
         f"{batches.padding_fraction():.1%} padding, "
         f"{layout.mesh.size} {jax.devices()[0].device_kind} device(s), {layout}\n"
         f"from step {int(state.step)} to {config.train.steps}; "
-        f"{len(batches.shapes)} batch shapes, each compiled at its first use"
+        f"{len(batches.shapes)} batch shapes, compiled as they come"
     )
 
 

@@ -6,7 +6,8 @@ come together.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from transformer_jax.data.batching import Batch, BatchShape
 from transformer_jax.devices.layout import BATCH_AXES, Layout
 from transformer_jax.functional.rows import set_row_axes
+from transformer_jax.training.programs import Program, Programs
 from transformer_jax.training.state import TrainState
 from transformer_jax.training.step import GradientSums, StepFunctions, add_sums
 
@@ -34,36 +36,6 @@ class StepMemory(NamedTuple):
 
     persistent: int
     temporary: int
-
-
-class _Program:
-    """A jitted function of, among others, a batch; what is compiled ahead for a shape is called."""
-
-    def __init__(self, jitted: Any, names: Sequence[str]):
-        self._jitted = jitted
-        self._compiled: dict[Any, Any] = {}
-        self._batch_at = names.index("batch") if "batch" in names else None
-
-    def __call__(self, *arguments):
-        return self._compiled.get(self._shape(arguments), self._jitted)(*arguments)
-
-    def lower(self, *arguments) -> Any:
-        return self._jitted.lower(*arguments)
-
-    def shapes(self, *arguments) -> Any:
-        return jax.eval_shape(self._jitted, *arguments)
-
-    def compile(self, *arguments) -> Any:
-        """Compile for arrays, or shapes of them, once."""
-        shape = self._shape(arguments)
-        if shape not in self._compiled:
-            # One at a time: where batches are tried, those that do not fit are not kept.
-            self._compiled = {shape: self.lower(*arguments).compile()}
-        return self._compiled[shape]
-
-    def _shape(self, arguments):
-        at = self._batch_at
-        return None if at is None else tuple(x.shape for x in jax.tree.leaves(arguments[at]))
 
 
 class Runner:
@@ -96,9 +68,11 @@ class Runner:
         def apply_update(state, sums):
             return update(state, total(sums))
 
+        self._programs = Programs()
+
         def program(function, in_names, out_names, donate):
             jitted = self._jit(function, in_names, out_names, donate=donate)
-            return _Program(jitted, in_names)
+            return Program(jitted, in_names, self._programs)
 
         # Named by what goes in and what comes out; the first argument may be overwritten.
         self._full_step = program(full_step, ("state", "batch"), ("state", "metrics"), True)
@@ -172,19 +146,39 @@ class Runner:
             shape: Shape of the batches.
             accumulation_steps: Micro-batches in a step.
         """
-        persistent = self.state_bytes
-        if accumulation_steps == 1:
-            step = self._full_step.compile(self.template, self._batch(shape))
-            return StepMemory(persistent, step.memory_analysis().temp_size_in_bytes)
-        batch = self._batch(shape)
-        sums = self._first_micro_batch.shapes(self.template, batch)
-        programs = (
-            self._first_micro_batch.compile(self.template, batch),
-            self._accumulate.compile(sums, self.template, batch, 1),
+        compiled = [
+            program.compile(*arguments)
+            for program, arguments in self._programs_of(shape, accumulation_steps)
+        ]
+        found = [each.memory_analysis() for each in compiled]
+        sums = 0 if accumulation_steps == 1 else found[0].output_size_in_bytes
+        temporary = max(each.temp_size_in_bytes for each in found)
+        return StepMemory(self.state_bytes + sums, temporary)
+
+    def compiling_ahead(
+        self, shapes: Iterable[BatchShape], accumulation_steps: int
+    ) -> AbstractContextManager[None]:
+        """Make a context in which steps on the next shapes are compiled while others run.
+
+        Args:
+            shapes: Shapes of batches, in the order of their first use.
+            accumulation_steps: Micro-batches in a step.
+        """
+        return self._programs.ahead(
+            each for shape in shapes for each in self._programs_of(shape, accumulation_steps)
         )
-        found = [program.memory_analysis() for program in programs]
-        persistent += found[0].output_size_in_bytes
-        return StepMemory(persistent, max(each.temp_size_in_bytes for each in found))
+
+    def _programs_of(
+        self, shape: BatchShape, accumulation_steps: int
+    ) -> Iterator[tuple[Program, Sequence[Any]]]:
+        """The programs of a step that depend on the shape, with shapes of their arguments."""
+        batch = self._batch(shape)
+        if accumulation_steps == 1:
+            yield self._full_step, (self.template, batch)
+        else:
+            yield self._first_micro_batch, (self.template, batch)
+            sums = self._first_micro_batch.shapes(self.template, batch)
+            yield self._accumulate, (sums, self.template, batch, 1)
 
     def lower(self, shape: BatchShape) -> Any:
         """Lower a step on one batch of a shape; it is not compiled yet."""
