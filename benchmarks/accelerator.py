@@ -12,6 +12,7 @@ check     numbers of this device beside those of a CPU, and `pytest -m gpu`
 resume    a job that is killed beside two that are not, with and without deterministic operations
 train     target tokens a second, memory and share of the peak, beside torch where it is installed
 decode    beam search, beside Hugging Face's generate where transformers is installed
+kernels   training steps of base with each of `ModelConfig.kernels`; only when it is named
 multi30k  experiments.multi30k at full length, seed by seed; only when it is named
 
 `benchmarks.account` makes an entry of the ledger of them.
@@ -19,6 +20,7 @@ multi30k  experiments.multi30k at full length, seed by seed; only when it is nam
 
 import argparse
 import contextlib
+import itertools
 import json
 import math
 import multiprocessing
@@ -32,9 +34,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from experiments.ledger import Provenance, write_json
+from transformer_jax.config.model import Kernels
 from transformer_jax.terminal import command_errors, run_program
 
 __all__ = ["PHASES", "Report", "main"]
@@ -133,15 +136,39 @@ def train(report: Report) -> None:
     report.add({"peak": peak})
     peers = {"torch": "torch", "torch compiled": "torch"}
     for size, who, found in measurements(report, "training", ("base", "big"), peers):
-        if "flops" in found:
-            found["share_of_peak"] = found["flops"] / found["seconds_per_step"] / peak
-        report.add({f"{size}, {who}": found})
+        report.add({f"{size}, {who}": _with_share(found, peak)})
 
 
 def decode(report: Report) -> None:
     peers = {"transformers": "transformers"}
     for size, who, found in measurements(report, "decoding", ("32", "256"), peers):
         report.add({f"{size} sentences, {who}": found})
+    # As many as newstest2014 has; Hugging Face's generate would pad all of them to the longest.
+    for size, who, found in measurements(report, "decoding", ("2737",), {}):
+        report.add({f"{size} sentences, {who}": found})
+
+
+def kernels(report: Report) -> None:
+    from benchmarks import speed
+
+    peak = speed.matmul_peak(report.tiny)
+    report.add({"peak": peak})
+    names = [name for name in get_args(Kernels) if name != "auto"]
+    if report.found["backend"] == "cpu":
+        names.remove("cudnn")
+    for length, name in itertools.product((32, 1024), names):
+        if report.seconds < LEAST:
+            found = {"skipped": "no time was left"}
+        else:
+            found = measured(report, "training", "base", name, "--length", str(length))
+        report.add({f"base, {length} tokens, {name}": _with_share(found, peak)})
+
+
+def _with_share(found: dict[str, Any], peak: float) -> dict[str, Any]:
+    """What was measured of a training step, with its share of the peak."""
+    if "flops" in found:
+        found["share_of_peak"] = found["flops"] / found["seconds_per_step"] / peak
+    return found
 
 
 def multi30k(report: Report) -> None:
@@ -156,6 +183,7 @@ PHASES: dict[str, Callable[[Report], None]] = {
     "resume": resume,
     "train": train,
     "decode": decode,
+    "kernels": kernels,
     "multi30k": multi30k,
 }
 
@@ -209,7 +237,7 @@ def run_phase(name: str, output: Path, deadline: float, tiny: bool, data: Path |
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    standard = [name for name in PHASES if name != "multi30k"]
+    standard = [name for name in PHASES if name not in ("kernels", "multi30k")]
     parser.add_argument("--phases", nargs="+", choices=PHASES, default=standard)
     parser.add_argument("--minutes", type=_minutes, default=8, help="for all phases together")
     parser.add_argument("--output", type=Path, default=Path("runs/accelerator"))

@@ -137,7 +137,7 @@ def _decoded(phase: Found) -> Table:
         for name, each in _parts(phase, "target_tokens_per_second")
     ]
     return Table(
-        "Beam 4, base, random parameters, bfloat16",
+        "Beam 4, base, random parameters, bfloat16, no length penalty",
         ["what", "target tokens/s", "target tokens", "s", "first call, s"],
         rows,
         3,
@@ -158,7 +158,7 @@ def _parts(phase: Found, key: str) -> Iterable[tuple[str, Found]]:
     return ((n, part) for n, part in phase.items() if isinstance(part, dict) and key in part)
 
 
-TABLES = dict(zip(PHASES, (_checked, _resumed, _trained, _decoded, _scored), strict=True))
+TABLES = dict(zip(PHASES, (_checked, _resumed, _trained, _decoded, _trained, _scored), strict=True))
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ __all__ = ["write_folder"]
 
 _BINARY_VERSION, _REVISION = 6, 7
 _TYPES = {np.dtype(np.float32): 0, np.dtype(np.int8): 1, np.dtype(np.int16): 2}
-POSITIONS = 1024
+POSITIONS = 4096
 
 
 def write_folder(translator: Translator, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
     python -m benchmarks.speed training base ours
     python -m benchmarks.speed training big "torch compiled"
+    python -m benchmarks.speed training base cudnn --length 1024
     python -m benchmarks.speed decoding 32 transformers
 
 All in bfloat16 with float32 parameters, dropout 0.1 (0.3 for big), full rows. Each measurement is
@@ -17,13 +18,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from benchmarks.steps import our_step, torch_step
 from transformer_jax import presets
 from transformer_jax.config import ModelConfig
+from transformer_jax.config.model import Kernels
 
 __all__ = ["TINY", "matmul_peak", "matmul_speed", "step_flops"]
 
@@ -35,9 +37,9 @@ BEAM = 4
 TINY: dict[str, Any] = {"d_model": 32, "d_ff": 64, "num_heads": 4, "num_layers": 1}
 
 
-def model_of(name: str, tiny: bool) -> ModelConfig:
+def model_of(name: str, tiny: bool, kernels: str = "auto") -> ModelConfig:
     config = {"base": presets.base, "big": presets.big}[name](VOCABULARY)
-    config = replace(config, dtype="bfloat16")
+    config = replace(config, dtype="bfloat16", kernels=kernels)
     if tiny:
         config = replace(config, vocab_size=500, **TINY)
     return config
@@ -106,14 +108,15 @@ def matmul_speed(size: int, dtype: str, tiny: bool = False) -> float:
     return 2 * size**3 / found["seconds_per_step"]
 
 
-def rows_of(tiny: bool) -> tuple[int, int]:
-    return (16, 8) if tiny else (ROWS, LENGTH)
+def rows_of(tiny: bool, length: int) -> tuple[int, int]:
+    """Rows of so many tokens that together are as many as ROWS of LENGTH."""
+    return (16, 8) if tiny else (ROWS * LENGTH // length, length)
 
 
-def train_ours(model: ModelConfig, tiny: bool, profile: Path | None) -> dict[str, Any]:
+def train_ours(model: ModelConfig, tiny: bool, length: int, profile: Path | None) -> dict[str, Any]:
     import jax
 
-    rows, length = rows_of(tiny)
+    rows, length = rows_of(tiny, length)
     start = time.perf_counter()
     step = our_step(model, rows, length)
     compiled = time.perf_counter() - start
@@ -146,10 +149,10 @@ def kernels(folder: Path) -> dict[str, Any]:
     return {"all": sum(spent.values()), "longest": dict(spent.most_common(30))}
 
 
-def train_torch(model: ModelConfig, tiny: bool, compiled: bool) -> dict[str, Any]:
+def train_torch(model: ModelConfig, tiny: bool, length: int, compiled: bool) -> dict[str, Any]:
     import torch
 
-    rows, length = rows_of(tiny)
+    rows, length = rows_of(tiny, length)
     step = torch_step(model, rows, length, compiled)
     start = time.perf_counter()
     step.run()
@@ -184,9 +187,12 @@ def decode_ours(model: ModelConfig, sources: Sequence[list[int]], tiny: bool) ->
     network = Transformer(model)
     one = jnp.ones((1, 1), jnp.int32)
     variables = jax.jit(network.init)(jax.random.key(0), one, one)
-    inference = BatchDecoder(network, variables, batch_tokens=1024 if tiny else 65_536)
+    inference = BatchDecoder(network, variables)
     # Random parameters never end a sentence: all are as long as their source, with EOS.
-    search = Search(beam_size=BEAM, extra_length=1)
+    search = Search(
+        beam_size=BEAM, extra_length=1, length_penalty="none",
+        batch_tokens=1024 if tiny else 65_536,
+    )  # fmt: skip
     written = [0]
 
     def step():
@@ -196,6 +202,22 @@ def decode_ours(model: ModelConfig, sources: Sequence[list[int]], tiny: bool) ->
     return _decoded(step, written, tiny)
 
 
+def marian(model: ModelConfig, positions: int) -> Any:
+    """Hugging Face's model of the same sizes, with random parameters, that never ends by itself."""
+    import transformers
+
+    settings = transformers.MarianConfig(
+        vocab_size=model.vocab_size, d_model=model.d_model, encoder_layers=model.num_layers,
+        decoder_layers=model.num_layers, encoder_ffn_dim=model.d_ff,
+        decoder_ffn_dim=model.d_ff, encoder_attention_heads=model.num_heads,
+        decoder_attention_heads=model.num_heads, activation_function="relu",
+        scale_embedding=True, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
+        forced_eos_token_id=None, max_position_embeddings=positions,
+        share_encoder_decoder_embeddings=True,
+    )  # fmt: skip
+    return transformers.MarianMTModel(settings)
+
+
 def decode_transformers(
     model: ModelConfig, sources: Sequence[list[int]], tiny: bool
 ) -> dict[str, Any]:
@@ -203,16 +225,7 @@ def decode_transformers(
     import transformers
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    settings = transformers.MarianConfig(
-        vocab_size=model.vocab_size, d_model=model.d_model, encoder_layers=model.num_layers,
-        decoder_layers=model.num_layers, encoder_ffn_dim=model.d_ff,
-        decoder_ffn_dim=model.d_ff, encoder_attention_heads=model.num_heads,
-        decoder_attention_heads=model.num_heads, activation_function="relu",
-        scale_embedding=True, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
-        forced_eos_token_id=None, max_position_embeddings=512,
-        share_encoder_decoder_embeddings=True,
-    )  # fmt: skip
-    network = transformers.MarianMTModel(settings).to(device, torch.bfloat16).eval()
+    network = marian(model, 512).to(device, torch.bfloat16).eval()
     width = max(map(len, sources)) + 1
     padded = torch.zeros(len(sources), width, dtype=torch.long)
     for row, ids in zip(padded, sources):
@@ -234,6 +247,7 @@ def decode_transformers(
                 input_ids=padded,
                 attention_mask=(padded != 0).long(),
                 num_beams=BEAM,
+                length_penalty=0.0,
                 do_sample=False,
                 max_new_tokens=width + 1,
                 logits_processor=transformers.LogitsProcessorList([end]),
@@ -270,17 +284,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", choices=("training", "decoding"))
     parser.add_argument("size", help="base or big; for decoding, the number of sentences")
-    parser.add_argument("who", choices=("ours", "torch", "torch compiled", "transformers"))
+    peers = ("torch", "torch compiled", "transformers")
+    parser.add_argument("who", choices=("ours", *get_args(Kernels), *peers))
+    parser.add_argument("--length", type=int, default=LENGTH, help="tokens a side, for training")
     parser.add_argument("--profile", type=Path, help="folder for a trace of three steps")
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
     tiny, who = arguments.tiny, arguments.who
     if arguments.work == "training":
-        model = model_of(arguments.size, tiny)
-        if who == "ours":
-            found = train_ours(model, tiny, arguments.profile)
+        length = arguments.length
+        if who.startswith("torch"):
+            model = model_of(arguments.size, tiny)
+            found = train_torch(model, tiny, length, compiled=who == "torch compiled")
         else:
-            found = train_torch(model, tiny, compiled=who == "torch compiled")
+            model = model_of(arguments.size, tiny, "auto" if who == "ours" else who)
+            found = train_ours(model, tiny, length, arguments.profile)
     else:
         model = model_of("base", tiny)
         rng = np.random.default_rng(1)

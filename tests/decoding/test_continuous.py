@@ -139,6 +139,15 @@ def test_rounding():
     ]  # fmt: skip
 
 
+def test_rows_become_few_where_few_sentences_are_left():
+    """Those that wait count as well: the last ones do not begin in a batch of many empty rows."""
+    search = ContinuousSearch(None, SEARCHES["beam"].with_options(batch_tokens=340), None, 1, 10**6)
+    held = np.full((1, 16), -1)
+    for left, rows in ((3, 4), (4, 4), (5, 16), (40, 16)):
+        waiting = continuous._Waiting([[5] * 10] * left, [20] * left, np.zeros((left, 2), int))
+        assert search._next_size(continuous._Size(16, 16, 48), held, 3, 0, waiting).rows == rows
+
+
 @pytest.mark.parametrize(("unfinished", "rows"), [(4, 4), (3, 16)])
 def test_rows_are_added_where_one_is_free(unfinished, rows):
     """An added row repeats one that is finished; a full batch has none."""

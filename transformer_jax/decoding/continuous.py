@@ -232,8 +232,8 @@ class ContinuousSearch:
         rows = size.rows
         if waiting and self._may_enter(waiting.longest(), self._width(longest)):
             new = self._size(max(longest, waiting.longest()), alive * self._devices + len(waiting))
-            if alive < rows:
-                rows = max(rows, new.rows)
+            if alive < rows and not rows // 4 < new.rows <= rows:
+                rows = new.rows
         else:
             new = self._size(longest, alive * self._devices)
             if 4 * alive <= rows:

@@ -1,0 +1,208 @@
+"""Decoding by beam, batch, length and vocabulary, beside those peers that are installed.
+
+    python -m benchmarks.growth
+    python -m benchmarks.growth --axis length --rounds 5
+
+Random parameters, which the peers have as well or draw themselves, and targets as long as their
+sources: the same work on every side, two threads, float32, interleaved. Where an axis does not say
+otherwise: 4 + 4 layers, d_model 128, vocabulary 10,000, 64 sentences of 32 tokens, beam 4.
+By size: that, base with vocabulary 32,000 on 200 sentences, and on one with greedy search.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from benchmarks.comparison import (
+    OURS,
+    RESULTS,
+    THREADS,
+    Times,
+    compare,
+    find_torch,
+    publish_comparison,
+)
+from experiments.ledger import Provenance, Table
+from transformer_jax import presets
+from transformer_jax.config import ModelConfig
+from transformer_jax.terminal import run_program
+
+__all__ = ["main"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Sentences to decode."""
+
+    beam: int = 4
+    batch: int = 64
+    length: int = 32
+    vocabulary: int = 10_000
+    size: str = "small"
+
+    @property
+    def config(self) -> ModelConfig:
+        made = {"small": presets.multi30k, "base": presets.base}[self.size](self.vocabulary)
+        return replace(made, dropout=0.0)
+
+
+AXES: dict[str, list[Work]] = {
+    "beam": [Work(beam=n) for n in (1, 2, 4, 8, 16)],
+    "batch": [Work(batch=n) for n in (1, 4, 16, 64, 256)],
+    # Fewer sentences, or the longest would take minutes.
+    "length": [Work(length=n, batch=8) for n in (16, 64, 256, 1024, 2048)],
+    "vocabulary": [Work(vocabulary=n) for n in (1_000, 4_000, 16_000, 64_000)],
+    "size": [
+        Work(),
+        Work(size="base", vocabulary=32_000, batch=200),
+        Work(size="base", vocabulary=32_000, batch=1, beam=1),
+    ],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--axis", choices=AXES, action="append", help="default: all")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--results-dir", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    os.environ["NPROC"] = str(THREADS)
+    axes = arguments.axis or list(AXES)
+    command = "".join(f" --axis {each}" for each in arguments.axis or [])
+    where = Provenance.here(f"python -m benchmarks.growth{command} --rounds {arguments.rounds}")
+    begin = time.perf_counter()
+    found = {axis: [_measure(work, arguments.rounds) for work in AXES[axis]] for axis in axes}
+    peers = sorted({name for all_of in found.values() for times in all_of for name in times})
+    peers.remove(OURS)
+    tables, every = [], {}
+    for axis, all_of in found.items():
+        columns = [axis, f"{OURS}, s", *(f"{who}, s" for who in peers), *(f"{p} x" for p in peers)]
+        rows: list[list[Any]] = []
+        for work, times in zip(AXES[axis], all_of):
+            value, ours = getattr(work, axis), times[OURS].median
+            if axis == "size":
+                value = f"{value}, {work.batch} sentences, beam {work.beam}"
+            medians = [times[who].median for who in peers]
+            rows.append([value, ours, *medians, *(each / ours for each in medians)])
+            every |= {f"{axis} {value}, {who}": each for who, each in times.items()}
+        tables.append(Table(f"By {axis}", columns, rows))
+    wanted = {"CTranslate2": "ctranslate2", "Hugging Face": "transformers"}
+    absent = [name for name, package in wanted.items() if find_spec(package) is None]
+    publish_comparison(
+        "growth",
+        f"Decoding of fixed lengths, {THREADS} threads",
+        where.with_duration(time.perf_counter() - begin),
+        tables,
+        f"not installed: {', '.join(absent)}" if absent else "nothing",
+        every,
+        arguments.results_dir,
+    )
+
+
+def _measure(work: Work, rounds: int) -> dict[str, Times]:
+    config = work.config
+    rng = np.random.default_rng(0)
+    sources = rng.integers(4, work.vocabulary, (work.batch, work.length)).tolist()
+    network, variables = _random_model(config)
+    sides = {OURS: _ours(network, variables, sources, work)}
+    with tempfile.TemporaryDirectory() as folder:
+        if find_spec("ctranslate2") is not None:
+            name = f"CTranslate2 {version('ctranslate2')}"
+            sides[name] = _ctranslate2(network, variables, sources, work, Path(folder))
+        if find_torch() and find_spec("transformers") is not None:
+            name = f"Hugging Face {version('transformers')}"
+            sides[name] = _hugging_face(config, sources, work)
+        times, written = compare(sides, rounds)
+    for who, count in written.items():
+        least, most = (work.batch * (work.length + more) for more in (0, 1))
+        assert least <= count <= most, f"{who} wrote {count} tokens, not {least} to {most}"
+    print(work, {who: round(statistics.median(each.rounds), 3) for who, each in times.items()})
+    return times
+
+
+def _random_model(config: ModelConfig) -> tuple[Any, dict[str, Any]]:
+    import jax
+    import jax.numpy as jnp
+
+    from transformer_jax.models.transformer import Transformer
+
+    network, one = Transformer(config), jnp.ones((1, 1), jnp.int32)
+    return network, jax.jit(network.init)(jax.random.key(0), one, one)
+
+
+def _ours(network, variables, sources, work: Work) -> Callable[[], int]:
+    """Decode, and count the tokens written."""
+    from transformer_jax.decoding.inference import BatchDecoder
+    from transformer_jax.decoding.options import Search
+
+    search = Search(beam_size=work.beam, extra_length=1, length_penalty="none")
+    if work.beam == 1:
+        search = Search(method="greedy", extra_length=1)
+    decoder = BatchDecoder(network, variables)
+    return lambda: sum(len(best[0].ids) for best in decoder.translate(sources, search))
+
+
+def _ctranslate2(network, variables, sources, work: Work, folder: Path) -> Callable[[], int]:
+    import ctranslate2
+
+    from benchmarks.ctranslate2 import write_folder
+
+    names = ["<pad>", "</s>", "<unk>", "<s>", *(f"t{i}" for i in range(4, work.vocabulary))]
+    vocabulary = _Names(names)
+    write_folder(
+        SimpleNamespace(model=network, params=variables["params"], vocabulary=vocabulary), folder
+    )
+    engine = ctranslate2.Translator(str(folder), inter_threads=1, intra_threads=THREADS)
+    tokens = [vocabulary.tokens(ids) for ids in sources]
+
+    def run():
+        found = engine.translate_batch(
+            tokens, beam_size=work.beam, length_penalty=0, max_batch_size=4096,
+            batch_type="tokens", max_decoding_length=work.length,
+            min_decoding_length=work.length, max_input_length=0,
+        )  # fmt: skip
+        return sum(len(each.hypotheses[0]) for each in found)
+
+    return run
+
+
+class _Names(list):
+    """A vocabulary of which only the names of tokens are asked."""
+
+    def tokens(self, ids) -> list[str]:
+        return [self[i] for i in ids]
+
+
+def _hugging_face(config: ModelConfig, sources, work: Work) -> Callable[[], int]:
+    import torch
+
+    from benchmarks.speed import marian
+
+    network = marian(config, positions=work.length + 2).eval()
+    read = torch.tensor([[*ids, 1] for ids in sources])
+
+    def run():
+        with torch.inference_mode():
+            found = network.generate(
+                input_ids=read, attention_mask=torch.ones_like(read), num_beams=work.beam,
+                do_sample=False, length_penalty=0.0, max_new_tokens=work.length,
+                min_new_tokens=work.length,
+            )  # fmt: skip
+        return found[:, 1:].numel()
+
+    return run
+
+
+if __name__ == "__main__":
+    run_program(main)
