@@ -104,7 +104,7 @@ def _resumed(phase: Found) -> Table:
     )
 
 
-def _trained(phase: Found) -> Table:
+def _trained(phase: Found, title: str = "Training") -> Table:
     rows = [
         [
             name,
@@ -117,12 +117,16 @@ def _trained(phase: Found) -> Table:
         for name, each in _parts(phase, "target_tokens_per_second")
     ]
     return Table(
-        f"Training in bfloat16; share of {phase.get('peak', 0) / 1e12:,.0f} TFLOP/s, "
+        f"{title} in bfloat16; share of {phase.get('peak', 0) / 1e12:,.0f} TFLOP/s, "
         "the largest matrix product of the same run",
         ["model", "target tokens/s", "ms a step", "share of the peak, %", "compiling, s", "GB"],
         rows,
         1,
     )
+
+
+def _by_kernels(phase: Found) -> Table:
+    return _trained(phase, "Training by kernels and tokens a side,")
 
 
 def _decoded(phase: Found) -> Table:
@@ -158,7 +162,9 @@ def _parts(phase: Found, key: str) -> Iterable[tuple[str, Found]]:
     return ((n, part) for n, part in phase.items() if isinstance(part, dict) and key in part)
 
 
-TABLES = dict(zip(PHASES, (_checked, _resumed, _trained, _decoded, _trained, _scored), strict=True))
+TABLES = dict(
+    zip(PHASES, (_checked, _resumed, _trained, _decoded, _by_kernels, _scored), strict=True)
+)
 
 
 def main() -> None:

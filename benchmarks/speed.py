@@ -109,8 +109,8 @@ def matmul_speed(size: int, dtype: str, tiny: bool = False) -> float:
 
 
 def rows_of(tiny: bool, length: int) -> tuple[int, int]:
-    """Rows of so many tokens that together are as many as ROWS of LENGTH."""
-    return (16, 8) if tiny else (ROWS * LENGTH // length, length)
+    """Rows of so many tokens that together are as many as ROWS of LENGTH; fewer where tiny."""
+    return (16, length // 4) if tiny else (ROWS * LENGTH // length, length)
 
 
 def train_ours(model: ModelConfig, tiny: bool, length: int, profile: Path | None) -> dict[str, Any]:

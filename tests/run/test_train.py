@@ -30,6 +30,7 @@ from transformer_jax.run.folder import Run, RunError
 from transformer_jax.run.identity import identity
 from transformer_jax.run.resume import with_kernels
 from transformer_jax.run.train import train
+from transformer_jax.training.runners import Runner
 
 
 def test_run_folder_holds_everything(uninterrupted_run):
@@ -44,6 +45,22 @@ def test_run_folder_holds_everything(uninterrupted_run):
     assert [r["step"] for r in records if "validation_perplexity" in r] == [6, 12, 18, 24]
     timing = read_jsonl(run.folder / "timings.jsonl")
     assert all(0 <= t["input_wait_fraction"] <= 1 for t in timing if "input_wait_fraction" in t)
+
+
+def test_train_compiles_the_shapes_of_its_steps_ahead(tmp_path, monkeypatch):
+    asked = []
+    compiling_ahead = Runner.compiling_ahead
+
+    def recorded(self, shapes, accumulation_steps):
+        asked.append((shapes, accumulation_steps))
+        return compiling_ahead(self, shapes, accumulation_steps)
+
+    monkeypatch.setattr(Runner, "compiling_ahead", recorded)
+    config = configuration(tmp_path)
+    config = replace(config, train=replace(config.train, steps=3))
+    run = train(config, tmp_path / "run", progress=False)
+    batches = Batches(run.training_corpus(), config.data, config.train.seed)
+    assert asked == [(batches.shapes_ahead(0, 3), 1)] and len(asked[0][0]) > 1
 
 
 def test_resume_is_bit_for_bit(uninterrupted_run):

@@ -112,7 +112,7 @@ class ContinuousSearch:
         """Make the search.
 
         Args:
-            model: A Flax module with `init_cache`, `decode_step` and `resize_cache`.
+            model: A model of a family (`models.families` says what it must have).
             search: The search and its options.
             compiled: compiled(function, arguments, gathered=, donate=) compiles a function of
                 variables and of arrays with a row for each sentence, in which no device needs
@@ -200,8 +200,9 @@ class ContinuousSearch:
         return _Size(rows, width, self._places(longest + SPARE))
 
     def _places(self, tokens: int) -> int:
-        """Places for hypotheses of so many tokens."""
-        return _round_size(tokens + OWN * (self._search.rows - 1))
+        """Places for hypotheses of so many tokens; samples share none."""
+        further = OWN if self._search.method == "beam" else tokens
+        return _round_size(tokens + further * (self._search.rows - 1))
 
     def _width(self, length: int) -> int:
         return min(_round_size(length), self._model_limit)
@@ -225,7 +226,7 @@ class ContinuousSearch:
             size: The size until now.
             held: The sentence of each row, [devices, rows], -1 none.
             needed: Most places that a sentence needs for its next step.
-            longest: Most tokens of a source that is not finished; 0 where all are.
+            longest: Most tokens of a source that is not finished; 0 where all are finished.
             waiting: The sentences that have not begun.
         """
         alive = int((held >= 0).sum(axis=1).max())
@@ -242,7 +243,7 @@ class ContinuousSearch:
         if needed > places:
             places = _round_size(needed)
         elif width < size.width:  # A cache is copied to become smaller: not for itself alone.
-            places = min(places, max(new.places, _round_size(needed + SPARE)))
+            places = min(places, max(new.places, _round_size(needed + self._search.rows * SPARE)))
         return _Size(rows, width, places)
 
     def _program(self, size: _Size, variables, cache, rows) -> SearchProgram:

@@ -60,12 +60,12 @@ class Embedding(DropoutModule):
         """The same of tokens that a decoder reads."""
         return self._side("target", tokens, rows, places)
 
-    def target_at(self, tokens, positions, max_length: int):
-        """tokens [B, W], each sentence's at a position [B] below `max_length`, without dropout ->
+    def target_at(self, tokens, positions, most: int):
+        """tokens [B, W], each sentence's at a position [B] below `most`, without dropout ->
         [B, W, D].
         """
         learned = self.config.position_encoding == "learned"
-        table = self._positions(self.config.max_positions if learned else max_length)
+        table = self._positions(self.config.max_positions if learned else most)
         if table is not None:
             table = table.at[positions].get(mode="clip")[:, None]
         return self._sum("target", tokens, table)

@@ -14,10 +14,10 @@ and, where a search is to write the target,
     places_taken(cache) -> places of each sentence that are taken, [B]; 0 where none is needed
     resize_cache(cache, source_length, places) -> cache, for sources of that length
 
-A sentence's hypotheses have so many places for their tokens; a step takes at most one for each. The
-field `history` of the cache has a row for each of N = B *
-rows_per_sentence hypotheses; a search moves these rows, within their sentence, as its hypotheses
-change places. Every other array has a row, or as many, for each sentence.
+The hypotheses of a sentence share so many `places` for their tokens; a step takes at most one for
+each of them. The field `history` of the cache has a row for each of the N = B * rows_per_sentence
+hypotheses; a search moves these rows, within their sentence, as hypotheses change places. Every
+other array has a row, or as many, for each sentence.
 `FAMILIES` is open: put another family in under its name, which is what
 `ModelConfig.architecture` says.
 """

@@ -118,7 +118,7 @@ class Transformer(DropoutModule):
         """Decode one token.
 
         A sentence needs a free place for each of its rows (`places_taken`); without them what is
-        decoded for it is wrong. No token stands beyond the last position of a learned table.
+        decoded for it is wrong. Tokens beyond a learned table have its last position.
 
         Args:
             cache: The state before.

@@ -111,7 +111,6 @@ def fit_batches(
         UserError: Not even a batch of one sentence fits.
     """
     limit = USABLE_MEMORY_FRACTION * device_memory()
-    step = make_runner(config.train.parallel, functions, layout)
     tokens = config.data.batch_tokens * config.optimizer.accumulation_steps
     most = tokens // config.data.max_length
     accumulate = 1
@@ -122,6 +121,8 @@ def fit_batches(
             optimizer=replace(config.optimizer, accumulation_steps=accumulate),
         )
         shapes = Batches(corpus, tried.data, config.train.seed).shapes
+        # A runner keeps what it has compiled.
+        step = make_runner(config.train.parallel, functions, layout)
         memory = largest_step_memory(step, tried, shapes)[1]
         line = (
             f"{accumulate} x {tried.data.batch_tokens} tokens an update: a step needs "

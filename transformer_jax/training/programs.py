@@ -10,34 +10,36 @@ import jax
 
 __all__ = ["Program", "Programs"]
 
-# XLA uses about one core and a half for a program, and the CPU's memory for each.
+# A compilation takes a core and a half, and memory of the host.
 MOST_COMPILERS = 4
 
 
 class Programs:
     """What compiles programs ahead: traced in the thread that calls them, compiled in others.
 
-    Tracing stays in one thread, because JAX's settings and Python's lock belong to it.
+    Tracing stays in that thread, because JAX's settings are those of a thread.
     """
 
     def __init__(self):
         self._requests: Iterator[tuple[Program, Sequence[Any]]] = iter(())
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: Any = None
 
     @contextmanager
     def ahead(self, requests: Iterable[tuple["Program", Sequence[Any]]]) -> Iterator[None]:
         """Within this context compile programs ahead whenever one that is called is not ready.
 
+        What is being compiled when the context ends is not waited for.
+
         Args:
             requests: Programs with arrays to compile for, or shapes of them, in the order of use.
         """
         self._requests = iter(requests)
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_COMPILERS)) as self._pool:
-            try:
-                yield
-            finally:
-                self._requests = iter(())
-                self._pool.shutdown(cancel_futures=True)
+        self._pool = ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_COMPILERS))
+        try:
+            yield
+        finally:
+            self._requests = iter(())
+            self._pool.shutdown(wait=False, cancel_futures=True)
 
     def begin_next(self) -> bool:
         """Trace the next program and begin to compile it; False where there is none."""
@@ -68,7 +70,8 @@ class Program:
         while shape and not self._is_ready(shape) and self._programs.begin_next():
             pass
         compiled = self._compiled.get(shape)
-        if compiled is None or compiled.cancelled():
+        if compiled is None or compiled.cancelled() or compiled.exception() is not None:
+            # Where compiling failed it is tried again alone, and fails here if it must.
             return self._jitted(*arguments)
         return compiled.result()(*arguments)
 
@@ -81,21 +84,17 @@ class Program:
         return jax.eval_shape(self._jitted, *arguments)
 
     def compile(self, *arguments) -> Any:
-        """Compile for arrays, or shapes of them, once."""
-        self.begin(None, *arguments)
-        return self._compiled[self._shape(arguments)].result()
+        """Compile for arrays, or shapes of them; calls with these use it."""
+        compiled: Future = Future()
+        compiled.set_result(self.lower(*arguments).compile())
+        self._compiled[self._shape(arguments)] = compiled
+        return compiled.result()
 
-    def begin(self, pool: ThreadPoolExecutor | None, *arguments) -> None:
-        """Begin to compile for arrays, or shapes of them, in a pool; without one end it, too."""
+    def begin(self, pool: ThreadPoolExecutor, *arguments) -> None:
+        """Begin to compile for arrays, or shapes of them, in a pool, unless it is done."""
         shape = self._shape(arguments)
-        if shape in self._compiled:
-            return
-        lowered = self.lower(*arguments)
-        if pool is not None:
-            self._compiled[shape] = pool.submit(lowered.compile)
-        else:
-            self._compiled[shape] = Future()
-            self._compiled[shape].set_result(lowered.compile())
+        if shape not in self._compiled:
+            self._compiled[shape] = pool.submit(self.lower(*arguments).compile)
 
     def _is_ready(self, shape) -> bool:
         return shape in self._compiled and self._compiled[shape].done()
