@@ -129,8 +129,11 @@ def test_batches_change_in_every_way(monkeypatch):
         assert {-1, 1} <= signs, field
     assert any(new.width < old.width for old, new in sizes)
     assert refilled and any(size.refill < size.rows for size in refilled)
-    # A program for each size that occurs, not for each batch.
-    assert search.program_count <= 40
+    # A program for each size and each change of it that occurs, not for each batch.
+    assert len(set(sizes)) == len(sizes) and len(set(refilled)) == len(refilled)
+    occurring = {size for pair in sizes for size in pair}
+    assert search.program_count <= 1 + len(sizes) + 2 * len(occurring)
+    assert len(occurring) <= 20  # of 40 sentences of 3 to 93 tokens
 
 
 def test_rounding():

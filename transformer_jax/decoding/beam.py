@@ -288,8 +288,9 @@ def _sentences_at_once(project: Project, outputs: jax.Array, sentences: int) -> 
     vocabulary = jax.eval_shape(project, outputs).shape[-1]
     rows = max(LOGITS_AT_ONCE // vocabulary, 2 * outputs.shape[-1])
     most = min(max(rows * sentences // len(outputs), 1), sentences)
-    parts = -(-sentences // most)
-    return -(-sentences // parts)
+    # Parts without padding, unless they were small.
+    even = max(size for size in range(1, most + 1) if sentences % size == 0)
+    return even if 2 * even > most else -(-sentences // -(-sentences // most))
 
 
 def _map_sentences(function, block: int, sentences: int, arrays):

@@ -240,10 +240,12 @@ class ContinuousSearch:
             if 4 * alive <= rows:
                 rows = new.rows
         width, places = min(size.width, new.width), size.places
+        fewer = max(new.places, _round_size(needed + SPARE))
         if needed > places:
             places = _round_size(needed)
-        elif width < size.width:  # A cache is copied to become smaller: not for itself alone.
-            places = min(places, max(new.places, _round_size(needed + self._search.rows * SPARE)))
+        elif 2 * fewer <= places or (width < size.width and fewer < places):
+            # A cache is copied to become smaller: not by less than half for itself alone.
+            places = fewer
         return _Size(rows, width, places)
 
     def _program(self, size: _Size, variables, cache, rows) -> SearchProgram:
