@@ -300,7 +300,7 @@ class ContinuousSearch:
                 return jnp.any(by_sentence(program.is_unfinished(state)), axis=1)
 
             def taken(state):
-                counts = self._model.apply(variables, state.cache, method="places_taken")
+                counts: Any = self._model.apply(variables, state.cache, method="places_taken")
                 return jnp.broadcast_to(counts, size.rows)
 
             def is_running(state):

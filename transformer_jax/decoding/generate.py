@@ -109,7 +109,9 @@ def make_program(
         vocabulary = config.target_size
     else:
         first = jax.ShapeDtypeStruct((len(limits) * search.rows,), jnp.int32)
-        logits = jax.eval_shape(lambda *state: project(step(*state, None)[1]), cache, first)
+        logits = jax.eval_shape(
+            lambda cache, tokens: project(step(cache, tokens, None)[1]), cache, first
+        )
         vocabulary = logits.shape[1]
     common: dict[str, Any] = {
         "max_length": max_length,

@@ -1,6 +1,6 @@
 """The decoder of section 3.1: a whole target at once, or token by token."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -233,8 +233,8 @@ class Decoder(DropoutModule):
         return self.decoder_norm(x, counted) if self.config.norm_placement == "pre" else x
 
 
-def _resize_all(cache: tuple[KeysValues, ...], size: int) -> tuple[KeysValues, ...]:
-    """Resize the axis of the tokens."""
+def _resize_all(cache: Any, size: int) -> Any:
+    """Resize the axis of the tokens of each layer's keys and values."""
     return tuple(
         (_resize_axis(keys, size, 3), _resize_axis(values, size, 2)) for keys, values in cache
     )
