@@ -158,10 +158,7 @@ def kernels(report: Report) -> None:
     if report.found["backend"] == "cpu":
         names.remove("cudnn")
     for length, name in itertools.product((32, 1024), names):
-        if report.seconds < LEAST:
-            found = {"skipped": "no time was left"}
-        else:
-            found = measured(report, "training", "base", name, "--length", str(length))
+        found = measured(report, "training", "base", name, "--length", str(length))
         report.add({f"base, {length} tokens, {name}": _with_share(found, peak)})
 
 
@@ -204,14 +201,13 @@ def measurements(
     installed = [who for who, package in peers.items() if find_spec(package)]
     for size in sizes:
         for who in ("ours", *installed):
-            if report.seconds < LEAST:
-                yield size, who, {"skipped": "no time was left"}
-            else:
-                yield size, who, measured(report, work, size, who)
+            yield size, who, measured(report, work, size, who)
 
 
 def measured(report: Report, *words: str) -> dict[str, Any]:
     """What `benchmarks.speed` prints of one measurement, in a process of its own."""
+    if report.seconds < LEAST:
+        return {"skipped": "no time was left"}
     command = [sys.executable, "-m", "benchmarks.speed", *words]
     command += ["--tiny"] if report.tiny else []
     if words == ("training", "base", "ours") and not report.tiny:

@@ -8,24 +8,22 @@ The second table has the memory that the compiler reports for a training step of
 one sentence; nothing of it is run.
 """
 
-import argparse
 import functools
 import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.comparison import (
     OURS,
-    RESULTS,
     THREADS,
     Times,
     compare,
     find_torch,
+    make_parser,
     publish_comparison,
     times_table,
 )
@@ -41,10 +39,8 @@ KERNELS = ("definition", "compact", "blockwise")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--length", type=int, action="append", help="default: 64 to 4,096")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--results-dir", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     os.environ["NPROC"] = str(THREADS)
     lengths = arguments.length or [64, 256, 1024, 2048, 4096]

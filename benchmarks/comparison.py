@@ -1,5 +1,6 @@
 """Ours beside others on the same work: interleaved rounds, medians, and an entry of results."""
 
+import argparse
 import statistics
 import sys
 import time
@@ -20,6 +21,7 @@ __all__ = [
     "Times",
     "compare",
     "find_torch",
+    "make_parser",
     "publish_comparison",
     "times_table",
 ]
@@ -39,6 +41,19 @@ class Times:
     @property
     def median(self) -> float:
         return statistics.median(self.rounds)
+
+
+def make_parser(description: str | None, rounds: int = 5) -> argparse.ArgumentParser:
+    """Make the parser of a comparison, described by its module's first line.
+
+    Args:
+        description: The module's docstring.
+        rounds: By default.
+    """
+    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--results-dir", type=Path, default=RESULTS)
+    return parser
 
 
 def find_torch() -> str | None:

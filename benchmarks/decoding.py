@@ -8,7 +8,6 @@ same on both sides; each has its own batches. Then the translations are scored, 
 The outputs of the first call are compared, and how many programs of ours were compiled is counted.
 """
 
-import argparse
 import os
 import sys
 import tempfile
@@ -21,9 +20,9 @@ from typing import Any
 
 from benchmarks.comparison import (
     OURS,
-    RESULTS,
     THREADS,
     compare,
+    make_parser,
     publish_comparison,
     times_table,
 )
@@ -34,14 +33,12 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--source", type=Path, required=True, help="one sentence per line")
     parser.add_argument("--beam-size", type=int, default=4, help="1: greedy search")
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--lines", type=int, help="of the file; default: all")
     parser.add_argument("--name", help="file name of the result; default: decoding-beam-N")
-    parser.add_argument("--results-dir", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     os.environ["NPROC"] = str(THREADS)
     from transformer_jax import Search, Translator

@@ -9,9 +9,7 @@ otherwise: 4 + 4 layers, d_model 128, vocabulary 10,000, 64 sentences of 32 toke
 By size: that, base with vocabulary 32,000 on 200 sentences, and on one with greedy search.
 """
 
-import argparse
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -27,13 +25,14 @@ import numpy as np
 
 from benchmarks.comparison import (
     OURS,
-    RESULTS,
     THREADS,
     Times,
     compare,
     find_torch,
+    make_parser,
     publish_comparison,
 )
+from benchmarks.speed import marian, random_model
 from experiments.ledger import Provenance, Table
 from transformer_jax import presets
 from transformer_jax.config import ModelConfig
@@ -74,10 +73,8 @@ AXES: dict[str, list[Work]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = make_parser(__doc__, rounds=3)
     parser.add_argument("--axis", choices=AXES, action="append", help="default: all")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--results-dir", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     os.environ["NPROC"] = str(THREADS)
     axes = arguments.axis or list(AXES)
@@ -116,7 +113,7 @@ def _measure(work: Work, rounds: int) -> dict[str, Times]:
     config = work.config
     rng = np.random.default_rng(0)
     sources = rng.integers(4, work.vocabulary, (work.batch, work.length)).tolist()
-    network, variables = _random_model(config)
+    network, variables = random_model(config)
     sides = {OURS: _ours(network, variables, sources, work)}
     with tempfile.TemporaryDirectory() as folder:
         if find_spec("ctranslate2") is not None:
@@ -126,22 +123,12 @@ def _measure(work: Work, rounds: int) -> dict[str, Times]:
             name = f"Hugging Face {version('transformers')}"
             sides[name] = _hugging_face(config, sources, work)
         times, written = compare(sides, rounds)
-    medians = {who: round(statistics.median(each.rounds), 3) for who, each in times.items()}
+    medians = {who: round(each.median, 3) for who, each in times.items()}
     print(f"{work}: seconds {medians}, tokens {written}", file=sys.stderr, flush=True)
     wanted = {work.batch * (work.length + more) for more in (0, 1)}  # with EOS, or without
     if not wanted.issuperset(written.values()):
         raise UserError(f"{work}: not the same work on every side, in tokens: {written}")
     return times
-
-
-def _random_model(config: ModelConfig) -> tuple[Any, dict[str, Any]]:
-    import jax
-    import jax.numpy as jnp
-
-    from transformer_jax.models.transformer import Transformer
-
-    network, one = Transformer(config), jnp.ones((1, 1), jnp.int32)
-    return network, jax.jit(network.init)(jax.random.key(0), one, one)
 
 
 def _ours(network, variables, sources, work: Work) -> Callable[[], int]:
@@ -189,8 +176,6 @@ class _Names(list):
 
 def _hugging_face(config: ModelConfig, sources, work: Work) -> Callable[[], int]:
     import torch
-
-    from benchmarks.speed import marian
 
     network = marian(config, positions=work.length + 2).eval()
     read = torch.tensor([[*ids, 1] for ids in sources])

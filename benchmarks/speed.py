@@ -27,7 +27,7 @@ from transformer_jax import presets
 from transformer_jax.config import ModelConfig
 from transformer_jax.config.model import Kernels
 
-__all__ = ["TINY", "matmul_peak", "matmul_speed", "step_flops"]
+__all__ = ["TINY", "marian", "matmul_peak", "matmul_speed", "random_model", "step_flops"]
 
 VOCABULARY = 37_000
 # About 25,000 target tokens an update, section 5.1; length of a sentence a side.
@@ -176,18 +176,22 @@ def newstest_lengths(count: int, tiny: bool) -> list[int]:
     return np.clip(drawn, 4, 40 if tiny else 120).astype(int).tolist()
 
 
-def decode_ours(model: ModelConfig, sources: Sequence[list[int]], tiny: bool) -> dict[str, Any]:
+def random_model(model: ModelConfig) -> tuple[Any, dict[str, Any]]:
+    """Our model of these sizes, and random variables of it."""
     import jax
     import jax.numpy as jnp
 
-    from transformer_jax.decoding.inference import BatchDecoder
-    from transformer_jax.decoding.options import Search
     from transformer_jax.models.transformer import Transformer
 
-    network = Transformer(model)
-    one = jnp.ones((1, 1), jnp.int32)
-    variables = jax.jit(network.init)(jax.random.key(0), one, one)
-    inference = BatchDecoder(network, variables)
+    network, one = Transformer(model), jnp.ones((1, 1), jnp.int32)
+    return network, jax.jit(network.init)(jax.random.key(0), one, one)
+
+
+def decode_ours(model: ModelConfig, sources: Sequence[list[int]], tiny: bool) -> dict[str, Any]:
+    from transformer_jax.decoding.inference import BatchDecoder
+    from transformer_jax.decoding.options import Search
+
+    inference = BatchDecoder(*random_model(model))
     # Random parameters never end a sentence: all are as long as their source, with EOS.
     search = Search(
         beam_size=BEAM, extra_length=1, length_penalty="none",

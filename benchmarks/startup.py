@@ -6,7 +6,6 @@ Each start is a process of its own. "Without the cache" compiles every time; the
 cache of compiled programs, which is filled before the first round.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.comparison import OURS, RESULTS, Times, publish_comparison
+from benchmarks.comparison import OURS, Times, make_parser, publish_comparison
 from experiments.ledger import Provenance, Table
 from transformer_jax.terminal import run_program
 
@@ -25,11 +24,9 @@ PROGRAM = "import sys; from transformer_jax.cli import main; main(sys.argv[1:])"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--line", default="The old man sees the children .")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--results-dir", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     where = Provenance.here(f"python -m benchmarks.startup --run-dir {arguments.run_dir}")
     translate = ["-c", PROGRAM, "translate", "--run-dir", str(arguments.run_dir)]

@@ -9,19 +9,17 @@ the operations of all matrix products, counted once, in what a product of large 
 the same process.
 """
 
-import argparse
 import os
 import time
 from dataclasses import replace
-from pathlib import Path
 
 from benchmarks.comparison import (
     OURS,
-    RESULTS,
     THREADS,
     Times,
     compare,
     find_torch,
+    make_parser,
     publish_comparison,
     times_table,
 )
@@ -42,10 +40,8 @@ WORK: dict[str, tuple[ModelConfig, int, int]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--work", choices=WORK, action="append", help="default: all")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--results-dir", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     os.environ["NPROC"] = str(THREADS)
     work = arguments.work or list(WORK)

@@ -10,7 +10,6 @@ both in its cache. eole's vocabulary is made before its time begins. eole 0.6 wa
 environment of its own; without --eole ours is measured alone.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -19,7 +18,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.comparison import OURS, RESULTS, THREADS, Times, publish_comparison, times_table
+from benchmarks.comparison import (
+    OURS,
+    THREADS,
+    Times,
+    make_parser,
+    publish_comparison,
+    times_table,
+)
 from experiments.ledger import Provenance
 from transformer_jax.data.text import read_lines
 from transformer_jax.errors import UserError
@@ -31,12 +37,10 @@ TOKENS, VOCABULARY = 4096, 12_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = make_parser(__doc__, rounds=1)
     parser.add_argument("--train", type=Path, nargs=2, required=True, help="source and target")
     parser.add_argument("--eole", type=Path, help="Python of an environment that has eole")
     parser.add_argument("--updates", type=int, default=500)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--results-dir", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     for path in arguments.train:
         if not path.exists():

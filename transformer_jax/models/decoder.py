@@ -158,7 +158,7 @@ class Decoder(DropoutModule):
         sentences, places = len(cache.position), cache.history.shape[1]
         history = cache.history.reshape(sentences, -1, places)
         # The first places that are free, one for each hypothesis.
-        free = jnp.argsort(jnp.any(history, axis=1), axis=1, stable=True)[:, : history.shape[1]]
+        free = jnp.argsort(_places_in_use(cache), axis=1, stable=True)[:, : history.shape[1]]
         history |= free[..., None] == jnp.arange(places)[None, None]
         x = self.embed.target_at(tokens.reshape(free.shape), cache.position, places)
         rows = jnp.arange(sentences)[:, None]
@@ -173,8 +173,8 @@ class Decoder(DropoutModule):
 
             return update_cache
 
+        mask = history[:, None]
         for layer, old, memory in zip(self.layers, cache.written, cache.memory):
-            mask = history[:, None]
             x = layer.decode_step(x, update_cache_of(old), mask, memory, cache.memory_mask)
         cache = cache._replace(
             position=cache.position + 1,
@@ -185,8 +185,7 @@ class Decoder(DropoutModule):
 
     def places_taken(self, cache: DecodeState) -> jax.Array:
         """Count the places of each sentence [B] that hold a token of any of its hypotheses."""
-        sentences, places = len(cache.position), cache.history.shape[1]
-        return jnp.sum(jnp.any(cache.history.reshape(sentences, -1, places), axis=1), axis=1)
+        return jnp.sum(_places_in_use(cache), axis=1)
 
     def resize_cache(self, cache: DecodeState, source_length: int, places: int) -> DecodeState:
         """Give a state other sizes, as `Transformer.resize_cache`.
@@ -200,7 +199,7 @@ class Decoder(DropoutModule):
         if places < old:
             history = cache.history.reshape(len(cache.position), -1, old)
             # Those that are taken come first.
-            order = jnp.argsort(~jnp.any(history, axis=1), axis=1, stable=True)[:, :places]
+            order = jnp.argsort(~_places_in_use(cache), axis=1, stable=True)[:, :places]
             cache = cache._replace(
                 history=jnp.take_along_axis(history, order[:, None], 2).reshape(-1, places),
                 written=tuple(
@@ -231,6 +230,12 @@ class Decoder(DropoutModule):
 
     def _normed(self, x, counted=None):
         return self.decoder_norm(x, counted) if self.config.norm_placement == "pre" else x
+
+
+def _places_in_use(cache: DecodeState) -> jax.Array:
+    """Which places of each sentence hold a token of any of its hypotheses, [B, P]."""
+    sentences, places = len(cache.position), cache.history.shape[1]
+    return jnp.any(cache.history.reshape(sentences, -1, places), axis=1)
 
 
 def _resize_all(cache: Any, size: int) -> Any:
