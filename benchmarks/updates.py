@@ -86,6 +86,7 @@ def _ours(folder: Path, arguments, name: str) -> None:
             *("--vocab-size", VOCABULARY, "--batch-tokens", TOKENS, "--run-dir", folder / name),
             *("--steps", arguments.updates, "--checkpoint-every", arguments.updates),
             *("--evaluate-every", arguments.updates, "--average-last", 1),
+            *("--accumulation-steps", 1),  # the preset has two batches an update
         ],
         TRANSFORMER_JAX_CACHE=str(folder / "cache"),
         NPROC=str(THREADS),
