@@ -77,32 +77,35 @@ def main() -> None:
     parser.add_argument("--axis", choices=AXES, action="append", help="default: all")
     arguments = parser.parse_args()
     os.environ["NPROC"] = str(THREADS)
-    axes = arguments.axis or list(AXES)
-    command = "".join(f" --axis {each}" for each in arguments.axis or [])
-    where = Provenance.here(f"python -m benchmarks.growth{command} --rounds {arguments.rounds}")
+    for axis in arguments.axis or AXES:
+        _publish(axis, arguments)
+
+
+def _publish(axis: str, arguments) -> None:
+    """Measure along an axis, and make an entry of it."""
+    where = Provenance.here(
+        f"python -m benchmarks.growth --axis {axis} --rounds {arguments.rounds}"
+    )
     begin = time.perf_counter()
-    found = {axis: [_measure(work, arguments.rounds) for work in AXES[axis]] for axis in axes}
-    peers = sorted({name for all_of in found.values() for times in all_of for name in times})
-    peers.remove(OURS)
-    tables, every = [], {}
-    for axis, all_of in found.items():
-        columns = [axis, f"{OURS}, s", *(f"{who}, s" for who in peers), *(f"{p} x" for p in peers)]
-        rows: list[list[Any]] = []
-        for work, times in zip(AXES[axis], all_of):
-            value, ours = getattr(work, axis), times[OURS].median
-            if axis == "size":
-                value = f"{value}, {work.batch} sentences, beam {work.beam}"
-            medians = [times[who].median for who in peers]
-            rows.append([value, ours, *medians, *(each / ours for each in medians)])
-            every |= {f"{axis} {value}, {who}": each for who, each in times.items()}
-        tables.append(Table(f"By {axis}", columns, rows))
+    found = [_measure(work, arguments.rounds) for work in AXES[axis]]
+    peers = sorted({name for times in found for name in times} - {OURS})
+    columns = [axis, f"{OURS}, s", *(f"{who}, s" for who in peers), *(f"{p} x" for p in peers)]
+    rows: list[list[Any]] = []
+    every = {}
+    for work, times in zip(AXES[axis], found):
+        value, ours = getattr(work, axis), times[OURS].median
+        if axis == "size":
+            value = f"{value}, {work.batch} sentences, beam {work.beam}"
+        medians = [times[who].median for who in peers]
+        rows.append([value, ours, *medians, *(each / ours for each in medians)])
+        every |= {f"{axis} {value}, {who}": each for who, each in times.items()}
     wanted = {"CTranslate2": "ctranslate2", "Hugging Face": "transformers"}
     absent = [name for name, package in wanted.items() if find_spec(package) is None]
     publish_comparison(
-        "growth",
-        f"Decoding of fixed lengths, {THREADS} threads",
+        f"growth-{axis}",
+        f"Decoding of fixed lengths by {axis}, {THREADS} threads",
         where.with_duration(time.perf_counter() - begin),
-        tables,
+        [Table("", columns, rows)],
         f"not installed: {', '.join(absent)}" if absent else "nothing",
         every,
         arguments.results_dir,

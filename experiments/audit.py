@@ -2,27 +2,25 @@
 
     python -m experiments.audit         under a minute on a CPU
 
-Table 3's parameters, Table 2's training cost, Table 1's self-attention and restricted rows, the
-peaks of the learning rate and the speed, from this package's own code: shapes, compiled FLOPs, and
-searches of the graph of what depends on what. Then what the paper cannot have meant.
+Table 3's parameters, Table 2's training cost, Table 1, the peaks of the learning rate and the
+speed, from this package's own code: shapes, compiled FLOPs, traced programs, and searches of the
+graph of what depends on what. Then what the paper cannot have meant.
 """
 
 import functools
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.extend.core import Literal
 
 from experiments import table3_variations
+from experiments.complexity import complexity_table
 from experiments.ledger import Cell, Entry, Provenance, Table
 from experiments.program import make_parser, publish_result
-from transformer_jax import OptimizerConfig, Transformer, functional, presets
+from transformer_jax import OptimizerConfig, Transformer, presets
 from transformer_jax.config import ModelConfig
 from transformer_jax.data.batching import BatchShape
 from transformer_jax.devices.layout import Layout
@@ -137,125 +135,6 @@ def cost_table() -> Table:
     return Table("Table 2 and section 5: cost, speed, learning rate", ["of", "paper", "ours"], rows)
 
 
-def restricted_attention(query, key, value, neighbours: int):
-    """Self-attention to the `neighbours` positions around each, without computing the others.
-
-    query, key, value [T, K] -> [T, K]; `neighbours` is odd. Section 4's r.
-    """
-    length, radius = len(query), neighbours // 2
-    around = jnp.arange(length)[:, None] + jnp.arange(-radius, radius + 1)[None]
-    there = (around >= 0) & (around < length)
-    # Each position is a batch of its own, with one query and its neighbours' keys.
-    keys, values = (x[jnp.clip(around, 0, length - 1)][:, :, None] for x in (key, value))
-    mask = there[:, None, None]
-    found = functional.dot_product_attention(query[:, None, None], keys, values, mask)
-    return found[:, 0, 0]
-
-
-def full_attention(query, key, value):
-    """query, key, value [T, K] -> [T, K]; every position attends to all."""
-    found = functional.dot_product_attention(*(x[None, :, None] for x in (query, key, value)))
-    return found[0, :, 0]
-
-
-def flops(layer: Callable, length: int, width: int) -> float:
-    """What the compiled layer computes."""
-    x = jax.ShapeDtypeStruct((length, width), jnp.float32)
-    analysis: Any = jax.jit(layer).lower(x, x, x).compile().cost_analysis()
-    return analysis["flops"]
-
-
-def depth(layer: Callable, length: int, width: int = 8) -> int:
-    """Longest chain of operations in which each waits for the one before."""
-    x = jax.ShapeDtypeStruct((length, width), jnp.float32)
-    return _depth(jax.make_jaxpr(layer)(x, x, x).jaxpr)
-
-
-def _depth(jaxpr) -> int:
-    reached: dict[Any, int] = {}
-    for equation in jaxpr.eqns:
-        variables = [v for v in equation.invars if not isinstance(v, Literal)]
-        before = max((reached.get(v, 0) for v in variables), default=0)
-        if equation.primitive.name in ("while", "cond"):
-            raise ValueError(f"how long a {equation.primitive.name} takes is not in its program")
-        inner = [p.jaxpr for p in equation.params.values() if hasattr(p, "jaxpr")]
-        steps = equation.params.get("length", 1)  # of a scan
-        own = sum(map(_depth, inner)) * steps if inner else 1
-        reached.update(dict.fromkeys(equation.outvars, before + own))
-    return max(reached.values(), default=0)
-
-
-def longest_path(layer: Callable, length: int) -> int:
-    """Most layers that a signal passes from one position to another, by breadth-first search.
-
-    Two positions are one layer apart where the layer's derivative between them is not zero.
-    """
-    x = jax.random.normal(jax.random.key(0), (length, 4))
-    derivative = jax.jacobian(lambda x: layer(x, x, x))(x)  # [T, K, S, K]
-    near = np.abs(np.asarray(derivative)).max(axis=(1, 3)) > 0
-    reached, layers = np.eye(length, dtype=bool), 0
-    near = near.astype(np.float32)  # whose product is fast
-    while not reached.all():
-        further = reached @ near > 0
-        if (further == reached).all():
-            raise ValueError("positions that no number of layers connects")
-        reached, layers = further, layers + 1
-    return layers
-
-
-def growth(measure: Callable[..., float], small: Sequence[int], large: Sequence[int]) -> float:
-    """Power with which a measure grows in the one size that differs."""
-    [ratio] = [b / a for a, b in zip(small, large) if a != b]
-    return math.log(measure(*large) / measure(*small)) / math.log(ratio)
-
-
-def complexity_table() -> Table:
-    """Table 1's two rows of attention: powers of n, d and r, measured by doubling each."""
-
-    def full_cost(n, d):
-        return flops(full_attention, n, d)
-
-    def restricted_cost(n, d, r):
-        return flops(restricted(r), n, d)
-
-    def restricted_path(n, r):
-        return longest_path(restricted(r), n)
-
-    n, d, r, far = 256, 256, 33, 257  # r is odd
-    rows: list[list[Cell]] = []
-    for name, formula, measure, small, doubled in (
-        ("self-attention", "n^2 d", full_cost, (n, d), (2 * n, 2 * d)),
-        ("restricted", "r n d", restricted_cost, (n, d, r), (2 * n, 2 * d, 2 * r - 1)),
-    ):
-        powers = []
-        for at, more in enumerate(doubled):
-            large = [*small[:at], more, *small[at + 1 :]]
-            powers.append(growth(measure, small, large))
-        sizes = ", ".join(f"{letter} {size}" for letter, size in zip("ndr", small))
-        rows.append([name, "operations a layer", formula, _powers("ndr", powers), sizes])
-    for name, layer in (("self-attention", full_attention), ("restricted", restricted(9))):
-        lengths = (16, 64, 256)
-        depths = ", ".join(str(depth(layer, length)) for length in lengths)
-        sizes = f"n {', '.join(map(str, lengths))}: the longest chain of operations"
-        rows.append([name, "sequential operations", "1", depths, sizes])
-    paths = ", ".join(str(longest_path(full_attention, length)) for length in (17, 33, 65))
-    rows.append(["self-attention", "longest path", "1", paths, "n 17, 33, 65: layers"])
-    powers = [
-        growth(restricted_path, (far, r), large) for large in ((2 * far - 1, r), (far, 2 * r - 1))
-    ]
-    rows.append(["restricted", "longest path", "n / r", _powers("nr", powers), f"n {far}, r {r}"])
-    columns = ["layer", "of", "paper", "ours", "at"]
-    return Table("Table 1: how attention grows as one size doubles", columns, rows)
-
-
-def _powers(letters: str, powers: Iterable[float]) -> str:
-    return " ".join(f"{letter}^{power:.2f}" for letter, power in zip(letters, powers))
-
-
-def restricted(neighbours: int) -> Callable:
-    return lambda q, k, v: restricted_attention(q, k, v, neighbours)
-
-
 def discrepancy_table() -> Table:
     """What the paper says, and what stands against it or explains it."""
     printed = {row: p.millions for row, p in table3_variations.PAPER.items() if p.millions}
@@ -306,7 +185,7 @@ def main() -> None:
     arguments = parser.parse_args()
     start, where = time.perf_counter(), Provenance.here("python -m experiments.audit")
     tables = audit()
-    missing = "table 1's recurrent and convolutional rows"
+    missing = "nothing that needs no training"
     where = where.with_duration(time.perf_counter() - start)
     found = Entry("audit", "What needs no training, computed again", where, tables, missing)
     publish_result("audit", found, arguments)

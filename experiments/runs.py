@@ -37,6 +37,7 @@ def training_summary(folder: Path) -> dict[str, Any]:
 
     return {
         "training_seconds": round(sum(r["seconds_per_step"] * n for r, n in zip(timings, steps))),
+        "median_seconds_per_step": middle("seconds_per_step"),
         "median_target_tokens_per_second": middle("tokens_per_second"),
         "median_input_wait_fraction": middle("input_wait_fraction"),
         "curve": [

@@ -176,7 +176,7 @@ class Dictionary(TranslationTask):
     pairing = Pairing(joint=False)
 
 
-FAMILIES |= {"lstm": LstmFamily(), "tagger": TaggerFamily(), "decoder": LanguageModelFamily()}
+FAMILIES |= {"last state": LstmFamily(), "tagger": TaggerFamily(), "decoder": LanguageModelFamily()}
 TASKS |= {
     "tagging": Tagging(), "language modelling": LanguageModelling(), "dictionary": Dictionary(),
 }  # fmt: skip

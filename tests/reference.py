@@ -108,3 +108,16 @@ def adam(params, gradients, rates, beta1=0.9, beta2=0.98, epsilon=1e-9):
         v = beta2 * v + (1 - beta2) * g * g
         params = params - rate * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + epsilon)
     return params
+
+
+def convolution(x, kernel, bias, dilation, causal):
+    """x [T, D], kernel [k, D, F] -> [T, F]; zeros beyond the ends."""
+    width, length = len(kernel), len(x)
+    after = 0 if causal else (width - 1) * dilation - (width - 1) * dilation // 2
+    out = np.tile(bias.astype(float), (length, 1))
+    for t in range(length):
+        for j in range(width):
+            s = t + after - (width - 1 - j) * dilation
+            if 0 <= s < length:
+                out[t] += x[s] @ kernel[j]
+    return out

@@ -5,10 +5,12 @@ import os
 import random
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from transformer_jax import DataConfig, ModelConfig, OptimizerConfig, RunConfig, TrainConfig
 from transformer_jax.run.checkpoints import Checkpoints
+from transformer_jax.run.train import train
 
 WORDS = [f"w{i}" for i in range(12)]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
@@ -69,3 +71,19 @@ def command(folder, config, before=""):
     """A command line that trains `config` in folder/run, in ENVIRONMENT; `before` is run first."""
     (folder / "wanted.json").write_text(config.to_json())
     return [sys.executable, "-c", before + PROGRAM, str(folder)]
+
+
+def train_in_parts(config, folder, stop, **options):
+    """The run of a config, and the same stopped after a step and gone on with."""
+    whole = train(config, folder / "whole", progress=False, **options)
+    first = replace(config, train=replace(config.train, steps=stop))
+    train(first, folder / "parts", progress=False, **options)
+    return whole, train(config, folder / "parts", progress=False, **options)
+
+
+def check_equal(whole, parts):
+    assert last_fingerprints(whole.folder) == last_fingerprints(parts.folder)
+    records, others = (read_jsonl(run.folder / "metrics.jsonl") for run in (whole, parts))
+    # The last step of a part is evaluated beside those that are due.
+    assert [r for r in records if "loss" in r] == [r for r in others if "loss" in r]
+    return records

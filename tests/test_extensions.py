@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from tests import extensions
-from tests.small_job import WORDS, configuration, last_fingerprints, read_jsonl
+from tests.small_job import WORDS, check_equal, configuration, read_jsonl, train_in_parts
 from transformer_jax import Translator
 from transformer_jax.data.batching import Batches
 from transformer_jax.data.corpus import CorpusError, write_corpus
@@ -39,7 +39,7 @@ def write_tags(folder, count, seed):
 
 
 def lstm(folder, **options):
-    return with_model(configuration(folder, **options), architecture="lstm")
+    return with_model(configuration(folder, **options), architecture="last state")
 
 
 def tagging(folder, **options):
@@ -53,22 +53,6 @@ def tagging(folder, **options):
         validation=write_tags(folder / "validation", 40, 1),
     )
     return replace(config, data=data)
-
-
-def train_in_parts(config, folder, stop, **options):
-    """The run of a config, and the same stopped after a step and gone on with."""
-    whole = train(config, folder / "whole", progress=False, **options)
-    first = replace(config, train=replace(config.train, steps=stop))
-    train(first, folder / "parts", progress=False, **options)
-    return whole, train(config, folder / "parts", progress=False, **options)
-
-
-def check_equal(whole, parts):
-    assert last_fingerprints(whole.folder) == last_fingerprints(parts.folder)
-    records, others = (read_jsonl(run.folder / "metrics.jsonl") for run in (whole, parts))
-    # The last step of a part is evaluated beside those that are due.
-    assert [r for r in records if "loss" in r] == [r for r in others if "loss" in r]
-    return records
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +98,7 @@ def test_lstm_is_searched(lstm_runs):
 
 
 def test_lstm_has_no_attention_to_show(lstm_runs):
-    with pytest.raises(Exception, match="architecture lstm has no attention to show"):
+    with pytest.raises(Exception, match="architecture last state has no attention to show"):
         Translator.load(lstm_runs[0].folder).attention("w1", "W1")
 
 

@@ -20,6 +20,7 @@ _HOME = {
     "Segments": "models.transformer",
     "Family": "models.families",
     "FAMILIES": "models.families",
+    "build_model": "models.families",
     "name_axes": "models.dimensions",
     "TextFiles": "data.text",
     "Layout": "devices.layout",

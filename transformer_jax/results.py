@@ -28,6 +28,8 @@ class Translation:
 class AttentionMaps:
     """Attention weights of one sentence pair, float32; each row sums to 1 over its keys.
 
+    A model without self-attention has no layers in `encoder` and `decoder`.
+
     Attributes:
         source: S pieces that the encoder reads, "</s>" last.
         decoder_input_tokens: T pieces that the decoder has read at each position, "<s>" first.

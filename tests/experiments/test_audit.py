@@ -1,11 +1,8 @@
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from benchmarks import speed
 from experiments import audit, table3_variations
-from transformer_jax import functional, presets
+from transformer_jax import presets
 
 # ../shared/paper.md: with a table of 40,960 rows and biases on all projections, in millions.
 GOLDEN = {
@@ -62,48 +59,12 @@ def test_operations_against_the_formula():
     assert 1.0 < audit.flops_per_token(model) / formula < 1.02
 
 
-@pytest.mark.parametrize("radius", [0, 1, 3])
-def test_restricted_attention_equals_a_local_window(radius):
-    query, key, value = (jax.random.normal(jax.random.key(i), (11, 5)) for i in range(3))
-    found = audit.restricted_attention(query, key, value, 2 * radius + 1)
-    mask = functional.local_window_mask(11, radius)
-    whole = functional.dot_product_attention(*(x[None, :, None] for x in (query, key, value)), mask)
-    np.testing.assert_allclose(found, whole[0, :, 0], atol=1e-6)
-
-
-def test_longest_paths_by_hand():
-    assert audit.longest_path(audit.full_attention, 9) == 1
-    # Two positions a layer, from the first of nine to the last.
-    assert audit.longest_path(audit.restricted(5), 9) == 4
-    assert audit.longest_path(audit.restricted(7), 9) == 3
-    with pytest.raises(ValueError, match="no number of layers"):
-        audit.longest_path(lambda q, k, v: v, 3)
-
-
-def test_depth_counts_what_waits():
-    def recurrent(query, key, value):
-        return jax.lax.scan(lambda h, x: (jnp.tanh(h + x), h), value[0], value)[1]
-
-    def parallel(query, key, value):
-        return jnp.tanh(query) + jnp.exp(key)
-
-    assert audit.depth(parallel, 16) == 2
-    assert audit.depth(recurrent, 64) - audit.depth(recurrent, 32) == 2 * 32
-    assert audit.depth(audit.full_attention, 16) == audit.depth(audit.full_attention, 128) > 5
-
-
-def test_growth_by_hand():
-    assert audit.growth(lambda n, d: n**2 * d, (8, 4), (16, 4)) == pytest.approx(2)
-    assert audit.growth(lambda n, d: n**2 * d, (8, 4), (8, 7)) == pytest.approx(1)
-
-
 @pytest.mark.slow
 def test_audit_from_end_to_end(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["audit", "--results-dir", str(tmp_path)])
     audit.main()
     shown = capsys.readouterr().out
     assert "| self-attention | operations a layer | n^2 d | n^2.0" in shown
-    assert "| restricted | longest path | n / r | n^1.00 r^-1.0" in shown
     assert "| base: FLOPs, as hours x 8 x 9.5e12 | 3.3e+18 | 3.28e+18 |" in shown
     assert "0 of 11 parameter counts of table 3 fit 37,000 rows" in shown
     assert (tmp_path / "audit.json").exists()

@@ -47,6 +47,12 @@ CASES = [
     ("segment_mask", (IDS, IDS[:1]), ValueError, "not of one batch"),
     ("combine_masks", (MASK, MASK.astype(jnp.int32)), TypeError, "masks are boolean"),
     ("sinusoids", (-1, 4), ValueError, "length -1 is negative"),
+    ("sinusoids_at", (jnp.ones(3), 4), TypeError, "positions are float32"),
+    ("sinusoids_at", (jnp.ones(3, int), 5), ValueError, "d_model 5 is odd"),
+    ("convolution", (X, jnp.ones((3, 1, 5)), jnp.ones(5)), ValueError, "kernel has shape"),
+    ("convolution", (X, jnp.ones((3, 4, 5)), jnp.ones(1)), ValueError, "bias has shape"),
+    ("convolution", (IDS, jnp.ones((3, 4, 5)), jnp.ones(5)), ValueError, r"not \[B, T, D\]"),
+    ("gated_linear_unit", (X[..., :3],), ValueError, "width 3 is odd"),
     ("learned_positions", (jnp.ones((5, 4)), -1), ValueError, "-1 positions asked"),
 ]  # fmt: skip
 

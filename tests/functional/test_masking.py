@@ -28,6 +28,8 @@ def test_local_window_mask():
         [[1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 1, 1, 1], [0, 0, 0, 1, 1]],
     )
     np.testing.assert_array_equal(F.local_window_mask(3, 0)[0, 0], np.eye(3, dtype=bool))
+    before = [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+    np.testing.assert_array_equal(F.local_window_mask(4, 1, causal=True)[0, 0], before)
     with pytest.raises(ValueError, match="radius -1 is negative"):
         F.local_window_mask(3, -1)
 

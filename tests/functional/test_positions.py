@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -53,6 +54,16 @@ def test_learned_positions_and_their_limit():
         F.learned_positions(table, -1)
     with pytest.raises(ValueError, match="7 positions asked of a learned table of 6"):
         F.learned_positions(table, 7)
+
+
+@pytest.mark.parametrize("layout", ["paper", "concatenated", "t2t"])
+def test_sinusoids_at_positions_are_rows_of_the_table(layout):
+    positions = jnp.array([[0, 1, 255], [256, 257, 40_001]])
+    found = jax.jit(F.sinusoids_at, static_argnums=(1, 2))(positions, 12, layout)
+    expected = F.sinusoids(40_002, 12, layout)[positions]
+    np.testing.assert_allclose(found, expected, atol=2.5e-7)
+    last = F.sinusoids(2**16, 12, layout)[-1]
+    np.testing.assert_allclose(F.sinusoids_at(jnp.array(10**6), 12, layout), last, atol=2.5e-7)
 
 
 @pytest.mark.parametrize("layout", ["paper", "concatenated", "t2t"])

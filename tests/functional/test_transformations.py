@@ -24,7 +24,7 @@ MASK = jnp.asarray(rng.random((B, 1, T, S)) < 0.5)
 KEY = jax.random.key(3)
 W = {name: floats(*shape) for name, shape in
      {"table": (V, D), "gain": (D,), "bias": (D,), "w1": (D, 7), "b1": (7,), "w2": (7, D),
-      "vector": (H, K)}.items()}  # fmt: skip
+      "vector": (H, K), "kernel": (2, D, 7)}.items()}  # fmt: skip
 
 # name -> (function of batched arrays, those arrays with the batch first)
 CASES = {
@@ -66,6 +66,13 @@ CASES = {
         F.cached_attention,
         (floats(B, T, H, K), floats(B, H, K, S), floats(B, H, S, D), MASK),
     ),
+    "local_attention": (
+        lambda *given: F.local_attention(*given, radius=1),
+        (floats(B, S, H, K), floats(B, S, H, K), floats(B, S, H, D), MASK[:, :, :1]),
+    ),
+    "convolution": (lambda x: F.convolution(x, W["kernel"], W["b1"]), (floats(B, T, D),)),
+    "gated_linear_unit": (F.gated_linear_unit, (floats(B, T, D),)),
+    "sinusoids_at": (lambda x: F.sinusoids_at(x, D), (ids(B, T),)),
     "segment_positions": (F.segment_positions, (jnp.sort(ids(B, T) % 2),)),
     "masked_softmax": (F.masked_softmax, (floats(B, H, T, S), MASK)),
     "attention_weights": (F.attention_weights, (floats(B, T, H, K), floats(B, S, H, K), MASK)),
@@ -152,7 +159,7 @@ def test_dropout_of_a_sharded_array_is_that_of_the_whole():
 def test_transformations_cover_every_public_function():
     # Functions of keys have tests of their own, in test_keys.py.
     assert set(CASES) == set(F.__all__) - {
-        "fold_in_rows", "row_axes", "row_keys", "seed_key", "typed_key",
+        "fold_in_rows", "receptive_field", "row_axes", "row_keys", "seed_key", "typed_key",
     }  # fmt: skip
 
 

@@ -18,7 +18,8 @@ class ModelConfig:
     """
 
     architecture: str = "transformer"
-    """Name of the model family: transformer, or one registered with `models.families`."""
+    """Name of the model family: transformer, rnn (Elman's network), lstm, convolutional, or one
+    registered with `models.families`."""
     vocab_size: int = 37_000
     """Rows of the embedding table; replaced by the size of the trained vocabulary."""
     target_vocab_size: int | None = None
@@ -51,9 +52,17 @@ class ModelConfig:
     position_encoding: Literal["paper", "concatenated", "t2t", "learned", "none"] = "paper"
     """Layout of the sinusoids, or a learned table (Table 3, row E), or none."""
     max_positions: int = 1024
-    """Rows of the learned position table; sinusoids have no limit."""
+    """Rows of the learned position table; sinusoids need none, and a search has 65,536 of them."""
     attention_score: Literal["scaled", "unscaled", "additive"] = "scaled"
-    """Score function of section 3.2.1: q.k / sqrt(d_k), q.k, or v.tanh(q + k)."""
+    """Score function of section 3.2.1: q.k / sqrt(d_k), q.k, or v.tanh(q + k). In recurrent and
+    convolutional networks it is that of the attention to the source."""
+    attention_radius: int | None = None
+    """Self-attention reaches tokens at most so many positions away, in the decoder before; None
+    reaches all. Table 1's neighbourhood of size r is a radius of r / 2."""
+    kernel_width: int = 3
+    """k, tokens that a convolution reads."""
+    dilation_base: int = 1
+    """The entries of the kernel in layer i, counted from 0, are dilation_base^i tokens apart."""
     tied_embeddings: Literal["all", "decoder", "none"] = "all"
     """all: one table for source, target and output; decoder: one for target and output; none."""
     start_id: int = 0
@@ -73,6 +82,7 @@ class ModelConfig:
         check_types(self)
         check_positive(self, "vocab_size", "target_vocab_size", "d_model", "d_ff", "num_heads")
         check_positive(self, "num_layers", "d_k", "d_v", "norm_epsilon", "max_positions")
+        check_positive(self, "attention_radius", "kernel_width", "dilation_base")
         if self.d_k is None or self.d_v is None:
             require(
                 self.d_model % self.num_heads == 0,

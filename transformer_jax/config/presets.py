@@ -9,7 +9,20 @@ from dataclasses import replace
 from transformer_jax.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig, TrainConfig
 from transformer_jax.errors import UserError, did_you_mean
 
-__all__ = ["RUN_CONFIGS", "TABLE_3", "base", "big", "multi30k", "run_config", "t2t", "tiny"]
+__all__ = [
+    "RUN_CONFIGS",
+    "TABLE_3",
+    "base",
+    "big",
+    "convolutional",
+    "lstm",
+    "multi30k",
+    "restricted",
+    "rnn",
+    "run_config",
+    "t2t",
+    "tiny",
+]
 
 # Table 3: row name -> (change of the base model, change of its training).
 TABLE_3: dict[str, tuple[dict, dict]] = {
@@ -75,6 +88,51 @@ def tiny(vocab_size: int = 1000) -> ModelConfig:
     return replace(base(vocab_size), num_layers=2, d_model=128, d_ff=256, num_heads=4)
 
 
+def rnn(vocab_size: int = 1000) -> ModelConfig:
+    """Elman's network, two layers a side, with the attention of Bahdanau et al. (2015).
+
+    >>> rnn().architecture, rnn().attention_score
+    ('rnn', 'additive')
+    """
+    return replace(
+        base(vocab_size),
+        architecture="rnn",
+        num_heads=1,
+        num_layers=2,
+        d_model=128,
+        attention_score="additive",
+    )
+
+
+def lstm(vocab_size: int = 1000) -> ModelConfig:
+    """The LSTM in the place of Elman's network, as `rnn`.
+
+    >>> lstm().architecture
+    'lstm'
+    """
+    return replace(rnn(vocab_size), architecture="lstm")
+
+
+def convolutional(vocab_size: int = 1000) -> ModelConfig:
+    """Convolutions with gates (Gehring et al. 2017), four layers a side, each of 3 tokens.
+
+    >>> convolutional().num_layers, convolutional().kernel_width
+    (4, 3)
+    """
+    return replace(
+        base(vocab_size), architecture="convolutional", num_heads=1, num_layers=4, d_model=128
+    )
+
+
+def restricted(vocab_size: int = 1000) -> ModelConfig:
+    """`tiny` with self-attention restricted to 4 tokens on either side (Table 1's last row).
+
+    >>> restricted().attention_radius
+    4
+    """
+    return replace(tiny(vocab_size), attention_radius=4)
+
+
 def t2t(model: ModelConfig) -> ModelConfig:
     """What tensor2tensor made of `model` four months after the paper: not the paper's.
 
@@ -134,6 +192,11 @@ def _table_3_recipe(row: str) -> RunConfig:
 
 RUN_CONFIGS: dict[str, Callable[[], RunConfig]] = {
     "tiny": _tiny_recipe,
+    # The other layer types of Table 1, trained as tiny is.
+    **{
+        make.__name__: (lambda make=make: replace(_tiny_recipe(), model=make()))  # type: ignore[misc]
+        for make in (rnn, lstm, convolutional, restricted)
+    },
     "multi30k": _multi30k_recipe,
     # Every ten minutes of the paper's 12 hours would be 1,389 updates; these divide all of them, so
     # that the averaged checkpoints are equally far apart.

@@ -49,7 +49,8 @@ class Layout:
         """Return the PartitionSpec of every leaf of parameters, gradients or a training state.
 
         A leaf without logical axes is replicated. So is a dimension whose size its mesh axis does
-        not divide, which only happens to a vocabulary (`make_layout` refuses other sizes).
+        not divide: a vocabulary's, or half of d_model in a recurrent cell (`make_layout` refuses
+        other sizes).
 
         Args:
             tree: Shapes.

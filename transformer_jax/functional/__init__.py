@@ -11,6 +11,11 @@ from transformer_jax.functional.attention import (
     split_heads,
 )
 from transformer_jax.functional.blockwise import blockwise_attention
+from transformer_jax.functional.convolution import (
+    convolution,
+    gated_linear_unit,
+    receptive_field,
+)
 from transformer_jax.functional.dropout import dropout
 from transformer_jax.functional.embedding import embed, unembed
 from transformer_jax.functional.feed_forward import feed_forward
@@ -22,6 +27,7 @@ from transformer_jax.functional.kernels import (
 )
 from transformer_jax.functional.keys import fold_in_rows, row_keys, seed_key, typed_key
 from transformer_jax.functional.linear import linear
+from transformer_jax.functional.local import local_attention
 from transformer_jax.functional.losses import (
     label_smoothed_cross_entropy,
     map_blocks,
@@ -41,7 +47,12 @@ from transformer_jax.functional.normalization import (
     layer_norm,
     running_statistics,
 )
-from transformer_jax.functional.positions import learned_positions, segment_positions, sinusoids
+from transformer_jax.functional.positions import (
+    learned_positions,
+    segment_positions,
+    sinusoids,
+    sinusoids_at,
+)
 from transformer_jax.functional.rows import row_axes
 
 __all__ = [
@@ -57,21 +68,25 @@ __all__ = [
     "compact_attention",
     "compact_linear",
     "compact_unembed",
+    "convolution",
     "cudnn_attention",
     "dot_product_attention",
     "dropout",
     "embed",
     "feed_forward",
     "fold_in_rows",
+    "gated_linear_unit",
     "label_smoothed_cross_entropy",
     "layer_norm",
     "learned_positions",
     "linear",
+    "local_attention",
     "local_window_mask",
     "map_blocks",
     "masked_softmax",
     "merge_heads",
     "padding_mask",
+    "receptive_field",
     "row_axes",
     "row_keys",
     "running_statistics",
@@ -79,6 +94,7 @@ __all__ = [
     "segment_mask",
     "segment_positions",
     "sinusoids",
+    "sinusoids_at",
     "split_heads",
     "sum_blocks",
     "token_log_probs",

@@ -52,18 +52,19 @@ def causal_mask(length: int) -> Bool[Array, "1 1 T T"]:
     return (positions[None, :] <= positions[:, None])[None, None]
 
 
-def local_window_mask(length: int, radius: int) -> Bool[Array, "1 1 T T"]:
+def local_window_mask(length: int, radius: int, causal: bool = False) -> Bool[Array, "1 1 T T"]:
     """Allow position t to attend to positions t - radius to t + radius ("restricted", section 4).
 
-    radius 1:
-        1 1 0 0
-        1 1 1 0
-        0 1 1 1
-        0 0 1 1
+    radius 1:           causal:
+        1 1 0 0             1 0 0 0
+        1 1 1 0             1 1 0 0
+        0 1 1 1             0 1 1 0
+        0 0 1 1             0 0 1 1
 
     Args:
         length: T.
         radius: Positions to either side; Table 1's neighbourhood of size r is radius = r // 2.
+        causal: Whether nothing after t is allowed.
 
     Returns:
         [1, 1, T, T].
@@ -81,7 +82,8 @@ def local_window_mask(length: int, radius: int) -> Bool[Array, "1 1 T T"]:
         if value < 0:
             raise ValueError(f"{name} {value} is negative")
     positions = jnp.arange(length)
-    return (jnp.abs(positions[None, :] - positions[:, None]) <= radius)[None, None]
+    window = (jnp.abs(positions[None, :] - positions[:, None]) <= radius)[None, None]
+    return window & causal_mask(length) if causal else window
 
 
 def segment_mask(

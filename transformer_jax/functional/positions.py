@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from transformer_jax.functional.arguments import check_axes, check_integer
 
-__all__ = ["SinusoidLayout", "learned_positions", "segment_positions", "sinusoids"]
+__all__ = ["SinusoidLayout", "learned_positions", "segment_positions", "sinusoids", "sinusoids_at"]
 
 SinusoidLayout = Literal["paper", "concatenated", "t2t"]
 
@@ -43,22 +43,69 @@ def sinusoids(length: int, d_model: int, layout: SinusoidLayout = "paper") -> Fl
     Array([[0.    , 1.    , 0.    , 1.    ],
            [0.8415, 0.5403, 0.01  , 1.    ]], dtype=float32)
     """
-    if layout not in get_args(SinusoidLayout):
-        raise ValueError(f"layout {layout!r} is not one of {', '.join(get_args(SinusoidLayout))}")
     if length < 0:
         raise ValueError(f"length {length} is negative")
+    sines, cosines = _sines_and_cosines(np.arange(length), d_model, layout)
+    return jnp.asarray(_laid_out(np, sines, cosines, layout), jnp.float32)
+
+
+def sinusoids_at(
+    positions: Int[Array, "..."], d_model: int, layout: SinusoidLayout = "paper"
+) -> Float[Array, "... D"]:
+    """Compute the rows of `sinusoids` at positions that are known only when the program runs.
+
+    A position is 256 i + j, whose sine and cosine follow from those of both parts by the addition
+    formulas: so the angle is not rounded to float32, and rows are equal within 2e-7.
+
+    Args:
+        positions: Integers from 0 to 65,535; those beyond are taken for the last.
+        d_model: D, even.
+        layout: As in `sinusoids`.
+
+    Returns:
+        [..., D] in float32.
+
+    Raises:
+        TypeError: The positions are not integers.
+        ValueError: The layout is unknown, or d_model odd.
+
+    >>> sinusoids_at(jnp.array(1), 4).round(4)
+    Array([0.8415, 0.5403, 0.01  , 1.    ], dtype=float32)
+    """
+    check_integer("positions", positions)
+    positions = jnp.clip(positions, 0, 256 * 256 - 1)
+    (high_sine, high_cosine), (low_sine, low_cosine) = (
+        tuple(
+            jnp.asarray(table, jnp.float32)[part]
+            for table in _sines_and_cosines(step * np.arange(256), d_model, layout)
+        )
+        for step, part in ((256, positions // 256), (1, positions % 256))
+    )
+    sines = high_sine * low_cosine + high_cosine * low_sine
+    cosines = high_cosine * low_cosine - high_sine * low_sine
+    return _laid_out(jnp, sines, cosines, layout)
+
+
+def _sines_and_cosines(positions, d_model: int, layout: str):
+    """Sines and cosines [T, D / 2] of the angles of each position, in float64."""
+    if layout not in get_args(SinusoidLayout):
+        raise ValueError(f"layout {layout!r} is not one of {', '.join(get_args(SinusoidLayout))}")
     if d_model % 2:
         raise ValueError(f"d_model {d_model} is odd: sines and cosines come in pairs")
     pairs = d_model // 2
     # A table of one pair has the single exponent 0 in T2T too.
     exponents = np.arange(pairs) / (max(pairs - 1, 1) if layout == "t2t" else pairs)
-    angles = np.arange(length)[:, None] * np.exp(-math.log(10_000.0) * exponents)
-    sines, cosines = np.sin(angles), np.cos(angles)
+    angles = positions[:, None] * np.exp(-math.log(10_000.0) * exponents)
+    return np.sin(angles), np.cos(angles)
+
+
+def _laid_out(numpy, sines, cosines, layout: str):
+    """Arrange [..., D / 2] twice as the columns of a layout, with NumPy or JAX."""
     if layout == "paper":
-        table = np.stack([sines, cosines], axis=-1).reshape(length, d_model)
-    else:
-        table = np.concatenate([sines, cosines], axis=-1)
-    return jnp.asarray(table, jnp.float32)
+        return numpy.stack([sines, cosines], axis=-1).reshape(
+            *sines.shape[:-1], 2 * sines.shape[-1]
+        )
+    return numpy.concatenate([sines, cosines], axis=-1)
 
 
 def learned_positions(table: Float[Array, "max_positions D"], length: int) -> Float[Array, "T D"]:

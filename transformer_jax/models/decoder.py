@@ -12,7 +12,8 @@ from transformer_jax.functional.masking import (
     padding_mask,
     segment_mask,
 )
-from transformer_jax.models.embedding import Embedding
+from transformer_jax.models.cache import resize_axis
+from transformer_jax.models.embedding import Embedding, shift_right
 from transformer_jax.models.encoder import Masks, Segments, counted_tokens, places_of
 from transformer_jax.models.kernels import AttentionFunction, rematerialised
 from transformer_jax.models.layers import (
@@ -36,10 +37,12 @@ class DecodeState(NamedTuple):
 
     Attributes:
         position: [B], tokens of each sentence decoded so far.
-        history: [B * W, P], the places of a sentence that hold tokens of each hypothesis.
+        history: [B * W, P], the places of a sentence that hold tokens of each hypothesis, or those
+            of them that attention still reaches.
         written: Per layer [B, H, K, P] and [B, H, P, Dv], keys and values of those tokens.
         memory: Per layer [B, H, K, S] and [B, H, S, Dv], keys and values of the source.
         memory_mask: [B, 1, 1, S].
+        position_of: [B, P], the position of the token in each place; None without a radius.
     """
 
     position: jax.Array
@@ -47,6 +50,7 @@ class DecodeState(NamedTuple):
     written: tuple[KeysValues, ...]
     memory: tuple[KeysValues | None, ...]
     memory_mask: jax.Array | None
+    position_of: jax.Array | None = None
 
 
 class Decoder(DropoutModule):
@@ -103,14 +107,16 @@ class Decoder(DropoutModule):
             )
         masks, segments = masks or Masks(), segments or Segments()
         own, places = segments.target, places_of(segments.target)
-        start = jnp.full_like(target[:, :1], self.config.start_id)
-        shifted = jnp.concatenate([start, target[:, :-1]], axis=1)
+        shifted = shift_right(target, self.config.start_id)
         if places is not None:
             shifted = jnp.where(places == 0, self.config.start_id, shifted)
         x = self.embed.target(shifted, rows, places=places)
         counted = counted_tokens(self.config, target)
-        # Padding needs no mask here: it only follows the tokens that could see it.
-        mask, memory_mask = combine_masks(causal_mask(target.shape[1]), masks.decoder), None
+        # Padding needs no mask here: it only follows the tokens that could see it. With a radius
+        # self-attention is causal by itself.
+        everything = self.config.attention_radius is None
+        causal = causal_mask(target.shape[1]) if everything else None
+        mask, memory_mask = combine_masks(causal, masks.decoder), None
         if own is not None:
             mask = combine_masks(mask, segment_mask(own, own))
         if self.cross:
@@ -131,6 +137,7 @@ class Decoder(DropoutModule):
             memory: [B, S, D]; None without `cross`.
         """
         config, sentences = self.config, len(source)
+        places = self._useful_places(places, rows_per_sentence)
         shape = (sentences, config.num_heads)
         empty = (
             jnp.zeros((*shape, config.key_size, places), self.dtype),
@@ -142,6 +149,7 @@ class Decoder(DropoutModule):
             (empty,) * config.num_layers,
             tuple(self._cached_memory(layer, memory) for layer in self.layers),
             padding_mask(source) if self.cross else None,
+            None if config.attention_radius is None else jnp.zeros((sentences, places), jnp.int32),
         )
 
     def project(self, features):
@@ -160,7 +168,7 @@ class Decoder(DropoutModule):
         # The first places that are free, one for each hypothesis.
         free = jnp.argsort(_places_in_use(cache), axis=1, stable=True)[:, : history.shape[1]]
         history |= free[..., None] == jnp.arange(places)[None, None]
-        x = self.embed.target_at(tokens.reshape(free.shape), cache.position, places)
+        x = self.embed.target_at(tokens.reshape(free.shape), cache.position)
         rows = jnp.arange(sentences)[:, None]
         written: list[KeysValues] = []
 
@@ -176,10 +184,17 @@ class Decoder(DropoutModule):
         mask = history[:, None]
         for layer, old, memory in zip(self.layers, cache.written, cache.memory):
             x = layer.decode_step(x, update_cache_of(old), mask, memory, cache.memory_mask)
+        position_of, radius = cache.position_of, self.config.attention_radius
+        if position_of is not None and radius is not None:
+            position_of = position_of.at[rows, free].set(cache.position[:, None])
+            # What the next token does not reach makes room.
+            reached = cache.position[:, None] + 1 - position_of <= radius
+            history &= reached[:, None]
         cache = cache._replace(
             position=cache.position + 1,
             history=history.reshape(cache.history.shape),
             written=tuple(written),
+            position_of=position_of,
         )
         return cache, self._normed(x).reshape(len(tokens), 1, -1)
 
@@ -196,6 +211,7 @@ class Decoder(DropoutModule):
             places: P.
         """
         old = cache.history.shape[1]
+        places = self._useful_places(places, len(cache.history) // len(cache.position))
         if places < old:
             history = cache.history.reshape(len(cache.position), -1, old)
             # Those that are taken come first.
@@ -209,18 +225,27 @@ class Decoder(DropoutModule):
                     )
                     for keys, values in cache.written
                 ),
+                position_of=jax.tree.map(  # which may be None
+                    lambda x: jnp.take_along_axis(x, order, 1), cache.position_of
+                ),
             )
         elif places > old:
             cache = cache._replace(
-                history=_resize_axis(cache.history, places, 1),
+                history=resize_axis(cache.history, places, 1),
                 written=_resize_all(cache.written, places),
+                position_of=jax.tree.map(lambda x: resize_axis(x, places, 1), cache.position_of),
             )
         if cache.memory_mask is None:
             return cache
         return cache._replace(
             memory=_resize_all(cache.memory, source_length),
-            memory_mask=_resize_axis(cache.memory_mask, source_length, 3),
+            memory_mask=resize_axis(cache.memory_mask, source_length, 3),
         )
+
+    def _useful_places(self, places: int, rows_per_sentence: int) -> int:
+        """Of so many places those that can be taken: with a radius each row reaches so many."""
+        radius = self.config.attention_radius
+        return places if radius is None else min(places, rows_per_sentence * (radius + 1))
 
     def _keys_values(self, layer, memory):
         return layer.cross_attention.keys_values(memory) if self.cross else None
@@ -241,15 +266,5 @@ def _places_in_use(cache: DecodeState) -> jax.Array:
 def _resize_all(cache: Any, size: int) -> Any:
     """Resize the axis of the tokens of each layer's keys and values."""
     return tuple(
-        (_resize_axis(keys, size, 3), _resize_axis(values, size, 2)) for keys, values in cache
+        (resize_axis(keys, size, 3), resize_axis(values, size, 2)) for keys, values in cache
     )
-
-
-def _resize_axis(values: jax.Array, size: int, axis: int) -> jax.Array:
-    """Append zeros to an axis, or cut it off at its end."""
-    old = values.shape[axis]
-    if size <= old:
-        return jax.lax.slice_in_dim(values, 0, size, axis=axis)
-    room = [(0, 0)] * values.ndim
-    room[axis] = (0, size - old)
-    return jnp.pad(values, room)

@@ -1,6 +1,7 @@
 """Logical axes of parameters: letters that stand beside each parameter where it is made.
 
-D, F, H, K, V are those of the glossary; HK and HDv are the heads side by side, P positions.
+D, F, H, K, V are those of the glossary; HK and HDv are the heads side by side, P positions, U units
+of a layer that no mesh cuts, k the entries of a convolution's kernel.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,15 +1,16 @@
 """Tokens to vectors and vectors to logits (sections 3.4 and 3.5): tables, positions, dropout."""
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from transformer_jax.functional.embedding import embed
-from transformer_jax.functional.positions import learned_positions, sinusoids
+from transformer_jax.functional.positions import learned_positions, sinusoids, sinusoids_at
 from transformer_jax.models.dimensions import FLOAT32, name_axes
 from transformer_jax.models.kernels import kernels_of
 from transformer_jax.models.layers import DropoutModule
 
-__all__ = ["Embedding"]
+__all__ = ["Embedding", "shift_right"]
 
 # ModelConfig.tied_embeddings -> the parameter that holds the table of source, target and output.
 _TABLES = {
@@ -60,15 +61,14 @@ class Embedding(DropoutModule):
         """The same of tokens that a decoder reads."""
         return self._side("target", tokens, rows, places)
 
-    def target_at(self, tokens, positions, most: int):
-        """tokens [B, W], each sentence's at a position [B] below `most`, without dropout ->
-        [B, W, D].
-        """
-        learned = self.config.position_encoding == "learned"
-        table = self._positions(self.config.max_positions if learned else most)
-        if table is not None:
-            table = table.at[positions].get(mode="clip")[:, None]
-        return self._sum("target", tokens, table)
+    def target_at(self, tokens, positions):
+        """tokens [B, W], each sentence's at a position [B], without dropout -> [B, W, D]."""
+        config, rows = self.config, None
+        if config.position_encoding == "learned":
+            rows = self.position_table.at[positions].get(mode="clip")[:, None]
+        elif config.position_encoding != "none":
+            rows = sinusoids_at(positions, config.d_model, config.position_encoding)[:, None]
+        return self._sum("target", tokens, rows)
 
     def logits(self, x):
         """x [B, T, D] -> [B, T, V], float32."""
@@ -92,3 +92,13 @@ class Embedding(DropoutModule):
         if config.position_encoding == "learned":
             return learned_positions(self.position_table, length)
         return sinusoids(length, config.d_model, config.position_encoding)
+
+
+def shift_right(tokens: jax.Array, start_id: int) -> jax.Array:
+    """Put the start symbol before tokens [B, T], of which the last falls off.
+
+    >>> shift_right(jnp.array([[5, 6, 1]]), 0)
+    Array([[0, 5, 6]], dtype=int32)
+    """
+    start = jnp.full_like(tokens[:, :1], start_id)
+    return jnp.concatenate([start, tokens[:, :-1]], axis=1)

@@ -30,6 +30,8 @@ from flax import linen as nn
 
 from transformer_jax.config import ModelConfig
 from transformer_jax.errors import UserError, did_you_mean
+from transformer_jax.models.convolutional import ConvolutionalModel
+from transformer_jax.models.recurrent import RecurrentModel
 from transformer_jax.models.transformer import Transformer
 
 __all__ = ["FAMILIES", "Family", "build_model", "family_of"]
@@ -41,12 +43,22 @@ class Family(Protocol):
     divisible: ClassVar[Mapping[str, tuple[str, ...]]] = {"fsdp": ("d_model",)}
     """Axis of a mesh -> fields that its number of devices must divide."""
 
+    unused: ClassVar[tuple[str, ...]] = ()
+    """Fields of ModelConfig that mean nothing to the architecture: other values than their defaults
+    are refused."""
+
     def build(self, config: ModelConfig) -> nn.Module:
         """Build the model."""
         ...
 
     def check(self, config: ModelConfig) -> None:
         """Raise UserError for values that this architecture cannot have."""
+        for name in self.unused:
+            if (value := getattr(config, name)) != getattr(ModelConfig, name):
+                raise UserError(
+                    f"{name} {value!r} has no meaning for architecture {config.architecture}: "
+                    "leave it out"
+                )
 
     def max_length(self, config: ModelConfig) -> int | None:
         """Return the most tokens of a side, EOS included; None has no limit."""
@@ -91,15 +103,19 @@ class Family(Protocol):
 _KEPT_OF_A_WEIGHT = {"definition": 3.25, "compact": 1.1, "blockwise": 0.25, "cudnn": 0.25}
 
 
-class TransformerFamily(Family):
-    """The paper's architecture."""
+# Fields of what only a Transformer has; heads and d_ff are left out, which every preset sets.
+_OF_A_TRANSFORMER = (
+    "d_k", "d_v", "attention_dropout", "activation_dropout", "norm_placement", "normalization",
+    "norm_epsilon", "attention_radius", "remat",
+)  # fmt: skip
+_OF_CONVOLUTIONS = ("kernel_width", "dilation_base")
 
-    divisible: ClassVar = {"fsdp": ("d_model",), "tensor": ("num_heads", "d_ff")}
 
-    def build(self, config):
-        return Transformer(config)
+class _EncoderDecoderFamily(Family):
+    """What all encoder-decoders share: their tables."""
 
     def check(self, config):
+        super().check(config)
         if config.target_vocab_size is not None and config.tied_embeddings == "all":
             raise UserError(
                 f"tied_embeddings {config.tied_embeddings!r} is one table for both sides, which "
@@ -109,6 +125,16 @@ class TransformerFamily(Family):
     def max_length(self, config):
         return config.max_positions if config.position_encoding == "learned" else None
 
+
+class TransformerFamily(_EncoderDecoderFamily):
+    """The paper's architecture."""
+
+    divisible: ClassVar = {"fsdp": ("d_model",), "tensor": ("num_heads", "d_ff")}
+    unused = _OF_CONVOLUTIONS
+
+    def build(self, config):
+        return Transformer(config)
+
     def estimate_parameters(self, config):
         width, heads = config.d_model, config.num_heads * (config.key_size + config.value_size)
         layers = config.num_layers * (4 * width * config.d_ff + 6 * width * heads)
@@ -117,7 +143,11 @@ class TransformerFamily(Family):
     def estimate_activations(self, config, source, target):
         kernels, tokens = config.chosen_kernels, source + target
         formed = "definition" if config.needs_attention_weights else kernels
-        weights = source * source + target * target + target * source
+        weights = target * source
+        for length, blocks in ((source, 3), (target, 2)):
+            in_window = config.attention_radius is not None and formed != "definition"
+            seen = blocks * config.attention_radius if in_window else length
+            weights += length * min(length, seen)
         layer = (
             config.d_model * (20 * source + 28 * target)
             + 2.25 * config.d_ff * tokens
@@ -139,7 +169,78 @@ class TransformerFamily(Family):
         )
 
 
-FAMILIES: dict[str, Family] = {"transformer": TransformerFamily()}
+class _AlignedFamily(_EncoderDecoderFamily):
+    """What models with an `Alignment` share."""
+
+    divisible: ClassVar = {"fsdp": ("d_model",), "tensor": ()}
+
+    def attention(self, config, collected):
+        layers = [np.asarray(each, np.float32) for each in collected["alignment"]["weights"]]
+        # Steps of a loop stand on an axis of their own.
+        cross = np.stack([each.reshape(1, -1, each.shape[-1]) for each in layers])
+        encoder, decoder = (np.zeros((0, 1, size, size), np.float32) for size in cross.shape[:1:-1])
+        return encoder, decoder, cross
+
+
+class RecurrentFamily(_AlignedFamily):
+    """Elman's network and the LSTM."""
+
+    unused = (*_OF_A_TRANSFORMER, "position_encoding", "max_positions", *_OF_CONVOLUTIONS)
+
+    def build(self, config):
+        return RecurrentModel(config)
+
+    def estimate_parameters(self, config):
+        gates = 4 if config.architecture == "lstm" else 1
+        # In the encoder two cells of width / 2 that read width, in the decoder one that reads twice
+        # the width, and what makes its first state; then the readout and the scores.
+        matrices = config.num_layers * (gates * (1.5 + 3) + 1) + 2
+        matrices += 2 if config.attention_score == "additive" else 0
+        return round(matrices * config.d_model**2) + config.vocab_size * config.d_model
+
+    def estimate_activations(self, config, source, target):
+        gates = 4 if config.architecture == "lstm" else 1
+        layer = config.d_model * ((2 * gates + 4) * source + (3 * gates + 6) * target)
+        compared = (
+            2 * target * source * (config.d_model if config.attention_score == "additive" else 1)
+        )
+        return config.num_layers * layer + compared + target * config.target_size
+
+
+class ConvolutionalFamily(_AlignedFamily):
+    """Stacked convolutions with gates."""
+
+    unused = _OF_A_TRANSFORMER
+
+    def build(self, config):
+        return ConvolutionalModel(config)
+
+    def check(self, config):
+        super().check(config)
+        if config.kernel_width < 2:
+            raise UserError(
+                f"kernel_width {config.kernel_width}: a convolution of one token reads no other: "
+                "choose 2 or more"
+            )
+
+    def estimate_parameters(self, config):
+        layer = (4 * config.kernel_width + 2) * config.d_model**2
+        return config.num_layers * layer + config.vocab_size * config.d_model
+
+    def estimate_activations(self, config, source, target):
+        layer = config.d_model * (config.kernel_width + 6) * (source + target)
+        compared = (
+            2 * target * source * (config.d_model if config.attention_score == "additive" else 1)
+        )
+        return config.num_layers * (layer + compared) + target * config.target_size
+
+
+FAMILIES: dict[str, Family] = {
+    "transformer": TransformerFamily(),
+    "rnn": RecurrentFamily(),
+    "lstm": RecurrentFamily(),
+    "convolutional": ConvolutionalFamily(),
+}
 
 
 def family_of(config: ModelConfig) -> Family:

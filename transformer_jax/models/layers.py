@@ -5,6 +5,7 @@ was fused_fan_out there, that is [D, 3D] for self-attention's query, key and val
 cross-attention's key and value, which gives a smaller limit than three separate matrices.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -17,6 +18,8 @@ from transformer_jax.functional import attention as att
 from transformer_jax.functional.dropout import dropout
 from transformer_jax.functional.feed_forward import feed_forward
 from transformer_jax.functional.keys import fold_in_rows
+from transformer_jax.functional.local import local_attention
+from transformer_jax.functional.masking import combine_masks, local_window_mask
 from transformer_jax.models.dimensions import FLOAT32, Module, name_axes
 from transformer_jax.models.kernels import AttentionFunction, kernels_of
 from transformer_jax.models.norms import make_norm
@@ -113,6 +116,7 @@ class MultiHeadAttention(DropoutModule):
 
     cross: bool
     attention_fn: AttentionFunction | None = None
+    causal: bool = False  # asked only where attention has a radius; otherwise the mask says it
 
     def setup(self):
         config = self.config
@@ -162,7 +166,12 @@ class MultiHeadAttention(DropoutModule):
         # `init` would return the weights among the variables.
         collected = self.is_mutable_collection("attention") and not self.is_initializing()
         rng = self.dropout_rng(self.config.attention_dropout, rows)
-        if collected or rng is not None or self.config.attention_score == "additive":
+        formed = collected or rng is not None or self.config.attention_score == "additive"
+        radius = None if self.cross else self.config.attention_radius
+        in_blocks = not formed and self.config.chosen_kernels != "definition"
+        if radius is not None and not in_blocks:
+            mask = combine_masks(mask, local_window_mask(x.shape[1], radius, self.causal))
+        if formed:
             weights = self._weights(query, keys, mask)
             if collected:
                 keep_newest = {"reduce_fn": lambda _, new: new, "init_fn": tuple}
@@ -171,6 +180,10 @@ class MultiHeadAttention(DropoutModule):
             found = att.apply_attention(weights, values)
         else:
             attend = self.attention_fn or kernels_of(self.config).attention
+            if radius is not None and in_blocks:
+                attend = functools.partial(
+                    local_attention, radius=radius, causal=self.causal, attend=attend
+                )
             found = attend(query, keys, values, mask, scale=self._scale)
         return self.output(att.merge_heads(found))
 
@@ -281,7 +294,7 @@ class DecoderLayer(ResidualBlock):
     cross: bool = True
 
     def setup(self):
-        self.self_attention = MultiHeadAttention(self.config, False, self.attention_fn)
+        self.self_attention = MultiHeadAttention(self.config, False, self.attention_fn, True)
         self.self_attention_norm = make_norm(self.config)
         if self.cross:
             self.cross_attention = MultiHeadAttention(self.config, True, self.attention_fn)

@@ -210,6 +210,8 @@ def draw_head(maps: AttentionMaps, part: str, layer: int, head: int | None = Non
         head: From 1; None is the mean of all heads.
     """
     weights = getattr(maps, part)
+    if not len(weights):
+        raise UserError(f"the model has no self-attention in its {part}: choose cross")
     check_head(weights, layer, head)
     rows = maps.source if part == "encoder" else maps.target_tokens
     columns = maps.decoder_input_tokens if part == "decoder" else maps.source

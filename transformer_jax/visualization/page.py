@@ -30,6 +30,8 @@ def attention_page(maps: AttentionMaps) -> str:
     """
     data = {}
     for name, (title, asking, answering) in PARTS.items():
+        if not len(getattr(maps, name)):
+            continue  # a recurrent network has attention to the source alone
         rows, columns = getattr(maps, asking), getattr(maps, answering)
         weights = merge_weights(getattr(maps, name), rows, columns)
         data[name] = {

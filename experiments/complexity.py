@@ -1,0 +1,252 @@
+"""Table 1: operations, sequential operations and path lengths of four layers, counted.
+
+Each layer is a function of the package, x [n, d] -> [n, d], without what Table 1 leaves out, such
+as projections. Operations and the longest chain of them are counted over the traced program, a
+loop's body times its length; paths are searched in derivatives. How each grows is fitted.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.extend.core import Literal
+
+from experiments.ledger import Cell, Table
+from transformer_jax import functional
+
+__all__ = [
+    "Layer",
+    "complexity_table",
+    "convolution",
+    "count_operations",
+    "depth",
+    "growth",
+    "longest_path",
+    "recurrence",
+    "recurrent",
+    "restricted_attention",
+    "self_attention",
+]
+
+Layer = Callable[[jax.Array], jax.Array]
+
+# Primitives that move numbers and compute none.
+_MOVES = {
+    "broadcast_in_dim", "concatenate", "convert_element_type", "copy", "dynamic_slice",
+    "dynamic_update_slice", "gather", "iota", "pad", "reshape", "rev", "select_n", "slice",
+    "split", "squeeze", "stop_gradient", "transpose",
+}  # fmt: skip
+
+
+def self_attention(d: int) -> Layer:
+    """Every position attends to all, with one head."""
+    return lambda x: functional.dot_product_attention(*[x[None, :, None]] * 3)[0, :, 0]
+
+
+def restricted_attention(d: int, r: int) -> Layer:
+    """Every position attends to the r / 2 on either side."""
+
+    def layer(x):
+        return functional.local_attention(*[x[None, :, None]] * 3, radius=r // 2)[0, :, 0]
+
+    return layer
+
+
+def recurrence(d: int) -> tuple[nn.Module, Any]:
+    """Elman's cell of d units that reads d, and parameters of it."""
+    cell, x = nn.SimpleCell(d), jnp.zeros(d)
+    return cell, cell.init(jax.random.key(0), x, x)
+
+
+def recurrent(d: int, unroll: int = 1) -> Layer:
+    """A recurrent network; `unroll` writes as many steps into each round of its loop."""
+    cell, variables = recurrence(d)
+
+    def layer(x):
+        step: Any = lambda h, x: cell.apply(variables, h, x)  # noqa: E731
+        return jax.lax.scan(step, jnp.zeros(d), x, unroll=unroll)[1]
+
+    return layer
+
+
+def convolution(d: int, k: int, dilation: int = 1) -> Layer:
+    """A causal convolution of k entries."""
+    kernel = jax.random.normal(jax.random.key(0), (k, d, d)) / math.sqrt(k * d)
+    bias = jnp.zeros(d)
+    return lambda x: functional.convolution(x[None], kernel, bias, dilation=dilation)[0]
+
+
+def trace(layer: Layer, n: int, d: int):
+    """The program of a layer for n positions of d features."""
+    return jax.make_jaxpr(layer)(jax.ShapeDtypeStruct((n, d), jnp.float32)).jaxpr
+
+
+def _inner(equation) -> list:
+    """The programs inside an equation; ValueError where it does not say how often they run."""
+    name = equation.primitive.name
+    if name in ("while", "cond"):
+        raise ValueError(f"how long a {name} takes is not in its program")
+    return [
+        getattr(each, "jaxpr", each)
+        for each in equation.params.values()
+        if hasattr(each, "jaxpr") or hasattr(each, "eqns")
+    ]
+
+
+def count_operations(jaxpr) -> int:
+    """Count a program's arithmetic: a multiply-add is two, a reduction one for each addend."""
+    total = 0
+    for equation in jaxpr.eqns:
+        name, inner = equation.primitive.name, _inner(equation)
+        sizes = [v.aval.size for v in equation.outvars]
+        if inner:
+            total += sum(map(count_operations, inner)) * equation.params.get("length", 1)
+        elif name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            total += 2 * sizes[0] * math.prod(shape[axis] for axis in contracted)
+        elif name.startswith(("reduce_", "arg", "cum")):
+            total += equation.invars[0].aval.size
+        elif name not in _MOVES:
+            total += sizes[0]
+    return total
+
+
+def depth(jaxpr) -> int:
+    """Longest chain of operations in which each waits for the one before; a reduction is one."""
+    reached: dict[Any, int] = {}
+    for equation in jaxpr.eqns:
+        variables = [v for v in equation.invars if not isinstance(v, Literal)]
+        before = max((reached.get(v, 0) for v in variables), default=0)
+        inner = _inner(equation)
+        steps = equation.params.get("length", 1)  # of a scan
+        own = sum(map(depth, inner)) * steps if inner else 1
+        reached.update(dict.fromkeys(equation.outvars, before + own))
+    return max(reached.values(), default=0)
+
+
+def longest_path(layers: Iterable[Layer], n: int, d: int = 4) -> int:
+    """Count the layers that a signal passes from the first of n positions to the last.
+
+    A signal passes from one position to another where the layer's derivative between them is not
+    zero.
+
+    Args:
+        layers: As many as may be needed.
+        n: Positions.
+        d: Features.
+    """
+    x = jax.random.normal(jax.random.key(0), (n, d))
+    reached = np.zeros(n, bool)
+    reached[0] = True
+    last, near = None, reached
+    for count, layer in enumerate(layers, 1):
+        if layer is not last:
+            derivative = np.asarray(jax.jit(jax.jacobian(layer))(x))  # [T, D, S, D]
+            last, near = layer, np.abs(derivative).max(axis=(1, 3)) > 0
+        further = reached | (near & reached[None]).any(axis=1)
+        if further[-1]:
+            return count
+        if (further == reached).all():
+            break
+        reached = further
+    raise ValueError("positions that these layers do not connect")
+
+
+def growth(measure: Callable[..., float], small: Sequence[int], large: Sequence[int]) -> float:
+    """Power with which a measure grows in the one size that differs."""
+    [ratio] = [b / a for a, b in zip(small, large) if a != b]
+    return math.log(measure(*large) / measure(*small)) / math.log(ratio)
+
+
+class Row(NamedTuple):
+    """A row of Table 1.
+
+    Attributes:
+        name: Its layer.
+        letters: What its layer is made of, n and then the arguments of `make`.
+        make: Of these sizes but n.
+        sizes: Where growth is measured.
+        paper: Operations, sequential operations and path length as the paper has them.
+    """
+
+    name: str
+    letters: str
+    make: Callable[..., Layer]
+    sizes: tuple[int, ...]
+    paper: tuple[str, str, str]
+
+
+ROWS = (
+    Row("self-attention", "nd", self_attention, (256, 256), ("n^2 d", "1", "1")),
+    Row("recurrent", "nd", recurrent, (64, 256), ("n d^2", "n", "n")),
+    Row("convolutional", "ndk", convolution, (64, 256, 3), ("k n d^2", "1", "log_k n")),
+    Row("restricted", "ndr", restricted_attention, (512, 256, 32), ("r n d", "1", "n / r")),
+)
+
+
+def complexity_table() -> Table:
+    """Table 1, by the growth of what is counted as one size doubles."""
+    rows: list[list[Cell]] = []
+    for row in ROWS:
+
+        def operations(n: int, *sizes: int, row=row) -> float:
+            return count_operations(trace(row.make(*sizes), n, sizes[0]))
+
+        powers = [
+            growth(operations, row.sizes, [*row.sizes[:i], 2 * size, *row.sizes[i + 1 :]])
+            for i, size in enumerate(row.sizes)
+        ]
+        found = " ".join(f"{letter}^{power:.2f}" for letter, power in zip(row.letters, powers))
+        at = ", ".join(f"{letter} {size}" for letter, size in zip(row.letters, row.sizes))
+        rows.append([row.name, "operations a layer", row.paper[0], found, f"{at}, and the double"])
+    for row in ROWS:
+        lengths = (64, 128, 256)
+        chains = [depth(trace(row.make(8, *row.sizes[2:]), n, 8)) for n in lengths]
+        told = f"n^{math.log2(chains[2] / chains[1]):.2f}: {', '.join(map(str, chains))}"
+        rows.append(
+            [row.name, "sequential operations", row.paper[1], told,
+             f"n {', '.join(map(str, lengths))}: the longest chain"]
+        )  # fmt: skip
+    for row, told, at in zip(ROWS, _paths(), ("layers", "steps", "layers", "layers")):
+        rows.append([row.name, "longest path", row.paper[2], told, at])
+    columns = ["layer", "of", "paper", "ours", "at"]
+    return Table("Table 1: how layers grow as one size doubles", columns, rows)
+
+
+def _paths() -> list[str]:
+    """How many layers, or steps of a recurrence, join the ends of some lengths; in ROWS' order."""
+    cell, variables = recurrence(4)
+    x = jax.random.normal(jax.random.key(1), (300, 4))
+
+    def recurrent_step(h):
+        """The states of all positions from those before them."""
+        before = jnp.concatenate([jnp.zeros((1, 4)), h[:-1]])
+        apply: Any = lambda h, x: cell.apply(variables, h, x)[1]  # noqa: E731
+        return jax.vmap(apply)(before, x[: len(h)])
+
+    def dilated(k: int):
+        return [convolution(4, k, k**i) for i in range(12)]
+
+    def repeated(layer: Layer) -> list[Layer]:
+        return [layer] * 300
+
+    attention = repeated(self_attention(4))
+    ends = (17, 33, 65)
+    parts = [
+        [f"n {n}: {longest_path(attention, n)}" for n in ends],
+        [f"n {n}: {longest_path(repeated(recurrent_step), n)}" for n in ends],
+        [
+            *(f"k 3, n {n}: {longest_path(dilated(3), n)}" for n in (9, 27, 81)),
+            *(f"not dilated, n {n}: {longest_path(repeated(convolution(4, 3)), n)}" for n in ends),
+        ],
+        [
+            f"r {r}, n {n}: {longest_path(repeated(restricted_attention(4, r)), n)}"
+            for r, n in ((8, 65), (8, 129), (16, 129))
+        ],
+    ]
+    return ["; ".join(part) for part in parts]

@@ -1,0 +1,214 @@
+"""Long memory: recalling a token from 8 to 512 places back, by each layer type.
+
+A sequence is a symbol, noise, and a question; what follows is the symbol again. Each model is a
+decoder that reads no source, with about as many parameters as the others, as many updates and the
+same sequences, of which each update has one distance, drawn evenly. So how far a model remembers is
+seen by distance, and why by the norm of the derivative over that distance.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+from experiments.tasks import Work
+from transformer_jax import functional
+from transformer_jax.config import ModelConfig, TrainConfig
+from transformer_jax.devices.layout import Layout
+from transformer_jax.models.convolutional import ConvolutionalDecoder
+from transformer_jax.models.decoder import Decoder
+from transformer_jax.models.dimensions import boxed_init
+from transformer_jax.models.recurrent import RecurrentDecoder
+from transformer_jax.training.loop import train_loop
+from transformer_jax.training.runners import SingleDeviceRunner
+from transformer_jax.training.step import make_step
+
+__all__ = ["DISTANCES", "MODELS", "Recall", "derivative_norms", "stack"]
+
+DISTANCES = (8, 16, 32, 64, 128, 256, 512)
+# Ids of symbols, of noise and of the question; those before are the vocabulary's own.
+SYMBOLS, NOISE, QUESTION = range(4, 12), range(12, 28), 28
+# Sequences in a batch, batches that are scored of each distance; the rate of Adam, for all models.
+ROWS, SCORED, RATE = 16, 16, 2e-3
+
+_COMMON = ModelConfig(vocab_size=32, dropout=0.0, num_heads=1, num_layers=2)
+_ATTENTION = replace(_COMMON, num_heads=4, d_model=64, d_ff=256)
+# About 100,000 parameters each, besides the table.
+MODELS = {
+    "rnn": replace(_COMMON, architecture="rnn", d_model=156),
+    "lstm": replace(_COMMON, architecture="lstm", d_model=78),
+    "convolutional, 4 layers": replace(
+        _COMMON, architecture="convolutional", d_model=64, num_layers=4
+    ),
+    "convolutional, 8 layers": replace(
+        _COMMON, architecture="convolutional", d_model=46, num_layers=8
+    ),
+    "convolutional, 9 layers, dilated": replace(
+        _COMMON, architecture="convolutional", d_model=42, num_layers=9, dilation_base=2
+    ),
+    "self-attention, radius 16": replace(_ATTENTION, attention_radius=16),
+    "self-attention": _ATTENTION,
+}
+
+
+def stack(config: ModelConfig) -> nn.Module:
+    """The decoder of a configuration, which reads no source."""
+    made = {"transformer": Decoder, "convolutional": ConvolutionalDecoder}
+    return made.get(config.architecture, RecurrentDecoder)(config, cross=False)
+
+
+def sequences(rng: np.random.Generator, distance: int, rows: int) -> np.ndarray:
+    """Draw symbol, noise, question and symbol: [rows, distance + 2].
+
+    The question comes `distance` places after the symbol.
+
+    >>> sequences(np.random.default_rng(0), 8, 2).shape
+    (2, 10)
+    """
+    symbol = rng.choice(SYMBOLS, (rows, 1))
+    noise = rng.choice(NOISE, (rows, distance - 1))
+    question = np.full((rows, 1), QUESTION)
+    return np.concatenate([symbol, noise, question, symbol], axis=1).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Recall(Work):
+    """One model, trained and asked at each distance."""
+
+    row: str
+    seed: int
+    folder: Path
+    steps: int
+    clip_norm: float | None = 1.0
+    forget_bias: float = 0.0
+    distances: tuple[int, ...] = DISTANCES
+
+    @property
+    def config(self) -> ModelConfig:
+        return MODELS[self.row]
+
+    @property
+    def identity(self) -> str:
+        changed = {n: v for n, v in asdict(self.config).items() if v != getattr(ModelConfig, n)}
+        task = [list(SYMBOLS), list(NOISE), QUESTION, ROWS, SCORED, RATE]
+        known = asdict(self) | {"folder": None, "model": changed, "task": task}
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+    def find(self) -> dict[str, Any]:
+        model = stack(self.config)
+
+        def last_logits(params, tokens):
+            features: Any = model.apply({"params": params}, tokens, method="features")
+            # Only what predicts the symbol.
+            return model.apply({"params": params}, features[:, -1:], method="project")
+
+        def loss_fn(params, collections, tokens, rng):
+            logits: Any = last_logits(params, tokens)
+            total, count = functional.label_smoothed_cross_entropy(logits, tokens[:, -1:], 0.0)
+            return total, count, {}, collections
+
+        optimizer = optax.adam(RATE)
+        if self.clip_norm is not None:
+            optimizer = optax.chain(optax.clip_by_global_norm(self.clip_norm), optimizer)
+        tokens = jnp.ones((1, 2), jnp.int32)
+        boxed = boxed_init(model, tokens)
+        functions = make_step(
+            lambda rng: _with_forget_bias(boxed(rng), self.forget_bias), loss_fn, optimizer
+        )
+        runner = SingleDeviceRunner(functions, Layout(jax.devices()[:1]))
+        norms: list[jax.Array] = []
+
+        def step(state, batch):
+            state, metrics = runner(state, batch)
+            norms.append(metrics["gradient_norm"])
+            return state, metrics
+
+        every = TrainConfig(
+            steps=self.steps, evaluate_every=self.steps, checkpoint_every=self.steps
+        )
+        state = jax.jit(functions.init)(functional.seed_key(self.seed))
+        state = train_loop(state, step, self._batches(), every)
+        predicted = jax.jit(
+            lambda params, tokens: jnp.argmax(last_logits(params, tokens)[:, 0], -1)
+        )
+        rng, accuracy = np.random.default_rng(10**6), {}
+        for distance in self.distances:
+            right = []
+            for _ in range(SCORED):
+                asked = sequences(rng, distance, ROWS)
+                right.append(np.asarray(predicted(state.params, asked)) == asked[:, -1])
+            accuracy[str(distance)] = 100 * float(np.mean(right))
+        return {
+            "accuracy": accuracy,
+            "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
+            "largest_gradient_norm": float(max(map(float, norms))),
+            "skipped": int(state.skipped),
+        }
+
+    def describe(self, found: dict) -> str:
+        return "  ".join(f"{d}: {share:.0f}%" for d, share in found["accuracy"].items())
+
+    def _batches(self) -> Iterator[list[np.ndarray]]:
+        rng = np.random.default_rng(self.seed)
+        while True:
+            yield [sequences(rng, int(rng.choice(self.distances)), ROWS)]
+
+
+def _with_forget_bias(variables, bias: float):
+    """Add to the bias of an LSTM's forget gate, which begins at 0."""
+
+    def added(path, leaf):
+        names = [str(getattr(key, "key", "")) for key in path]
+        return leaf + bias if names[-2:] == ["hf", "bias"] else leaf
+
+    return jax.tree_util.tree_map_with_path(added, nn.unbox(variables))
+
+
+def derivative_norms(
+    config: ModelConfig, distances: tuple[int, ...], recurrent_scale: float = 1.0
+) -> dict[int, float]:
+    """Norms of the derivative of the last feature by the input so many places before.
+
+    Args:
+        config: A model with its initial parameters.
+        distances: From the input to the feature.
+        recurrent_scale: Multiplies the kernels by which a recurrent cell reads its own state, which
+            are orthogonal.
+
+    Returns:
+        Distance -> root mean square over features of the norm of a feature's derivative.
+    """
+    length = max(distances) + 1
+    # Tokens that are all different: the gradient of a row of the table is that of its position.
+    config = replace(config, vocab_size=length + 4, tied_embeddings="none")
+    model, tokens = stack(config), jnp.arange(4, length + 4)[None]
+    # Its last token is read by nobody: a decoder shifts its target.
+    tokens = jnp.concatenate([tokens, tokens[:, :1]], axis=1)
+    params = jax.jit(lambda rng: nn.unbox(model.init(rng, tokens)))(jax.random.key(0))["params"]
+
+    def scaled(path, leaf):
+        is_recurrent = any(str(getattr(key, "key", "")).startswith("h") for key in path)
+        is_kernel = path[-1].key == "kernel"
+        return leaf * recurrent_scale if is_recurrent and is_kernel else leaf
+
+    params = jax.tree_util.tree_map_with_path(scaled, params)
+
+    def projected(table, direction):
+        given = {**params, "target_embedding": table}
+        features: Any = model.apply({"params": given}, tokens, method="features")
+        return jnp.vdot(features[0, -1], direction)
+
+    directions = jax.random.normal(jax.random.key(1), (32, config.d_model))
+    gradient = jax.jit(jax.vmap(jax.grad(projected), in_axes=(None, 0)))
+    found = gradient(params["target_embedding"], directions)  # [32, V, D]
+    # Of the embedding, which is the row times sqrt(D); a direction has D features.
+    norms = jnp.sqrt(jnp.mean(jnp.sum(found**2, -1), 0)) / config.d_model
+    return {distance: float(norms[length + 3 - distance]) for distance in distances}

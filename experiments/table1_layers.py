@@ -1,0 +1,334 @@
+"""Table 1 measured: four layer types by time, memory and translation.
+
+    python -m experiments.table1_layers                        scaled down, all parts
+    python -m experiments.table1_layers --only memory          one part: time, memory or translation
+    python -m experiments.table1_layers --full --data-dir WMT  translation at base's size, on WMT14
+
+time         one layer, forward and backward, from 16 to 4,096 positions, 4,096 tokens in all
+memory       recalling a token from 8 to 512 places back (experiments.recall)
+translation  whole models on the embedded corpus, with equal updates and with equal time
+
+All compare as many parameters with each other, within a few per cent. How operations, sequential
+steps and paths grow is counted by `experiments.audit`. A run that is finished is not run again: the
+same command resumes where it was stopped.
+"""
+
+import argparse
+import functools
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.claims import paired_interval
+from experiments.layer_time import OURS, time_table
+from experiments.ledger import Cell, Entry, Provenance, Table, merge_provenance
+from experiments.program import make_parser, publish_result
+from experiments.recall import DISTANCES, MODELS, Recall, derivative_norms
+from experiments.tasks import BEAM, Task, Work, run_all
+from transformer_jax import presets
+from transformer_jax.config import ModelConfig
+from transformer_jax.errors import UserError
+from transformer_jax.models.families import build_model
+from transformer_jax.terminal import run_program
+
+SEEDS, SENTENCES = 3, 150
+STEPS = {"memory": 1000, "translation": 1500}
+SPLITS = ("test", "length", "distance")
+
+
+def timing(arguments: argparse.Namespace) -> Entry:
+    start = time.perf_counter()
+    where = Provenance.here(
+        f"python -m experiments.table1_layers --only time --rounds {arguments.rounds}"
+    )
+    tables = time_table(arguments.rounds)
+    return Entry(
+        "table1_layers",
+        "Table 1, measured: time of one layer, equal parameters",
+        where.with_duration(time.perf_counter() - start),
+        tables,
+        "an accelerator, on which a sequence of many small products costs more. The paper has no "
+        "times of layers",
+    )
+
+
+def recalls(arguments: argparse.Namespace) -> dict[str, list[Recall]]:
+    """All models; also an LSTM that begins by keeping, and Elman's network without clipping."""
+    rows: list[tuple[str, str, dict[str, Any]]] = [(name, name, {}) for name in MODELS]
+    rows += [
+        ("lstm, forget bias 1", "lstm", {"forget_bias": 1.0}),
+        ("rnn, not clipped", "rnn", {"clip_norm": None}),
+    ]
+    steps, folder = arguments.steps or STEPS["memory"], arguments.output / "memory"
+    return {
+        title: [
+            Recall(name, seed, folder / _folder(title, seed), steps, distances=DISTANCES, **options)
+            for seed in range(arguments.seeds)
+        ]
+        for title, name, options in rows
+    }
+
+
+def _folder(title: str, seed: int) -> str:
+    return f"{title.replace(',', '').replace(' ', '-')}-{seed}"
+
+
+def memory(arguments: argparse.Namespace) -> Entry:
+    wanted = recalls(arguments)
+    every = [work for works in wanted.values() for work in works]
+    run_all(every, arguments.jobs, arguments.output / "compiled")
+    named = {title: [_result(work) for work in works] for title, works in wanted.items()}
+    rows: list[list[Cell]] = []
+    for name, found in named.items():
+        shares = [_mean([each["accuracy"][str(d)] for each in found]) for d in DISTANCES]
+        largest = max(each["largest_gradient_norm"] for each in found)
+        rows.append([name, found[0]["parameters"], *shares, f"{largest:.1e}"])
+    columns = ["layers", "parameters", *(f"{d} back" for d in DISTANCES), "largest gradient norm"]
+    found_all = [each for found in named.values() for each in found]
+    return Entry(
+        "table1_layers",
+        "Table 1, measured: long memory",
+        merge_provenance(
+            f"python -m experiments.table1_layers --only memory{arguments.said}",
+            [Provenance(**each["where"]) for each in found_all],
+        ),
+        [
+            Table(
+                f"Recalled, % (mean of {arguments.seeds} seeds, 95% interval; chance is 12.5)",
+                columns,
+                rows,
+            ),
+            _derivatives_table(),
+        ],
+        "nothing: the paper has no such task. One rate, 0.002, for all; another may suit one of "
+        "them better. An LSTM begins with a forget gate of 1/2, as in Flax and torch, unless its "
+        "bias is said",
+        {"runs": found_all},
+    )
+
+
+def _mean(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return f"{values[0]:.0f}"
+    interval = paired_interval(values, 0.95)
+    return f"{interval.mean:.0f} ± {interval.high - interval.mean:.0f}"
+
+
+def _derivatives_table() -> Table:
+    """How the derivative of the last feature vanishes or explodes with the distance."""
+    distances = (1, 8, 64, 512)
+    rows: list[list[Cell]] = []
+    for name, config in MODELS.items():
+        for scale in (0.9, 1.0, 1.2) if config.architecture == "rnn" else (1.0,):
+            norms = derivative_norms(config, distances, scale)
+            told = name if config.architecture != "rnn" else f"{name}, recurrent kernel x {scale}"
+            rows.append([told, *(f"{norms[d]:.1e}" for d in distances)])
+    columns = ["layers, before training", *(f"{d} back" for d in distances)]
+    return Table("Norm of the derivative of a last feature by an input", columns, rows)
+
+
+def count(config: ModelConfig) -> int:
+    """Parameters of a model, from shapes alone."""
+    tokens = jnp.ones((1, 2), jnp.int32)
+    shapes = jax.eval_shape(build_model(config).init, jax.random.key(0), tokens, tokens)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+
+
+@functools.cache
+def of_equal_size(config: ModelConfig, parameters: int) -> ModelConfig:
+    """The model with the even width that has the nearest number of parameters."""
+    low, high = 4, 2048
+    while high - low > 2:
+        middle = (low + high) // 4 * 2
+        low, high = (
+            (middle, high)
+            if count(replace(config, d_model=middle)) <= parameters
+            else (low, middle)
+        )
+    return min(
+        (replace(config, d_model=width) for width in (low, high)),
+        key=lambda each: abs(count(each) - parameters),
+    )
+
+
+def models(base: ModelConfig) -> dict[str, ModelConfig]:
+    """Layer type -> a model with as many parameters as `base` has."""
+    size = count(base)
+    alone: dict[str, Any] = {"num_heads": 1, "vocab_size": base.vocab_size, "dropout": base.dropout}
+    recurrent: dict[str, Any] = {"attention_score": "additive", "num_layers": base.num_layers}
+    return {
+        OURS: base,
+        "restricted, radius 4": replace(base, attention_radius=4),
+        "rnn": of_equal_size(ModelConfig(architecture="rnn", **recurrent, **alone), size),
+        "lstm": of_equal_size(ModelConfig(architecture="lstm", **recurrent, **alone), size),
+        "convolutional": of_equal_size(
+            ModelConfig(architecture="convolutional", num_layers=2 * base.num_layers, **alone), size
+        ),
+    }
+
+
+@dataclass(frozen=True)
+class LayerTask(Task):
+    """A run that is scored on further splits, too."""
+
+    splits: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> str:
+        return f"{super().identity} {' '.join(self.splits)}"
+
+    def find(self) -> dict:
+        from transformer_jax.evaluation.bleu import sacrebleu_score
+        from transformer_jax.run.splits import dataset_splits
+        from transformer_jax.translator import Translator
+
+        found = super().find()
+        translator = Translator.load(self.folder, "last")
+        for split in self.splits:
+            text = list(dataset_splits(self.folder)[split])[: self.scored]
+            sources, references = zip(*text)
+            written = translator.translate(sources, BEAM, split_sentences="never")
+            found[f"BLEU {split}"] = sacrebleu_score("BLEU", written, references).value
+        return found
+
+
+def layer_task(arguments: argparse.Namespace, name: str, seed: int, steps: int) -> LayerTask:
+    recipe = presets.run_config("base" if arguments.full else "tiny")
+    base = recipe.model if arguments.full else replace(recipe.model, dropout=0.0)
+    dataset = "wmt14_translate" if arguments.full else "grammar"
+    model = models(base)[name]
+    # The schedule divides by sqrt(d_model): so that all have the rates of `base`.
+    factor = recipe.optimizer.lr_factor * (model.d_model / base.d_model) ** 0.5
+    config = replace(
+        recipe,
+        model=model,
+        optimizer=replace(recipe.optimizer, lr_factor=factor),
+        data=replace(recipe.data, dataset=dataset, direction="en-de", data_dir=arguments.data_dir),
+        train=replace(
+            recipe.train, steps=steps, seed=seed, parallel="jit", log_every=min(50, steps)
+        ),
+    )
+    scale = "full" if arguments.full else "small"
+    folder = arguments.output / f"translation-{scale}" / f"{_folder(name, seed)}-{steps}"
+    scored, splits = (None, ()) if arguments.full else (SENTENCES, SPLITS)
+    return LayerTask(name, seed, config, folder, scored, dataset, splits)
+
+
+def translation(arguments: argparse.Namespace) -> Entry:
+    """Equal updates first; then each as long as self-attention took."""
+    steps = arguments.steps or (100_000 if arguments.full else STEPS["translation"])
+    names, seeds = list(TRANSLATED), range(arguments.seeds)
+    equal = {(n, s): layer_task(arguments, n, s, steps) for n in names for s in seeds}
+    run_all(list(equal.values()), arguments.jobs, arguments.output / "compiled")
+    # Compiling left out, which the cache takes off all runs of a row but the first.
+    seconds = {
+        name: _mean_of([_result(equal[name, seed]) for seed in seeds], "seconds_per_update")
+        for name in names
+    }
+    timed = {
+        (n, s): layer_task(arguments, n, s, round(steps * seconds[OURS] / seconds[n]) or 1)
+        for n in names
+        for s in seeds
+    }
+    run_all(list(timed.values()), arguments.jobs, arguments.output / "compiled")
+    scores = [f"BLEU {split}" for split in SPLITS] if not arguments.full else ["BLEU"]
+    rows: list[list[Cell]] = []
+    differences: list[list[Cell]] = []
+    for told, tasks in (("equal updates", equal), ("equal time", timed)):
+        for name in names:
+            found = [_result(tasks[name, seed]) for seed in seeds]
+            means = [_mean_of(found, score) for score in scores]
+            width = tasks[name, 0].config.model.d_model
+            size, updates = found[0]["parameters"], found[0]["steps"]
+            rows.append([told, name, width, size, updates, 1 / seconds[name], *means])
+            if name != OURS and len(seeds) > 1:
+                for score in scores:
+                    ours = [_result(tasks[OURS, seed])[score] for seed in seeds]
+                    paired = [a - b[score] for a, b in zip(ours, found)]
+                    interval = paired_interval(paired, 0.95)
+                    differences.append([told, name, score, *interval, _verdict(*interval[:3])])
+    runs = [_result(task) for task in [*equal.values(), *timed.values()]]
+    columns = ["", "layers", "d_model", "parameters", "updates", "updates a second", *scores]
+    tables = [Table("Translation", columns, rows, 1)]
+    if differences:
+        paired_columns = ["", "self-attention against", "of", "ahead by", "from", "to", "pairs", ""]
+        tables.append(Table("Differences, 95% intervals", paired_columns, differences, 1))
+    return Entry(
+        "table1_layers",
+        "Table 1, measured: translation",
+        merge_provenance(
+            f"python -m experiments.table1_layers --only translation{arguments.said}",
+            [Provenance(**each["where"]) for each in runs],
+        ),
+        tables,
+        "the paper compares with published models, not with layers in one frame. One schedule, "
+        "that of the Transformer, for all: others may suit the others better. Runs of "
+        "the same number of updates share their batches; compiling is no part of the time",
+        {"runs": runs},
+    )
+
+
+TRANSLATED = (OURS, "restricted, radius 4", "rnn", "lstm", "convolutional")
+
+
+def _result(work: Work) -> dict:
+    found = work.cached_result()
+    assert found is not None, f"{work.folder} was run"
+    return found
+
+
+def _mean_of(found: Sequence[dict], score: str) -> float:
+    return sum(each[score] for each in found) / len(found)
+
+
+def _verdict(mean: float, low: float, high: float) -> str:
+    if low <= 0 <= high:
+        return "undecided"
+    return "better" if mean > 0 else "worse"
+
+
+PARTS = {"time": timing, "memory": memory, "translation": translation}
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = make_parser(__doc__, "runs/table1")
+    parser.add_argument("--only", choices=PARTS, help="default: all parts")
+    parser.add_argument("--seeds", type=int, help="3, --full: 1")
+    parser.add_argument("--steps", type=int, help="updates; default: 1,000, 1,500, --full: 100,000")
+    parser.add_argument("--rounds", type=int, default=5, help="of the times")
+    parser.add_argument("--jobs", type=int, help="runs at a time; default: one a core, --full: 1")
+    parser.add_argument("--full", action="store_true", help="base's size, on WMT14")
+    parser.add_argument("--data-dir", help="archives of WMT14; default: download")
+    arguments = parser.parse_args(argv)
+    if arguments.data_dir and not arguments.full:
+        raise UserError(f"--data-dir {arguments.data_dir} is of --full: others write their text")
+    for name in ("seeds", "steps", "jobs", "rounds"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value} must be positive")
+    given = (("--full", arguments.full), *(
+        (f"--{name}", getattr(arguments, name)) for name in ("seeds", "steps")
+    ))  # fmt: skip
+    arguments.said = "".join(
+        f" {name}" if value is True else f" {name} {value}" for name, value in given if value
+    )
+    if arguments.seeds is None:
+        arguments.seeds = 1 if arguments.full else SEEDS
+    if arguments.jobs is None:
+        arguments.jobs = 1 if arguments.full else os.cpu_count()
+    return arguments
+
+
+def main() -> None:
+    arguments = parse()
+    for name in [arguments.only] if arguments.only else PARTS:
+        publish_result(f"table1-{name}", PARTS[name](arguments), arguments)
+
+
+if __name__ == "__main__":
+    run_program(main)
