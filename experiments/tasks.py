@@ -74,6 +74,7 @@ class Work(ABC):
         seconds = max(time.perf_counter() - start, found.get("training_seconds", 0))
         known = {"row": self.row, "seed": self.seed, "identity": self.identity}
         where = where.with_duration(seconds)
+        self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.result, {**known, **found, "where": asdict(where)})
 
 
