@@ -16,28 +16,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import linen as nn
 
+from experiments.sequences import RATE, changed_fields, stack, train_on_sequences
 from experiments.tasks import Work
-from transformer_jax import functional
-from transformer_jax.config import ModelConfig, TrainConfig
-from transformer_jax.devices.layout import Layout
-from transformer_jax.models.convolutional import ConvolutionalDecoder
-from transformer_jax.models.decoder import Decoder
-from transformer_jax.models.dimensions import boxed_init
-from transformer_jax.models.recurrent import RecurrentDecoder
-from transformer_jax.training.loop import train_loop
-from transformer_jax.training.runners import SingleDeviceRunner
-from transformer_jax.training.step import make_step
+from transformer_jax.config import ModelConfig
 
-__all__ = ["DISTANCES", "MODELS", "Recall", "derivative_norms", "stack"]
+__all__ = ["DISTANCES", "MODELS", "Recall", "derivative_norms"]
 
 DISTANCES = (8, 16, 32, 64, 128, 256, 512)
 # Ids of symbols, of noise and of the question; those before are the vocabulary's own.
 SYMBOLS, NOISE, QUESTION = range(4, 12), range(12, 28), 28
-# Sequences in a batch, batches that are scored of each distance; the rate of Adam, for all models.
-ROWS, SCORED, RATE = 16, 16, 2e-3
+# Sequences in a batch, and batches that are scored of each distance.
+ROWS, SCORED = 16, 16
 
 _COMMON = ModelConfig(vocab_size=32, dropout=0.0, num_heads=1, num_layers=2)
 _ATTENTION = replace(_COMMON, num_heads=4, d_model=64, d_ff=256)
@@ -57,12 +48,6 @@ MODELS = {
     "self-attention, radius 16": replace(_ATTENTION, attention_radius=16),
     "self-attention": _ATTENTION,
 }
-
-
-def stack(config: ModelConfig) -> nn.Module:
-    """The decoder of a configuration, which reads no source."""
-    made = {"transformer": Decoder, "convolutional": ConvolutionalDecoder}
-    return made.get(config.architecture, RecurrentDecoder)(config, cross=False)
 
 
 def sequences(rng: np.random.Generator, distance: int, rows: int) -> np.ndarray:
@@ -97,69 +82,41 @@ class Recall(Work):
 
     @property
     def identity(self) -> str:
-        changed = {n: v for n, v in asdict(self.config).items() if v != getattr(ModelConfig, n)}
         task = [list(SYMBOLS), list(NOISE), QUESTION, ROWS, SCORED, RATE]
-        known = asdict(self) | {"folder": None, "model": changed, "task": task}
+        known = asdict(self) | {"folder": None, "task": task, "model": changed_fields(self.config)}
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
     def find(self) -> dict[str, Any]:
-        model = stack(self.config)
-
-        def last_logits(params, tokens):
-            features: Any = model.apply({"params": params}, tokens, method="features")
-            # Only what predicts the symbol.
-            return model.apply({"params": params}, features[:, -1:], method="project")
-
-        def loss_fn(params, collections, tokens, rng):
-            logits: Any = last_logits(params, tokens)
-            total, count = functional.label_smoothed_cross_entropy(logits, tokens[:, -1:], 0.0)
-            return total, count, {}, collections
-
-        optimizer = optax.adam(RATE)
-        if self.clip_norm is not None:
-            optimizer = optax.chain(optax.clip_by_global_norm(self.clip_norm), optimizer)
-        tokens = jnp.ones((1, 2), jnp.int32)
-        boxed = boxed_init(model, tokens)
-        functions = make_step(
-            lambda rng: _with_forget_bias(boxed(rng), self.forget_bias), loss_fn, optimizer
+        trained = train_on_sequences(
+            self.config,
+            self._batches(),
+            self.steps,
+            self.seed,
+            self.clip_norm,
+            lambda variables: _with_forget_bias(variables, self.forget_bias),
         )
-        runner = SingleDeviceRunner(functions, Layout(jax.devices()[:1]))
-        norms: list[jax.Array] = []
-
-        def step(state, batch):
-            state, metrics = runner(state, batch)
-            norms.append(metrics["gradient_norm"])
-            return state, metrics
-
-        every = TrainConfig(
-            steps=self.steps, evaluate_every=self.steps, checkpoint_every=self.steps
-        )
-        state = jax.jit(functions.init)(functional.seed_key(self.seed))
-        state = train_loop(state, step, self._batches(), every)
-        predicted = jax.jit(
-            lambda params, tokens: jnp.argmax(last_logits(params, tokens)[:, 0], -1)
-        )
-        rng, accuracy = np.random.default_rng(10**6), {}
-        for distance in self.distances:
-            right = []
-            for _ in range(SCORED):
-                asked = sequences(rng, distance, ROWS)
-                right.append(np.asarray(predicted(state.params, asked)) == asked[:, -1])
-            accuracy[str(distance)] = 100 * float(np.mean(right))
+        rng = np.random.default_rng(10**6)
+        accuracy = {
+            str(distance): 100
+            * float(
+                np.mean([trained.accuracy(sequences(rng, distance, ROWS)) for _ in range(SCORED)])
+            )
+            for distance in self.distances
+        }
         return {
             "accuracy": accuracy,
-            "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
-            "largest_gradient_norm": float(max(map(float, norms))),
-            "skipped": int(state.skipped),
+            "parameters": trained.size,
+            "largest_gradient_norm": trained.largest_gradient_norm,
+            "skipped": trained.skipped,
         }
 
     def describe(self, found: dict) -> str:
         return "  ".join(f"{d}: {share:.0f}%" for d, share in found["accuracy"].items())
 
-    def _batches(self) -> Iterator[list[np.ndarray]]:
+    def _batches(self) -> Iterator[np.ndarray]:
         rng = np.random.default_rng(self.seed)
         while True:
-            yield [sequences(rng, int(rng.choice(self.distances)), ROWS)]
+            yield sequences(rng, int(rng.choice(self.distances)), ROWS)
 
 
 def _with_forget_bias(variables, bias: float):
@@ -169,7 +126,7 @@ def _with_forget_bias(variables, bias: float):
         names = [str(getattr(key, "key", "")) for key in path]
         return leaf + bias if names[-2:] == ["hf", "bias"] else leaf
 
-    return jax.tree_util.tree_map_with_path(added, nn.unbox(variables))
+    return jax.tree_util.tree_map_with_path(added, variables)
 
 
 def derivative_norms(

@@ -18,7 +18,7 @@ import functools
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -29,7 +29,7 @@ from experiments.layer_time import OURS, time_table
 from experiments.ledger import Cell, Entry, Provenance, Table, merge_provenance
 from experiments.program import make_parser, publish_result
 from experiments.recall import DISTANCES, MODELS, Recall, derivative_norms
-from experiments.tasks import BEAM, Task, Work, run_all
+from experiments.tasks import SplitTask, Work, run_all
 from transformer_jax import presets
 from transformer_jax.config import ModelConfig
 from transformer_jax.errors import UserError
@@ -172,32 +172,7 @@ def models(base: ModelConfig) -> dict[str, ModelConfig]:
     }
 
 
-@dataclass(frozen=True)
-class LayerTask(Task):
-    """A run that is scored on further splits, too."""
-
-    splits: tuple[str, ...] = ()
-
-    @property
-    def identity(self) -> str:
-        return f"{super().identity} {' '.join(self.splits)}"
-
-    def find(self) -> dict:
-        from transformer_jax.evaluation.bleu import sacrebleu_score
-        from transformer_jax.run.splits import dataset_splits
-        from transformer_jax.translator import Translator
-
-        found = super().find()
-        translator = Translator.load(self.folder, "last")
-        for split in self.splits:
-            text = list(dataset_splits(self.folder)[split])[: self.scored]
-            sources, references = zip(*text)
-            written = translator.translate(sources, BEAM, split_sentences="never")
-            found[f"BLEU {split}"] = sacrebleu_score("BLEU", written, references).value
-        return found
-
-
-def layer_task(arguments: argparse.Namespace, name: str, seed: int, steps: int) -> LayerTask:
+def layer_task(arguments: argparse.Namespace, name: str, seed: int, steps: int) -> SplitTask:
     recipe = presets.run_config("base" if arguments.full else "tiny")
     base = recipe.model if arguments.full else replace(recipe.model, dropout=0.0)
     dataset = "wmt14_translate" if arguments.full else "grammar"
@@ -216,7 +191,7 @@ def layer_task(arguments: argparse.Namespace, name: str, seed: int, steps: int) 
     scale = "full" if arguments.full else "small"
     folder = arguments.output / f"translation-{scale}" / f"{_folder(name, seed)}-{steps}"
     scored, splits = (None, ()) if arguments.full else (SENTENCES, SPLITS)
-    return LayerTask(name, seed, config, folder, scored, dataset, splits)
+    return SplitTask(name, seed, config, folder, scored, dataset, splits)
 
 
 def translation(arguments: argparse.Namespace) -> Entry:

@@ -24,7 +24,7 @@ from transformer_jax.run.identity import identity
 from transformer_jax.run.train import train
 from transformer_jax.terminal import command_errors
 
-__all__ = ["BEAM", "Task", "Work", "run_all"]
+__all__ = ["BEAM", "SplitTask", "Task", "Work", "run_all"]
 
 BEAM = Search(beam_size=4, alpha=0.6)
 
@@ -107,7 +107,7 @@ class Task(Work):
         from transformer_jax.run.splits import dataset_splits
         from transformer_jax.translator import Translator
 
-        train(self.config, self.folder, progress=False)
+        self.train()
         files = self.config.data.validation
         text = TextFiles(*files) if files else dataset_splits(self.folder)["validation"]
         sources, references = zip(*list(text)[: self.scored])
@@ -125,8 +125,37 @@ class Task(Work):
             "seconds_per_update": training["median_seconds_per_step"],
         }
 
+    def train(self) -> None:
+        """Train the run, or go on with it."""
+        train(self.config, self.folder, progress=False)
+
     def describe(self, found: dict) -> str:
         return f"PPL {found['perplexity']:6.3f}  BLEU {found['BLEU']:5.1f}"
+
+
+@dataclass(frozen=True)
+class SplitTask(Task):
+    """A run on the embedded corpus that is scored on further splits, too."""
+
+    splits: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> str:
+        return f"{super().identity} {' '.join(self.splits)}"
+
+    def find(self) -> dict:
+        from transformer_jax.evaluation.bleu import sacrebleu_score
+        from transformer_jax.run.splits import dataset_splits
+        from transformer_jax.translator import Translator
+
+        found = super().find()
+        translator = Translator.load(self.folder, "last")
+        for split in self.splits:
+            text = list(dataset_splits(self.folder)[split])[: self.scored]
+            sources, references = zip(*text)
+            written = translator.translate(sources, BEAM, split_sentences="never")
+            found[f"BLEU {split}"] = sacrebleu_score("BLEU", written, references).value
+        return found
 
 
 def _written_at_first(search: Search) -> str:

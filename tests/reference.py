@@ -64,10 +64,15 @@ def smoothed_loss(logits, targets, smoothing):
 def transformer(params, config, source, target):
     """Logits [T, V] for one sentence pair without padding, post-norm, everything tied."""
     heads, table = config.num_heads, params["embedding"]
+    scale = math.sqrt(config.d_model) if config.scale_embeddings else 1.0
+    kept = 1.0 if config.residual_connections else 0.0
 
     def embed(tokens):
-        rows = [table[i] * math.sqrt(config.d_model) if i else table[0] * 0 for i in tokens]
-        return np.array(rows) + positions(len(tokens), config.d_model)
+        rows = [table[i] * scale if i else table[0] * 0 for i in tokens]
+        places = positions(len(tokens), config.d_model)
+        if config.position_encoding == "index":
+            places = np.arange(len(tokens))[:, None]
+        return np.array(rows) + places
 
     def project(x, p):
         return x @ p["kernel"] + p["bias"]
@@ -88,15 +93,17 @@ def transformer(params, config, source, target):
     x = embed(source)
     for n in range(config.num_layers):
         p = params[f"encoder_{n}"]
-        x = norm(x + multi_head(x, x, p["self_attention"], None), p["self_attention_norm"])
-        x = norm(x + feed_forward(x, p["feed_forward"]), p["feed_forward_norm"])
+        x = norm(kept * x + multi_head(x, x, p["self_attention"], None), p["self_attention_norm"])
+        x = norm(kept * x + feed_forward(x, p["feed_forward"]), p["feed_forward_norm"])
     memory, x = x, embed([config.start_id, *target[:-1]])
     causal = np.tril(np.ones((len(target), len(target)), bool))
     for n in range(config.num_layers):
         p = params[f"decoder_{n}"]
-        x = norm(x + multi_head(x, x, p["self_attention"], causal), p["self_attention_norm"])
-        x = norm(x + multi_head(x, memory, p["cross_attention"], None), p["cross_attention_norm"])
-        x = norm(x + feed_forward(x, p["feed_forward"]), p["feed_forward_norm"])
+        x = norm(kept * x + multi_head(x, x, p["self_attention"], causal), p["self_attention_norm"])
+        x = norm(
+            kept * x + multi_head(x, memory, p["cross_attention"], None), p["cross_attention_norm"]
+        )
+        x = norm(kept * x + feed_forward(x, p["feed_forward"]), p["feed_forward_norm"])
     return x @ table.T
 
 

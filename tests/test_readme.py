@@ -35,7 +35,7 @@ def test_readme_python_runs():
 
 def test_library_page_runs(capsys):
     count, names = run_blocks("docs/library.md")
-    assert count == 6
+    assert count == 7
     # The attention function that a reader gives changes no logits.
     plain = Transformer(presets.tiny(vocab_size=1000))
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):

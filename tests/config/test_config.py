@@ -113,6 +113,7 @@ def test_config_defaults_are_the_papers():
         "max_positions": 1024,
         "attention_score": "scaled", "tied_embeddings": "all", "start_id": 0, "dtype": "float32",
         "kernels": "auto", "remat": "none",
+        "residual_connections": True, "scale_embeddings": True,
         "attention_radius": None, "kernel_width": 3, "dilation_base": 1,
     }  # fmt: skip
     assert asdict(OptimizerConfig()) == {

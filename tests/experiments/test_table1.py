@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import layer_time, recall, table1_layers
+from experiments import layer_time, recall, sequences, table1_layers
 from experiments.ledger import entries
 from transformer_jax import presets
 from transformer_jax.errors import UserError
@@ -40,7 +40,7 @@ def test_translating_models_have_as_many_parameters():
 def test_models_of_recall_have_as_many_parameters_beside_the_table():
     for config in recall.MODELS.values():
         tokens = jax.ShapeDtypeStruct((1, 2), "int32")
-        shapes = jax.eval_shape(recall.stack(config).init, jax.random.key(0), tokens)
+        shapes = jax.eval_shape(sequences.stack(config).init, jax.random.key(0), tokens)
         own = size(shapes) - 32 * config.d_model
         assert own == pytest.approx(98_304, rel=0.05)
 

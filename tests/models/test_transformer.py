@@ -24,6 +24,8 @@ OTHERS = {
     "learned": {"position_encoding": "learned", "max_positions": 16},
     "t2t positions": {"position_encoding": "t2t"},
     "no positions": {"position_encoding": "none"},
+    "index": {"position_encoding": "index"},
+    "plain": {"residual_connections": False, "scale_embeddings": False},
     "unscaled": {"attention_score": "unscaled"},
     "additive": {"attention_score": "additive"},
     "decoder tied": {"tied_embeddings": "decoder"},
@@ -57,15 +59,17 @@ def decoded(model, variables, cache, tokens):
 
 
 @pytest.mark.gpu
-def test_forward_matches_the_numpy_reference():
-    model, variables = build(SMALL)
+@pytest.mark.parametrize("variant", ["paper", "index", "plain"])
+def test_forward_matches_the_numpy_reference(variant):
+    config = replace(SMALL, **OTHERS.get(variant, {}))
+    model, variables = build(config)
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["params"])
     logits = forward(model)(variables, SOURCE, TARGET)
     assert logits.dtype == jnp.float32
     for b in range(3):
         source = [t for t in SOURCE[b].tolist() if t]
         target = [t for t in TARGET[b].tolist() if t]
-        expected = reference.transformer(params, SMALL, source, target)
+        expected = reference.transformer(params, config, source, target)
         np.testing.assert_allclose(logits[b, : len(target)], expected, atol=1e-5)
 
 

@@ -37,6 +37,8 @@ DEFAULTS = {
     "model.num_layers": 6,
     "model.position_encoding": "paper",
     "model.activation_dropout": 0.0,
+    "model.residual_connections": True,
+    "model.scale_embeddings": True,
     "model.start_id": 0,
     "model.target_vocab_size": None,
     "model.tied_embeddings": "all",

@@ -47,10 +47,13 @@ class ModelConfig:
     """post: LayerNorm(x + Sublayer(x)); pre: x + Sublayer(LayerNorm(x)) and a final norm."""
     normalization: Literal["layer", "batch"] = "layer"
     """layer: over the features of a position; batch: over the batch, with running statistics."""
+    residual_connections: bool = True
+    """Whether what a sub-layer computes is added to what it reads (section 3.1)."""
     norm_epsilon: float = 1e-6
     """Added to the variance in every norm."""
-    position_encoding: Literal["paper", "concatenated", "t2t", "learned", "none"] = "paper"
-    """Layout of the sinusoids, or a learned table (Table 3, row E), or none."""
+    position_encoding: Literal["paper", "concatenated", "t2t", "learned", "index", "none"] = "paper"
+    """Layout of the sinusoids; or a learned table (Table 3, row E), the bare number of the position
+    added to every feature, or none."""
     max_positions: int = 1024
     """Rows of the learned position table; sinusoids need none, and a search has 65,536 of them."""
     attention_score: Literal["scaled", "unscaled", "additive"] = "scaled"
@@ -65,6 +68,8 @@ class ModelConfig:
     """The entries of the kernel in layer i, counted from 0, are dilation_base^i tokens apart."""
     tied_embeddings: Literal["all", "decoder", "none"] = "all"
     """all: one table for source, target and output; decoder: one for target and output; none."""
+    scale_embeddings: bool = True
+    """Whether embeddings are multiplied by sqrt(d_model) (section 3.4)."""
     start_id: int = 0
     """Start symbol of the decoder: 0 is the zero vector of padding, 3 a row of its own (BOS)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -93,7 +98,7 @@ class ModelConfig:
             value = getattr(self, name)
             require(0 <= value < 1, f"{name} {value} is outside [0, 1)")
         require(
-            self.position_encoding in ("learned", "none") or self.d_model % 2 == 0,
+            self.position_encoding in ("learned", "index", "none") or self.d_model % 2 == 0,
             f"d_model {self.d_model} is odd: sinusoidal positions come in pairs",
         )
         if self.kernels in ("blockwise", "cudnn"):

@@ -66,6 +66,8 @@ class Embedding(DropoutModule):
         config, rows = self.config, None
         if config.position_encoding == "learned":
             rows = self.position_table.at[positions].get(mode="clip")[:, None]
+        elif config.position_encoding == "index":
+            rows = positions.astype(FLOAT32)[:, None, None]
         elif config.position_encoding != "none":
             rows = sinusoids_at(positions, config.d_model, config.position_encoding)[:, None]
         return self._sum("target", tokens, rows)
@@ -83,6 +85,8 @@ class Embedding(DropoutModule):
     def _sum(self, use, tokens, positions):
         """Embedding + position, rounded once: a sum over tokens is the gradient of both tables."""
         x = embed(tokens, self.tables[use])
+        if not self.config.scale_embeddings:
+            x *= self.config.d_model**-0.5
         return (x if positions is None else x + positions).astype(self.dtype)
 
     def _positions(self, length):
@@ -91,6 +95,8 @@ class Embedding(DropoutModule):
             return None
         if config.position_encoding == "learned":
             return learned_positions(self.position_table, length)
+        if config.position_encoding == "index":
+            return jnp.arange(length, dtype=FLOAT32)[:, None]
         return sinusoids(length, config.d_model, config.position_encoding)
 
 

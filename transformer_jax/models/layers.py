@@ -258,9 +258,12 @@ class ResidualBlock(DropoutModule):
 
     def residual(self, x, norm, sublayer, rows, counted):
         """post: Norm(x + Dropout(Sublayer(x))), section 5.4; pre: the norm comes first."""
-        if self.config.norm_placement == "pre":
-            return x + self.apply_dropout(sublayer(norm(x, counted)), self.config.dropout, rows)
-        return norm(x + self.apply_dropout(sublayer(x), self.config.dropout, rows), counted)
+        norm_first = self.config.norm_placement == "pre"
+        found = sublayer(norm(x, counted) if norm_first else x)
+        found = self.apply_dropout(found, self.config.dropout, rows)
+        if self.config.residual_connections:
+            found = x + found
+        return found if norm_first else norm(found, counted)
 
 
 class EncoderLayer(ResidualBlock):

@@ -1,0 +1,125 @@
+"""Questions of readers: what is computed by hand here, and the program from end to end."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import attention_facts, order, questions, sequences
+from experiments.ledger import entries
+from transformer_jax import functional, presets
+from transformer_jax.errors import UserError
+from transformer_jax.models.families import family_of
+from transformer_jax.training.schedule import make_schedule
+
+
+def test_heads_compute_a_given_convolution():
+    """Also before the start, and with a kernel that is not symmetric."""
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(rng.normal(size=(2, 9, 4)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 4, 5)), jnp.float32)
+    expected = functional.convolution(x, kernel, jnp.zeros(5))
+    found = attention_facts.heads_as_convolution(x, kernel)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_one_head_of_averages_is_no_convolution():
+    table = attention_facts.channels_table()
+    for _, exact, left in table.rows:
+        assert float(exact) < 1e-5 and left > 0.5
+
+
+def test_weights_of_large_keys_lose_entropy_and_gradient_unless_scaled():
+    rows = {row[0]: row[1:] for row in attention_facts.scale_table().rows}
+    scaled, unscaled = ([rows[d][i] for d in (4, 1024)] for i in (0, 2))
+    assert scaled[1] == pytest.approx(scaled[0], rel=0.05)
+    assert unscaled[1] < 0.2 < unscaled[0]
+    # The slope: as large as ever where scaled, and nearly nothing where not.
+    assert rows[1024][1] == pytest.approx(rows[4][1], rel=0.05)
+    assert rows[1024][3] < 0.3 * rows[4][3]
+
+
+def test_which_first_is_answered():
+    found = order.which_first(np.random.default_rng(0), 200)
+    assert found.shape == (200, order.LENGTH + 2)
+    for row in found.tolist():
+        before = row[: order.LENGTH]
+        assert before.count(order.FIRST) == before.count(order.SECOND) == 1
+        first = min((order.FIRST, order.SECOND), key=before.index)
+        assert row[-2:] == [order.QUESTION, first]
+    assert 0.4 < np.mean(found[:, -1] == order.FIRST) < 0.6
+
+
+def test_one_layer_without_positions_sees_no_order():
+    """What it says is the same for any order of the tokens before; two layers say otherwise."""
+    tokens = order.which_first(np.random.default_rng(0), 1)
+    shuffled = tokens.copy()
+    shuffled[0, : order.LENGTH] = np.random.default_rng(1).permutation(tokens[0, : order.LENGTH])
+    for name in ("1 layer", "1 layer, four times as wide", "2 layers"):
+        model = sequences.stack(order.MODELS[name])
+        variables = jax.jit(model.init)(jax.random.key(0), tokens)
+        found, other = (
+            model.apply(variables, jnp.asarray(each), method="features")[0, -1]
+            for each in (tokens, shuffled)
+        )
+        assert np.allclose(found, other, atol=1e-5) == (name != "2 layers")
+
+
+def test_flat_rate_is_the_peak_until_the_warm_up_would_end():
+    config = presets.run_config("tiny").optimizer
+    schedule = make_schedule(config, 128)
+    flat = questions.make_flat_optimizer(config, schedule)
+    warm = questions.make_optimizer(config, schedule)
+    params = jnp.ones(1)
+
+    def first(optimizer):
+        updates, _ = optimizer.update(jnp.ones(1), optimizer.init(params), params)
+        return -float(updates[0])
+
+    # Adam's first step is as long as the rate.
+    assert first(flat) == pytest.approx(float(schedule(config.warmup_steps - 1)), rel=1e-3)
+    assert first(warm) == pytest.approx(float(schedule(0)), rel=1e-3)
+
+
+def test_rows_are_valid_and_differ_from_base(tmp_path):
+    arguments = questions.parse(["--output", str(tmp_path), "--seeds", "2"])
+    made = questions.choices(arguments, list(questions.ROWS))
+    for several in made.values():
+        family_of(several[0].config.model).check(several[0].config.model)
+    identities = [work.identity for several in made.values() for work in several]
+    assert len(set(identities)) == len(identities)
+    assert {len(made[row]) for row in questions.SINGLE} == {1} and len(made["base"]) == 2
+    with pytest.raises(UserError, match="--jobs 0 must be positive"):
+        questions.parse(["--jobs", "0"])
+
+
+@pytest.mark.slow
+def test_questions_from_end_to_end(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(questions, "SENTENCES", 8)
+    monkeypatch.setattr(
+        questions, "ROWS", {n: questions.ROWS[n] for n in ("base", "no residuals", "no positions")}
+    )
+    words = f"--only probe channels layers --seeds 1 --steps 2 --output {tmp_path}"
+    monkeypatch.setattr("sys.argv", ["questions", *words.split()])
+    questions.main()
+    shown = capsys.readouterr().out
+    assert "| no residuals |" in shown and "encoder layer 2" in shown
+    found = entries(tmp_path)
+    assert set(found) == {"question-probe", "question-channels", "question-layers"}
+    [base] = [row for row in found["question-probe"].tables[0].rows if row[0] == "base"]
+    assert base[1] > 90  # sinusoids are in the embedding, whatever is trained
+
+
+def test_compare_rows_pairs_by_seed(monkeypatch):
+    results = {
+        "base": [{"perplexity": 2.0, "BLEU test": 50.0, "BLEU length": 9.0}] * 2,
+        "no smoothing": [
+            {"perplexity": 3.0, "BLEU test": 40.0, "BLEU length": 9.0},
+            {"perplexity": 4.0, "BLEU test": 42.0, "BLEU length": 9.0},
+        ],
+    }
+    monkeypatch.setattr(questions, "found_by", lambda arguments, works: results)
+    answer = questions.compare_rows(questions.parse([]), "base", ["no smoothing"])
+    [difference] = [row for row in answer.tables[1].rows if row[1] == "perplexity"]
+    assert difference[2] == pytest.approx(1.5) and difference[5] == 2
+    assert jax.tree.leaves(answer.runs) and len(answer.runs) == 4
