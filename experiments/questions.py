@@ -39,7 +39,8 @@ from transformer_jax.run.train import train
 from transformer_jax.terminal import run_program
 from transformer_jax.training.optimizer import make_optimizer
 
-SEEDS, SENTENCES = 3, 150
+# Sentences that are translated, and those whose states are probed.
+SEEDS, SENTENCES, PROBED = 3, 150, 500
 STEPS = {"translation": 1000, "layers": 1000}
 SPLITS = ("test", "length")
 
@@ -218,10 +219,10 @@ def probe(arguments: argparse.Namespace) -> Answer:
     found = found_by(arguments, works)
     rows: list[list[Cell]] = []
     for row, several in works.items():
-        shares = [attention_facts.position_probe(work.folder, SENTENCES) for work in several]
+        shares = [attention_facts.position_probe(work.folder, PROBED) for work in several]
         rows.append([row, *(sum(each) / len(each) for each in zip(*shares))])
     columns = ["row", "embedding", *(f"encoder layer {i + 1}" for i in range(len(rows[0]) - 2))]
-    title = "Positions that a linear map of a state tells, % within half a position"
+    title = "Variance of the position that a linear map of a state tells, %"
     return Answer([Table(title, columns, rows, 1)], [e for few in found.values() for e in few])
 
 

@@ -107,7 +107,7 @@ def test_questions_from_end_to_end(tmp_path, monkeypatch, capsys):
     found = entries(tmp_path)
     assert set(found) == {"question-probe", "question-channels", "question-layers"}
     [base] = [row for row in found["question-probe"].tables[0].rows if row[0] == "base"]
-    assert base[1] > 90  # sinusoids are in the embedding, whatever is trained
+    assert base[1] > 80  # sinusoids are in the embedding, whatever is trained
 
 
 def test_compare_rows_pairs_by_seed(monkeypatch):
