@@ -39,7 +39,12 @@ nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_render_markdown_format = "myst"  # with tables
 # Name -> pictures that it shows.
-NOTEBOOKS = {"transformer_in_ten_minutes": 2, "reproduce_the_paper": 4, "your_own_text": 2}
+NOTEBOOKS = {
+    "transformer_in_ten_minutes": 2,
+    "reproduce_the_paper": 4,
+    "your_own_text": 2,
+    "why_attention": 2,
+}
 
 
 def check_pictures(app: Sphinx, error: Exception | None) -> None:
