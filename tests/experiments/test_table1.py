@@ -27,6 +27,7 @@ def test_timed_layers_have_as_many_matrix_entries():
         assert entries == pytest.approx(4 * 128**2, rel=0.02)
 
 
+@pytest.mark.slow
 def test_translating_models_have_as_many_parameters():
     base = replace(presets.tiny(1000), dropout=0.0)
     models = table1_layers.models(base)
@@ -88,6 +89,7 @@ def test_table1_parses_its_options():
             table1_layers.parse(words.split())
 
 
+@pytest.mark.slow
 def test_times_of_layers_are_measured_for_each():
     times, crossings = layer_time.time_table(1, lengths=(16,))
     [[length, rows, *milliseconds]] = times.rows
