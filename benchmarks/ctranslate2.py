@@ -4,12 +4,14 @@ import json
 import math
 import struct
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from transformer_jax import ModelConfig, Translator
 from transformer_jax.errors import UserError
 from transformer_jax.functional import sinusoids
+from transformer_jax.functional.positions import SinusoidLayout
 
 __all__ = ["write_folder"]
 
@@ -33,9 +35,14 @@ def write_folder(translator: Translator, folder: Path) -> None:
     for name, value in (
         ("architecture", "transformer"), ("attention_score", "scaled"), ("start_id", 0),
         ("tied_embeddings", "all"), ("normalization", "layer"), ("target_vocab_size", None),
+        ("residual_connections", True), ("scale_embeddings", True), ("attention_radius", None),
     ):  # fmt: skip
         if getattr(config, name) != value:
             raise UserError(f"{name} {getattr(config, name)!r} is not measured here, only {value}")
+    if config.position_encoding not in get_args(SinusoidLayout):
+        raise UserError(
+            f"position_encoding {config.position_encoding!r} is not measured here, only sinusoids"
+        )
     variables = _variables(translator.params, config)
     with (folder / "model.bin").open("wb") as file:
         file.write(struct.pack("<I", _BINARY_VERSION) + _string("TransformerSpec"))

@@ -62,7 +62,7 @@ AXES: dict[str, list[Work]] = {
     "beam": [Work(beam=n) for n in (1, 2, 4, 8, 16)],
     "batch": [Work(batch=n) for n in (1, 4, 16, 64, 256)],
     # Fewer sentences, or the longest would take minutes.
-    "length": [Work(length=n, batch=8) for n in (16, 64, 256, 1024, 2048)],
+    "length": [Work(length=n, batch=2) for n in (16, 64, 256, 1024, 2048)],
     "vocabulary": [Work(vocabulary=n) for n in (1_000, 4_000, 16_000, 64_000)],
     "size": [
         Work(),

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +11,13 @@ import numpy as np
 from experiments.ledger import Cell, Table
 from transformer_jax import functional
 
-__all__ = ["channels_table", "heads_as_convolution", "position_probe", "scale_table"]
+__all__ = ["heads_as_convolution", "heads_table", "position_probe", "scale_table"]
 
 KEYS = 32
 
 
 def scale_table() -> Table:
-    """Entropy of the weights and size of their gradient, of random queries and keys by d_k."""
+    """Entropy of the weights, and their derivative by the scores, of random queries and keys."""
     rows: list[list[Cell]] = []
     for d_k in (4, 16, 64, 256, 1024):
         query, key = (
@@ -31,22 +32,29 @@ def scale_table() -> Table:
             size = jnp.sqrt(jnp.sum(slopes**2, axis=(1, 2)))
             row += [float(entropy.mean()), float(size.mean())]
         rows.append(row)
-    columns = [
-        "d_k",
-        "entropy, scaled",
-        "gradient, scaled",
-        "entropy, unscaled",
-        "gradient, unscaled",
-    ]
+    columns = ["d_k"]
+    for how in ("scaled", "unscaled"):
+        columns += [f"entropy, {how}", f"derivative by the scores, {how}"]
     title = f"Weights of {KEYS} keys of variance 1 (all equal: {math.log(KEYS):.2f} nats)"
     return Table(title, columns, rows, 3)
 
 
 def heads_as_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Compute a causal convolution as multi-head attention: x [B, T, D], kernel [k, D, F] -> F.
+    """Compute a causal convolution of k places as multi-head attention with k heads.
 
-    Head j attends from t to t - (k - 1 - j) alone; its values are x W[j], and the heads are added,
-    as the output's projection adds them. A position before the start has no key, and gives zeros.
+    Head j attends from t to t - (k - 1 - j) alone; its values are x W[j], as wide as the output,
+    and the heads are added, as the output's projection adds them. A position before the start has
+    no key, and gives zeros.
+
+    Args:
+        x: [B, T, D].
+        kernel: W, [k, D, F].
+
+    Returns:
+        [B, T, F], what `functional.convolution` gives without a bias.
+
+    >>> heads_as_convolution(jnp.array([[[1.0], [2.0]]]), jnp.array([[[10.0]], [[1.0]]]))[0, :, 0]
+    Array([ 1., 12.], dtype=float32)
     """
     width, length = len(kernel), x.shape[1]
     i, j = jnp.arange(length)[:, None], jnp.arange(length)[None]
@@ -56,33 +64,36 @@ def heads_as_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return functional.dot_product_attention(scores, scores, values, mask).sum(axis=2)
 
 
-def channels_table() -> Table:
-    """How well attention with some heads computes a given convolution."""
+def heads_table() -> Table:
+    """How well attention with k heads, and with one, computes a convolution of k places.
+
+    With one head the kernel W[j] is a_j M, whatever the weights a and the map M are; of inputs that
+    are independent the variance left is that of W outside its best approximation of this form,
+    which its singular values tell.
+    """
     rng, (length, d) = np.random.default_rng(0), (24, 8)
     x = jnp.asarray(rng.normal(size=(16, length, d)), jnp.float32)
     rows: list[list[Cell]] = []
     for width in (2, 3, 5):
-        kernel = jnp.asarray(rng.normal(size=(width, d, d)) / math.sqrt(width * d), jnp.float32)
-        wanted = functional.convolution(x, kernel, jnp.zeros(d))
-        exact = jnp.abs(heads_as_convolution(x, kernel) - wanted).max()
-        # One head of averages: the best linear map of the mean over the same positions.
-        window = jnp.arange(length)[:, None] - jnp.arange(length)[None]
-        mean = jnp.where((window >= 0) & (window < width), 1.0 / width, 0.0)
-        averaged = jnp.einsum("ts,bsd->btd", mean, x).reshape(-1, d)
-        best, *_ = jnp.linalg.lstsq(averaged, wanted.reshape(-1, d))
-        left = jnp.sqrt(
-            jnp.mean((averaged @ best - wanted.reshape(-1, d)) ** 2) / jnp.mean(wanted**2)
-        )
-        rows.append([width, f"{float(exact):.0e}", float(left)])
+        kernel = rng.normal(size=(width, d, d)) / math.sqrt(width * d)
+        weights = jnp.asarray(kernel, jnp.float32)
+        wanted = functional.convolution(x, weights, jnp.zeros(d))
+        exact = jnp.abs(heads_as_convolution(x, weights) - wanted).max()
+        total = np.sum(kernel**2)
+        # With equal weights the best map is the mean of the kernel's.
+        equal = 1 - width * np.sum(kernel.mean(axis=0) ** 2) / total
+        any_weights = 1 - np.linalg.svd(kernel.reshape(width, -1), compute_uv=False)[0] ** 2 / total
+        rows.append([width, f"{float(exact):.0e}", 100 * float(equal), 100 * float(any_weights)])
     columns = [
         "k",
-        "k heads, each at its place: largest difference",
-        "one head of averages: error left",
+        "k heads: largest difference",
+        "one head, equal weights: variance left, %",
+        "one head, any weights: at least, %",
     ]
-    return Table("A convolution of k places computed by attention", columns, rows)
+    return Table("A random convolution of k places, computed by attention", columns, rows, 0)
 
 
-def position_probe(run_dir: Path, sentences: int) -> list[float]:
+def position_probe(run_dir: Path, sentences: int, is_trained: bool = True) -> list[float]:
     """Tell positions by a linear map of the encoder's states.
 
     The map is the ridge regression of the position on the states of half of the sentences; the
@@ -91,11 +102,13 @@ def position_probe(run_dir: Path, sentences: int) -> list[float]:
     Args:
         run_dir: A run on the embedded corpus.
         sentences: How many of its validation text.
+        is_trained: Whether its parameters are those of its end, or as many drawn anew.
 
     Returns:
         For the embedding and each layer, the share of the positions' variance, in per cent, that is
         told (R^2); below 0 where the mean would tell more.
     """
+    from transformer_jax.data.vocabulary import EOS_ID, PAD_ID
     from transformer_jax.models.embedding import Embedding
     from transformer_jax.models.layers import EncoderLayer
     from transformer_jax.run.splits import dataset_splits
@@ -103,20 +116,22 @@ def position_probe(run_dir: Path, sentences: int) -> list[float]:
 
     translator = Translator.load(run_dir, "last")
     lines = [source for source, _ in list(dataset_splits(run_dir)["validation"])[:sentences]]
-    ids = [[*translator.vocabulary.encode(line), 1] for line in lines]
+    ids = [[*translator.vocabulary.encode(line), EOS_ID] for line in lines]
     longest = max(map(len, ids))
-    source = jnp.array([row + [0] * (longest - len(row)) for row in ids])
+    source = jnp.array([row + [PAD_ID] * (longest - len(row)) for row in ids])
 
     def is_kept(module, method):
         is_embedded = isinstance(module, Embedding) and method == "source"
         return is_embedded or (isinstance(module, EncoderLayer) and method == "__call__")
 
-    variables = {"params": translator.params}
+    variables: Any = {"params": translator.params}
+    if not is_trained:
+        variables = jax.jit(translator.model.init)(jax.random.key(0), source, source)
     _, kept = translator.model.apply(
         variables, source, method="encode", capture_intermediates=is_kept, mutable=["intermediates"]
     )
-    states = [leaf for _, leaf in sorted(_named_leaves(kept["intermediates"]))]
-    is_token = np.asarray(source != 0)
+    states = [leaf for _, leaf in sorted(_named_leaves(kept["intermediates"]), key=lambda x: x[0])]
+    is_token = np.asarray(source != PAD_ID)
     is_known = is_token & (np.arange(len(ids)) % 2 == 0)[:, None]
     is_asked = is_token & ~is_known
     place = np.broadcast_to(np.arange(longest), is_token.shape)
@@ -133,8 +148,8 @@ def position_probe(run_dir: Path, sentences: int) -> list[float]:
 
 
 def _named_leaves(tree):
-    """(name, array) of what was kept; the embedding comes first."""
+    """(layer, array) of what was kept; the embedding is layer -1."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         names = [str(getattr(key, "key", "")) for key in path]
-        layer = next((name for name in names if name.startswith("encoder_")), "")
-        yield layer, leaf
+        layers = [int(name.removeprefix("encoder_")) for name in names if "encoder_" in name]
+        yield (layers[0] if layers else -1), leaf

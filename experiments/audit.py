@@ -1,6 +1,6 @@
 """The audit: every number of the paper that needs no training, computed again.
 
-    python -m experiments.audit         under a minute on a CPU
+    python -m experiments.audit         about a minute on a CPU
 
 Table 3's parameters, Table 2's training cost, Table 1, the peaks of the learning rate and the
 speed, from this package's own code: shapes, compiled FLOPs, traced programs, and searches of the

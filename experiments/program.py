@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 
 from experiments.ledger import Entry, publish
+from transformer_jax.errors import UserError
 
-__all__ = ["make_parser", "publish_result", "refuse_old_options"]
+__all__ = ["check_positive", "make_parser", "publish_result", "refuse_old_options"]
 
 
 class _Renamed(argparse.Action):
@@ -35,6 +36,14 @@ def refuse_old_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ledger", action=_Renamed, metavar="--results-dir", help=argparse.SUPPRESS
     )
+
+
+def check_positive(arguments: argparse.Namespace, *names: str) -> None:
+    """Raise UserError for an option that was given and is not positive."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value} must be positive")
 
 
 def publish_result(name: str, entry: Entry, arguments: argparse.Namespace) -> None:

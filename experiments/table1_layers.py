@@ -27,9 +27,9 @@ import jax.numpy as jnp
 from experiments.claims import paired_interval
 from experiments.layer_time import OURS, time_table
 from experiments.ledger import Cell, Entry, Provenance, Table, merge_provenance
-from experiments.program import make_parser, publish_result
+from experiments.program import check_positive, make_parser, publish_result
 from experiments.recall import DISTANCES, MODELS, Recall, derivative_norms
-from experiments.tasks import SplitTask, Work, run_all
+from experiments.tasks import SplitTask, folder_name, run_all
 from transformer_jax import presets
 from transformer_jax.config import ModelConfig
 from transformer_jax.errors import UserError
@@ -67,22 +67,20 @@ def recalls(arguments: argparse.Namespace) -> dict[str, list[Recall]]:
     steps, folder = arguments.steps or STEPS["memory"], arguments.output / "memory"
     return {
         title: [
-            Recall(name, seed, folder / _folder(title, seed), steps, distances=DISTANCES, **options)
+            Recall(
+                name, seed, folder / folder_name(title, seed), steps, distances=DISTANCES, **options
+            )
             for seed in range(arguments.seeds)
         ]
         for title, name, options in rows
     }
 
 
-def _folder(title: str, seed: int) -> str:
-    return f"{title.replace(',', '').replace(' ', '-')}-{seed}"
-
-
 def memory(arguments: argparse.Namespace) -> Entry:
     wanted = recalls(arguments)
     every = [work for works in wanted.values() for work in works]
     run_all(every, arguments.jobs, arguments.output / "compiled")
-    named = {title: [_result(work) for work in works] for title, works in wanted.items()}
+    named = {title: [work.found() for work in works] for title, works in wanted.items()}
     rows: list[list[Cell]] = []
     for name, found in named.items():
         shares = [_mean([each["accuracy"][str(d)] for each in found]) for d in DISTANCES]
@@ -189,7 +187,7 @@ def layer_task(arguments: argparse.Namespace, name: str, seed: int, steps: int) 
         ),
     )
     scale = "full" if arguments.full else "small"
-    folder = arguments.output / f"translation-{scale}" / f"{_folder(name, seed)}-{steps}"
+    folder = arguments.output / f"translation-{scale}" / f"{folder_name(name, seed)}-{steps}"
     scored, splits = (None, ()) if arguments.full else (SENTENCES, SPLITS)
     return SplitTask(name, seed, config, folder, scored, dataset, splits)
 
@@ -202,7 +200,7 @@ def translation(arguments: argparse.Namespace) -> Entry:
     run_all(list(equal.values()), arguments.jobs, arguments.output / "compiled")
     # Compiling left out, which the cache takes off all runs of a row but the first.
     seconds = {
-        name: _mean_of([_result(equal[name, seed]) for seed in seeds], "seconds_per_update")
+        name: _mean_of([equal[name, seed].found() for seed in seeds], "seconds_per_update")
         for name in names
     }
     timed = {
@@ -216,18 +214,18 @@ def translation(arguments: argparse.Namespace) -> Entry:
     differences: list[list[Cell]] = []
     for told, tasks in (("equal updates", equal), ("equal time", timed)):
         for name in names:
-            found = [_result(tasks[name, seed]) for seed in seeds]
+            found = [tasks[name, seed].found() for seed in seeds]
             means = [_mean_of(found, score) for score in scores]
             width = tasks[name, 0].config.model.d_model
             size, updates = found[0]["parameters"], found[0]["steps"]
             rows.append([told, name, width, size, updates, 1 / seconds[name], *means])
             if name != OURS and len(seeds) > 1:
                 for score in scores:
-                    ours = [_result(tasks[OURS, seed])[score] for seed in seeds]
+                    ours = [tasks[OURS, seed].found()[score] for seed in seeds]
                     paired = [a - b[score] for a, b in zip(ours, found)]
                     interval = paired_interval(paired, 0.95)
                     differences.append([told, name, score, *interval, _verdict(*interval[:3])])
-    runs = [_result(task) for task in [*equal.values(), *timed.values()]]
+    runs = [task.found() for task in [*equal.values(), *timed.values()]]
     columns = ["", "layers", "d_model", "parameters", "updates", "updates a second", *scores]
     tables = [Table("Translation", columns, rows, 1)]
     if differences:
@@ -249,12 +247,6 @@ def translation(arguments: argparse.Namespace) -> Entry:
 
 
 TRANSLATED = (OURS, "restricted, radius 4", "rnn", "lstm", "convolutional")
-
-
-def _result(work: Work) -> dict:
-    found = work.cached_result()
-    assert found is not None, f"{work.folder} was run"
-    return found
 
 
 def _mean_of(found: Sequence[dict], score: str) -> float:
@@ -282,10 +274,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.data_dir and not arguments.full:
         raise UserError(f"--data-dir {arguments.data_dir} is of --full: others write their text")
-    for name in ("seeds", "steps", "jobs", "rounds"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name} {value} must be positive")
+    check_positive(arguments, "seeds", "steps", "jobs", "rounds")
     given = (("--full", arguments.full), *(
         (f"--{name}", getattr(arguments, name)) for name in ("seeds", "steps")
     ))  # fmt: skip

@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 from experiments.claims import Claim, decide
 from experiments.ledger import Entry, Provenance, Table, merge_provenance
-from experiments.program import make_parser, publish_result
+from experiments.program import check_positive, make_parser, publish_result
 from experiments.runs import named_before
 from experiments.tasks import Task, run_all
 from transformer_jax import presets
@@ -302,10 +302,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for row in arguments.rows:
         if row not in PAPER:
             raise UserError(f"{row!r} is not a row of Table 3; {did_you_mean(row, PAPER)}")
-    for name in ("seeds", "steps", "jobs"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name} {value} must be positive")
+    check_positive(arguments, "seeds", "steps", "jobs")
     return arguments
 
 

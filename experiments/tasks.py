@@ -24,7 +24,7 @@ from transformer_jax.run.identity import identity
 from transformer_jax.run.train import train
 from transformer_jax.terminal import command_errors
 
-__all__ = ["BEAM", "SplitTask", "Task", "Work", "run_all"]
+__all__ = ["BEAM", "SplitTask", "Task", "Work", "folder_name", "run_all"]
 
 BEAM = Search(beam_size=4, alpha=0.6)
 
@@ -65,6 +65,13 @@ class Work(ABC):
                 f"{self.result} is damaged ({type(error).__name__}: {error}): take it away, and "
                 "the same command finds it again"
             ) from error
+
+    def found(self) -> dict:
+        """What was found by a work that has been run."""
+        found = self.cached_result()
+        if found is None:
+            raise UserError(f"{self.folder} has no result: the same command finds it")
+        return found
 
     def run(self) -> None:
         """Find, and write it down."""
@@ -172,6 +179,15 @@ def _written_at_first(search: Search) -> str:
         if words.get(name, name) in first.split() or value != defaults[name]
     ]
     return f"Search({', '.join(fields)})"
+
+
+def folder_name(title: str, seed: int) -> str:
+    """The name of the folder of a row and a seed.
+
+    >>> folder_name("rnn, not clipped", 2)
+    'rnn-not-clipped-2'
+    """
+    return f"{title.replace(',', '').replace(' ', '-')}-{seed}"
 
 
 def run_all(wanted: Sequence[Work], jobs: int, cache: Path) -> None:

@@ -71,7 +71,7 @@ def transformer(params, config, source, target):
         rows = [table[i] * scale if i else table[0] * 0 for i in tokens]
         places = positions(len(tokens), config.d_model)
         if config.position_encoding == "index":
-            places = np.arange(len(tokens))[:, None]
+            places = np.arange(len(tokens))[:, None] * np.eye(1, config.d_model)
         return np.array(rows) + places
 
     def project(x, p):

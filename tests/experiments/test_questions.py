@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import attention_facts, order, questions, sequences
+from experiments import attention_facts, order, questions, sequences, tasks
 from experiments.ledger import entries
 from transformer_jax import functional, presets
 from transformer_jax.errors import UserError
@@ -24,9 +24,13 @@ def test_heads_compute_a_given_convolution():
 
 
 def test_one_head_of_averages_is_no_convolution():
-    table = attention_facts.channels_table()
-    for _, exact, left in table.rows:
-        assert float(exact) < 1e-5 and left > 0.5
+    table = attention_facts.heads_table()
+    for _, exact, equal, any_weights in table.rows:
+        assert float(exact) < 1e-5 and equal >= any_weights > 25
+    # A kernel whose places have one map in common leaves nothing: its rank is 1.
+    kernel = np.array([2.0, -1.0, 0.5])[:, None, None] * np.eye(4)
+    singular = np.linalg.svd(kernel.reshape(3, -1), compute_uv=False)
+    assert singular[0] ** 2 == pytest.approx(np.sum(kernel**2))
 
 
 def test_weights_of_large_keys_lose_entropy_and_gradient_unless_scaled():
@@ -70,23 +74,42 @@ def test_flat_rate_is_the_peak_until_the_warm_up_would_end():
     warm = questions.make_optimizer(config, schedule)
     params = jnp.ones(1)
 
-    def first(optimizer):
-        updates, _ = optimizer.update(jnp.ones(1), optimizer.init(params), params)
-        return -float(updates[0])
+    def rates(optimizer):
+        """Of each update: Adam's is as long as the rate where the gradient is always the same."""
 
-    # Adam's first step is as long as the rate.
-    assert first(flat) == pytest.approx(float(schedule(config.warmup_steps - 1)), rel=1e-3)
-    assert first(warm) == pytest.approx(float(schedule(0)), rel=1e-3)
+        def update(state, _):
+            updates, state = optimizer.update(jnp.ones(1), state, params)
+            return state, -updates[0]
+
+        steps = 4 * config.warmup_steps
+        return jax.lax.scan(update, optimizer.init(params), length=steps)[1]
+
+    warmup, expected = config.warmup_steps, schedule(jnp.arange(4 * config.warmup_steps))
+    np.testing.assert_allclose(rates(warm), expected, rtol=2e-3)
+    np.testing.assert_allclose(rates(flat)[:warmup], float(expected.max()), rtol=2e-3)
+    np.testing.assert_allclose(rates(flat)[warmup:], expected[warmup:], rtol=2e-3)
+
+
+def test_rows_without_warm_up_train_with_the_flat_optimizer(tmp_path, monkeypatch):
+    used = []
+    monkeypatch.setattr(
+        questions, "train", lambda *given, **options: used.append(options.get("optimizer"))
+    )
+    monkeypatch.setattr(tasks, "train", lambda *given, **options: used.append(None))
+    arguments = questions.parse(["--output", str(tmp_path)])
+    for row in ("base", *questions.FLAT):
+        [work] = questions.make_works(arguments, [row], 1)[row]
+        work.train()
+    assert used == [None, *[questions.make_flat_optimizer] * 2]
 
 
 def test_rows_are_valid_and_differ_from_base(tmp_path):
     arguments = questions.parse(["--output", str(tmp_path), "--seeds", "2"])
-    made = questions.choices(arguments, list(questions.ROWS))
+    made = questions.make_works(arguments, list(questions.ROWS), 2)
     for several in made.values():
         family_of(several[0].config.model).check(several[0].config.model)
     identities = [work.identity for several in made.values() for work in several]
     assert len(set(identities)) == len(identities)
-    assert {len(made[row]) for row in questions.SINGLE} == {1} and len(made["base"]) == 2
     with pytest.raises(UserError, match="--jobs 0 must be positive"):
         questions.parse(["--jobs", "0"])
 
@@ -97,27 +120,32 @@ def test_questions_from_end_to_end(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         questions, "ROWS", {n: questions.ROWS[n] for n in ("base", "no residuals", "no positions")}
     )
-    words = f"--only probe channels layers --seeds 1 --steps 2 --output {tmp_path}"
+    words = f"--only probe heads layers --seeds 1 --steps 2 --output {tmp_path}"
     monkeypatch.setattr("sys.argv", ["questions", *words.split()])
     questions.main()
     shown = capsys.readouterr().out
-    assert "| no residuals |" in shown and "encoder layer 2" in shown
+    assert "| no residuals, before training |" in shown and "encoder layer 2" in shown
     found = entries(tmp_path)
-    assert set(found) == {"question-probe", "question-channels", "question-layers"}
-    [base] = [row for row in found["question-probe"].tables[0].rows if row[0] == "base"]
-    assert base[1] > 80  # sinusoids are in the embedding, whatever is trained
+    assert set(found) == {"question-probe", "question-heads", "question-layers"}
+    told = {row[0]: row[1:] for row in found["question-probe"].tables[0].rows}
+    base, without = told["base"], told["no positions"]
+    # Sinusoids are in the embedding, whatever is trained.
+    assert float(base[0]) > 80 > float(without[0]) + 20
+    assert len(set(base)) == 3 and told["no residuals"] != base
+    assert "--seeds 1 --steps 2" in found["question-probe"].where.command
 
 
 def test_compare_rows_pairs_by_seed(monkeypatch):
+    def result(perplexity, test):
+        return {"perplexity": perplexity, "BLEU test": test, "BLEU length": 9.0}
+
     results = {
-        "base": [{"perplexity": 2.0, "BLEU test": 50.0, "BLEU length": 9.0}] * 2,
-        "no smoothing": [
-            {"perplexity": 3.0, "BLEU test": 40.0, "BLEU length": 9.0},
-            {"perplexity": 4.0, "BLEU test": 42.0, "BLEU length": 9.0},
-        ],
+        "base": [result(2.0, 50.0), result(8.0, 20.0)],
+        "no smoothing": [result(4.0, 41.0), result(16.0, 9.0)],
     }
-    monkeypatch.setattr(questions, "found_by", lambda arguments, works: results)
+    monkeypatch.setattr(questions, "find_all", lambda arguments, works: results)
     answer = questions.compare_rows(questions.parse([]), "base", ["no smoothing"])
-    [difference] = [row for row in answer.tables[1].rows if row[1] == "perplexity"]
-    assert difference[2] == pytest.approx(1.5) and difference[5] == 2
-    assert jax.tree.leaves(answer.runs) and len(answer.runs) == 4
+    found = {row[1]: row[2:] for row in answer.tables[1].rows}
+    # Twice the perplexity with either seed: an interval of no width, which other pairs would have.
+    np.testing.assert_allclose(found["ln perplexity"], [*[np.log(2)] * 3, 2])
+    assert found["BLEU test"][0] == pytest.approx(-10) and found["BLEU test"][1] < -10

@@ -190,6 +190,16 @@ def test_encoder_with_positions_is_not_permutation_equivariant():
     assert not np.allclose(flipped, memory[:, ::-1], atol=1e-2)
 
 
+def test_index_is_seen_behind_layer_norm():
+    """A number added to every feature would be taken away by the first norm."""
+    logits = []
+    for encoding in ("index", "none"):
+        config = replace(SMALL, position_encoding=encoding, norm_placement="pre")
+        model, variables = build(config)
+        logits.append(forward(model)(variables, SOURCE, TARGET))
+    assert not np.allclose(*logits, atol=1e-2)
+
+
 def test_positions_are_added_before_the_sum_is_rounded():
     """In bfloat16 the sinusoids of positions far from the start are those of their neighbours."""
     config = replace(SMALL, d_model=16, num_heads=2, dtype="bfloat16")

@@ -53,7 +53,7 @@ class ModelConfig:
     """Added to the variance in every norm."""
     position_encoding: Literal["paper", "concatenated", "t2t", "learned", "index", "none"] = "paper"
     """Layout of the sinusoids; or a learned table (Table 3, row E), the bare number of the position
-    added to every feature, or none."""
+    added to the first feature, or none."""
     max_positions: int = 1024
     """Rows of the learned position table; sinusoids need none, and a search has 65,536 of them."""
     attention_score: Literal["scaled", "unscaled", "additive"] = "scaled"

@@ -67,7 +67,7 @@ class Embedding(DropoutModule):
         if config.position_encoding == "learned":
             rows = self.position_table.at[positions].get(mode="clip")[:, None]
         elif config.position_encoding == "index":
-            rows = positions.astype(FLOAT32)[:, None, None]
+            rows = self._index(positions)[:, None]
         elif config.position_encoding != "none":
             rows = sinusoids_at(positions, config.d_model, config.position_encoding)[:, None]
         return self._sum("target", tokens, rows)
@@ -89,6 +89,12 @@ class Embedding(DropoutModule):
             x *= self.config.d_model**-0.5
         return (x if positions is None else x + positions).astype(self.dtype)
 
+    def _index(self, positions):
+        """positions [T] -> [T, D]: the number in the first feature, since layer norm would take it
+        away from all of them."""
+        is_first = (jnp.arange(self.config.d_model) == 0)[None]
+        return jnp.where(is_first, positions.astype(FLOAT32)[:, None], 0)
+
     def _positions(self, length):
         config = self.config
         if config.position_encoding == "none":
@@ -96,7 +102,7 @@ class Embedding(DropoutModule):
         if config.position_encoding == "learned":
             return learned_positions(self.position_table, length)
         if config.position_encoding == "index":
-            return jnp.arange(length, dtype=FLOAT32)[:, None]
+            return self._index(jnp.arange(length))
         return sinusoids(length, config.d_model, config.position_encoding)
 
 
