@@ -69,7 +69,7 @@ def heads_table() -> Table:
 
     With one head the kernel W[j] is a_j M, whatever the weights a and the map M are; of inputs that
     are independent the variance left is that of W outside its best approximation of this form,
-    which its singular values tell.
+    which its singular values give.
     """
     rng, (length, d) = np.random.default_rng(0), (24, 8)
     x = jnp.asarray(rng.normal(size=(16, length, d)), jnp.float32)
@@ -94,19 +94,19 @@ def heads_table() -> Table:
 
 
 def position_probe(run_dir: Path, sentences: int, is_trained: bool = True) -> list[float]:
-    """Tell positions by a linear map of the encoder's states.
+    """Predict positions with a linear map of the encoder's states.
 
     The map is the ridge regression of the position on the states of half of the sentences; the
-    other half is told.
+    other half is predicted.
 
     Args:
         run_dir: A run on the embedded corpus.
         sentences: How many of its validation text.
-        is_trained: Whether its parameters are those of its end, or as many drawn anew.
+        is_trained: Whether its parameters are those after training, or initial ones.
 
     Returns:
         For the embedding and each layer, the share of the positions' variance, in per cent, that is
-        told (R^2); below 0 where the mean would tell more.
+        explained (R^2); below 0 where the mean would be a better prediction.
     """
     from transformer_jax.data.vocabulary import EOS_ID, PAD_ID
     from transformer_jax.models.embedding import Embedding
@@ -133,17 +133,17 @@ def position_probe(run_dir: Path, sentences: int, is_trained: bool = True) -> li
     states = [leaf for _, leaf in sorted(_named_leaves(kept["intermediates"]), key=lambda x: x[0])]
     is_token = np.asarray(source != PAD_ID)
     is_known = is_token & (np.arange(len(ids)) % 2 == 0)[:, None]
-    is_asked = is_token & ~is_known
+    is_held_out = is_token & ~is_known
     place = np.broadcast_to(np.arange(longest), is_token.shape)
     shares = []
     for state in states:
         x = np.asarray(state, np.float64)
         x = np.concatenate([x, np.ones((*x.shape[:2], 1))], axis=-1)
-        known, asked = x[is_known], x[is_asked]
+        known, held_out = x[is_known], x[is_held_out]
         ridge = known.T @ known + 1e-3 * np.eye(known.shape[1])
-        told = asked @ np.linalg.solve(ridge, known.T @ place[is_known])
-        error = np.mean((told - place[is_asked]) ** 2)
-        shares.append(100 * float(1 - error / np.var(place[is_asked])))
+        predicted = held_out @ np.linalg.solve(ridge, known.T @ place[is_known])
+        error = np.mean((predicted - place[is_held_out]) ** 2)
+        shares.append(100 * float(1 - error / np.var(place[is_held_out])))
     return shares
 
 

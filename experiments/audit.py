@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import table3_variations
-from experiments.complexity import complexity_table
+from experiments.complexity import complexity_table, count
 from experiments.ledger import Cell, Entry, Provenance, Table
 from experiments.program import make_parser, publish_result
 from transformer_jax import OptimizerConfig, Transformer, presets
@@ -39,13 +39,6 @@ TRAINING = {
 }
 # A batch has about so many tokens a side (section 5.1); a sentence of WMT about 30.
 BATCH_TOKENS, SENTENCE = 25_000, 30
-
-
-def count(model: ModelConfig) -> int:
-    """Parameters of a model, from shapes alone."""
-    tokens = jnp.ones((1, 2), jnp.int32)
-    shapes = jax.eval_shape(Transformer(model).init, jax.random.key(0), tokens, tokens)
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
 
 
 @functools.cache

@@ -5,6 +5,7 @@ as projections. Operations and the longest chain of them are counted over the tr
 loop's body times its length; paths are searched in derivatives. How each grows is fitted.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -17,11 +18,14 @@ from jax.extend.core import Literal
 
 from experiments.ledger import Cell, Table
 from transformer_jax import functional
+from transformer_jax.config import ModelConfig
+from transformer_jax.models.families import build_model
 
 __all__ = [
     "Layer",
     "complexity_table",
     "convolution",
+    "count",
     "count_operations",
     "depth",
     "growth",
@@ -80,6 +84,13 @@ def convolution(d: int, k: int, dilation: int = 1) -> Layer:
     return lambda x: functional.convolution(x[None], kernel, bias, dilation=dilation)[0]
 
 
+def count(config: ModelConfig) -> int:
+    """Parameters of a model, from shapes alone."""
+    tokens = jnp.ones((1, 2), jnp.int32)
+    shapes = jax.eval_shape(build_model(config).init, jax.random.key(0), tokens, tokens)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+
+
 def trace(layer: Layer, n: int, d: int):
     """The program of a layer for n positions of d features."""
     return jax.make_jaxpr(layer)(jax.ShapeDtypeStruct((n, d), jnp.float32)).jaxpr
@@ -136,7 +147,7 @@ def longest_path(layers: Iterable[Layer], n: int, d: int = 4) -> int:
     zero.
 
     Args:
-        layers: As many as may be needed.
+        layers: At least as many as the path has.
         n: Positions.
         d: Features.
     """
@@ -207,13 +218,13 @@ def complexity_table() -> Table:
     for row in ROWS:
         lengths = (64, 128, 256)
         chains = [depth(trace(row.make(8, *row.sizes[2:]), n, 8)) for n in lengths]
-        told = f"n^{math.log2(chains[2] / chains[1]):.2f}: {', '.join(map(str, chains))}"
+        shown = f"n^{math.log2(chains[2] / chains[1]):.2f}: {', '.join(map(str, chains))}"
         rows.append(
-            [row.name, "sequential operations", row.paper[1], told,
+            [row.name, "sequential operations", row.paper[1], shown,
              f"n {', '.join(map(str, lengths))}: the longest chain"]
         )  # fmt: skip
-    for row, told, at in zip(ROWS, _paths(), ("layers", "steps", "layers", "layers")):
-        rows.append([row.name, "longest path", row.paper[2], told, at])
+    for row, shown, at in zip(ROWS, _paths(), ("layers", "steps", "layers", "layers")):
+        rows.append([row.name, "longest path", row.paper[2], shown, at])
     columns = ["layer", "of", "paper", "ours", "at"]
     return Table("Table 1: how layers grow as one size doubles", columns, rows)
 
@@ -232,13 +243,10 @@ def _paths() -> list[str]:
     def dilated(k: int):
         return [convolution(4, k, k**i) for i in range(12)]
 
-    def repeated(layer: Layer) -> list[Layer]:
-        return [layer] * 300
-
-    attention = repeated(self_attention(4))
-    ends = (17, 33, 65)
+    repeated = itertools.repeat
+    attention, ends = self_attention(4), (17, 33, 65)
     parts = [
-        [f"n {n}: {longest_path(attention, n)}" for n in ends],
+        [f"n {n}: {longest_path(repeated(attention), n)}" for n in ends],
         [f"n {n}: {longest_path(repeated(recurrent_step), n)}" for n in ends],
         [
             *(f"k 3, n {n}: {longest_path(dilated(3), n)}" for n in (9, 27, 81)),

@@ -6,17 +6,14 @@ before it, which is the same in any order: one layer, however wide, can do no be
 a second layer the state of b already tells whether a was among the tokens before it.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.sequences import RATE, changed_fields, train_on_sequences
-from experiments.tasks import Work
+from experiments.sequences import SequenceWork, train_on_sequences
 from transformer_jax.config import ModelConfig
 
 __all__ = ["MODELS", "Order", "which_first"]
@@ -59,7 +56,7 @@ def which_first(rng: np.random.Generator, rows: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Order(Work):
+class Order(SequenceWork):
     """A model of MODELS, trained and asked."""
 
     row: str
@@ -68,17 +65,18 @@ class Order(Work):
     steps: int
 
     @property
-    def identity(self) -> str:
-        task = [FIRST, SECOND, list(NOISE), QUESTION, LENGTH, ROWS, SCORED, RATE]
-        known = asdict(self) | {"folder": None, "task": task}
-        known |= {"model": changed_fields(MODELS[self.row])}
-        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    def config(self) -> ModelConfig:
+        return MODELS[self.row]
+
+    @property
+    def task(self) -> list[Any]:
+        return [FIRST, SECOND, list(NOISE), QUESTION, LENGTH, ROWS, SCORED]
 
     def find(self) -> dict:
-        trained = train_on_sequences(MODELS[self.row], self._batches(), self.steps, self.seed)
+        trained = train_on_sequences(self.config, self._batches(), self.steps, self.seed)
         rng = np.random.default_rng(10**6)
-        shares = [trained.accuracy(which_first(rng, ROWS)) for _ in range(SCORED)]
-        return {"accuracy": 100 * float(np.mean(shares)), "parameters": trained.size}
+        accuracy = trained.accuracy(which_first(rng, ROWS) for _ in range(SCORED))
+        return {"accuracy": accuracy, "parameters": trained.size}
 
     def describe(self, found: dict) -> str:
         return f"{found['accuracy']:.0f}%"

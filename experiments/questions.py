@@ -31,7 +31,7 @@ from experiments.claims import paired_interval
 from experiments.ledger import Cell, Entry, Provenance, Table, merge_provenance
 from experiments.order import MODELS, Order
 from experiments.program import check_positive, make_parser, publish_result
-from experiments.tasks import SplitTask, Work, folder_name, run_all
+from experiments.tasks import SplitTask, find_all, folder_name, on_one_device
 from transformer_jax import presets
 from transformer_jax.config import OptimizerConfig
 from transformer_jax.run.train import train
@@ -98,32 +98,23 @@ def make_works(
     made = {}
     for row in rows:
         change = ROWS[row]
-        config = replace(
+        changed = replace(
             recipe,
             model=replace(recipe.model, **{"dropout": 0.0, **change.get("model", {})}),
             optimizer=replace(recipe.optimizer, **change.get("optimizer", {})),
-            data=replace(
-                recipe.data, dataset="grammar", direction="en-de", **change.get("data", {})
-            ),
         )
         made[row] = [
             Choice(
                 row,
                 seed,
-                replace(
-                    config,
-                    train=replace(
-                        config.train, steps=steps, seed=seed, parallel="jit",
-                        log_every=min(50, steps),
-                    ),
-                ),
+                on_one_device(changed, "grammar", steps, seed, **change.get("data", {})),
                 arguments.output / folder_name(row, seed),
                 SENTENCES,
                 "grammar",
                 SPLITS,
             )
             for seed in range(seeds)
-        ]  # fmt: skip
+        ]
     return made
 
 
@@ -143,19 +134,13 @@ CAVEATS = (
 )
 
 
-def find_all(arguments: argparse.Namespace, works: dict[str, list]) -> dict[str, list[dict]]:
-    """What works find, or have found."""
-    every: list[Work] = [work for several in works.values() for work in several]
-    run_all(every, arguments.jobs, arguments.output / "compiled")
-    return {name: [work.found() for work in several] for name, several in works.items()}
-
-
 def compare_rows(
     arguments: argparse.Namespace, base: str, rows: Sequence[str], seeds: int | None = None
 ) -> Answer:
     """Perplexity and BLEU of rows beside a base, paired by seed."""
     seeds = seeds or arguments.seeds
-    found = find_all(arguments, make_works(arguments, [base, *rows], seeds))
+    works = make_works(arguments, [base, *rows], seeds)
+    found = find_all(works, arguments.jobs, arguments.output)
     scores = ("perplexity", *(f"BLEU {split}" for split in SPLITS))
     means: list[list[Cell]] = []
     pairs: list[list[Cell]] = []
@@ -167,8 +152,8 @@ def compare_rows(
                 _comparable(a, score) - _comparable(b, score)
                 for a, b in zip(results, found[base], strict=True)
             ]
-            told = "ln perplexity" if score == "perplexity" else score
-            pairs.append([row, told, *paired_interval(differences, 0.95)])
+            name = "ln perplexity" if score == "perplexity" else score
+            pairs.append([row, name, *paired_interval(differences, 0.95)])
     tables = [Table(f"{base} and others", ["row", "seeds", *scores], means)]
     if pairs:
         columns = [f"row - {base}", "of", "mean", "from", "to", "pairs"]
@@ -221,7 +206,7 @@ def ask_layers(arguments: argparse.Namespace) -> Answer:
         ]
         for name in MODELS
     }
-    found = find_all(arguments, works)
+    found = find_all(works, arguments.jobs, arguments.output)
     rows: list[list[Cell]] = [
         [name, several[0]["parameters"], ", ".join(f"{each['accuracy']:.0f}" for each in several)]
         for name, several in found.items()
@@ -237,7 +222,7 @@ def ask_layers(arguments: argparse.Namespace) -> Answer:
 
 def ask_probe(arguments: argparse.Namespace) -> Answer:
     works = make_works(arguments, ["base", "no residuals", "no positions"], arguments.seeds)
-    found = find_all(arguments, works)
+    found = find_all(works, arguments.jobs, arguments.output)
     rows: list[list[Cell]] = []
     for row, several in works.items():
         for is_trained in (True, False):
@@ -247,7 +232,7 @@ def ask_probe(arguments: argparse.Namespace) -> Answer:
             cells = [", ".join(f"{share:.0f}" for share in each) for each in zip(*shares)]
             rows.append([row if is_trained else f"{row}, before training", *cells])
     columns = ["row", "embedding", *(f"encoder layer {i + 1}" for i in range(len(rows[0]) - 2))]
-    title = "Variance of the position that a linear map of a state tells, % of each seed"
+    title = "Variance of the position that a linear map of a state explains, % of each seed"
     runs = [each for several in found.values() for each in several]
     return Answer([Table(title, columns, rows)], CAVEATS, runs)
 

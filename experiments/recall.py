@@ -6,10 +6,8 @@ same sequences, of which each update has one distance, drawn evenly. So how far 
 seen by distance, and why by the norm of the derivative over that distance.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from experiments.sequences import RATE, changed_fields, stack, train_on_sequences
-from experiments.tasks import Work
+from experiments.sequences import SequenceWork, stack, train_on_sequences
 from transformer_jax.config import ModelConfig
 
 __all__ = ["DISTANCES", "MODELS", "Recall", "derivative_norms"]
@@ -65,7 +62,7 @@ def sequences(rng: np.random.Generator, distance: int, rows: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Recall(Work):
+class Recall(SequenceWork):
     """One model, trained and asked at each distance."""
 
     row: str
@@ -81,10 +78,8 @@ class Recall(Work):
         return MODELS[self.row]
 
     @property
-    def identity(self) -> str:
-        task = [list(SYMBOLS), list(NOISE), QUESTION, ROWS, SCORED, RATE]
-        known = asdict(self) | {"folder": None, "task": task, "model": changed_fields(self.config)}
-        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    def task(self) -> list[Any]:
+        return [list(SYMBOLS), list(NOISE), QUESTION, ROWS, SCORED]
 
     def find(self) -> dict[str, Any]:
         trained = train_on_sequences(
@@ -97,10 +92,7 @@ class Recall(Work):
         )
         rng = np.random.default_rng(10**6)
         accuracy = {
-            str(distance): 100
-            * float(
-                np.mean([trained.accuracy(sequences(rng, distance, ROWS)) for _ in range(SCORED)])
-            )
+            str(distance): trained.accuracy(sequences(rng, distance, ROWS) for _ in range(SCORED))
             for distance in self.distances
         }
         return {

@@ -1,26 +1,31 @@
 """Small tasks of sequences, drawn as they are needed: the last token follows from the others."""
 
-from collections.abc import Callable, Iterator
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import linen as nn
 
+from experiments.tasks import Work
 from transformer_jax import functional
-from transformer_jax.config import ModelConfig, TrainConfig
+from transformer_jax.config import ModelConfig, OptimizerConfig, TrainConfig
 from transformer_jax.devices.layout import Layout
 from transformer_jax.models.convolutional import ConvolutionalDecoder
 from transformer_jax.models.decoder import Decoder
 from transformer_jax.models.dimensions import boxed_init
 from transformer_jax.models.recurrent import RecurrentDecoder
 from transformer_jax.training.loop import train_loop
+from transformer_jax.training.optimizer import make_optimizer
 from transformer_jax.training.runners import SingleDeviceRunner
 from transformer_jax.training.step import make_step
 
-__all__ = ["RATE", "Trained", "changed_fields", "stack", "train_on_sequences"]
+__all__ = ["RATE", "SequenceWork", "Trained", "stack", "train_on_sequences"]
 
 # Of Adam, for all models.
 RATE = 2e-3
@@ -32,9 +37,25 @@ def stack(config: ModelConfig) -> nn.Module:
     return made.get(config.architecture, RecurrentDecoder)(config, cross=False)
 
 
-def changed_fields(config: ModelConfig) -> dict[str, Any]:
-    """The fields that are not at their defaults, by which a result is known for ever."""
-    return {n: v for n, v in vars(config).items() if v != getattr(ModelConfig, n)}
+class SequenceWork(Work):
+    """Work that trains a stack on such a task; a subclass is a dataclass."""
+
+    @property
+    @abstractmethod
+    def config(self) -> ModelConfig:
+        """The model."""
+
+    @property
+    @abstractmethod
+    def task(self) -> list[Any]:
+        """The constants of the task, beside the fields of the work."""
+
+    @property
+    def identity(self) -> str:
+        changed = {n: v for n, v in vars(self.config).items() if v != getattr(ModelConfig, n)}
+        fields: Any = asdict(self)  # type: ignore[call-overload]
+        known = fields | {"folder": None, "task": [*self.task, RATE], "model": changed}
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
 class Trained(NamedTuple):
@@ -42,15 +63,20 @@ class Trained(NamedTuple):
 
     Attributes:
         params: Its parameters.
-        accuracy: Sequences [rows, T] -> the share of last tokens that it predicts.
+        predict: Sequences [rows, T] -> the last token of each, from those before it.
         largest_gradient_norm: Of all updates, before clipping.
         skipped: Updates whose gradient was not finite.
     """
 
     params: Any
-    accuracy: Callable[[np.ndarray], float]
+    predict: Callable[[np.ndarray], np.ndarray]
     largest_gradient_norm: float
     skipped: int
+
+    def accuracy(self, batches: Iterable[np.ndarray]) -> float:
+        """The share of last tokens that it predicts, in per cent, over batches of one size."""
+        right = [np.mean(self.predict(tokens) == tokens[:, -1]) for tokens in batches]
+        return 100 * float(np.mean(right))
 
     @property
     def size(self) -> int:
@@ -86,9 +112,9 @@ def train_on_sequences(
         total, count = functional.label_smoothed_cross_entropy(logits, tokens[:, -1:], 0.0)
         return total, count, {}, collections
 
-    optimizer = optax.adam(RATE)
-    if clip_norm is not None:
-        optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+    # Adam with the constants that are usual, at one rate.
+    adam = OptimizerConfig(beta1=0.9, beta2=0.999, epsilon=1e-8, clip_norm=clip_norm)
+    optimizer = make_optimizer(adam, lambda step: RATE)
     boxed = boxed_init(model, jnp.ones((1, 2), jnp.int32))
     functions = make_step(lambda rng: prepare(nn.unbox(boxed(rng))), loss_fn, optimizer)
     runner = SingleDeviceRunner(functions, Layout(jax.devices()[:1]))
@@ -102,9 +128,9 @@ def train_on_sequences(
     train = TrainConfig(steps=steps, evaluate_every=steps, checkpoint_every=steps)
     state = jax.jit(functions.init)(functional.seed_key(seed))
     state = train_loop(state, step, ([batch] for batch in batches), train)
-    predicted = jax.jit(lambda params, tokens: jnp.argmax(last_logits(params, tokens)[:, 0], -1))
+    likeliest = jax.jit(lambda params, tokens: jnp.argmax(last_logits(params, tokens)[:, 0], -1))
 
-    def accuracy(tokens: np.ndarray) -> float:
-        return float(np.mean(np.asarray(predicted(state.params, tokens)) == tokens[:, -1]))
+    def predict(tokens: np.ndarray) -> np.ndarray:
+        return np.asarray(likeliest(state.params, tokens))
 
-    return Trained(state.params, accuracy, max(map(float, norms)), int(state.skipped))
+    return Trained(state.params, predict, max(map(float, norms)), int(state.skipped))

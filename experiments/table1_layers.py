@@ -21,19 +21,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from experiments.claims import paired_interval
+from experiments.complexity import count
 from experiments.layer_time import OURS, time_table
 from experiments.ledger import Cell, Entry, Provenance, Table, merge_provenance
 from experiments.program import check_positive, make_parser, publish_result
 from experiments.recall import DISTANCES, MODELS, Recall, derivative_norms
-from experiments.tasks import SplitTask, folder_name, run_all
+from experiments.tasks import SplitTask, find_all, folder_name, on_one_device
 from transformer_jax import presets
 from transformer_jax.config import ModelConfig
 from transformer_jax.errors import UserError
-from transformer_jax.models.families import build_model
 from transformer_jax.terminal import run_program
 
 SEEDS, SENTENCES = 3, 150
@@ -77,10 +74,7 @@ def recalls(arguments: argparse.Namespace) -> dict[str, list[Recall]]:
 
 
 def memory(arguments: argparse.Namespace) -> Entry:
-    wanted = recalls(arguments)
-    every = [work for works in wanted.values() for work in works]
-    run_all(every, arguments.jobs, arguments.output / "compiled")
-    named = {title: [work.found() for work in works] for title, works in wanted.items()}
+    named = find_all(recalls(arguments), arguments.jobs, arguments.output)
     rows: list[list[Cell]] = []
     for name, found in named.items():
         shares = [_mean([each["accuracy"][str(d)] for each in found]) for d in DISTANCES]
@@ -124,17 +118,10 @@ def _derivatives_table() -> Table:
     for name, config in MODELS.items():
         for scale in (0.9, 1.0, 2.0) if config.architecture == "rnn" else (1.0,):
             norms = derivative_norms(config, distances, scale)
-            told = name if config.architecture != "rnn" else f"{name}, recurrent kernel x {scale}"
-            rows.append([told, *(f"{norms[d]:.1e}" for d in distances)])
+            label = name if config.architecture != "rnn" else f"{name}, recurrent kernel x {scale}"
+            rows.append([label, *(f"{norms[d]:.1e}" for d in distances)])
     columns = ["layers, before training", *(f"{d} back" for d in distances)]
     return Table("Norm of the derivative of a last feature by an input", columns, rows)
-
-
-def count(config: ModelConfig) -> int:
-    """Parameters of a model, from shapes alone."""
-    tokens = jnp.ones((1, 2), jnp.int32)
-    shapes = jax.eval_shape(build_model(config).init, jax.random.key(0), tokens, tokens)
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
 
 
 @functools.cache
@@ -170,62 +157,60 @@ def models(base: ModelConfig) -> dict[str, ModelConfig]:
     }
 
 
-def layer_task(arguments: argparse.Namespace, name: str, seed: int, steps: int) -> SplitTask:
+def layer_tasks(arguments: argparse.Namespace, name: str, steps: int) -> list[SplitTask]:
+    """The runs of a layer type, one for each seed."""
     recipe = presets.run_config("base" if arguments.full else "tiny")
     base = recipe.model if arguments.full else replace(recipe.model, dropout=0.0)
-    dataset = "wmt14_translate" if arguments.full else "grammar"
+    dataset, scale = ("wmt14_translate", "full") if arguments.full else ("grammar", "small")
     model = models(base)[name]
     # The schedule divides by sqrt(d_model): so that all have the rates of `base`.
     factor = recipe.optimizer.lr_factor * (model.d_model / base.d_model) ** 0.5
-    config = replace(
-        recipe,
-        model=model,
-        optimizer=replace(recipe.optimizer, lr_factor=factor),
-        data=replace(recipe.data, dataset=dataset, direction="en-de", data_dir=arguments.data_dir),
-        train=replace(
-            recipe.train, steps=steps, seed=seed, parallel="jit", log_every=min(50, steps)
-        ),
-    )
-    scale = "full" if arguments.full else "small"
-    folder = arguments.output / f"translation-{scale}" / f"{folder_name(name, seed)}-{steps}"
+    recipe = replace(recipe, model=model, optimizer=replace(recipe.optimizer, lr_factor=factor))
+    folder = arguments.output / f"translation-{scale}"
     scored, splits = (None, ()) if arguments.full else (SENTENCES, SPLITS)
-    return SplitTask(name, seed, config, folder, scored, dataset, splits)
+    return [
+        SplitTask(
+            name,
+            seed,
+            on_one_device(recipe, dataset, steps, seed, data_dir=arguments.data_dir),
+            folder / f"{folder_name(name, seed)}-{steps}",
+            scored,
+            dataset,
+            splits,
+        )
+        for seed in range(arguments.seeds)
+    ]
 
 
 def translation(arguments: argparse.Namespace) -> Entry:
     """Equal updates first; then each as long as self-attention took."""
     steps = arguments.steps or (100_000 if arguments.full else STEPS["translation"])
-    names, seeds = list(TRANSLATED), range(arguments.seeds)
-    equal = {(n, s): layer_task(arguments, n, s, steps) for n in names for s in seeds}
-    run_all(list(equal.values()), arguments.jobs, arguments.output / "compiled")
+
+    works = {name: layer_tasks(arguments, name, steps) for name in TRANSLATED}
+    equal = find_all(works, arguments.jobs, arguments.output)
     # Compiling left out, which the cache takes off all runs of a row but the first.
-    seconds = {
-        name: _mean_of([equal[name, seed].found() for seed in seeds], "seconds_per_update")
-        for name in names
-    }
-    timed = {
-        (n, s): layer_task(arguments, n, s, round(steps * seconds[OURS] / seconds[n]) or 1)
-        for n in names
-        for s in seeds
-    }
-    run_all(list(timed.values()), arguments.jobs, arguments.output / "compiled")
+    seconds = {name: _mean_of(runs, "seconds_per_update") for name, runs in equal.items()}
+    updates = {name: round(steps * seconds[OURS] / seconds[name]) or 1 for name in TRANSLATED}
+    timed = find_all(
+        {name: layer_tasks(arguments, name, updates[name]) for name in TRANSLATED},
+        arguments.jobs,
+        arguments.output,
+    )
     scores = [f"BLEU {split}" for split in SPLITS] if not arguments.full else ["BLEU"]
     rows: list[list[Cell]] = []
     differences: list[list[Cell]] = []
-    for told, tasks in (("equal updates", equal), ("equal time", timed)):
-        for name in names:
-            found = [tasks[name, seed].found() for seed in seeds]
-            means = [_mean_of(found, score) for score in scores]
-            width = tasks[name, 0].config.model.d_model
-            size, updates = found[0]["parameters"], found[0]["steps"]
-            rows.append([told, name, width, size, updates, 1 / seconds[name], *means])
-            if name != OURS and len(seeds) > 1:
+    for label, found in (("equal updates", equal), ("equal time", timed)):
+        for name, runs in found.items():
+            width = works[name][0].config.model.d_model
+            means = [_mean_of(runs, score) for score in scores]
+            size, taken = runs[0]["parameters"], runs[0]["steps"]
+            rows.append([label, name, width, size, taken, 1 / seconds[name], *means])
+            if name != OURS and arguments.seeds > 1:
                 for score in scores:
-                    ours = [tasks[OURS, seed].found()[score] for seed in seeds]
-                    paired = [a - b[score] for a, b in zip(ours, found)]
-                    interval = paired_interval(paired, 0.95)
-                    differences.append([told, name, score, *interval, _verdict(*interval[:3])])
-    runs = [task.found() for task in [*equal.values(), *timed.values()]]
+                    pairs = zip(found[OURS], runs, strict=True)
+                    interval = paired_interval([a[score] - b[score] for a, b in pairs], 0.95)
+                    differences.append([label, name, score, *interval, _verdict(*interval[:3])])
+    every = [run for found in (equal, timed) for runs in found.values() for run in runs]
     columns = ["", "layers", "d_model", "parameters", "updates", "updates a second", *scores]
     tables = [Table("Translation", columns, rows, 1)]
     if differences:
@@ -236,13 +221,13 @@ def translation(arguments: argparse.Namespace) -> Entry:
         "Table 1, measured: translation",
         merge_provenance(
             f"python -m experiments.table1_layers --only translation{arguments.said}",
-            [Provenance(**each["where"]) for each in runs],
+            [Provenance(**each["where"]) for each in every],
         ),
         tables,
         "the paper compares with published models, not with layers in one frame. One schedule, "
         "that of the Transformer, for all: others may suit the others better. Runs of "
         "the same number of updates share their batches; compiling is no part of the time",
-        {"runs": runs},
+        {"runs": every},
     )
 
 

@@ -10,10 +10,11 @@ import multiprocessing
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from experiments.ledger import Provenance, write_json
 from experiments.runs import training_summary
@@ -24,7 +25,9 @@ from transformer_jax.run.identity import identity
 from transformer_jax.run.train import train
 from transformer_jax.terminal import command_errors
 
-__all__ = ["BEAM", "SplitTask", "Task", "Work", "folder_name", "run_all"]
+__all__ = [
+    "BEAM", "SplitTask", "Task", "Work", "find_all", "folder_name", "on_one_device", "run_all",
+]  # fmt: skip
 
 BEAM = Search(beam_size=4, alpha=0.6)
 
@@ -47,7 +50,7 @@ class Work(ABC):
 
     @abstractmethod
     def describe(self, found: dict) -> str:
-        """Tell on one line what was found."""
+        """Describe on one line what was found."""
 
     @property
     def result(self) -> Path:
@@ -130,7 +133,12 @@ class Task(Work):
             "signatures": {score.name: score.signature for score in scores},
             "training_seconds": training["training_seconds"],
             "seconds_per_update": training["median_seconds_per_step"],
+            **self.further_scores(translator),
         }
+
+    def further_scores(self, translator: Any) -> dict[str, float]:
+        """What else a trained run is scored on."""
+        return {}
 
     def train(self) -> None:
         """Train the run, or go on with it."""
@@ -150,16 +158,13 @@ class SplitTask(Task):
     def identity(self) -> str:
         return f"{super().identity} {' '.join(self.splits)}"
 
-    def find(self) -> dict:
+    def further_scores(self, translator: Any) -> dict[str, float]:
         from transformer_jax.evaluation.bleu import sacrebleu_score
         from transformer_jax.run.splits import dataset_splits
-        from transformer_jax.translator import Translator
 
-        found = super().find()
-        translator = Translator.load(self.folder, "last")
+        texts, found = dataset_splits(self.folder), {}
         for split in self.splits:
-            text = list(dataset_splits(self.folder)[split])[: self.scored]
-            sources, references = zip(*text)
+            sources, references = zip(*list(texts[split])[: self.scored])
             written = translator.translate(sources, BEAM, split_sentences="never")
             found[f"BLEU {split}"] = sacrebleu_score("BLEU", written, references).value
         return found
@@ -188,6 +193,37 @@ def folder_name(title: str, seed: int) -> str:
     'rnn-not-clipped-2'
     """
     return f"{title.replace(',', '').replace(' ', '-')}-{seed}"
+
+
+def on_one_device(recipe: RunConfig, dataset: str, steps: int, seed: int, **data: Any) -> RunConfig:
+    """A recipe on a dataset from English to German, for so many updates.
+
+    Args:
+        recipe: The recipe.
+        dataset: Name of the dataset.
+        steps: Updates; a shorter run than 50 is recorded at its end.
+        seed: The seed.
+        data: Further fields of its data.
+    """
+    return replace(
+        recipe,
+        data=replace(recipe.data, dataset=dataset, direction="en-de", **data),
+        train=replace(
+            recipe.train, steps=steps, seed=seed, parallel="jit", log_every=min(50, steps)
+        ),
+    )
+
+
+def find_all(works: Mapping[str, Sequence[Work]], jobs: int, output: Path) -> dict[str, list[dict]]:
+    """Find what has not been found, and return what each work of each row has found.
+
+    Args:
+        works: Row -> works.
+        jobs: At a time.
+        output: Folder in which compiled programs are kept.
+    """
+    run_all([work for row in works.values() for work in row], jobs, output / "compiled")
+    return {name: [work.found() for work in row] for name, row in works.items()}
 
 
 def run_all(wanted: Sequence[Work], jobs: int, cache: Path) -> None:

@@ -339,7 +339,7 @@ MUTANTS = [
     ("training/memory.py", "if free is not None and sum(memory) > free:", "if free is not None:",
      "tests/training/test_memory.py"),
     ("models/layers.py", "found = x + found", "pass", "tests/models/test_transformer.py"),
-    ("models/embedding.py", "x *= self.config.d_model**-0.5", "pass",
+    ("models/embedding.py", "scaled=self.config.scale_embeddings", "scaled=True",
      "tests/models/test_transformer.py"),
     ("models/layers.py", "radius=radius, causal=self.causal, attend=attend",
      "radius=radius, causal=False, attend=attend", "tests/models/test_layer_types.py"),

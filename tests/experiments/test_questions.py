@@ -143,7 +143,7 @@ def test_compare_rows_pairs_by_seed(monkeypatch):
         "base": [result(2.0, 50.0), result(8.0, 20.0)],
         "no smoothing": [result(4.0, 41.0), result(16.0, 9.0)],
     }
-    monkeypatch.setattr(questions, "find_all", lambda arguments, works: results)
+    monkeypatch.setattr(questions, "find_all", lambda *given: results)
     answer = questions.compare_rows(questions.parse([]), "base", ["no smoothing"])
     found = {row[1]: row[2:] for row in answer.tables[1].rows}
     # Twice the perplexity with either seed: an interval of no width, which other pairs would have.

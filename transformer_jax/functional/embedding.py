@@ -17,7 +17,11 @@ __all__ = ["embed", "unembed"]
 
 
 def embed(
-    tokens: Int[Array, "B T"], table: Float[Array, "V D"], pad_id: int = 0
+    tokens: Int[Array, "B T"],
+    table: Float[Array, "V D"],
+    pad_id: int = 0,
+    *,
+    scaled: bool = True,
 ) -> Float[Array, "B T D"]:
     """Look up table[tokens] * sqrt(d_model) (section 3.4).
 
@@ -26,6 +30,7 @@ def embed(
         table: [V, D], floating.
         pad_id: The id whose embedding is the zero vector whatever its row holds, so that it can
             serve as the decoder's start symbol, as in tensor2tensor.
+        scaled: Whether rows are multiplied by sqrt(d_model).
 
     Returns:
         [B, T, D] in the dtype of the table. An id that is no row of the table, negative ones
@@ -45,8 +50,9 @@ def embed(
     check_floating("table", table)
     rows = replace_negative_ids(tokens, table.shape[0])
     found = table.at[rows].get(mode="fill", fill_value=jnp.nan)
-    scaled = found * jnp.asarray(math.sqrt(table.shape[1]), table.dtype)
-    return jnp.where((tokens == pad_id)[:, :, None], jnp.zeros((), table.dtype), scaled)
+    if scaled:
+        found *= jnp.asarray(math.sqrt(table.shape[1]), table.dtype)
+    return jnp.where((tokens == pad_id)[:, :, None], jnp.zeros((), table.dtype), found)
 
 
 def unembed(x: Float[Array, "B T D"], table: Float[Array, "V D"]) -> Float[Array, "B T V"]:

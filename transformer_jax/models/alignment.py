@@ -8,8 +8,8 @@ from transformer_jax.functional import attention as att
 from transformer_jax.functional.masking import padding_mask
 from transformer_jax.models.cache import resize_axis
 from transformer_jax.models.dimensions import FLOAT32, name_axes
-from transformer_jax.models.embedding import Embedding, shift_right
-from transformer_jax.models.layers import DropoutModule, Linear, glorot_uniform
+from transformer_jax.models.embedding import Embedded, shift_right
+from transformer_jax.models.layers import DropoutModule, Linear, glorot_uniform, weights_of
 
 __all__ = ["AlignedDecoder", "Alignment", "Annotations"]
 
@@ -67,27 +67,21 @@ class Alignment(DropoutModule):
 
     def __call__(self, states, annotations: Annotations):
         """states of the decoder [B, T, D] -> weighted averages [B, T, D]."""
-        keys = annotations.keys[:, :, None]
-        if self.additive:
-            vector = self.vector.astype(self.dtype).T
-            query = self.query(states)[:, :, None]
-            weights = att.additive_attention_weights(query, keys, vector, annotations.mask)
-        else:
-            scale = 1.0 if self.config.attention_score == "unscaled" else None
-            query = states[:, :, None]
-            weights = att.attention_weights(query, keys, annotations.mask, scale=scale)
+        query = self.query(states) if self.additive else states
+        query, keys = query[:, :, None], annotations.keys[:, :, None]
+        vector = self.vector if self.additive else None
+        weights = weights_of(self.config, query, keys, vector, annotations.mask)
         if self.is_mutable_collection("attention") and not self.is_initializing():
             self.sow("attention", "weights", weights[:, 0])
         return att.apply_attention(weights, annotations.values[:, :, None])[:, :, 0]
 
 
-class AlignedDecoder(DropoutModule):
+class AlignedDecoder(Embedded):
     """What decoders with an `Alignment` share; a subclass makes `embed` and `alignment`.
 
     Without `cross` it reads no source: a language model of the target.
     """
 
-    embedding: Embedding | None = None
     cross: bool = True
 
     def __call__(self, target, memory=None, source=None, rows=None):

@@ -19,7 +19,7 @@ from transformer_jax.functional.convolution import convolution, gated_linear_uni
 from transformer_jax.functional.linear import linear
 from transformer_jax.models.alignment import AlignedDecoder, Alignment, Annotations
 from transformer_jax.models.dimensions import FLOAT32, name_axes
-from transformer_jax.models.embedding import Embedding
+from transformer_jax.models.embedding import Embedded, Embedding
 from transformer_jax.models.encoder_decoder import EncoderDecoder
 from transformer_jax.models.layers import DropoutModule, Linear
 
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 # A sum of two vectors of variance 1 has variance 1 again after this (section 3.4 there).
-HALF = math.sqrt(0.5)
+SQRT_HALF = math.sqrt(0.5)
 
 
 class ConvolutionalState(NamedTuple):
@@ -107,7 +107,7 @@ class GatedConvolution(DropoutModule):
         return seen[:, 1:], gated_linear_unit(linear(read, kernel, self.bias))
 
 
-class ConvolutionalEncoder(DropoutModule):
+class ConvolutionalEncoder(Embedded):
     """Convolutions that read to both sides: source -> states, and the same with the embedding.
 
     >>> from transformer_jax import presets
@@ -118,12 +118,8 @@ class ConvolutionalEncoder(DropoutModule):
     [(2, 5, 128), (2, 5, 128)]
     """
 
-    embedding: Embedding | None = None
-
     def setup(self):
-        self.embed = self.embedding or Embedding(self.config, ("source",))
-        if self.embedding is None:
-            nn.share_scope(self, self.embed)
+        self.set_up_embedding(self.config, ("source",))
         self.layers = [
             GatedConvolution(self.config, dilation, False, name=f"encoder_{i}")
             for i, dilation in enumerate(dilations(self.config))
@@ -139,8 +135,8 @@ class ConvolutionalEncoder(DropoutModule):
         embedded, is_token = self.embed.source(source, rows), (source != 0)[..., None]
         x = embedded
         for layer in self.layers:
-            x = (x + layer(jnp.where(is_token, x, 0), rows)) * HALF
-        return x, (x + embedded) * HALF
+            x = (x + layer(jnp.where(is_token, x, 0), rows)) * SQRT_HALF
+        return x, (x + embedded) * SQRT_HALF
 
 
 class ConvolutionalDecoder(AlignedDecoder):
@@ -156,9 +152,7 @@ class ConvolutionalDecoder(AlignedDecoder):
 
     def setup(self):
         config, width = self.config, self.config.d_model
-        self.embed = self.embedding or Embedding(config, ("target", "output"))
-        if self.embedding is None:
-            nn.share_scope(self, self.embed)
+        self.set_up_embedding(config, ("target", "output"))
         self.layers = [
             GatedConvolution(config, dilation, True, name=f"decoder_{i}")
             for i, dilation in enumerate(dilations(config))
@@ -186,7 +180,7 @@ class ConvolutionalDecoder(AlignedDecoder):
         annotations = self._annotate(memory, source)
         x = embedded
         for i, layer in enumerate(self.layers):
-            x = (x + self._attend(i, layer(x, rows), embedded, annotations)) * HALF
+            x = (x + self._attend(i, layer(x, rows), embedded, annotations)) * SQRT_HALF
         return self.apply_dropout(x, self.config.dropout, rows)
 
     def init_cache(self, source, rows_per_sentence: int, places: int, memory=None):
@@ -218,7 +212,7 @@ class ConvolutionalDecoder(AlignedDecoder):
             history, y = layer.step(history, x.reshape(len(tokens), -1))
             written.append(history)
             y = self._attend(i, y.reshape(x.shape), embedded, cache.annotations)
-            x = (x + y) * HALF
+            x = (x + y) * SQRT_HALF
         cache = cache._replace(position=cache.position + 1, history=tuple(written))
         return cache, x.reshape(len(tokens), 1, -1)
 
@@ -232,8 +226,8 @@ class ConvolutionalDecoder(AlignedDecoder):
         """Add to x [B, T, D] of layer i what it finds in the source."""
         if not self.cross:
             return x
-        query = (self.queries[i](x) + embedded) * HALF
-        return (x + self.contexts[i](self.alignment(query, annotations))) * HALF
+        query = (self.queries[i](x) + embedded) * SQRT_HALF
+        return (x + self.contexts[i](self.alignment(query, annotations))) * SQRT_HALF
 
 
 class ConvolutionalModel(EncoderDecoder):
@@ -251,5 +245,4 @@ class ConvolutionalModel(EncoderDecoder):
         self.embedder = Embedding(self.config)
         self.encoder = ConvolutionalEncoder(self.config, self.embedder)
         self.decoder = ConvolutionalDecoder(self.config, self.embedder)
-        for part in (self.embedder, self.encoder, self.decoder):
-            nn.share_scope(self, part)
+        self.share_scope()

@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from transformer_jax.functional.masking import (
     causal_mask,
@@ -13,12 +12,11 @@ from transformer_jax.functional.masking import (
     segment_mask,
 )
 from transformer_jax.models.cache import resize_axis
-from transformer_jax.models.embedding import Embedding, shift_right
+from transformer_jax.models.embedding import Embedded, shift_right
 from transformer_jax.models.encoder import Masks, Segments, counted_tokens, places_of
 from transformer_jax.models.kernels import AttentionFunction, rematerialised
 from transformer_jax.models.layers import (
     DecoderLayer,
-    DropoutModule,
     KeysValues,
     to_cache_layout,
 )
@@ -53,7 +51,7 @@ class DecodeState(NamedTuple):
     position_of: jax.Array | None = None
 
 
-class Decoder(DropoutModule):
+class Decoder(Embedded):
     """The decoder: target and memory -> logits. Without `cross` it is a language model of the
     target.
 
@@ -65,15 +63,12 @@ class Decoder(DropoutModule):
     (2, 3, 50)
     """
 
-    embedding: Embedding | None = None
     cross: bool = True
     attention_fn: AttentionFunction | None = None
 
     def setup(self):
         config = self.config
-        self.embed = self.embedding or Embedding(config, ("target", "output"))
-        if self.embedding is None:
-            nn.share_scope(self, self.embed)
+        self.set_up_embedding(config, ("target", "output"))
         layer = rematerialised(DecoderLayer, config)
         self.layers = [
             layer(config, self.attention_fn, self.cross, name=f"decoder_{i}")

@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from transformer_jax.config import ModelConfig
 from transformer_jax.functional.embedding import embed
 from transformer_jax.functional.positions import learned_positions, sinusoids, sinusoids_at
 from transformer_jax.models.dimensions import FLOAT32, name_axes
 from transformer_jax.models.kernels import kernels_of
 from transformer_jax.models.layers import DropoutModule
 
-__all__ = ["Embedding", "shift_right"]
+__all__ = ["Embedded", "Embedding", "shift_right"]
 
 # ModelConfig.tied_embeddings -> the parameter that holds the table of source, target and output.
 _TABLES = {
@@ -84,9 +85,7 @@ class Embedding(DropoutModule):
 
     def _sum(self, use, tokens, positions):
         """Embedding + position, rounded once: a sum over tokens is the gradient of both tables."""
-        x = embed(tokens, self.tables[use])
-        if not self.config.scale_embeddings:
-            x *= self.config.d_model**-0.5
+        x = embed(tokens, self.tables[use], scaled=self.config.scale_embeddings)
         return (x if positions is None else x + positions).astype(self.dtype)
 
     def _index(self, positions):
@@ -104,6 +103,24 @@ class Embedding(DropoutModule):
         if config.position_encoding == "index":
             return self._index(jnp.arange(length))
         return sinusoids(length, config.d_model, config.position_encoding)
+
+
+class Embedded(DropoutModule):
+    """What reads tables: those of a model whose part it is, or its own where it stands alone."""
+
+    embedding: Embedding | None = None
+
+    @nn.nowrap
+    def set_up_embedding(self, config: ModelConfig, uses: tuple[str, ...]) -> None:
+        """Make `embed`, within `setup`.
+
+        Args:
+            config: Of tables that are made.
+            uses: As in `Embedding`.
+        """
+        self.embed = self.embedding or Embedding(config, uses)
+        if self.embedding is None:
+            nn.share_scope(self, self.embed)
 
 
 def shift_right(tokens: jax.Array, start_id: int) -> jax.Array:

@@ -3,14 +3,13 @@
 from typing import NamedTuple
 
 import jax
-from flax import linen as nn
 
 from transformer_jax.config import ModelConfig
 from transformer_jax.functional.masking import combine_masks, padding_mask, segment_mask
 from transformer_jax.functional.positions import segment_positions
-from transformer_jax.models.embedding import Embedding
+from transformer_jax.models.embedding import Embedded
 from transformer_jax.models.kernels import AttentionFunction, rematerialised
-from transformer_jax.models.layers import DropoutModule, EncoderLayer
+from transformer_jax.models.layers import EncoderLayer
 from transformer_jax.models.norms import make_norm
 
 __all__ = ["Encoder", "Masks", "Segments", "counted_tokens", "places_of"]
@@ -38,7 +37,7 @@ class Segments(NamedTuple):
     target: jax.Array | None = None
 
 
-class Encoder(DropoutModule):
+class Encoder(Embedded):
     """The encoder: source -> memory. It works alone too, with a Transformer's parameters or its
     own.
 
@@ -50,14 +49,11 @@ class Encoder(DropoutModule):
     (2, 5, 128)
     """
 
-    embedding: Embedding | None = None
     attention_fn: AttentionFunction | None = None
 
     def setup(self):
         config = self.config
-        self.embed = self.embedding or Embedding(config, ("source",))
-        if self.embedding is None:
-            nn.share_scope(self, self.embed)
+        self.set_up_embedding(config, ("source",))
         layer = rematerialised(EncoderLayer, config)
         self.layers = [
             layer(config, self.attention_fn, name=f"encoder_{i}") for i in range(config.num_layers)

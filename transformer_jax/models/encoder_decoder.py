@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from flax import linen as nn
+
 from transformer_jax.models.layers import DropoutModule
 
 __all__ = ["EncoderDecoder"]
@@ -9,6 +11,13 @@ __all__ = ["EncoderDecoder"]
 
 class EncoderDecoder(DropoutModule):
     """A model whose `setup` makes `embedder`, `encoder` and `decoder`."""
+
+    @nn.nowrap
+    def share_scope(self) -> None:
+        """Give the parts one scope, so that no path of a parameter, and no random number, names a
+        half."""
+        for part in (self.embedder, self.encoder, self.decoder):
+            nn.share_scope(self, part)
 
     def __call__(self, source, target, rows=None):
         """Compute logits [B, T, V] in float32; logits[:, t] predicts target[:, t] from target[:,

@@ -174,6 +174,11 @@ class _AlignedFamily(_EncoderDecoderFamily):
 
     divisible: ClassVar = {"fsdp": ("d_model",), "tensor": ()}
 
+    def estimate_scores(self, config: ModelConfig, source: int, target: int) -> int:
+        """Estimate how many numbers an alignment keeps for a sentence."""
+        width = config.d_model if config.attention_score == "additive" else 1
+        return 2 * target * source * width
+
     def attention(self, config, collected):
         layers = [np.asarray(each, np.float32) for each in collected["alignment"]["weights"]]
         # Steps of a loop stand on an axis of their own.
@@ -201,9 +206,7 @@ class RecurrentFamily(_AlignedFamily):
     def estimate_activations(self, config, source, target):
         gates = 4 if config.architecture == "lstm" else 1
         layer = config.d_model * ((2 * gates + 4) * source + (3 * gates + 6) * target)
-        compared = (
-            2 * target * source * (config.d_model if config.attention_score == "additive" else 1)
-        )
+        compared = self.estimate_scores(config, source, target)
         return config.num_layers * layer + compared + target * config.target_size
 
 
@@ -229,10 +232,8 @@ class ConvolutionalFamily(_AlignedFamily):
 
     def estimate_activations(self, config, source, target):
         layer = config.d_model * (config.kernel_width + 6) * (source + target)
-        compared = (
-            2 * target * source * (config.d_model if config.attention_score == "additive" else 1)
-        )
-        return config.num_layers * (layer + compared) + target * config.target_size
+        layer += self.estimate_scores(config, source, target)
+        return config.num_layers * layer + target * config.target_size
 
 
 FAMILIES: dict[str, Family] = {

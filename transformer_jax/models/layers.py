@@ -201,16 +201,30 @@ class MultiHeadAttention(DropoutModule):
 
     @property
     def _scale(self):
-        return 1.0 if self.config.attention_score == "unscaled" else None
+        return scale_of(self.config)
 
     def _weights(self, query, keys, mask):
-        if self.config.attention_score == "additive":
-            vector = self.vector.astype(self.dtype).T
-            return att.additive_attention_weights(query, keys, vector, mask)
-        return att.attention_weights(query, keys, mask, scale=self._scale)
+        vector = self.vector if self.config.attention_score == "additive" else None
+        return weights_of(self.config, query, keys, vector, mask)
 
     def _project(self, x, *parts):
         return [att.split_heads(each, self.config.num_heads) for each in project(x, *parts)]
+
+
+def scale_of(config: ModelConfig) -> float | None:
+    """The factor of dot products, as `functional.attention_weights` takes it."""
+    return 1.0 if config.attention_score == "unscaled" else None
+
+
+def weights_of(config: ModelConfig, query, keys, vector, mask):
+    """Attention weights [B, H, T, S] by the score that `config.attention_score` names.
+
+    `vector` [K, H] is the parameter of an additive score, and None for others.
+    """
+    if vector is None:
+        return att.attention_weights(query, keys, mask, scale=scale_of(config))
+    vector = vector.astype(jnp.dtype(config.dtype)).T
+    return att.additive_attention_weights(query, keys, vector, mask)
 
 
 def to_cache_layout(keys_values: KeysValues) -> KeysValues:

@@ -18,9 +18,9 @@ from flax import linen as nn
 from transformer_jax.config import ModelConfig
 from transformer_jax.models.alignment import AlignedDecoder, Alignment, Annotations
 from transformer_jax.models.dimensions import FLOAT32, name_axes
-from transformer_jax.models.embedding import Embedding
+from transformer_jax.models.embedding import Embedded, Embedding
 from transformer_jax.models.encoder_decoder import EncoderDecoder
-from transformer_jax.models.layers import DropoutModule, Linear
+from transformer_jax.models.layers import Linear
 
 __all__ = ["CELLS", "RecurrentDecoder", "RecurrentEncoder", "RecurrentModel", "RecurrentState"]
 
@@ -87,7 +87,7 @@ def without_positions(config: ModelConfig) -> ModelConfig:
     return replace(config, position_encoding="none")
 
 
-class RecurrentEncoder(DropoutModule):
+class RecurrentEncoder(Embedded):
     """Layers that read in both directions, each of D / 2 units: source -> states.
 
     >>> from transformer_jax import presets
@@ -97,13 +97,9 @@ class RecurrentEncoder(DropoutModule):
     (2, 5, 128)
     """
 
-    embedding: Embedding | None = None
-
     def setup(self):
         config = self.config
-        self.embed = self.embedding or Embedding(without_positions(config), ("source",))
-        if self.embedding is None:
-            nn.share_scope(self, self.embed)
+        self.set_up_embedding(without_positions(config), ("source",))
         self.layers = [
             [
                 make_cell(config, config.d_model // 2, f"encoder_{i}_{direction}")
@@ -155,10 +151,7 @@ class RecurrentDecoder(AlignedDecoder):
 
     def setup(self):
         config, width = self.config, self.config.d_model
-        uses = ("target", "output")
-        self.embed = self.embedding or Embedding(without_positions(config), uses)
-        if self.embedding is None:
-            nn.share_scope(self, self.embed)
+        self.set_up_embedding(without_positions(config), ("target", "output"))
         layers = range(config.num_layers)
         self.cells = [make_cell(config, width, f"decoder_{i}") for i in layers]
         if self.cross:
@@ -264,5 +257,4 @@ class RecurrentModel(EncoderDecoder):
         self.embedder = Embedding(without_positions(self.config))
         self.encoder = RecurrentEncoder(self.config, self.embedder)
         self.decoder = RecurrentDecoder(self.config, self.embedder)
-        for part in (self.embedder, self.encoder, self.decoder):
-            nn.share_scope(self, part)
+        self.share_scope()

@@ -3,8 +3,6 @@
 Token ids are int32, PAD = 0. Targets are passed unshifted, ending in EOS; the model shifts them.
 """
 
-from flax import linen as nn
-
 from transformer_jax.models.decoder import Decoder, DecodeState
 from transformer_jax.models.embedding import Embedding
 from transformer_jax.models.encoder import Encoder, Masks, Segments
@@ -35,13 +33,11 @@ class Transformer(EncoderDecoder):
     attention_fn: AttentionFunction | None = None
 
     def setup(self):
-        # One scope for all three: no path of a parameter, and so no random number, names a half.
         self.embedder = Embedding(self.config)
         attend = self.attention_fn
         self.encoder = Encoder(self.config, self.embedder, attention_fn=attend)
         self.decoder = Decoder(self.config, self.embedder, attention_fn=attend)
-        for part in (self.embedder, self.encoder, self.decoder):
-            nn.share_scope(self, part)
+        self.share_scope()
 
     def __call__(self, source, target, rows=None, masks=None, segments=None):
         """Compute logits [B, T, V] in float32; logits[:, t] predicts target[:, t] from target[:,
