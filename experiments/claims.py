@@ -1,12 +1,12 @@
 """Claims about rows of a table, and what paired seeds say of them."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from scipy import stats
 
-__all__ = ["Claim", "Interval", "decide", "paired_interval"]
+__all__ = ["Claim", "Interval", "comparable", "decide", "paired_interval", "paired_rows"]
 
 
 class Claim(NamedTuple):
@@ -44,6 +44,41 @@ def paired_interval(differences: Sequence[float], confidence: float) -> Interval
     return Interval(mean, mean - half, mean + half, count)
 
 
+def comparable(found: Mapping, measure: str) -> float:
+    """A measure of a result as it is compared: a perplexity by its logarithm.
+
+    >>> comparable({"perplexity": 1.0, "BLEU": 30.0}, "perplexity")
+    0.0
+    """
+    return math.log(found[measure]) if measure == "perplexity" else found[measure]
+
+
+def paired_rows(
+    found: Mapping[str, Sequence[Mapping]], base: str, measures: Iterable[str]
+) -> list[list[str | float]]:
+    """The differences of each row from a base, with their 95% intervals.
+
+    Args:
+        found: Row -> results, one for each seed, in the same order of seeds for all.
+        base: The row from which the others differ.
+        measures: Names of what is compared.
+
+    Returns:
+        Row, measure, mean, low, high and number of pairs, as rows of a table; none where there are
+        fewer than two seeds.
+    """
+    rows: list[list[str | float]] = []
+    for row, results in found.items():
+        for measure in measures if row != base and len(results) > 1 else ():
+            differences = [
+                comparable(a, measure) - comparable(b, measure)
+                for a, b in zip(results, found[base], strict=True)
+            ]
+            name = "ln perplexity" if measure == "perplexity" else measure
+            rows.append([row, name, *paired_interval(differences, 0.95)])
+    return rows
+
+
 def decide(claim: Claim, found: Iterable[dict], margin: float) -> tuple[Interval, str] | None:
     """The interval of a claim's difference and what it says; None with fewer than two pairs.
 
@@ -52,8 +87,7 @@ def decide(claim: Claim, found: Iterable[dict], margin: float) -> tuple[Interval
     """
     values: dict[str, dict[int, float]] = {}
     for result in found:
-        value = result[claim.measure]
-        value = math.log(value) if claim.measure == "perplexity" else value
+        value = comparable(result, claim.measure)
         values.setdefault(result["row"], {})[result["seed"]] = value
     row, base = values.get(claim.row, {}), values.get("base", {})
     differences = [row[seed] - base[seed] for seed in sorted(row.keys() & base.keys())]

@@ -8,6 +8,7 @@ loop's body times its length; paths are searched in derivatives. How each grows 
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +35,7 @@ __all__ = [
     "recurrent",
     "restricted_attention",
     "self_attention",
+    "training_operations",
 ]
 
 Layer = Callable[[jax.Array], jax.Array]
@@ -89,6 +91,25 @@ def count(config: ModelConfig) -> int:
     tokens = jnp.ones((1, 2), jnp.int32)
     shapes = jax.eval_shape(build_model(config).init, jax.random.key(0), tokens, tokens)
     return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+
+
+def training_operations(config: ModelConfig, rows: int, length: int) -> int:
+    """Count the operations of a loss and its gradient over sentence pairs of one length.
+
+    Args:
+        config: A model without collections that change as it trains.
+        rows: Sentence pairs.
+        length: Tokens of each source and of each target.
+    """
+    model, tokens = build_model(replace(config, dropout=0.0)), jnp.ones((rows, length), jnp.int32)
+    params = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)["params"]
+
+    def loss(params):
+        logits: Any = model.apply({"params": params}, tokens, tokens)
+        total, count = functional.label_smoothed_cross_entropy(logits, tokens)
+        return total / count
+
+    return count_operations(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
 
 
 def trace(layer: Layer, n: int, d: int):

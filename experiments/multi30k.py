@@ -12,6 +12,7 @@ Anchor   Wu et al., "Good for Misconceived Reasons" (ACL 2021, arXiv 2105.14462)
 Run it again to resume where it stopped.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,16 +67,22 @@ def configuration(data: Path, text: str, recipe: str, steps: int | None) -> RunC
     return config
 
 
-def score(data: Path, text: str, run_dir: Path) -> dict:
-    """Translate test2016 as the anchor does and score it; raw text gets every score."""
+def test_pairs(data: Path, text: str = "raw") -> tuple[Sequence[str], Sequence[str]]:
+    """Sentences of test2016 and their references."""
     from transformer_jax.data.text import TextFiles
-    from transformer_jax.translator import Translator
 
     folder, name = data, "test_2016_flickr"
     if text == "bpe":
         folder, name = folder / "revisit-mmt-bpe", "test.2016"
-    test = TextFiles(str(folder / f"{name}.en"), str(folder / f"{name}.de"))
-    sources, references = zip(*test)
+    sources, references = zip(*TextFiles(str(folder / f"{name}.en"), str(folder / f"{name}.de")))
+    return sources, references
+
+
+def score(data: Path, text: str, run_dir: Path) -> dict:
+    """Translate test2016 as the anchor does and score it; raw text gets every score."""
+    from transformer_jax.translator import Translator
+
+    sources, references = test_pairs(data, text)
     found = Translator.load(run_dir).evaluate(sources, references, BEAM, language="de")
     scores = {s.name: {"value": s.value, "signature": s.signature} for s in found.scores}
     return {"checkpoint": found.checkpoint, "perplexity": found.perplexity, "scores": scores}

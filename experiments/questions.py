@@ -17,7 +17,6 @@ seeds. A run that is finished is not run again: the same command resumes where i
 """
 
 import argparse
-import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +26,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from experiments import attention_facts
-from experiments.claims import paired_interval
+from experiments.claims import paired_rows
 from experiments.ledger import Cell, Entry, Provenance, Table, merge_provenance
 from experiments.order import MODELS, Order
 from experiments.program import check_positive, make_parser, publish_result
@@ -41,6 +40,7 @@ from transformer_jax.training.optimizer import make_optimizer
 # Sentences that are translated, and those whose states are probed.
 SEEDS, SENTENCES, PROBED = 3, 150, 500
 STEPS = 1000
+DATASET = "grammar"
 SPLITS = ("test", "length")
 SMALL_BATCHES = "batches of 256 tokens"
 
@@ -68,6 +68,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
 }  # fmt: skip
 # Rows whose learning rate begins at its peak.
 FLAT = ("no warm-up", "pre-norm, no warm-up")
+PROBED_ROWS = ("base", "no residuals", "no positions")
 
 
 def make_flat_optimizer(config: OptimizerConfig, schedule: Callable) -> Any:
@@ -107,10 +108,10 @@ def make_works(
             Choice(
                 row,
                 seed,
-                on_one_device(changed, "grammar", steps, seed, **change.get("data", {})),
+                on_one_device(changed, DATASET, steps, seed, **change.get("data", {})),
                 arguments.output / folder_name(row, seed),
                 SENTENCES,
-                "grammar",
+                DATASET,
                 SPLITS,
             )
             for seed in range(seeds)
@@ -143,26 +144,14 @@ def compare_rows(
     found = find_all(works, arguments.jobs, arguments.output)
     scores = ("perplexity", *(f"BLEU {split}" for split in SPLITS))
     means: list[list[Cell]] = []
-    pairs: list[list[Cell]] = []
     for row, results in found.items():
         values = [sum(each[s] for each in results) / len(results) for s in scores]
         means.append([row, len(results), *values])
-        for score in scores if row != base and len(results) > 1 else ():
-            differences = [
-                _comparable(a, score) - _comparable(b, score)
-                for a, b in zip(results, found[base], strict=True)
-            ]
-            name = "ln perplexity" if score == "perplexity" else score
-            pairs.append([row, name, *paired_interval(differences, 0.95)])
     tables = [Table(f"{base} and others", ["row", "seeds", *scores], means)]
-    if pairs:
+    if pairs := paired_rows(found, base, scores):
         columns = [f"row - {base}", "of", "mean", "from", "to", "pairs"]
         tables.append(Table("Differences, 95% intervals", columns, pairs))
     return Answer(tables, CAVEATS, [each for results in found.values() for each in results])
-
-
-def _comparable(found: dict, score: str) -> float:
-    return math.log(found[score]) if score == "perplexity" else found[score]
 
 
 def _together(*answers: Answer) -> Answer:
@@ -221,7 +210,7 @@ def ask_layers(arguments: argparse.Namespace) -> Answer:
 
 
 def ask_probe(arguments: argparse.Namespace) -> Answer:
-    works = make_works(arguments, ["base", "no residuals", "no positions"], arguments.seeds)
+    works = make_works(arguments, PROBED_ROWS, arguments.seeds)
     found = find_all(works, arguments.jobs, arguments.output)
     rows: list[list[Cell]] = []
     for row, several in works.items():

@@ -1,12 +1,14 @@
 """Table 1 measured: four layer types by time, memory and translation.
 
     python -m experiments.table1_layers                        scaled down, all parts
-    python -m experiments.table1_layers --only memory          one part: time, memory or translation
+    python -m experiments.table1_layers --only memory          one part
+    python -m experiments.table1_layers --only multi30k --data ../shared/data/multi30k
     python -m experiments.table1_layers --full --data-dir WMT  translation at base's size, on WMT14
 
 time         one layer, forward and backward, from 16 to 4,096 positions, 4,096 tokens in all
 memory       recalling a token from 8 to 512 places back (experiments.recall)
 translation  whole models on the embedded corpus, with equal updates and with equal time
+multi30k     whole models on captions, 20 minutes each; where --data names their folder
 
 All compare as many parameters with each other, within a few per cent. How operations, sequential
 steps and paths grow is counted by `experiments.audit`. A run that is finished is not run again: the
@@ -17,24 +19,30 @@ import argparse
 import functools
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from experiments.claims import paired_interval
-from experiments.complexity import count
+import numpy as np
+
+from experiments import multi30k
+from experiments.claims import paired_interval, paired_rows
+from experiments.complexity import count, training_operations
 from experiments.layer_time import OURS, time_table
 from experiments.ledger import Cell, Entry, Provenance, Table, merge_provenance
 from experiments.program import check_positive, make_parser, publish_result
 from experiments.recall import DISTANCES, MODELS, Recall, derivative_norms
-from experiments.tasks import SplitTask, find_all, folder_name, on_one_device
+from experiments.tasks import BEAM, SplitTask, Task, find_all, folder_name, on_one_device
 from transformer_jax import presets
-from transformer_jax.config import ModelConfig
+from transformer_jax.config import ModelConfig, RunConfig
 from transformer_jax.errors import UserError
 from transformer_jax.terminal import run_program
 
 SEEDS, SENTENCES = 3, 150
-STEPS = {"memory": 1000, "translation": 1500}
+# Those of Multi30k are the ones that are timed before the whole run.
+STEPS = {"memory": 1000, "translation": 1500, "multi30k": 300}
+MINUTES = 20
 SPLITS = ("test", "length", "distance")
 
 
@@ -126,19 +134,18 @@ def _derivatives_table() -> Table:
 
 @functools.cache
 def of_equal_size(config: ModelConfig, parameters: int) -> ModelConfig:
-    """The model with the even width that has the nearest number of parameters."""
-    low, high = 4, 2048
-    while high - low > 2:
-        middle = (low + high) // 4 * 2
-        low, high = (
-            (middle, high)
-            if count(replace(config, d_model=middle)) <= parameters
-            else (low, middle)
-        )
-    return min(
-        (replace(config, d_model=width) for width in (low, high)),
-        key=lambda each: abs(count(each) - parameters),
+    """The model with the even width that has the nearest number of parameters.
+
+    That number is a quadratic function of the width, which three widths determine.
+    """
+    known = (4, 64, 128)
+    sizes = np.polynomial.Polynomial.fit(
+        known, [count(replace(config, d_model=width)) for width in known], 2
     )
+    roots: list[float] = (sizes - parameters).roots().real.tolist()
+    below = int(max(roots) // 2 * 2)
+    width = min((below, below + 2), key=lambda width: abs(sizes(width) - parameters))
+    return replace(config, d_model=width)
 
 
 def models(base: ModelConfig) -> dict[str, ModelConfig]:
@@ -157,15 +164,21 @@ def models(base: ModelConfig) -> dict[str, ModelConfig]:
     }
 
 
+def with_layers(recipe: RunConfig, name: str) -> RunConfig:
+    """A recipe for another layer type: as many parameters, and the same learning rates."""
+    model = models(recipe.model)[name]
+    # The schedule divides by sqrt(d_model).
+    factor = recipe.optimizer.lr_factor * (model.d_model / recipe.model.d_model) ** 0.5
+    return replace(recipe, model=model, optimizer=replace(recipe.optimizer, lr_factor=factor))
+
+
 def layer_tasks(arguments: argparse.Namespace, name: str, steps: int) -> list[SplitTask]:
     """The runs of a layer type, one for each seed."""
     recipe = presets.run_config("base" if arguments.full else "tiny")
-    base = recipe.model if arguments.full else replace(recipe.model, dropout=0.0)
+    if not arguments.full:
+        recipe = replace(recipe, model=replace(recipe.model, dropout=0.0))
     dataset, scale = ("wmt14_translate", "full") if arguments.full else ("grammar", "small")
-    model = models(base)[name]
-    # The schedule divides by sqrt(d_model): so that all have the rates of `base`.
-    factor = recipe.optimizer.lr_factor * (model.d_model / base.d_model) ** 0.5
-    recipe = replace(recipe, model=model, optimizer=replace(recipe.optimizer, lr_factor=factor))
+    recipe = with_layers(recipe, name)
     folder = arguments.output / f"translation-{scale}"
     scored, splits = (None, ()) if arguments.full else (SENTENCES, SPLITS)
     return [
@@ -188,63 +201,131 @@ def translation(arguments: argparse.Namespace) -> Entry:
 
     works = {name: layer_tasks(arguments, name, steps) for name in TRANSLATED}
     equal = find_all(works, arguments.jobs, arguments.output)
-    # Compiling left out, which the cache takes off all runs of a row but the first.
-    seconds = {name: _mean_of(runs, "seconds_per_update") for name, runs in equal.items()}
-    updates = {name: round(steps * seconds[OURS] / seconds[name]) or 1 for name in TRANSLATED}
+    updates = {
+        name: round(steps * _seconds(equal[OURS]) / _seconds(equal[name])) or 1
+        for name in TRANSLATED
+    }
     timed = find_all(
         {name: layer_tasks(arguments, name, updates[name]) for name in TRANSLATED},
         arguments.jobs,
         arguments.output,
     )
     scores = [f"BLEU {split}" for split in SPLITS] if not arguments.full else ["BLEU"]
-    rows: list[list[Cell]] = []
-    differences: list[list[Cell]] = []
-    for label, found in (("equal updates", equal), ("equal time", timed)):
-        for name, runs in found.items():
-            width = works[name][0].config.model.d_model
-            means = [_mean_of(runs, score) for score in scores]
-            size, taken = runs[0]["parameters"], runs[0]["steps"]
-            rows.append([label, name, width, size, taken, 1 / seconds[name], *means])
-            if name != OURS and arguments.seeds > 1:
-                for score in scores:
-                    pairs = zip(found[OURS], runs, strict=True)
-                    interval = paired_interval([a[score] - b[score] for a, b in pairs], 0.95)
-                    differences.append([label, name, score, *interval, _verdict(*interval[:3])])
-    every = [run for found in (equal, timed) for runs in found.values() for run in runs]
-    columns = ["", "layers", "d_model", "parameters", "updates", "updates a second", *scores]
-    tables = [Table("Translation", columns, rows, 1)]
-    if differences:
-        paired_columns = ["", "self-attention against", "of", "ahead by", "from", "to", "pairs", ""]
-        tables.append(Table("Differences, 95% intervals", paired_columns, differences, 1))
-    return Entry(
-        "table1_layers",
-        "Table 1, measured: translation",
-        merge_provenance(
-            f"python -m experiments.table1_layers --only translation{arguments.said}",
-            [Provenance(**each["where"]) for each in every],
-        ),
+    tables = []
+    for title, found in (("Equal updates", equal), ("Equal time", timed)):
+        tables.append(_translation_table(title, works, found, equal, scores))
+        if differences := paired_rows(found, OURS, scores):
+            paired_columns = [f"layers - {OURS}", "of", "mean", "from", "to", "pairs"]
+            title = f"{title}: differences, 95% intervals"
+            tables.append(Table(title, paired_columns, differences, 1))
+    return _translated(
+        arguments,
+        "translation",
         tables,
-        "the paper compares with published models, not with layers in one frame. One schedule, "
-        "that of the Transformer, for all: others may suit the others better. Runs of "
-        "the same number of updates share their batches; compiling is no part of the time",
-        {"runs": every},
+        [run for found in (equal, timed) for runs in found.values() for run in runs],
+        "Runs of the same number of updates share their batches; compiling is no part of the time",
+    )
+
+
+@dataclass(frozen=True)
+class CaptionTask(Task):
+    """A run on Multi30k, whose folder is `data`, scored on its test set of 2016, too."""
+
+    data: Path = Path()
+
+    def further_scores(self, translator: Any) -> dict[str, float]:
+        from transformer_jax.evaluation.bleu import sacrebleu_score
+
+        sources, references = multi30k.test_pairs(self.data)
+        written = translator.translate(sources, BEAM, split_sentences="never")
+        return {"BLEU test2016": sacrebleu_score("BLEU", written, references).value}
+
+
+def multi30k_tasks(arguments: argparse.Namespace, name: str, steps: int) -> list[CaptionTask]:
+    """The run of a layer type on Multi30k's raw text."""
+    recipe = with_layers(multi30k.configuration(arguments.data, "raw", "cpu", steps), name)
+    train = replace(recipe.train, parallel="jit", log_every=min(50, steps))
+    folder = arguments.output / "multi30k" / f"{folder_name(name, 0)}-{steps}"
+    config = replace(recipe, train=train)
+    return [CaptionTask(name, 0, config, folder, None, "multi30k", arguments.data)]
+
+
+def captions(arguments: argparse.Namespace) -> Entry:
+    """Multi30k: each for `MINUTES` of updates, at the speed of its first ones."""
+    steps = arguments.steps or STEPS["multi30k"]
+    works = {name: multi30k_tasks(arguments, name, steps) for name in TRANSLATED}
+    first = find_all(works, arguments.jobs, arguments.output)
+    updates = {name: round(60 * MINUTES / _seconds(first[name])) for name in TRANSLATED}
+    if arguments.steps:  # a try of the program
+        updates = dict.fromkeys(TRANSLATED, arguments.steps)
+    timed = find_all(
+        {name: multi30k_tasks(arguments, name, updates[name]) for name in TRANSLATED},
+        arguments.jobs,
+        arguments.output,
+    )
+    scores = ["BLEU", "BLEU test2016"]
+    return _translated(
+        arguments,
+        "multi30k",
+        [_translation_table(f"{MINUTES} minutes each", works, timed, timed, scores)],
+        [run for found in (first, timed) for runs in found.values() for run in runs],
+        f"One seed; {arguments.jobs} runs at a time on the cores of the machine; compiling, "
+        "saving and evaluation are no part of the minutes; the last checkpoint, not an average",
     )
 
 
 TRANSLATED = (OURS, "restricted, radius 4", "rnn", "lstm", "convolutional")
 
 
+def _seconds(runs: Sequence[dict]) -> float:
+    """Of an update: compiling left out, which the cache takes off all runs of a row but one."""
+    return _mean_of(runs, "seconds_per_update")
+
+
+def _translation_table(
+    title: str,
+    works: Mapping[str, Sequence[Task]],
+    found: Mapping[str, Sequence[dict]],
+    timed: Mapping[str, Sequence[dict]],
+    scores: Sequence[str],
+) -> Table:
+    """Means of the runs of each layer type; the speeds are those of `timed`."""
+    rows: list[list[Cell]] = []
+    for name, runs in found.items():
+        model = works[name][0].config.model
+        operations = training_operations(model, 4, 16) / (4 * 16) / 1e6
+        means = [_mean_of(runs, score) for score in scores]
+        size, taken = runs[0]["parameters"], runs[0]["steps"]
+        rows.append(
+            [name, model.d_model, size, operations, taken, 1 / _seconds(timed[name]), *means]
+        )
+    columns = ["layers", "d_model", "parameters", "MFLOP a token", "updates", "updates a second"]
+    return Table(title, [*columns, *scores], rows, 1)
+
+
+def _translated(
+    arguments: argparse.Namespace, part: str, tables: list[Table], runs: list[dict], missing: str
+) -> Entry:
+    return Entry(
+        "table1_layers",
+        f"Table 1, measured: {part}",
+        merge_provenance(
+            f"python -m experiments.table1_layers --only {part}{arguments.said}",
+            [Provenance(**each["where"]) for each in runs],
+        ),
+        tables,
+        "the paper compares with published models, not with layers in one frame. One schedule, "
+        f"that of the Transformer, for all: others may suit the others better. {missing}. "
+        "Operations are counted for sentences of 16 tokens",
+        {"runs": runs},
+    )
+
+
 def _mean_of(found: Sequence[dict], score: str) -> float:
     return sum(each[score] for each in found) / len(found)
 
 
-def _verdict(mean: float, low: float, high: float) -> str:
-    if low <= 0 <= high:
-        return "undecided"
-    return "better" if mean > 0 else "worse"
-
-
-PARTS = {"time": timing, "memory": memory, "translation": translation}
+PARTS = {"time": timing, "memory": memory, "translation": translation, "multi30k": captions}
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -256,7 +337,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, help="runs at a time; default: one a core, --full: 1")
     parser.add_argument("--full", action="store_true", help="base's size, on WMT14")
     parser.add_argument("--data-dir", help="archives of WMT14; default: download")
+    parser.add_argument("--data", type=Path, help="folder of Multi30k")
     arguments = parser.parse_args(argv)
+    if arguments.only == "multi30k" and not arguments.data:
+        raise UserError("--only multi30k needs --data, the folder of Multi30k")
     if arguments.data_dir and not arguments.full:
         raise UserError(f"--data-dir {arguments.data_dir} is of --full: others write their text")
     check_positive(arguments, "seeds", "steps", "jobs", "rounds")
@@ -275,7 +359,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse()
-    for name in [arguments.only] if arguments.only else PARTS:
+    every = [name for name in PARTS if name != "multi30k" or arguments.data]
+    for name in [arguments.only] if arguments.only else every:
         publish_result(f"table1-{name}", PARTS[name](arguments), arguments)
 
 

@@ -1,17 +1,22 @@
 """Layers in one frame: equal sizes, tasks whose answers are known, the program to its end."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from experiments import layer_time, recall, sequences, table1_layers
-from experiments.ledger import entries
+from experiments.ledger import Provenance, entries
+from tests.small_job import configuration, write_text
 from transformer_jax import presets
 from transformer_jax.errors import UserError
 from transformer_jax.models.families import family_of
+from transformer_jax.training.schedule import make_schedule
+
+WHERE = asdict(Provenance("run", "commit", "machine", {}, 1.0))
 
 
 def size(params):
@@ -82,11 +87,51 @@ def test_table1_parses_its_options():
     assert table1_layers.parse(["--full"]).seeds == 1
     assert table1_layers.parse(["--seeds", "2", "--full"]).said == " --full --seeds 2"
     for words, message in (
+        ("--only multi30k", "--only multi30k needs --data, the folder of Multi30k"),
         ("--seeds 0", "--seeds 0 must be positive"),
         ("--data-dir x", "--data-dir x is of --full"),
     ):
         with pytest.raises(UserError, match=message):
             table1_layers.parse(words.split())
+
+
+def test_captions_are_trained_for_as_long_each(tmp_path, monkeypatch):
+    """Twenty minutes at the speed of the first updates; rates and sizes are those of the preset."""
+    seconds = {name: 0.1 * i for i, name in enumerate(table1_layers.TRANSLATED, 1)}
+    asked = []
+
+    def find_all(works, jobs, output):
+        asked.append({name: work.config.train.steps for name, [work] in works.items()})
+        found = {"parameters": 1, "BLEU": 1.0, "BLEU test2016": 2.0, "where": WHERE}
+        return {
+            name: [{**found, "steps": asked[-1][name], "seconds_per_update": seconds[name]}]
+            for name in works
+        }
+
+    monkeypatch.setattr(table1_layers, "find_all", find_all)
+    arguments = table1_layers.parse(["--only", "multi30k", "--data", str(tmp_path)])
+    entry = table1_layers.captions(arguments)
+    assert asked[0] == dict.fromkeys(seconds, 300)
+    assert asked[1] == {name: round(1200 / each) for name, each in seconds.items()}
+    [table] = entry.tables
+    assert [row[4] for row in table.rows] == list(asked[1].values())
+    assert [row[2] for row in table.rows] == [1] * 5 and table.rows[0][1] == 128
+    # A matrix of M entries takes 6 M operations a token, forward and backward; 2.6 million here.
+    assert all(row[3] == pytest.approx(6 * 2.6, rel=0.05) for row in table.rows)
+    for name in table1_layers.TRANSLATED:
+        [task] = table1_layers.multi30k_tasks(arguments, name, 300)
+        peak = make_schedule(task.config.optimizer, task.config.model.d_model)(999)
+        assert float(peak) == pytest.approx(0.003, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_captions_are_scored_on_the_test_set_too(tmp_path):
+    for language, text in zip(("en", "de"), write_text(tmp_path / "test", 8)):
+        Path(text).rename(tmp_path / f"test_2016_flickr.{language}")
+    config = configuration(tmp_path, steps=2)
+    task = table1_layers.CaptionTask("lstm", 0, config, tmp_path / "run", 4, "text", tmp_path)
+    found = task.find()
+    assert {"BLEU", "BLEU test2016"} <= found.keys() and found["steps"] == 2
 
 
 @pytest.mark.slow
@@ -97,25 +142,46 @@ def test_times_of_layers_are_measured_for_each():
     assert [row[0] for row in crossings.rows] == list(layer_time.TIMED)[1:]
 
 
+def fake_find(task):
+    """What a run of a number of updates might find; the LSTM's take twice as long."""
+    is_lstm = task.row == "lstm"
+    score = 10 * task.seed**2 + 5 * is_lstm + task.config.train.steps
+    return {
+        "steps": task.config.train.steps,
+        "parameters": 7,
+        "seconds_per_update": 0.2 if is_lstm else 0.1,
+        **{f"BLEU {split}": score for split in table1_layers.SPLITS},
+    }
+
+
+def test_translation_by_updates_and_by_time(tmp_path, monkeypatch, in_this_process):
+    monkeypatch.setattr(table1_layers.SplitTask, "find", fake_find)
+    monkeypatch.setattr(table1_layers.SplitTask, "describe", lambda task, found: task.row)
+    monkeypatch.setattr(table1_layers, "TRANSLATED", (table1_layers.OURS, "lstm"))
+    words = f"--only translation --seeds 2 --steps 100 --output {tmp_path}"
+    monkeypatch.setattr("sys.argv", ["table1", *words.split()])
+    table1_layers.main()
+    entry = entries(tmp_path)["table1-translation"]
+    updates, differences, time, timed_differences = entry.tables
+    assert [row[4] for row in updates.rows] == [100, 100]
+    assert [row[4] for row in time.rows] == [100, 50]
+    assert [row[5] for row in time.rows] == pytest.approx([10, 5])
+    assert updates.rows[1][6:] == [110] * 3  # 105 and 115
+    assert differences.rows[0] == ["lstm", "BLEU test", 5, 5, 5, 2]
+    assert timed_differences.rows[2] == ["lstm", "BLEU distance", -45, -45, -45, 2]
+    assert len(entry.details["runs"]) == 8
+
+
 @pytest.mark.slow
-def test_table1_from_end_to_end(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(table1_layers, "SENTENCES", 2)
+def test_memory_from_end_to_end(tmp_path, monkeypatch, capsys, in_this_process):
     monkeypatch.setattr(table1_layers, "DISTANCES", (8,))
-    # Two rows of each, or the processes would take minutes to start.
     few = {name: recall.MODELS[name] for name in ("rnn", "self-attention, radius 16")}
     monkeypatch.setattr(table1_layers, "MODELS", few)
-    monkeypatch.setattr(table1_layers, "TRANSLATED", (table1_layers.OURS, "lstm"))
-    for part, seeds in (("translation", 1), ("memory", 2)):
-        words = f"--only {part} --seeds {seeds} --steps 2 --jobs 2 --output {tmp_path}"
-        monkeypatch.setattr("sys.argv", ["table1", *words.split()])
-        table1_layers.main()
-    shown = capsys.readouterr().out
-    assert "| self-attention, radius 16 |" in shown
-    assert "| equal time | lstm |" in shown
-    found = entries(tmp_path)
-    assert set(found) == {"table1-memory", "table1-translation"}
-    runs = found["table1-translation"].details["runs"]
-    assert {"BLEU length", "BLEU distance", "BLEU test"} <= runs[0].keys()
+    words = f"--only memory --seeds 2 --steps 2 --output {tmp_path}"
+    monkeypatch.setattr("sys.argv", ["table1", *words.split()])
+    table1_layers.main()
+    assert "| self-attention, radius 16 |" in capsys.readouterr().out
+    assert set(entries(tmp_path)) == {"table1-memory"}
     results = list(tmp_path.glob("memory/*/result.json"))
     assert len(results) == 2 * (len(few) + 2)
     # What is finished is not done again.
