@@ -6,13 +6,18 @@ from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
-# Eight devices on one CPU, for pmap and meshes.
-flags = [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
-# Where programs are not optimised, the older code generator compiles them in a third of the time;
-# JAX 0.11 has it no longer.
-if "--xla_backend_optimization_level=0" in flags[0] and version("jaxlib").startswith("0.10."):
-    flags += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
-os.environ["XLA_FLAGS"] = " ".join(flags)
+# Eight devices on one CPU, for pmap and meshes. Where programs are not optimised, the older code
+# generator compiles them in a third of the time; JAX 0.11 has it no longer.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+        if "--xla_backend_optimization_level=0" in os.environ.get("XLA_FLAGS", "")
+        and version("jaxlib").startswith("0.10.")
+        else "",
+    ]
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hypothesis

@@ -26,7 +26,7 @@ from transformer_jax.run.train import train
 from transformer_jax.tools.verification import read_fingerprints
 
 LAUNCH = Path(__file__).parents[2] / "examples" / "launch"
-FLAGS = " --xla_backend_optimization_level=0 --xla_force_host_platform_device_count=4"
+FLAGS = re.sub("device_count=8", "device_count=4", os.environ["XLA_FLAGS"])
 FOUR = {**ENVIRONMENT, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": FLAGS}
 
 
