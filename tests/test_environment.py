@@ -154,6 +154,7 @@ def test_nohup_is_respected(monkeypatch):
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.slow
 def test_jax_strict_settings_end_no_job(uninterrupted_run, tmp_path):
     config = configuration(tmp_path, steps=2, best_metric="bleu", parallel="auto")
     expected = Translator.load(uninterrupted_run[2].folder).translate(["w1 w2"])

@@ -70,6 +70,7 @@ def tagging_runs(tmp_path_factory):
     return train_in_parts(replace(config, optimizer=optimizer), folder, 37)
 
 
+@pytest.mark.slow
 def test_lstm_trains_resumes_and_is_evaluated(lstm_runs):
     records = check_equal(*lstm_runs)
     losses = [record["loss"] for record in records if "loss" in record]
@@ -163,6 +164,7 @@ def test_language_model_trains(tmp_path):
     assert not (tmp_path / "longer").exists() or not any((tmp_path / "longer").glob("c*"))
 
 
+@pytest.mark.slow
 def test_transformer_with_two_vocabularies(tmp_path):
     config = with_task(configuration(tmp_path, steps=12), "dictionary", tied_embeddings="none")
     whole, parts = train_in_parts(config, tmp_path, 7)
@@ -229,6 +231,7 @@ def injected(config, schedule):
     return optax.inject_hyperparams(optax.adam)(learning_rate=optax.linear_schedule(0.0, 0.01, 20))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [adafactor, injected])
 def test_optimizers_other_than_adam_train(tmp_path, optimizer):
     config = configuration(tmp_path, steps=12, log_every=1)

@@ -4,7 +4,7 @@ import pytest
 from matplotlib.image import imread
 
 
-@pytest.mark.parametrize("kind", ["png", "svg"])
+@pytest.mark.parametrize("kind", [pytest.param("png", marks=pytest.mark.slow), "svg"])
 def test_attention_command_draws(command, run, tmp_path, kind):
     picture = tmp_path / f"a.{kind}"
     options = ["--source", "w1 w2 w3", "--target", "W3 W2", "--layer", 1, "--head", 2]

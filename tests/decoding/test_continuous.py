@@ -72,8 +72,12 @@ def together(name, batch_tokens, position_encoding="paper"):
 @pytest.mark.parametrize(
     ("name", "batch_tokens", "position_encoding"),
     [
-        *((name, 340, "paper") for name in SEARCHES),
+        ("beam", 340, "paper"),
         ("greedy", 200, "learned"),
+        *(
+            pytest.param(name, 340, "paper", marks=pytest.mark.slow)
+            for name in ("t2t", "greedy", "sample")
+        ),
     ],
 )
 def test_sentences_find_what_they_find_alone(name, batch_tokens, position_encoding):

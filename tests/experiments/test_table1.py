@@ -95,6 +95,7 @@ def test_table1_parses_its_options():
             table1_layers.parse(words.split())
 
 
+@pytest.mark.slow
 def test_captions_are_trained_for_as_long_each(tmp_path, monkeypatch):
     """Twenty minutes at the speed of the first updates; rates and sizes are those of the preset."""
     seconds = {name: 0.1 * i for i, name in enumerate(table1_layers.TRANSLATED, 1)}

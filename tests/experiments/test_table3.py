@@ -15,6 +15,7 @@ from transformer_jax import Transformer, presets
 from transformer_jax.errors import UserError
 
 
+@pytest.mark.slow
 def test_table3_rows_build_at_both_scales(tmp_path):
     assert list(table3.PAPER) == list(presets.TABLE_3)
     tokens = jnp.ones((2, 3), jnp.int32)

@@ -45,7 +45,7 @@ def one_pair(tmp_path, config):
     return replace(config, data=replace(config.data, validation=tuple(map(str, files))))
 
 
-@pytest.mark.parametrize("metric", ["loss", "bleu", "chrf"])
+@pytest.mark.parametrize("metric", ["loss", "bleu", pytest.param("chrf", marks=pytest.mark.slow)])
 def test_preflight_reports_its_checks(tmp_path, said, metric):
     config = one_pair(tmp_path, configuration(tmp_path, steps=2, best_metric=metric))
     run = train(config, tmp_path / "run", progress=False)
@@ -94,6 +94,7 @@ def test_preflight_leftovers_are_removed(tmp_path):
     assert not (run.folder / PROBE).exists()
 
 
+@pytest.mark.slow
 def test_run_without_checkpoints_may_change_its_options(tmp_path):
     """As one that was refused before its first step."""
     config = configuration(tmp_path, steps=2)
@@ -147,6 +148,7 @@ def test_run_accepts_languages_later(tmp_path):
     assert Translator.load(run.folder).languages == ("en", "zh")
 
 
+@pytest.mark.slow
 def test_run_initialized_from_another_knows_the_lines_of_both(tmp_path):
     config = configuration(tmp_path, steps=1)
     parent = train(config, tmp_path / "parent", progress=False)
@@ -156,6 +158,7 @@ def test_run_initialized_from_another_knows_the_lines_of_both(tmp_path):
     assert child.lines == parent.lines == LineStatistics(1, 6)
 
 
+@pytest.mark.slow
 def test_chrf_is_the_metric_without_a_tokenizer(tmp_path, caplog):
     config = configuration(tmp_path, steps=2, best_metric="bleu")
     data = replace(config.data, vocabulary="bpe", direction="en-th", max_length=64)

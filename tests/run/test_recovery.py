@@ -85,6 +85,7 @@ def test_refused_text_leaves_the_run_unchanged(tmp_path):
     assert Checkpoints(run.folder / "checkpoints", read_only=True).steps()[-1] == 7
 
 
+@pytest.mark.slow
 def test_missing_corpus_is_prepared_again_from_the_same_text_only(tmp_path):
     config = configuration(tmp_path, steps=2)
     run = train(config, tmp_path / "run", progress=False)

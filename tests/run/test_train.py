@@ -150,7 +150,9 @@ def test_resume_rejects_fewer_steps_and_another_direction(tmp_path):
     assert train(config, folder, progress=False).config.data == config.data
 
 
-@pytest.mark.parametrize(("lr_factor", "is_worse"), [(0.1, True), (4.0, False)])
+@pytest.mark.parametrize(
+    ("lr_factor", "is_worse"), [pytest.param(0.1, True, marks=pytest.mark.slow), (4.0, False)]
+)
 def test_average_worse_than_the_newest_checkpoint_is_reported(
     tmp_path, caplog, lr_factor, is_worse
 ):
@@ -334,7 +336,7 @@ def test_prepared_corpora_train_without_tyro_and_tensorflow_datasets(tmp_path, u
     assert Run.exists(tmp_path / "run")
 
 
-@pytest.mark.parametrize("remote", [False, True])
+@pytest.mark.parametrize("remote", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_checkpoint_dir_elsewhere(tmp_path, monkeypatch, remote):
     """On another disk, or by way of the paths that reach buckets (here of a local folder)."""
     there = tmp_path / "there"

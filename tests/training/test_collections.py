@@ -59,7 +59,12 @@ def run(way, accumulate=1, steps=2):
 
 
 @pytest.mark.parametrize(
-    "way", ["pmap", "mesh", pytest.param("mesh with tensor", marks=pytest.mark.slow)]
+    "way",
+    [
+        pytest.param("pmap", marks=pytest.mark.slow),
+        "mesh",
+        pytest.param("mesh with tensor", marks=pytest.mark.slow),
+    ],
 )
 def test_batch_norm_over_devices_is_that_of_the_whole_batch(way):
     """Two micro-batches a step: each sees the statistics of the one before.
