@@ -231,8 +231,7 @@ def injected(config, schedule):
     return optax.inject_hyperparams(optax.adam)(learning_rate=optax.linear_schedule(0.0, 0.01, 20))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("optimizer", [adafactor, injected])
+@pytest.mark.parametrize("optimizer", [pytest.param(adafactor, marks=pytest.mark.slow), injected])
 def test_optimizers_other_than_adam_train(tmp_path, optimizer):
     config = configuration(tmp_path, steps=12, log_every=1)
     whole, parts = train_in_parts(config, tmp_path, 7, optimizer=optimizer)

@@ -77,6 +77,15 @@ def read_log(folder, i):
     return (folder / f"{i}.log").read_text(errors="replace")
 
 
+def wait_for_end(folder, jobs, seconds=60):
+    """Their return codes; what they have said where one of them does not end."""
+    try:
+        return [job.wait(seconds) for job in jobs]
+    except subprocess.TimeoutExpired:
+        said = [read_log(folder, i)[-2000:] for i in range(len(jobs))]
+        raise AssertionError(f"does not end in {seconds} s: {said}") from None
+
+
 def wait_for(holds, seconds):
     end = time.monotonic() + seconds
     while not holds():
@@ -146,7 +155,7 @@ def test_processes_lost_stopped_and_moved(tmp_path):
     with jobs(tmp_path, *given) as (first, second):
         wait_for_record(tmp_path, newest.steps()[-1] + 3)
         second.send_signal(signal.SIGHUP)  # passed on as SIGTERM, which JAX takes
-        assert (first.wait(60), second.wait(60)) == (143, 143)
+        assert wait_for_end(tmp_path, (first, second)) == [143, 143]
     stopped = Checkpoints(tmp_path / "run" / "checkpoints", read_only=True).steps()[-1]
     for i in range(2):
         assert f"stopped by SIGTERM after step {stopped}, which is saved" in read_log(tmp_path, i)

@@ -61,7 +61,7 @@ def run(way, accumulate=1, steps=2):
 @pytest.mark.parametrize(
     "way",
     [
-        pytest.param("pmap", marks=pytest.mark.slow),
+        "pmap",
         "mesh",
         pytest.param("mesh with tensor", marks=pytest.mark.slow),
     ],

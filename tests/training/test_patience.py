@@ -53,7 +53,6 @@ def test_patience_ends_at_the_same_step_after_a_stop(ended, tmp_path):
     assert last_fingerprints(run.folder) == last_fingerprints(whole.folder)
 
 
-@pytest.mark.slow
 def test_patience_with_a_damaged_checkpoint(ended, tmp_path):
     config, whole = ended
     train(with_train(config, steps=13), tmp_path / "run", progress=False)
