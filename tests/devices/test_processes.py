@@ -77,7 +77,7 @@ def read_log(folder, i):
     return (folder / f"{i}.log").read_text(errors="replace")
 
 
-def wait_for_end(folder, jobs, seconds=60):
+def wait_for_end(folder, jobs, seconds=120):
     """Their return codes; what they have said where one of them does not end."""
     try:
         return [job.wait(seconds) for job in jobs]
