@@ -94,7 +94,6 @@ def test_preflight_leftovers_are_removed(tmp_path):
     assert not (run.folder / PROBE).exists()
 
 
-@pytest.mark.slow
 def test_run_without_checkpoints_may_change_its_options(tmp_path):
     """As one that was refused before its first step."""
     config = configuration(tmp_path, steps=2)
