@@ -157,7 +157,6 @@ def test_run_initialized_from_another_knows_the_lines_of_both(tmp_path):
     assert child.lines == parent.lines == LineStatistics(1, 6)
 
 
-@pytest.mark.slow
 def test_chrf_is_the_metric_without_a_tokenizer(tmp_path, caplog):
     config = configuration(tmp_path, steps=2, best_metric="bleu")
     data = replace(config.data, vocabulary="bpe", direction="en-th", max_length=64)
