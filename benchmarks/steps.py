@@ -36,11 +36,11 @@ def our_step(model: ModelConfig, rows: int, length: int) -> Step:
     import jax
 
     from transformer_jax.data.batching import Batch, BatchShape
-    from transformer_jax.models.transformer import Transformer
+    from transformer_jax.models.families import build_model
     from transformer_jax.tasks import Task
     from transformer_jax.training.runners import SingleDeviceRunner
 
-    functions = Task().step_functions(Transformer(model), OptimizerConfig(), seed=0)
+    functions = Task().step_functions(build_model(model), OptimizerConfig(), seed=0)
     runner = SingleDeviceRunner(functions)
     memory = runner.memory(BatchShape(rows, length, length), 1)
     state: list[Any] = []
@@ -72,11 +72,12 @@ def torch_step(model: ModelConfig, rows: int, length: int, compiled: bool = Fals
         model.dropout, batch_first=True,
     )  # fmt: skip
     body.encoder.norm = body.decoder.norm = None
+    nothing: Any = nn.Identity()
     for module in body.modules():
         if isinstance(module, nn.MultiheadAttention):
             module.dropout = 0.0
         if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
-            module.dropout = nn.Identity()
+            module.dropout = nothing
 
     class Translation(nn.Module):
         def __init__(self):

@@ -1,6 +1,11 @@
-"""The time of one layer of each type, forward and backward, by the length of the sequences."""
+"""The time of one layer of each type, by the length of the sequences, and of a model's update."""
 
-from collections.abc import Callable, Sequence
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,16 +13,20 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from benchmarks.comparison import compare
+from benchmarks.steps import Step, our_step
 from experiments.ledger import Cell, Table
+from experiments.tasks import Work
 from transformer_jax.config import ModelConfig
 from transformer_jax.models.convolutional import GatedConvolution
 from transformer_jax.models.layers import MultiHeadAttention
 from transformer_jax.models.recurrent import carry_from, make_cell, scan_steps
 
-__all__ = ["LENGTHS", "OURS", "TIMED", "layer_of", "time_table"]
+__all__ = ["LENGTH", "LENGTHS", "OURS", "TIMED", "Speeds", "layer_of", "time_table"]
 
 LENGTHS, TOKENS = (16, 64, 256, 1024, 4096), 4096
 OURS = "self-attention"
+# Tokens of a sentence, and rounds, in which the updates of whole models are timed.
+LENGTH, ROUNDS = 16, 15
 
 # Of one layer each; a width that gives it as many matrix entries as 4 * 128^2.
 TIMED = {
@@ -96,3 +105,40 @@ def _timed(config: ModelConfig, length: int) -> Callable[[], Any]:
 
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
     return lambda: jax.block_until_ready(gradient(params, x))
+
+
+@dataclass(frozen=True)
+class Speeds(Work):
+    """Seconds of an update of each model, measured side by side in one process.
+
+    In a run of its own each would have the load of its hour.
+
+    models  layer type -> model
+    rows    sentences of an update, of LENGTH tokens a side
+    """
+
+    row: str
+    seed: int
+    folder: Path
+    models: Mapping[str, ModelConfig]
+    rows: int
+
+    @property
+    def identity(self) -> str:
+        known = [{name: vars(m) for name, m in self.models.items()}, self.rows, LENGTH, ROUNDS]
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+    def find(self) -> dict[str, Any]:
+        def run(step: Step) -> float:
+            step.run()
+            return step.loss()
+
+        sides = {
+            name: functools.partial(run, our_step(model, self.rows, LENGTH))
+            for name, model in self.models.items()
+        }
+        times, _ = compare(sides, ROUNDS)
+        return {"seconds": {name: each.median for name, each in times.items()}}
+
+    def describe(self, found: dict) -> str:
+        return ", ".join(f"{name} {1 / each:.1f}" for name, each in found["seconds"].items())

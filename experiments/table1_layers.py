@@ -29,7 +29,7 @@ import numpy as np
 from experiments import multi30k
 from experiments.claims import paired_interval, paired_rows
 from experiments.complexity import count, training_operations
-from experiments.layer_time import OURS, time_table
+from experiments.layer_time import LENGTH, OURS, Speeds, time_table
 from experiments.ledger import Cell, Entry, Provenance, Table, merge_provenance
 from experiments.program import check_positive, make_parser, publish_result
 from experiments.recall import DISTANCES, MODELS, Recall, derivative_norms
@@ -40,8 +40,8 @@ from transformer_jax.errors import UserError
 from transformer_jax.terminal import run_program
 
 SEEDS, SENTENCES = 3, 150
-# Those of Multi30k are the ones that are timed before the whole run.
-STEPS = {"memory": 1000, "translation": 1500, "multi30k": 300}
+STEPS = {"memory": 1000, "translation": 1500}
+# Of each run on Multi30k.
 MINUTES = 20
 SPLITS = ("test", "length", "distance")
 
@@ -195,36 +195,36 @@ def layer_tasks(arguments: argparse.Namespace, name: str, steps: int) -> list[Sp
     ]
 
 
+def find_speeds(
+    arguments: argparse.Namespace, works: Mapping[str, Sequence[Task]], part: str
+) -> dict[str, float]:
+    """Seconds of an update of each layer type, on the whole machine."""
+    configs = [tasks[0].config for tasks in works.values()]
+    models = {name: config.model for name, config in zip(works, configs)}
+    rows = configs[0].data.batch_tokens // LENGTH
+    speeds = Speeds("speeds", 0, arguments.output / f"speeds-{part}", models, rows)
+    [found] = find_all({"speeds": [speeds]}, 1, arguments.output)["speeds"]
+    return found["seconds"]
+
+
 def translation(arguments: argparse.Namespace) -> Entry:
     """Equal updates first; then each as long as self-attention took."""
     steps = arguments.steps or (100_000 if arguments.full else STEPS["translation"])
 
     works = {name: layer_tasks(arguments, name, steps) for name in TRANSLATED}
-    equal = find_all(works, arguments.jobs, arguments.output)
-    updates = {
-        name: round(steps * _seconds(equal[OURS]) / _seconds(equal[name])) or 1
-        for name in TRANSLATED
-    }
-    timed = find_all(
-        {name: layer_tasks(arguments, name, updates[name]) for name in TRANSLATED},
-        arguments.jobs,
-        arguments.output,
-    )
+    seconds = find_speeds(arguments, works, "full" if arguments.full else "small")
+    updates = {name: round(steps * seconds[OURS] / seconds[name]) or 1 for name in TRANSLATED}
+    timed_works = {name: layer_tasks(arguments, name, updates[name]) for name in TRANSLATED}
     scores = [f"BLEU {split}" for split in SPLITS] if not arguments.full else ["BLEU"]
-    tables = []
-    for title, found in (("Equal updates", equal), ("Equal time", timed)):
-        tables.append(_translation_table(title, works, found, equal, scores))
+    tables, every = [], []
+    for title, each in (("Equal updates", works), ("Equal time", timed_works)):
+        found = find_all(each, arguments.jobs, arguments.output)
+        every += [run for runs in found.values() for run in runs]
+        tables.append(_translation_table(title, works, found, seconds, scores))
         if differences := paired_rows(found, OURS, scores):
-            paired_columns = [f"layers - {OURS}", "of", "mean", "from", "to", "pairs"]
-            title = f"{title}: differences, 95% intervals"
-            tables.append(Table(title, paired_columns, differences, 1))
-    return _translated(
-        arguments,
-        "translation",
-        tables,
-        [run for found in (equal, timed) for runs in found.values() for run in runs],
-        "Runs of the same number of updates share their batches; compiling is no part of the time",
-    )
+            columns = [f"layers - {OURS}", "of", "mean", "from", "to", "pairs"]
+            tables.append(Table(f"{title}: differences, 95% intervals", columns, differences, 1))
+    return _translated(arguments, "translation", tables, every, "equal updates share their batches")
 
 
 @dataclass(frozen=True)
@@ -251,57 +251,40 @@ def multi30k_tasks(arguments: argparse.Namespace, name: str, steps: int) -> list
 
 
 def captions(arguments: argparse.Namespace) -> Entry:
-    """Multi30k: each for `MINUTES` of updates, at the speed of its first ones."""
-    steps = arguments.steps or STEPS["multi30k"]
-    works = {name: multi30k_tasks(arguments, name, steps) for name in TRANSLATED}
-    first = find_all(works, arguments.jobs, arguments.output)
-    updates = {name: round(60 * MINUTES / _seconds(first[name])) for name in TRANSLATED}
-    if arguments.steps:  # a try of the program
-        updates = dict.fromkeys(TRANSLATED, arguments.steps)
-    timed = find_all(
-        {name: multi30k_tasks(arguments, name, updates[name]) for name in TRANSLATED},
-        arguments.jobs,
-        arguments.output,
-    )
+    """Multi30k: each for `MINUTES` of updates."""
+    first = {name: multi30k_tasks(arguments, name, 1) for name in TRANSLATED}
+    seconds = find_speeds(arguments, first, "multi30k")
+    updates = {name: arguments.steps or round(60 * MINUTES / seconds[name]) for name in TRANSLATED}
+    works = {name: multi30k_tasks(arguments, name, updates[name]) for name in TRANSLATED}
+    found = find_all(works, arguments.jobs, arguments.output)
     scores = ["BLEU", "BLEU test2016"]
     return _translated(
         arguments,
         "multi30k",
-        [_translation_table(f"{MINUTES} minutes each", works, timed, timed, scores)],
-        [run for found in (first, timed) for runs in found.values() for run in runs],
-        f"One seed; {arguments.jobs} runs at a time on the cores of the machine; compiling, "
-        "saving and evaluation are no part of the minutes; the last checkpoint, not an average",
+        [_translation_table(f"{MINUTES} minutes each", works, found, seconds, scores)],
+        [run for runs in found.values() for run in runs],
+        "one seed; the last checkpoint, not an average",
     )
 
 
 TRANSLATED = (OURS, "restricted, radius 4", "rnn", "lstm", "convolutional")
 
 
-def _seconds(runs: Sequence[dict]) -> float:
-    """Of an update, in the run that was disturbed least: other programs only slow it down.
-
-    A run's own is the median, without compiling, which the cache takes off all runs but one.
-    """
-    return min(run["seconds_per_update"] for run in runs)
-
-
 def _translation_table(
     title: str,
     works: Mapping[str, Sequence[Task]],
     found: Mapping[str, Sequence[dict]],
-    timed: Mapping[str, Sequence[dict]],
+    seconds: Mapping[str, float],
     scores: Sequence[str],
 ) -> Table:
-    """Means of the runs of each layer type; the speeds are those of `timed`."""
+    """Means of the runs of each layer type."""
     rows: list[list[Cell]] = []
     for name, runs in found.items():
         model = works[name][0].config.model
-        operations = training_operations(model, 4, 16) / (4 * 16) / 1e6
+        operations = training_operations(model, 4, LENGTH) / (4 * LENGTH) / 1e6
         means = [_mean_of(runs, score) for score in scores]
         size, taken = runs[0]["parameters"], runs[0]["steps"]
-        rows.append(
-            [name, model.d_model, size, operations, taken, 1 / _seconds(timed[name]), *means]
-        )
+        rows.append([name, model.d_model, size, operations, taken, 1 / seconds[name], *means])
     columns = ["layers", "d_model", "parameters", "MFLOP a token", "updates", "updates a second"]
     return Table(title, [*columns, *scores], rows, 1)
 
@@ -318,8 +301,9 @@ def _translated(
         ),
         tables,
         "the paper compares with published models, not with layers in one frame. One schedule, "
-        f"that of the Transformer, for all: others may suit the others better. {missing}. "
-        "Operations are counted for sentences of 16 tokens",
+        f"that of the Transformer, for all: others may suit the others better; {missing}. "
+        f"Operations and speeds are of sentences of {LENGTH} tokens, side by side on the whole "
+        "machine, compiling, saving and evaluation aside",
         {"runs": runs},
     )
 

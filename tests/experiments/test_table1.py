@@ -97,25 +97,19 @@ def test_table1_parses_its_options():
 
 @pytest.mark.slow
 def test_captions_are_trained_for_as_long_each(tmp_path, monkeypatch):
-    """Twenty minutes at the speed of the first updates; rates and sizes are those of the preset."""
+    """Twenty minutes of updates; rates and sizes are those of the preset."""
     seconds = {name: 0.1 * i for i, name in enumerate(table1_layers.TRANSLATED, 1)}
-    asked = []
 
     def find_all(works, jobs, output):
-        asked.append({name: work.config.train.steps for name, [work] in works.items()})
         found = {"parameters": 1, "BLEU": 1.0, "BLEU test2016": 2.0, "where": WHERE}
-        return {
-            name: [{**found, "steps": asked[-1][name], "seconds_per_update": seconds[name]}]
-            for name in works
-        }
+        return {name: [{**found, "steps": w.config.train.steps}] for name, [w] in works.items()}
 
     monkeypatch.setattr(table1_layers, "find_all", find_all)
+    monkeypatch.setattr(table1_layers, "find_speeds", lambda *given: seconds)
     arguments = table1_layers.parse(["--only", "multi30k", "--data", str(tmp_path)])
     entry = table1_layers.captions(arguments)
-    assert asked[0] == dict.fromkeys(seconds, 300)
-    assert asked[1] == {name: round(1200 / each) for name, each in seconds.items()}
     [table] = entry.tables
-    assert [row[4] for row in table.rows] == list(asked[1].values())
+    assert [row[4] for row in table.rows] == [12_000, 6000, 4000, 3000, 2400]
     assert [row[2] for row in table.rows] == [1] * 5 and table.rows[0][1] == 128
     # A matrix of M entries takes 6 M operations a token, forward and backward; 2.6 million here.
     assert all(row[3] == pytest.approx(6 * 2.6, rel=0.05) for row in table.rows)
@@ -144,13 +138,11 @@ def test_times_of_layers_are_measured_for_each():
 
 
 def fake_find(task):
-    """What a run of a number of updates might find; the LSTM's take twice as long."""
-    is_lstm = task.row == "lstm"
-    score = 10 * task.seed**2 + 5 * is_lstm + task.config.train.steps
+    """What a run of a number of updates might find."""
+    score = 10 * task.seed**2 + 5 * (task.row == "lstm") + task.config.train.steps
     return {
         "steps": task.config.train.steps,
         "parameters": 7,
-        "seconds_per_update": 0.2 if is_lstm else 0.1,
         **{f"BLEU {split}": score for split in table1_layers.SPLITS},
     }
 
@@ -159,6 +151,8 @@ def test_translation_by_updates_and_by_time(tmp_path, monkeypatch, in_this_proce
     monkeypatch.setattr(table1_layers.SplitTask, "find", fake_find)
     monkeypatch.setattr(table1_layers.SplitTask, "describe", lambda task, found: task.row)
     monkeypatch.setattr(table1_layers, "TRANSLATED", (table1_layers.OURS, "lstm"))
+    seconds = {table1_layers.OURS: 0.1, "lstm": 0.2}
+    monkeypatch.setattr(table1_layers, "find_speeds", lambda *given: seconds)
     words = f"--only translation --seeds 2 --steps 100 --output {tmp_path}"
     monkeypatch.setattr("sys.argv", ["table1", *words.split()])
     table1_layers.main()
@@ -171,6 +165,17 @@ def test_translation_by_updates_and_by_time(tmp_path, monkeypatch, in_this_proce
     assert differences.rows[0] == ["lstm", "BLEU test", 5, 5, 5, 2]
     assert timed_differences.rows[2] == ["lstm", "BLEU distance", -45, -45, -45, 2]
     assert len(entry.details["runs"]) == 8
+
+
+@pytest.mark.slow
+def test_updates_of_whole_models_are_timed_once(tmp_path, monkeypatch, in_this_process):
+    monkeypatch.setattr(layer_time, "ROUNDS", 1)
+    monkeypatch.setattr(table1_layers, "TRANSLATED", (table1_layers.OURS, "rnn"))
+    arguments = table1_layers.parse(["--output", str(tmp_path)])
+    works = {n: table1_layers.layer_tasks(arguments, n, 9) for n in table1_layers.TRANSLATED}
+    seconds = table1_layers.find_speeds(arguments, works, "small")
+    assert seconds.keys() == works.keys() and all(0 < each < 60 for each in seconds.values())
+    assert table1_layers.find_speeds(arguments, works, "small") == seconds
 
 
 @pytest.mark.slow
