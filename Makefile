@@ -18,10 +18,10 @@ demo: $(VENV)/installed  ## the main job on the embedded corpus: train, translat
 	$(BIN)/python -m experiments.demo $(if $(STEPS),--steps $(STEPS))
 
 # LLVM's optimiser would take half of the time; parity and the demo run with it.
-test: $(VENV)/installed  ## everything a change can break, under 10 minutes
+test: $(VENV)/installed  ## everything a change can break
 	XLA_FLAGS=--xla_backend_optimization_level=0 $(PYTEST) -m "not slow and not parity"
 
-test-slow: $(VENV)/installed  ## kills, other Pythons, long properties, under 25 minutes
+test-slow: $(VENV)/installed  ## kills, other Pythons, long properties
 	XLA_FLAGS=--xla_backend_optimization_level=0 $(PYTEST) -m slow --timeout 1200
 
 # torch 2.13.0 is a CPU build; a plain `torch` may bring gigabytes of CUDA.
