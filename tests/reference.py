@@ -38,13 +38,20 @@ def layer_norm(x, gain, bias, epsilon=1e-6):
     return np.array(rows) * gain + bias
 
 
-def positions(length, d_model):
+def positions(length, d_model, first=0):
     table = np.zeros((length, d_model))
-    for pos in range(length):
+    for row in range(length):
         for i in range(d_model // 2):
-            angle = pos / 10000 ** (2 * i / d_model)
-            table[pos, 2 * i], table[pos, 2 * i + 1] = math.sin(angle), math.cos(angle)
+            angle = (row + first) / 10000 ** (2 * i / d_model)
+            table[row, 2 * i], table[row, 2 * i + 1] = math.sin(angle), math.cos(angle)
     return table
+
+
+ACTIVATIONS = {
+    "relu": lambda x: max(0.0, x),
+    "swish": lambda x: x / (1 + math.exp(-x)),
+    "gelu": lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2,
+}
 
 
 def smoothed_loss(logits, targets, smoothing):
@@ -69,7 +76,7 @@ def transformer(params, config, source, target):
 
     def embed(tokens):
         rows = [table[i] * scale if i else table[0] * 0 for i in tokens]
-        places = positions(len(tokens), config.d_model)
+        places = positions(len(tokens), config.d_model, config.first_position)
         if config.position_encoding == "index":
             places = np.arange(len(tokens))[:, None] * np.eye(1, config.d_model)
         return np.array(rows) + places
@@ -87,24 +94,24 @@ def transformer(params, config, source, target):
         return layer_norm(x, p["gain"], p["bias"], config.norm_epsilon)
 
     def feed_forward(x, p):
-        hidden = np.maximum(0, x @ p["kernel_in"] + p["bias_in"])
+        hidden = np.vectorize(ACTIVATIONS[config.activation])(x @ p["kernel_in"] + p["bias_in"])
         return hidden @ p["kernel_out"] + p["bias_out"]
 
     x = embed(source)
-    for n in range(config.num_layers):
+    for n in range(config.encoder_layers or config.num_layers):
         p = params[f"encoder_{n}"]
         x = norm(kept * x + multi_head(x, x, p["self_attention"], None), p["self_attention_norm"])
         x = norm(kept * x + feed_forward(x, p["feed_forward"]), p["feed_forward_norm"])
     memory, x = x, embed([config.start_id, *target[:-1]])
     causal = np.tril(np.ones((len(target), len(target)), bool))
-    for n in range(config.num_layers):
+    for n in range(config.decoder_layers or config.num_layers):
         p = params[f"decoder_{n}"]
         x = norm(kept * x + multi_head(x, x, p["self_attention"], causal), p["self_attention_norm"])
         x = norm(
             kept * x + multi_head(x, memory, p["cross_attention"], None), p["cross_attention_norm"]
         )
         x = norm(kept * x + feed_forward(x, p["feed_forward"]), p["feed_forward_norm"])
-    return x @ table.T
+    return x @ table.T + (params["output_bias"] if config.output_bias else 0.0)
 
 
 def adam(params, gradients, rates, beta1=0.9, beta2=0.98, epsilon=1e-9):

@@ -114,6 +114,8 @@ def test_config_defaults_are_the_papers():
         "attention_score": "scaled", "tied_embeddings": "all", "start_id": 0, "dtype": "float32",
         "kernels": "auto", "remat": "none",
         "residual_connections": True, "scale_embeddings": True,
+        "activation": "relu", "encoder_layers": None, "decoder_layers": None,
+        "first_position": 0, "output_bias": False,
         "attention_radius": None, "kernel_width": 3, "dilation_base": 1,
     }  # fmt: skip
     assert asdict(OptimizerConfig()) == {

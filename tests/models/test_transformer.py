@@ -31,6 +31,8 @@ OTHERS = {
     "decoder tied": {"tied_embeddings": "decoder"},
     "untied": {"tied_embeddings": "none"},
     "bos": {"start_id": 3},
+    "deep encoder": {"encoder_layers": 2, "activation": "gelu"},
+    "imported": {"activation": "swish", "output_bias": True, "first_position": 2},
 }
 VARIANTS = {"paper": {}} | {name: {"num_layers": 1, **change} for name, change in OTHERS.items()}
 
@@ -59,7 +61,7 @@ def decoded(model, variables, cache, tokens):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("variant", ["paper", "index", "plain"])
+@pytest.mark.parametrize("variant", ["paper", "index", "plain", "deep encoder", "imported"])
 def test_forward_matches_the_numpy_reference(variant):
     config = replace(SMALL, **OTHERS.get(variant, {}))
     model, variables = build(config)

@@ -133,7 +133,7 @@ def test_memory_too_large_is_refused_before_the_first_step(job, monkeypatch, cap
     monkeypatch.setattr(memory, "device_memory", lambda: least)
     memory.check_model(config.model, step.layout)
     monkeypatch.setattr(memory, "device_memory", lambda: least - 1)
-    with pytest.raises(UserError, match="d_model 16, d_ff 32 and num_layers 1 needs"):
+    with pytest.raises(UserError, match="d_model 16, d_ff 32 and 1 \\+ 1 layers needs"):
         memory.check_model(config.model, step.layout)
 
 

@@ -7,6 +7,7 @@ from transformer_jax.config.checks import check_positive, check_types, require
 
 __all__ = ["ModelConfig"]
 
+Activation = Literal["relu", "swish", "gelu"]
 Kernels = Literal["auto", "definition", "compact", "blockwise", "cudnn"]
 
 
@@ -29,10 +30,17 @@ class ModelConfig:
     """D, width of the residual stream."""
     d_ff: int = 2048
     """F, width inside the feed-forward network."""
+    activation: Activation = "relu"
+    """Function inside the feed-forward network: relu (section 3.3), swish, x sigmoid(x), or gelu,
+    x times the normal distribution function of x."""
     num_heads: int = 8
     """H, number of attention heads."""
     num_layers: int = 6
-    """Number of layers in the encoder, and in the decoder."""
+    """Number of layers in the encoder, and in the decoder, where the next two do not say it."""
+    encoder_layers: int | None = None
+    """Number of layers in the encoder; None is num_layers."""
+    decoder_layers: int | None = None
+    """Number of layers in the decoder; None is num_layers."""
     d_k: int | None = None
     """K, width of a head's queries and keys; None is d_model / num_heads."""
     d_v: int | None = None
@@ -56,6 +64,8 @@ class ModelConfig:
     added to the first feature, or none."""
     max_positions: int = 1024
     """Rows of the learned position table; sinusoids need none, and a search has 65,536 of them."""
+    first_position: int = 0
+    """Position of the first token: 2 in fairseq, whose table begins with rows of its own."""
     attention_score: Literal["scaled", "unscaled", "additive"] = "scaled"
     """Score function of section 3.2.1: q.k / sqrt(d_k), q.k, or v.tanh(q + k). In recurrent and
     convolutional networks it is that of the attention to the source."""
@@ -68,6 +78,8 @@ class ModelConfig:
     """The entries of the kernel in layer i, counted from 0, are dilation_base^i tokens apart."""
     tied_embeddings: Literal["all", "decoder", "none"] = "all"
     """all: one table for source, target and output; decoder: one for target and output; none."""
+    output_bias: bool = False
+    """Whether a parameter is added to the logits; the paper has none."""
     scale_embeddings: bool = True
     """Whether embeddings are multiplied by sqrt(d_model) (section 3.4)."""
     start_id: int = 0
@@ -86,7 +98,8 @@ class ModelConfig:
     def __post_init__(self):
         check_types(self)
         check_positive(self, "vocab_size", "target_vocab_size", "d_model", "d_ff", "num_heads")
-        check_positive(self, "num_layers", "d_k", "d_v", "norm_epsilon", "max_positions")
+        check_positive(self, "num_layers", "encoder_layers", "decoder_layers", "d_k", "d_v")
+        check_positive(self, "norm_epsilon", "max_positions")
         check_positive(self, "attention_radius", "kernel_width", "dilation_base")
         if self.d_k is None or self.d_v is None:
             require(
@@ -100,6 +113,11 @@ class ModelConfig:
         require(
             self.position_encoding in ("learned", "index", "none") or self.d_model % 2 == 0,
             f"d_model {self.d_model} is odd: sinusoidal positions come in pairs",
+        )
+        require(
+            0 <= self.first_position < self.max_positions,
+            f"first_position {self.first_position} is outside 0 to max_positions "
+            f"{self.max_positions} - 1",
         )
         if self.kernels in ("blockwise", "cudnn"):
             self._check_attention()
@@ -144,6 +162,14 @@ class ModelConfig:
     def target_size(self) -> int:
         """Size of the target's vocabulary, which is the number of classes of the output."""
         return self.vocab_size if self.target_vocab_size is None else self.target_vocab_size
+
+    @property
+    def encoder_depth(self) -> int:
+        return self.num_layers if self.encoder_layers is None else self.encoder_layers
+
+    @property
+    def decoder_depth(self) -> int:
+        return self.num_layers if self.decoder_layers is None else self.decoder_layers
 
     @property
     def key_size(self) -> int:

@@ -31,11 +31,14 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self):
+        first = self.model.first_position
+        beside = f" less the first_position {first}" if first else ""
         require(
             self.model.position_encoding != "learned"
-            or self.data.max_length <= self.model.max_positions,
+            or self.data.max_length + first <= self.model.max_positions,
             f"max_length {self.data.max_length} is more than the max_positions "
-            f"{self.model.max_positions} that the model learns: lower it or raise max_positions",
+            f"{self.model.max_positions}{beside} that the model learns: lower it or raise "
+            "max_positions",
         )
 
     def to_json(self) -> str:

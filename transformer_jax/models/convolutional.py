@@ -50,22 +50,22 @@ class ConvolutionalState(NamedTuple):
     annotations: Annotations | None
 
 
-def dilations(config: ModelConfig) -> list[int]:
-    """The dilation of each layer.
+def dilations(config: ModelConfig, depth: int) -> list[int]:
+    """The dilation of each of so many layers.
 
-    >>> dilations(ModelConfig(num_layers=4, dilation_base=2))
+    >>> dilations(ModelConfig(dilation_base=2), 4)
     [1, 2, 4, 8]
     """
-    return [config.dilation_base**i for i in range(config.num_layers)]
+    return [config.dilation_base**i for i in range(depth)]
 
 
 def tokens_seen(config: ModelConfig) -> int:
-    """Count the tokens on which a feature of the last layer depends, attention aside.
+    """Count the tokens on which a feature of the decoder's last layer depends, attention aside.
 
     >>> tokens_seen(ModelConfig(num_layers=4, kernel_width=3))
     9
     """
-    return receptive_field(config.kernel_width, dilations(config))
+    return receptive_field(config.kernel_width, dilations(config, config.decoder_depth))
 
 
 class GatedConvolution(DropoutModule):
@@ -122,7 +122,7 @@ class ConvolutionalEncoder(Embedded):
         self.set_up_embedding(self.config, ("source",))
         self.layers = [
             GatedConvolution(self.config, dilation, False, name=f"encoder_{i}")
-            for i, dilation in enumerate(dilations(self.config))
+            for i, dilation in enumerate(dilations(self.config, self.config.encoder_depth))
         ]
 
     def __call__(self, source, rows=None):
@@ -155,14 +155,14 @@ class ConvolutionalDecoder(AlignedDecoder):
         self.set_up_embedding(config, ("target", "output"))
         self.layers = [
             GatedConvolution(config, dilation, True, name=f"decoder_{i}")
-            for i, dilation in enumerate(dilations(config))
+            for i, dilation in enumerate(dilations(config, config.decoder_depth))
         ]
         if self.cross:
             self.alignment = Alignment(config)
             self.queries, self.contexts = (
                 [
                     Linear(width, width, ("D", "U"), config, name=f"{name}_{i}")
-                    for i in range(config.num_layers)
+                    for i in range(config.decoder_depth)
                 ]
                 for name in ("query", "context")
             )
@@ -193,7 +193,10 @@ class ConvolutionalDecoder(AlignedDecoder):
             memory: The two results of the encoder; None without `cross`.
         """
         rows, config = len(source) * rows_per_sentence, self.config
-        spans = [(config.kernel_width - 1) * dilation for dilation in dilations(config)]
+        spans = [
+            (config.kernel_width - 1) * dilation
+            for dilation in dilations(config, config.decoder_depth)
+        ]
         history = tuple(jnp.zeros((rows, span, config.d_model), self.dtype) for span in spans)
         position = jnp.zeros(len(source), jnp.int32)
         return ConvolutionalState(position, history, self._annotate(memory, source))

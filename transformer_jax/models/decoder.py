@@ -72,7 +72,7 @@ class Decoder(Embedded):
         layer = rematerialised(DecoderLayer, config)
         self.layers = [
             layer(config, self.attention_fn, self.cross, name=f"decoder_{i}")
-            for i in range(config.num_layers)
+            for i in range(config.decoder_depth)
         ]
         if config.norm_placement == "pre":
             self.decoder_norm = make_norm(config)
@@ -141,7 +141,7 @@ class Decoder(Embedded):
         return DecodeState(
             jnp.zeros(sentences, jnp.int32),
             jnp.zeros((sentences * rows_per_sentence, places), bool),
-            (empty,) * config.num_layers,
+            (empty,) * config.decoder_depth,
             tuple(self._cached_memory(layer, memory) for layer in self.layers),
             padding_mask(source) if self.cross else None,
             None if config.attention_radius is None else jnp.zeros((sentences, places), jnp.int32),

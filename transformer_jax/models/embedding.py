@@ -49,6 +49,9 @@ class Embedding(DropoutModule):
                 table = name_axes(normal, "V", "D")
                 made[name] = self.param(name, table, (sizes[use], config.d_model), FLOAT32)
         self.tables = {use: made[_TABLES[config.tied_embeddings][use]] for use in self.uses}
+        if config.output_bias and "output" in self.uses:
+            zeros = name_axes(nn.initializers.zeros, "V")
+            self.output_bias = self.param("output_bias", zeros, (config.target_size,), FLOAT32)
         if config.position_encoding == "learned":
             shape = (config.max_positions, config.d_model)
             table = name_axes(normal, "P", "D")
@@ -65,6 +68,7 @@ class Embedding(DropoutModule):
     def target_at(self, tokens, positions):
         """tokens [B, W], each sentence's at a position [B], without dropout -> [B, W, D]."""
         config, rows = self.config, None
+        positions = positions + config.first_position
         if config.position_encoding == "learned":
             rows = self.position_table.at[positions].get(mode="clip")[:, None]
         elif config.position_encoding == "index":
@@ -75,7 +79,8 @@ class Embedding(DropoutModule):
 
     def logits(self, x):
         """x [B, T, D] -> [B, T, V], float32."""
-        return kernels_of(self.config).unembed(x, self.tables["output"].astype(self.dtype))
+        logits = kernels_of(self.config).unembed(x, self.tables["output"].astype(self.dtype))
+        return logits + self.output_bias[None, None] if self.config.output_bias else logits
 
     def _side(self, use, tokens, rows, places):
         positions = self._positions(tokens.shape[1])
@@ -95,14 +100,14 @@ class Embedding(DropoutModule):
         return jnp.where(is_first, positions.astype(FLOAT32)[:, None], 0)
 
     def _positions(self, length):
-        config = self.config
+        config, first = self.config, self.config.first_position
         if config.position_encoding == "none":
             return None
         if config.position_encoding == "learned":
-            return learned_positions(self.position_table, length)
+            return learned_positions(self.position_table, length + first)[first:]
         if config.position_encoding == "index":
-            return self._index(jnp.arange(length))
-        return sinusoids(length, config.d_model, config.position_encoding)
+            return self._index(jnp.arange(first, length + first))
+        return sinusoids(length + first, config.d_model, config.position_encoding)[first:]
 
 
 class Embedded(DropoutModule):

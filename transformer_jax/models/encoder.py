@@ -56,7 +56,8 @@ class Encoder(Embedded):
         self.set_up_embedding(config, ("source",))
         layer = rematerialised(EncoderLayer, config)
         self.layers = [
-            layer(config, self.attention_fn, name=f"encoder_{i}") for i in range(config.num_layers)
+            layer(config, self.attention_fn, name=f"encoder_{i}")
+            for i in range(config.encoder_depth)
         ]
         if config.norm_placement == "pre":
             self.encoder_norm = make_norm(config)

@@ -79,8 +79,8 @@ class Family(Protocol):
             source: S, tokens of the source.
             target: T, tokens of the target.
         """
-        layers = config.num_layers * config.d_model * (source + target)
-        return target * config.target_size + layers
+        read = config.encoder_depth * source + config.decoder_depth * target
+        return target * config.target_size + config.d_model * read
 
     def attention(
         self, config: ModelConfig, collected: Mapping[str, Any]
@@ -105,8 +105,8 @@ _KEPT_OF_A_WEIGHT = {"definition": 3.25, "compact": 1.1, "blockwise": 0.25, "cud
 
 # Fields of what only a Transformer has; heads and d_ff are left out, which every preset sets.
 _OF_A_TRANSFORMER = (
-    "d_k", "d_v", "attention_dropout", "activation_dropout", "norm_placement", "normalization",
-    "residual_connections", "norm_epsilon", "attention_radius", "remat",
+    "d_k", "d_v", "activation", "attention_dropout", "activation_dropout", "norm_placement",
+    "normalization", "residual_connections", "norm_epsilon", "attention_radius", "remat",
 )  # fmt: skip
 _OF_CONVOLUTIONS = ("kernel_width", "dilation_base")
 
@@ -123,7 +123,9 @@ class _EncoderDecoderFamily(Family):
             )
 
     def max_length(self, config):
-        return config.max_positions if config.position_encoding == "learned" else None
+        if config.position_encoding != "learned":
+            return None
+        return config.max_positions - config.first_position
 
 
 class TransformerFamily(_EncoderDecoderFamily):
@@ -137,29 +139,33 @@ class TransformerFamily(_EncoderDecoderFamily):
 
     def estimate_parameters(self, config):
         width, heads = config.d_model, config.num_heads * (config.key_size + config.value_size)
-        layers = config.num_layers * (4 * width * config.d_ff + 6 * width * heads)
-        return layers + config.vocab_size * width
+        layers = (config.encoder_depth + config.decoder_depth) * 2 * width * config.d_ff
+        attentions = config.encoder_depth + 2 * config.decoder_depth
+        return layers + attentions * 2 * width * heads + config.vocab_size * width
 
     def estimate_activations(self, config, source, target):
-        kernels, tokens = config.chosen_kernels, source + target
+        kernels = config.chosen_kernels
         formed = "definition" if config.needs_attention_weights else kernels
-        weights = target * source
-        for length, blocks in ((source, 3), (target, 2)):
+        encoder, decoder = config.encoder_depth, config.decoder_depth
+        weights = decoder * target * source
+        for length, blocks, depth in ((source, 3, encoder), (target, 2, decoder)):
             in_window = config.attention_radius is not None and formed != "definition"
             seen = blocks * config.attention_radius if in_window else length
-            weights += length * min(length, seen)
-        layer = (
-            config.d_model * (20 * source + 28 * target)
-            + 2.25 * config.d_ff * tokens
+            weights += depth * length * min(length, seen)
+        layers = (
+            config.d_model * (20 * encoder * source + 28 * decoder * target)
+            + 2.25 * config.d_ff * (encoder * source + decoder * target)
             + _KEPT_OF_A_WEIGHT[formed] * config.num_heads * weights
         )
         at_once = 1 if kernels == "definition" else 16  # as `logits_block` divides a batch
         logits = 1.5 * target * config.target_size / at_once
-        return round(config.num_layers * layer + logits)
+        return round(layers + logits)
 
     def attention(self, config, collected):
+        depths = {"encoder": config.encoder_depth, "decoder": config.decoder_depth}
+
         def weights(stack: str, part: str) -> np.ndarray:
-            layers = (collected[f"{stack}_{i}"][part] for i in range(config.num_layers))
+            layers = (collected[f"{stack}_{i}"][part] for i in range(depths[stack]))
             return np.stack([np.asarray(layer["weights"][0], np.float32) for layer in layers])
 
         return (
@@ -190,7 +196,10 @@ class _AlignedFamily(_EncoderDecoderFamily):
 class RecurrentFamily(_AlignedFamily):
     """Elman's network and the LSTM."""
 
-    unused = (*_OF_A_TRANSFORMER, "position_encoding", "max_positions", *_OF_CONVOLUTIONS)
+    unused = (
+        *_OF_A_TRANSFORMER, "position_encoding", "max_positions", "first_position",
+        *_OF_CONVOLUTIONS,
+    )  # fmt: skip
 
     def build(self, config):
         return RecurrentModel(config)
@@ -199,15 +208,17 @@ class RecurrentFamily(_AlignedFamily):
         gates = 4 if config.architecture == "lstm" else 1
         # In the encoder two cells of width / 2 that read width, in the decoder one that reads twice
         # the width, and what makes its first state; then the readout and the scores.
-        matrices = config.num_layers * (gates * (1.5 + 3) + 1) + 2
+        encoder, decoder = config.encoder_depth, config.decoder_depth
+        matrices = gates * (1.5 * encoder + 3 * decoder) + decoder + 2
         matrices += 2 if config.attention_score == "additive" else 0
         return round(matrices * config.d_model**2) + config.vocab_size * config.d_model
 
     def estimate_activations(self, config, source, target):
         gates = 4 if config.architecture == "lstm" else 1
-        layer = config.d_model * ((2 * gates + 4) * source + (3 * gates + 6) * target)
+        encoder, decoder = config.encoder_depth * source, config.decoder_depth * target
+        layers = config.d_model * ((2 * gates + 4) * encoder + (3 * gates + 6) * decoder)
         compared = self.estimate_scores(config, source, target)
-        return config.num_layers * layer + compared + target * config.target_size
+        return layers + compared + target * config.target_size
 
 
 class ConvolutionalFamily(_AlignedFamily):
@@ -227,13 +238,15 @@ class ConvolutionalFamily(_AlignedFamily):
             )
 
     def estimate_parameters(self, config):
-        layer = (4 * config.kernel_width + 2) * config.d_model**2
-        return config.num_layers * layer + config.vocab_size * config.d_model
+        kernels = 2 * config.kernel_width * (config.encoder_depth + config.decoder_depth)
+        matrices = kernels + 2 * config.decoder_depth
+        return matrices * config.d_model**2 + config.vocab_size * config.d_model
 
     def estimate_activations(self, config, source, target):
-        layer = config.d_model * (config.kernel_width + 6) * (source + target)
-        layer += self.estimate_scores(config, source, target)
-        return config.num_layers * layer + target * config.target_size
+        read = config.encoder_depth * source + config.decoder_depth * target
+        layers = config.d_model * (config.kernel_width + 6) * read
+        layers += config.decoder_depth * self.estimate_scores(config, source, target)
+        return layers + target * config.target_size
 
 
 FAMILIES: dict[str, Family] = {

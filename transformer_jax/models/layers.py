@@ -259,6 +259,7 @@ class FeedForward(DropoutModule):
             bias_in,
             kernel_out.astype(self.dtype),
             bias_out,
+            activation=self.config.activation,
             dropout_rate=rate,
             rng=self.dropout_rng(rate, rows),
             affine=lambda x, kernel, bias: compute(x, [kernel], [bias])[0],

@@ -105,7 +105,7 @@ class RecurrentEncoder(Embedded):
                 make_cell(config, config.d_model // 2, f"encoder_{i}_{direction}")
                 for direction in ("forward", "backward")
             ]
-            for i in range(config.num_layers)
+            for i in range(config.encoder_depth)
         ]
 
     def __call__(self, source, rows=None):
@@ -152,7 +152,7 @@ class RecurrentDecoder(AlignedDecoder):
     def setup(self):
         config, width = self.config, self.config.d_model
         self.set_up_embedding(without_positions(config), ("target", "output"))
-        layers = range(config.num_layers)
+        layers = range(config.decoder_depth)
         self.cells = [make_cell(config, width, f"decoder_{i}") for i in layers]
         if self.cross:
             self.alignment = Alignment(config)

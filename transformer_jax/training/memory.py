@@ -50,9 +50,9 @@ def check_model(model: ModelConfig, layout: Layout) -> None:
     least //= layout.sizes["fsdp"] * layout.sizes["tensor"]
     if least > device_memory():
         raise UserError(
-            f"a model of d_model {width}, d_ff {model.d_ff} and num_layers {model.num_layers} "
-            f"needs {format_bytes(least)} per device to train, but a device has "
-            f"{format_bytes(device_memory())}: use a smaller model"
+            f"a model of d_model {width}, d_ff {model.d_ff} and {model.encoder_depth} + "
+            f"{model.decoder_depth} layers needs {format_bytes(least)} per device to train, but a "
+            f"device has {format_bytes(device_memory())}: use a smaller model"
         )
 
 
