@@ -30,6 +30,11 @@ class Step(NamedTuple):
     loss: Callable[[], float]
     memory: dict[str, int]
 
+    def take(self) -> float:
+        """Take the step, wait until it is done, and return its loss per token."""
+        self.run()
+        return self.loss()
+
 
 def our_step(model: ModelConfig, rows: int, length: int) -> Step:
     """A step of ours; the state is made when it is first taken."""

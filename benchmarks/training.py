@@ -24,7 +24,7 @@ from benchmarks.comparison import (
     times_table,
 )
 from benchmarks.speed import matmul_speed, step_flops
-from benchmarks.steps import Step, our_step, torch_step
+from benchmarks.steps import our_step, torch_step
 from experiments.ledger import Provenance, Table
 from transformer_jax import presets
 from transformer_jax.config import ModelConfig
@@ -76,11 +76,7 @@ def _measure(name: str, torch: str | None, rounds: int) -> tuple[Table, dict[str
     if torch is not None:
         steps[torch] = torch_step(model, rows, length)
 
-    def run(step: Step) -> float:
-        step.run()
-        return step.loss()
-
-    times, _ = compare({side: lambda s=step: run(s) for side, step in steps.items()}, rounds)
+    times, _ = compare({side: step.take for side, step in steps.items()}, rounds)
     peak, flops = matmul_speed(2048, "float32"), step_flops(model, rows, length, length)
     shares = {side: f"{flops / each.median / peak:.0%}" for side, each in times.items()}
     speeds = {side: round(rows * length / each.median) for side, each in times.items()}

@@ -1,6 +1,5 @@
 """The time of one layer of each type, by the length of the sequences, and of a model's update."""
 
-import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +12,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from benchmarks.comparison import compare
-from benchmarks.steps import Step, our_step
+from benchmarks.steps import our_step
 from experiments.ledger import Cell, Table
-from experiments.tasks import Work
+from experiments.tasks import Work, changed_fields
 from transformer_jax.config import ModelConfig
 from transformer_jax.models.convolutional import GatedConvolution
 from transformer_jax.models.layers import MultiHeadAttention
@@ -125,17 +124,13 @@ class Speeds(Work):
 
     @property
     def identity(self) -> str:
-        known = [{name: vars(m) for name, m in self.models.items()}, self.rows, LENGTH, ROUNDS]
+        models = {name: changed_fields(model) for name, model in self.models.items()}
+        known = [models, self.rows, LENGTH, ROUNDS]
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
     def find(self) -> dict[str, Any]:
-        def run(step: Step) -> float:
-            step.run()
-            return step.loss()
-
         sides = {
-            name: functools.partial(run, our_step(model, self.rows, LENGTH))
-            for name, model in self.models.items()
+            name: our_step(model, self.rows, LENGTH).take for name, model in self.models.items()
         }
         times, _ = compare(sides, ROUNDS)
         return {"seconds": {name: each.median for name, each in times.items()}}

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from experiments.tasks import Work
+from experiments.tasks import Work, changed_fields
 from transformer_jax import functional
 from transformer_jax.config import ModelConfig, OptimizerConfig, TrainConfig
 from transformer_jax.devices.layout import Layout
@@ -52,7 +52,7 @@ class SequenceWork(Work):
 
     @property
     def identity(self) -> str:
-        changed = {n: v for n, v in vars(self.config).items() if v != getattr(ModelConfig, n)}
+        changed = changed_fields(self.config)
         fields: Any = asdict(self)  # type: ignore[call-overload]
         known = fields | {"folder": None, "task": [*self.task, RATE], "model": changed}
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

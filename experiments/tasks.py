@@ -18,7 +18,7 @@ from typing import Any
 
 from experiments.ledger import Provenance, write_json
 from experiments.runs import training_summary
-from transformer_jax.config import RunConfig
+from transformer_jax.config import ModelConfig, RunConfig
 from transformer_jax.decoding.options import Search
 from transformer_jax.errors import UserError
 from transformer_jax.run.identity import identity
@@ -26,7 +26,8 @@ from transformer_jax.run.train import train
 from transformer_jax.terminal import command_errors
 
 __all__ = [
-    "BEAM", "SplitTask", "Task", "Work", "find_all", "folder_name", "on_one_device", "run_all",
+    "BEAM", "SplitTask", "Task", "Work", "changed_fields", "find_all", "folder_name",
+    "on_one_device", "run_all",
 ]  # fmt: skip
 
 BEAM = Search(beam_size=4, alpha=0.6)
@@ -184,6 +185,15 @@ def _written_at_first(search: Search) -> str:
         if words.get(name, name) in first.split() or value != defaults[name]
     ]
     return f"Search({', '.join(fields)})"
+
+
+def changed_fields(config: ModelConfig) -> dict[str, Any]:
+    """The fields that are not at their defaults: a new field changes no identity of a result.
+
+    >>> changed_fields(ModelConfig(d_model=64))
+    {'d_model': 64}
+    """
+    return {n: v for n, v in vars(config).items() if v != getattr(ModelConfig, n)}
 
 
 def folder_name(title: str, seed: int) -> str:

@@ -167,6 +167,12 @@ def test_translation_by_updates_and_by_time(tmp_path, monkeypatch, in_this_proce
     assert len(entry.details["runs"]) == 8
 
 
+def test_speeds_are_known_for_ever():
+    """A field that is new in the configuration does not have them measured again."""
+    speeds = layer_time.Speeds("speeds", 0, Path("x"), {"a": presets.tiny(100)}, 4)
+    assert speeds.identity == "414d48f25f0d4a5cc837de8d8f0bb064672d67aaac86ba07696102cabd45ca4c"
+
+
 @pytest.mark.slow
 def test_updates_of_whole_models_are_timed_once(tmp_path, monkeypatch, in_this_process):
     monkeypatch.setattr(layer_time, "ROUNDS", 1)
