@@ -294,9 +294,7 @@ def _encoded(
 
 
 def _fingerprint(sides: Iterable[TokenArray], vocabularies: Vocabularies) -> str:
-    digest = hashlib.sha256(vocabularies.source.to_bytes())
-    if not vocabularies.joint:
-        digest.update(vocabularies.target.to_bytes())
+    digest = hashlib.sha256(b"".join(each.to_bytes() for each in vocabularies.distinct))
     for name, side in zip(_SIDES, sides):
         for part in _PARTS:
             values = getattr(side, part)

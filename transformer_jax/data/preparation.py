@@ -75,7 +75,7 @@ class Manifest:
             pairing: The task's.
         """
         train, validation = texts
-        taken = b"".join(v.to_bytes() for v in (given or ())[: 1 if pairing.joint else 2])
+        taken = b"".join(each.to_bytes() for each in given.distinct) if given else b""
         return cls(
             train.identity,
             None if validation is None else validation.identity,

@@ -6,9 +6,20 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from transformer_jax.errors import UserError, is_encodable
+from transformer_jax.data.pieces import PieceVocabulary
+from transformer_jax.data.vocabulary_protocol import (
+    BOS_ID,
+    EOS_ID,
+    PAD_ID,
+    SPECIAL,
+    UNK_ID,
+    Vocabulary,
+    VocabularyError,
+    check_text,
+    read_types,
+)
 
 __all__ = [
     "BOS_ID",
@@ -26,48 +37,6 @@ __all__ = [
     "train_vocabulary",
 ]
 
-PAD_ID, EOS_ID, UNK_ID, BOS_ID = range(4)
-_SPECIAL = ("<pad>", "</s>", "<unk>", "<s>")
-
-
-class VocabularyError(UserError):
-    """A vocabulary that cannot be built or read; the message says why and what to do."""
-
-
-class Vocabulary(Protocol):
-    """What the rest of the package asks of a vocabulary; ids carry no EOS."""
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text's tokens, UNK_ID for those that it does not know.
-
-        Raises:
-            UserError: The text has an unpaired surrogate, as a command-line argument that
-                is not valid UTF-8 has.
-        """
-        ...
-
-    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of many texts, faster than one by one."""
-        ...
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids."""
-        ...
-
-    def tokens(self, ids: Iterable[int]) -> list[str]:
-        """The pieces of ids, as the vocabulary spells them."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def to_bytes(self) -> bytes:
-        """What `save` writes."""
-        ...
-
-    def save(self, folder: Path) -> None:
-        """Write the vocabulary to a folder, as a file of its kind's name."""
-        ...
-
 
 class WhitespaceVocabulary(Vocabulary):
     """Tokens as the text separates them by spaces, for text segmented already.
@@ -82,7 +51,7 @@ class WhitespaceVocabulary(Vocabulary):
     FILE = "vocabulary.json"
 
     def __init__(self, tokens: list[str]):
-        self._types = [*_SPECIAL, *tokens]
+        self._types = [*SPECIAL, *tokens]
         self._ids = {token: number for number, token in enumerate(self._types)}
         if len(self._ids) != len(self._types):
             raise VocabularyError("a vocabulary holds one of its types twice")
@@ -91,10 +60,10 @@ class WhitespaceVocabulary(Vocabulary):
     def train(cls, lines: Iterable[str], vocab_size: int) -> "WhitespaceVocabulary":
         """Types by falling frequency, ties in alphabetical order, at most `vocab_size` rows."""
         counts = Counter(token for line in lines for token in line.split(" ") if token)
-        for special in _SPECIAL:
+        for special in SPECIAL:
             del counts[special]
         ranked = sorted(counts, key=lambda token: (-counts[token], token))
-        return cls(ranked[: max(vocab_size - len(_SPECIAL), 0)])
+        return cls(ranked[: max(vocab_size - len(SPECIAL), 0)])
 
     def encode(self, text: str) -> list[int]:
         # The names of special symbols are no tokens: text cannot forge an end of sentence.
@@ -114,7 +83,7 @@ class WhitespaceVocabulary(Vocabulary):
         return len(self._types)
 
     def to_bytes(self) -> bytes:
-        text = json.dumps(self._types[len(_SPECIAL) :], ensure_ascii=False, indent=0)
+        text = json.dumps(self._types[len(SPECIAL) :], ensure_ascii=False, indent=0)
         return f"{text}\n".encode()
 
     def save(self, folder: Path) -> None:
@@ -127,16 +96,7 @@ class WhitespaceVocabulary(Vocabulary):
         Raises:
             VocabularyError: The file is damaged.
         """
-        path = folder / cls.FILE
-        try:
-            tokens = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise VocabularyError(f"{path} is damaged: {error}") from None
-        if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-            raise VocabularyError(f"{path} is damaged: not a list of strings")
-        if not is_encodable("".join(tokens)):
-            raise VocabularyError(f"{path} is damaged: it has an unpaired surrogate")
-        return cls(tokens)
+        return cls(read_types(folder / cls.FILE))
 
 
 class SentencePieceVocabulary(Vocabulary):
@@ -154,11 +114,11 @@ class SentencePieceVocabulary(Vocabulary):
         try:
             # Of no bytes it would make a processor without a model, which complains at each use.
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model or b"empty")
-            first = self.tokens(range(len(self)))[: len(_SPECIAL)]
+            first = self.tokens(range(len(self)))[: len(SPECIAL)]
         except (RuntimeError, TypeError, UnicodeDecodeError):
             raise VocabularyError("not a SentencePiece model") from None
-        if tuple(first) != _SPECIAL:
-            raise VocabularyError(f"its first pieces are {first}, not {list(_SPECIAL)}")
+        if tuple(first) != SPECIAL:
+            raise VocabularyError(f"its first pieces are {first}, not {list(SPECIAL)}")
         self._model = model
 
     @classmethod
@@ -216,14 +176,14 @@ class SentencePieceVocabulary(Vocabulary):
         try:
             return self._processor.encode(text)
         except RuntimeError:
-            _check_text([text])
+            check_text([text])
             raise
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         try:
             return self._processor.encode(list(texts))
         except (RuntimeError, TypeError):
-            _check_text(texts)
+            check_text(texts)
             raise
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
@@ -253,12 +213,6 @@ class SentencePieceVocabulary(Vocabulary):
             return cls(path.read_bytes())
         except VocabularyError as error:
             raise VocabularyError(f"{path} is damaged: {error}") from None
-
-
-def _check_text(texts: Sequence[str]) -> None:
-    for text in texts:
-        if isinstance(text, str) and not is_encodable(text):
-            raise UserError(f"{text!r:.80} has an unpaired surrogate: give valid UTF-8")
 
 
 def _reason(message: str) -> str:
@@ -291,8 +245,18 @@ class Vocabularies(NamedTuple):
 
     @property
     def joint(self) -> bool:
-        """Whether both sides share one."""
-        return self.source is self.target
+        """Whether both sides number their tokens alike, so that one table of embeddings does."""
+        source, target = self
+        return source is target or (
+            isinstance(source, PieceVocabulary)
+            and isinstance(target, PieceVocabulary)
+            and source.types == target.types
+        )
+
+    @property
+    def distinct(self) -> list[Vocabulary]:
+        """List the source's and, if it is another one, the target's."""
+        return [self.source] if self.source is self.target else [*self]
 
     def __str__(self) -> str:
         """Show how many types there are, of both sides or of each."""
@@ -311,7 +275,7 @@ def save_vocabularies(vocabularies: Vocabularies, folder: Path) -> None:
         folder: A folder that exists.
     """
     vocabularies.source.save(folder)
-    if not vocabularies.joint:
+    if len(vocabularies.distinct) > 1:
         (folder / _TARGET).mkdir(exist_ok=True)
         vocabularies.target.save(folder / _TARGET)
 
@@ -325,7 +289,7 @@ def load_vocabularies(folder: Path) -> Vocabularies:
 
 def load_vocabulary(folder: Path) -> Vocabulary:
     """Read the vocabulary that `save` wrote to a folder."""
-    for kind in (SentencePieceVocabulary, WhitespaceVocabulary):
+    for kind in (SentencePieceVocabulary, WhitespaceVocabulary, PieceVocabulary):
         if (folder / kind.FILE).is_file():
             return kind.load(folder)
     raise VocabularyError(f"{folder} holds no vocabulary")

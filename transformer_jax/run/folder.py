@@ -37,7 +37,7 @@ from transformer_jax.tasks import Task, task_of
 from transformer_jax.training.optimizer import MakeOptimizer, make_optimizer
 from transformer_jax.training.step import StepFunctions
 
-__all__ = ["Run", "RunError", "check_store"]
+__all__ = ["Origin", "Run", "RunError", "check_store"]
 
 
 class RunError(UserError):
@@ -62,6 +62,21 @@ def check_store(store: str | Path) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where an imported model came from.
+
+    Attributes:
+        format: Name of its format, as `transformer-jax import` says it.
+        name: Name of its folder or file.
+        sha256: SHA-256 of its weights' file.
+    """
+
+    format: str
+    name: str
+    sha256: str
+
+
 @dataclass
 class Run:
     """An opened run folder.
@@ -73,6 +88,7 @@ class Run:
         vocabularies: Those of both sides.
         lines: What the source lines of the training text are like; None for runs that began before
             this was recorded.
+        origin: Where the model was imported from; None of one that was trained here.
     """
 
     folder: Path
@@ -80,7 +96,7 @@ class Run:
     corpus_fingerprint: str
     vocabularies: Vocabularies
     lines: LineStatistics | None = None
-    """Statistics of the training text's source lines; None in older runs."""
+    origin: Origin | None = None
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
@@ -124,6 +140,8 @@ class Run:
             fingerprint = str(tree["corpus_fingerprint"])
             found = tree.get("source_lines")
             lines = from_json_value(LineStatistics, found, "source_lines") if found else None
+            found = tree.get("origin")
+            origin = from_json_value(Origin, found, "origin") if found else None
         except (UserError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunError(f"{path} cannot be read: {error}") from None
         vocabularies = load_vocabularies(folder)
@@ -134,7 +152,7 @@ class Run:
                     f"{folder}: the vocabulary has {len(vocabulary)} types but {path} says "
                     f"{size}: one of the two files is not this run's"
                 )
-        return cls(folder, config, fingerprint, vocabularies, lines)
+        return cls(folder, config, fingerprint, vocabularies, lines, origin)
 
     def write_config(self) -> None:
         """Write config.json."""
@@ -145,6 +163,8 @@ class Run:
             "source_lines": None if self.lines is None else dataclasses.asdict(self.lines),
             "config": json.loads(self.config.to_json()),
         }
+        if self.origin is not None:
+            tree["origin"] = dataclasses.asdict(self.origin)
         write_atomically(self.folder / CONFIG, json.dumps(tree, indent=2) + "\n")
 
     @property

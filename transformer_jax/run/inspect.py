@@ -25,7 +25,10 @@ def describe_run(folder: Path) -> str:
     """Describe configuration, parameters and checkpoints of a run, reading each checkpoint."""
     run = Run.open(folder)
     lines = [f"{name} = {value!r}" for name, value in _fields(run.config).items()]
-    lines += [f"corpus fingerprint = {run.corpus_fingerprint}", ""]
+    if (origin := run.origin) is None:
+        lines += [f"corpus fingerprint = {run.corpus_fingerprint}", ""]
+    else:
+        lines += [f"imported from {origin.name} ({origin.format}), SHA-256 {origin.sha256}", ""]
     lines += [*_table(_parameters(run)), "", *_checkpoint_health(run)]
     return "\n".join(lines)
 
@@ -37,7 +40,7 @@ def compare_runs(folder: Path, other: Path) -> str:
     sides = []
     for run in runs:
         parameters = {f"parameter {name}": shape for name, shape in _parameters(run)}
-        written = b"".join(each.to_bytes() for each in dict.fromkeys(run.vocabularies))
+        written = b"".join(each.to_bytes() for each in run.vocabularies.distinct)
         vocabulary = hashlib.sha256(written).hexdigest()[:12]
         texts = {"corpus fingerprint": run.corpus_fingerprint, "vocabulary": vocabulary}
         sides.append(_fields(run.config) | texts | parameters)
@@ -92,7 +95,8 @@ def _checkpoint_health(run: Run) -> list[str]:
             try:
                 saved = checkpoints.metadata(step)["fingerprints"].get("optimizer", ())
                 if "optimizer" in read and {*saved} != {*leaf_paths(read["optimizer"])}:
-                    notes = ["but the state of an optimizer that is not Adam was not read"]
+                    other = "but the state of an optimizer that is not Adam was not read"
+                    notes = [other if saved else "parameters alone"]
                     del read["optimizer"]
                 _, meta = checkpoints.restore(step, read)
             except DamagedCheckpoint as error:

@@ -57,6 +57,11 @@ def open_or_create_run(
         train = replace(config.train, checkpoint_dir=str(Path(store).absolute()))
         config = replace(config, train=train)
     run = Run.open(folder) if Run.exists(folder) else None
+    if run is not None and run.origin is not None:
+        raise RunError(
+            f"{folder} holds a model that was imported from {run.origin.name}, and no training to "
+            f"resume: train it further in another run folder, with --init-from {folder}"
+        )
     if config.data.direction is None:
         direction = config.data.known_direction
         if direction is None and run is not None:

@@ -1,0 +1,27 @@
+"""import: make a run folder of another toolkit's model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+__all__ = ["ImportCommand"]
+
+
+@dataclass(frozen=True)
+class ImportCommand:
+    """Make a run folder of another toolkit's model, which nothing of the source is needed for
+    afterwards."""
+
+    model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
+    """The model, a folder that MarianMTModel and MarianTokenizer of Hugging Face load (as
+    OPUS-MT's)."""
+    run_dir: Path
+    """The run folder to make."""
+
+    def run(self) -> None:
+        from transformer_jax.weights.imports import import_model
+
+        run = import_model(self.model, self.run_dir)
+        print(f"{run.folder}: imported from {self.model} ({run.origin.format})")

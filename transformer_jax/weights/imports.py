@@ -1,0 +1,126 @@
+"""A model of another toolkit as a run folder, which needs nothing of the source afterwards."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from transformer_jax.config import DataConfig, RunConfig
+from transformer_jax.data.vocabulary import WhitespaceVocabulary, save_vocabularies
+from transformer_jax.devices.settings import usual_settings
+from transformer_jax.errors import UserError
+from transformer_jax.files import replaced_folder
+from transformer_jax.run.folder import Origin, Run, RunError
+from transformer_jax.weights.foreign import ForeignModel
+from transformer_jax.weights.huggingface import read_huggingface
+
+__all__ = ["FORMATS", "Format", "import_model", "recognize_format"]
+
+
+class Format(NamedTuple):
+    """A format that models are imported from.
+
+    Attributes:
+        is_at: Whether a path looks like one.
+        read: Reads it.
+        what: What a path of this format holds, for messages.
+    """
+
+    is_at: Callable[[Path], bool]
+    read: Callable[[Path], ForeignModel]
+    what: str
+
+
+FORMATS: dict[str, Format] = {
+    "huggingface": Format(
+        lambda path: (path / "config.json").is_file() and (path / "vocab.json").is_file(),
+        read_huggingface,
+        "a folder with config.json, model.safetensors, vocab.json, source.spm and target.spm",
+    ),
+}
+
+
+def recognize_format(path: Path) -> str:
+    """Return the name of the format of a path.
+
+    Raises:
+        UserError: It is of none.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist: name a model of another toolkit")
+    for name, each in FORMATS.items():
+        if each.is_at(path):
+            return name
+    known = "; ".join(f"{name}: {each.what}" for name, each in FORMATS.items())
+    raise UserError(f"{path} is of no format that can be imported ({known})")
+
+
+@usual_settings()
+def import_model(path: str | Path, run_dir: str | Path) -> Run:
+    """Make a run folder of a model of another toolkit.
+
+    The run translates, scores and evaluates, and `train` may start others from it (`init_from`); it
+    cannot be resumed, as no state of an optimizer came with it.
+
+    Args:
+        path: The model; its format is recognised.
+        run_dir: The run folder, which must not exist or be empty.
+
+    Returns:
+        The run.
+
+    Raises:
+        UserError: The model or the folder cannot be used; nothing is written.
+    """
+    path, folder = Path(path), Path(run_dir)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(f"{folder} exists and is not empty: choose another run folder")
+    name = recognize_format(path)
+    model = FORMATS[name].read(path)
+    with model.weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    config = _configuration(model)
+    origin = Origin(name, path.resolve().name, digest)
+    with replaced_folder(folder) as partial:
+        run = Run(partial, config, digest, model.vocabularies, origin=origin)
+        _check_shapes(run, model)
+        save_vocabularies(model.vocabularies, partial)
+        checkpoints = run.checkpoints()
+        params = jax.tree.map(jnp.asarray, model.params)
+        checkpoints.save(0, {"params": params}, {"run_identity": run.identity})
+        checkpoints.close()
+        run.write_config()
+    return Run.open(folder)
+
+
+def _configuration(model: ForeignModel) -> RunConfig:
+    words = isinstance(model.vocabularies.source, WhitespaceVocabulary)
+    return RunConfig(
+        model.config,
+        data=DataConfig(
+            direction="-".join(model.languages) if model.languages else None,
+            vocabulary="whitespace" if words else "bpe",
+            max_length=model.max_length,
+        ),
+    )
+
+
+def _check_shapes(run: Run, model: ForeignModel) -> None:
+    """Raise UserError where an array is not as large as the configuration says."""
+    wanted = run.step_functions().shapes().params
+    found = {jax.tree_util.keystr(p): x.shape for p, x in _leaves(model.params)}
+    for path, leaf in _leaves(wanted):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        shape = found.get(jax.tree_util.keystr(path))
+        if shape != leaf.shape:
+            raise UserError(
+                f"{model.weights}: the array of {name} is {shape}, but the configuration says "
+                f"{leaf.shape}: the files do not belong together"
+            )
+
+
+def _leaves(tree):
+    return jax.tree_util.tree_leaves_with_path(tree)
