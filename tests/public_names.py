@@ -41,5 +41,8 @@ _NAMES = {
     "transformer_jax.visualization.page": """
         attention_page
     """,
+    "transformer_jax.weights": """
+        import_model
+    """,
 }
 PUBLIC = {module: text.split() for module, text in _NAMES.items()}

@@ -13,6 +13,7 @@ import transformer_jax.evaluation.bleu
 import transformer_jax.visualization.attention
 import transformer_jax.visualization.curves
 import transformer_jax.visualization.page
+import transformer_jax.weights
 from tests.public_names import PUBLIC
 
 API = Path(__file__).parents[1] / "docs" / "api"

@@ -62,7 +62,8 @@ def test_format_table_has_every_renamed_name():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_format_table_has_every_option(command):
-    own = {f.name for f in fields(COMMANDS[command])} - {"config", "search"}
+    given = [f for f in fields(COMMANDS[command]) if "Positional" not in str(f.type)]
+    own = {f.name for f in given} - {"config", "search"}
     # --config is an option whose field has another name.
     options = {as_option(name.removesuffix("_file")) for name in own}
     rows = [(name, place.removeprefix("option of ").split(", ")) for name, place, _ in read_table()]

@@ -24,4 +24,4 @@ class ImportCommand:
         from transformer_jax.weights.imports import import_model
 
         run = import_model(self.model, self.run_dir)
-        print(f"{run.folder}: imported from {self.model} ({run.origin.format})")
+        print(f"{run.folder}: imported from {self.model}")
