@@ -74,7 +74,8 @@ def write_weights(folder):
     from transformer_jax.weights.foreign import Settings
     from transformer_jax.weights.huggingface import _configuration
 
-    config = _configuration(Settings(folder / "config.json"))
+    settings = Settings(folder / "config.json")
+    config = _configuration(settings, settings.values["vocab_size"] + 1)
     shapes = Task().step_functions(build_model(config)).shapes().params
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32) * 0.3, shapes)
@@ -173,11 +174,28 @@ NORM = "model.encoder.layers.0.final_layer_norm.weight"
 BAD = {
     "another family": (change("model_type", "bart"), "model_type is 'bart', and only 'marian'"),
     "pre-norm": (change("normalize_before", True), "normalize_before is True, and only False"),
-    "no number": (change("d_model", "16"), "d_model must be a whole number"),
-    "true is no number": (change("d_model", True), "d_model must be a whole number"),
+    "no number": (change("d_model", "16"), "d_model is '16', and only 16 can be imported"),
+    "true is no number": (
+        change("encoder_attention_heads", True), "encoder_attention_heads must be a whole number"
+    ),
     "heads": (change("decoder_attention_heads", 4), "decoder_attention_heads is 4, and only 2"),
     "activation": (change("activation_function", "tanh"), "activation_function is 'tanh'"),
-    "width": (change("d_model", 32), "the configuration says (32"),
+    "width": (change("d_model", 32), "d_model is 32, and only 16 can be imported"),
+    "huge width": (change("d_model", 2**31 - 2), "and only 16 can be imported"),
+    "huge vocabulary": (change("vocab_size", 2**31 - 1), "vocab_size is 2147483647, and only"),
+    "huge network": (change("encoder_ffn_dim", 2**31 - 1), "and only 24 can be imported"),
+    "huge depth": (change("encoder_layers", 2**31 - 1), "encoder_layers must be a whole number"),
+    "no depth": (change("encoder_layers", 0), "encoder_layers must be a whole number from 1 to"),
+    "no positions": (change("max_position_embeddings", 1), "must be a whole number from 2"),
+    "heads that do not divide": (change("encoder_attention_heads", 3), "decoder_attention_heads"),
+    "dropout": (change("dropout", "a"), "config.json: dropout must be in [0, 1), not 'a'"),
+    "huge dropout": (change("dropout", 10**400), "dropout must be in [0, 1)"),
+    "end elsewhere": (change("eos_token_id", 5), "but foreign/vocab.json gives '</s>' the id 0"),
+    "padding elsewhere": (change("pad_token_id", 5), "gives '<pad>' the id"),
+    "two vocabularies": (
+        replace("tokenizer_config.json", b'{"separate_vocabs": true}'), "separate_vocabs is True"
+    ),
+    "surrogate": (replace("vocab.json", b'{"<unk>": 1, "\\ud800": 2}'), "unpaired surrogate"),
     "other layers": (change("decoder_layers", 2), "has no array 'model.decoder.layers.1"),
     "fewer layers": (change("encoder_layers", 1), "arrays that no parameter of this model holds"),
     "id": (change("eos_token_id", 4000), "eos_token_id must be a whole number from 0 to"),
@@ -195,6 +213,22 @@ BAD = {
     ),
     "an array more": (arrays(lambda a: a.update(x=np.ones(1))), "e.g. 'x': it is a model of"),
     "an array less": (arrays(lambda a: a.pop(NORM)), f"has no array '{NORM}'"),
+    "whole numbers": (
+        arrays(lambda a: a.update({NORM: np.ones(16, np.int8)})), "is of dtype int8, and only"
+    ),
+    "not a number": (
+        arrays(lambda a: a.update({NORM: np.full(16, np.nan, np.float16)})), "are not finite"
+    ),
+    "beyond float32": (arrays(lambda a: a.update({NORM: np.full(16, 1e300)})), "are not finite"),
+    "rows of a bias": (
+        arrays(lambda a: a.update(final_logits_bias=np.ones(9, np.float32))), "has shape (9,), not"
+    ),
+    "a table of one axis": (
+        arrays(lambda a: a.update({"model.shared.weight": np.ones(9, np.float32)})), "of two axes"
+    ),
+    "another output table": (
+        arrays(lambda a: a.update({"lm_head.weight": a["model.shared.weight"] + 1})), "not tied"
+    ),
     "a vector for a matrix": (arrays(lambda a: a.update({NORM: np.ones((2, 8))})), "is (2, 8)"),
 }  # fmt: skip
 
@@ -219,6 +253,14 @@ def test_import_overwrites_nothing(folder, tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         import_model(tmp_path / "none", tmp_path / "other")
     assert (tmp_path / "run" / "notes").read_text() == "mine"
+    with pytest.raises(UserError, match=r"holds '\[r\]'"):
+        import_model(folder, tmp_path / "[r]")
+    with pytest.raises(UserError, match="choose another run folder"):
+        import_model(folder, tmp_path / "run" / "notes" / "new")
+    own = folder.rename(tmp_path / "new.partial")
+    with pytest.raises(UserError, match="is where"):
+        import_model(own, tmp_path / "new")
+    assert (own / "config.json").is_file()
 
 
 def test_pieces_of_two_models_share_one_list(model, tmp_path):
@@ -249,8 +291,23 @@ def test_pieces_of_special_symbols_are_unknown():
     assert 0 not in ids and ids[-1] == 4
 
 
-def test_start_that_is_no_padding_keeps_its_logit(folder):
-    """Where the start has a row of its own, its logit is as the file says."""
+def test_start_with_a_row_of_its_own_keeps_its_logit(folder, tmp_path):
+    """It is as the file says, and the table has no row more."""
     change("decoder_start_token_id", 2)(folder)
     found = read_huggingface(folder)
     assert found.config.start_id == 3 and found.params["output_bias"][3] > -10
+    run = import_model(folder, tmp_path / "run")
+    assert run.config.model.vocab_size == len(json.loads((folder / "vocab.json").read_text()))
+    assert Translator.load(tmp_path / "run").score(["the dog"], ["the"])[0] < 0
+
+
+def test_token_with_the_name_of_a_special_one_is_spelled_by_its_row(folder):
+    numbers = json.loads((folder / "vocab.json").read_text())
+    numbers["<s>"] = numbers.pop(">>deu<<")
+    (folder / "vocab.json").write_text(json.dumps(numbers))
+    assert read_huggingface(folder).vocabularies.source.tokens([3, 4]) == ["<s>", "<row 2>"]
+
+
+def test_long_models_are_imported(folder, tmp_path):
+    change("max_position_embeddings", 100_000)(folder)
+    assert import_model(folder, tmp_path / "run").config.data.max_length == 25_000

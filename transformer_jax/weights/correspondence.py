@@ -65,15 +65,22 @@ def params_from_arrays(
         source: Name of the file, for messages.
 
     Raises:
-        UserError: An array is missing, or one is left that belongs to no parameter.
+        UserError: An array is missing, is not of finite floats or has not a row for each id; or
+            one is left that belongs to no parameter.
     """
     ids, left = list(ids), set(arrays)
+    rows = max(ids) + 1
     params: dict[str, Any] = {}
     for pair in pairs:
         if pair.theirs not in arrays:
             raise UserError(f"{source} has no array {pair.theirs!r}, which this model needs")
         left.discard(pair.theirs)
-        array = np.asarray(arrays[pair.theirs], np.float32)
+        array = _floats(arrays[pair.theirs], f"{source}: {pair.theirs}")
+        if pair.is_vocabulary and array.shape[:1] != (rows,):
+            raise UserError(
+                f"{source}: {pair.theirs} has shape {array.shape}, not {rows} rows, which is the "
+                "size of the vocabulary: the files do not belong together"
+            )
         array = array.T if pair.is_transposed else array
         tree = params
         for key in pair.ours[:-1]:
@@ -85,6 +92,20 @@ def params_from_arrays(
             f"{min(left)!r}: it is a model of another kind"
         )
     return params
+
+
+def _floats(array: np.ndarray, name: str) -> np.ndarray:
+    """Return an array of numbers as float32; UserError for what float32 does not hold."""
+    if array.dtype.name not in ("float32", "float16", "bfloat16", "float64"):
+        raise UserError(
+            f"{name} is of dtype {array.dtype}, and only float32, float16, bfloat16 and float64 "
+            "are read: convert the model first"
+        )
+    with np.errstate(over="ignore"):
+        found = np.asarray(array, np.float32)
+    if not np.isfinite(found).all():
+        raise UserError(f"{name} holds numbers that are not finite")
+    return found
 
 
 def arrays_from_params(

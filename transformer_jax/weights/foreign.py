@@ -56,14 +56,22 @@ class Settings:
             raise UserError(f"{path} is damaged: it holds no object")
         self.values: dict[str, Any] = values
 
-    def integer(self, name: str, most: int = 2**31 - 1) -> int:
-        """Return a whole number from 0 to `most`."""
+    def integer(self, name: str, most: int, least: int = 0) -> int:
+        """Return a whole number from `least` to `most`."""
         value = self.values.get(name)
-        if type(value) is not int or not 0 <= value <= most:
+        if type(value) is not int or not least <= value <= most:
             raise UserError(
-                f"{self.path}: {name} must be a whole number from 0 to {most}, not {value!r:.80}"
+                f"{self.path}: {name} must be a whole number from {least} to {most}, not "
+                f"{value!r:.80}"
             )
         return value
+
+    def share(self, name: str, default: float) -> float:
+        """Return a number from 0 to 1, 1 excluded."""
+        value = self.values.get(name, default)
+        if type(value) not in (int, float) or not 0 <= value < 1:
+            raise UserError(f"{self.path}: {name} must be in [0, 1), not {value!r:.80}")
+        return float(value)
 
     def check(self, name: str, *allowed: Any) -> None:
         """Raise UserError for a value that our model cannot express; None is a missing one."""

@@ -3,19 +3,19 @@
 Names are those of `MarianMTModel` (transformers 5). Positions are "concatenated", the epsilon of
 norms is 1e-5, and the decoder starts with the row of padding. Text is cut as `MarianTokenizer` of
 that version does it, which does not normalise punctuation; but the names of special tokens, such as
-</s>, are text here.
+</s>, are text here, and target.spm writes the text.
 """
 
 from pathlib import Path
 
 import numpy as np
 
-from transformer_jax.config import ModelConfig
+from transformer_jax.config import ConfigError, ModelConfig
 from transformer_jax.config.languages import is_direction, languages_of
 from transformer_jax.data.pieces import PieceVocabulary
 from transformer_jax.data.vocabulary import Vocabularies
 from transformer_jax.data.vocabulary_protocol import SPECIAL, VocabularyError
-from transformer_jax.errors import UserError
+from transformer_jax.errors import UserError, is_encodable
 from transformer_jax.weights.correspondence import Pair, ids_in_our_order, params_from_arrays
 from transformer_jax.weights.foreign import ForeignModel, Settings
 
@@ -23,7 +23,8 @@ __all__ = ["pairs_of", "read_huggingface"]
 
 _ATTENTION = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "out_proj"}
 _ACTIVATIONS = {"relu": "relu", "swish": "swish", "silu": "swish", "gelu": "gelu"}
-# Logit of the row that starts a target, which is a second row of padding: never predicted.
+# Logit of a row that starts a target and is another one's copy: no search takes it, so it has no
+# part in the sum of probabilities either.
 _NEVER = -1e9
 
 
@@ -37,20 +38,26 @@ def read_huggingface(folder: Path) -> ForeignModel:
         UserError: A file is missing or damaged, or the model is of another kind.
     """
     settings = Settings(folder / "config.json")
-    config = _configuration(settings)
-    size = settings.integer("vocab_size")
-    numbers = _read_numbers(folder / "vocab.json", size)
-    ids = ids_in_our_order(
-        size,
-        {
-            "pad": settings.integer("pad_token_id", size - 1),
-            "eos": settings.integer("eos_token_id", size - 1),
-            "unk": numbers["<unk>"],
-            "bos": settings.integer("decoder_start_token_id", size - 1),
-        },
-    )
     path = folder / "model.safetensors"
-    params = params_from_arrays(pairs_of(config), _read_arrays(path, size), ids, str(path))
+    arrays = _read_arrays(path)
+    _check_sizes(settings, arrays, path)
+    size = settings.values["vocab_size"]
+    numbers = _read_numbers(folder / "vocab.json", size)
+    special = {
+        "pad": settings.integer("pad_token_id", size - 1),
+        "eos": settings.integer("eos_token_id", size - 1),
+        "unk": numbers["<unk>"],
+        "bos": settings.integer("decoder_start_token_id", size - 1),
+    }
+    for name, spelling in (("pad", "<pad>"), ("eos", "</s>")):
+        if numbers.get(spelling, special[name]) != special[name]:
+            raise UserError(
+                f"{settings.path}: {name}_token_id is {special[name]}, but {folder / 'vocab.json'} "
+                f"gives {spelling!r} the id {numbers[spelling]}: the files do not belong together"
+            )
+    ids = ids_in_our_order(size, special)
+    config = _configuration(settings, len(ids))
+    params = params_from_arrays(pairs_of(config), arrays, ids, str(path))
     if ids[3] in ids[:3]:
         params["output_bias"][3] = _NEVER
     return ForeignModel(
@@ -59,7 +66,7 @@ def read_huggingface(folder: Path) -> ForeignModel:
         _vocabularies(folder, numbers, ids),
         ids,
         path,
-        settings.integer("max_position_embeddings"),
+        settings.integer("max_position_embeddings", 2**31 - 1, least=2),
         _languages(folder / "tokenizer_config.json"),
     )
 
@@ -95,8 +102,33 @@ def pairs_of(config: ModelConfig) -> list[Pair]:
     return pairs
 
 
-def _configuration(settings: Settings) -> ModelConfig:
+def _check_sizes(settings: Settings, arrays: dict[str, np.ndarray], path: Path) -> None:
+    """Compare the sizes of a configuration with the arrays, before memory is taken for them."""
+    table = arrays.get("model.shared.weight")
+    if table is None or table.ndim != 2:
+        raise UserError(f"{path} has no array 'model.shared.weight' of two axes")
+    for name, rows in zip(("vocab_size", "d_model"), table.shape):
+        settings.check(name, rows)
+    inner = arrays.get("model.encoder.layers.0.fc1.weight")
+    if inner is None or inner.ndim != 2:
+        raise UserError(f"{path} has no array 'model.encoder.layers.0.fc1.weight' of two axes")
+    settings.check("encoder_ffn_dim", len(inner))
+    for side in ("encoder", "decoder"):
+        settings.integer(f"{side}_layers", len(arrays), least=1)
+    for name in ("lm_head", "model.encoder.embed_tokens", "model.decoder.embed_tokens"):
+        copy = arrays.pop(f"{name}.weight", table)
+        if not np.array_equal(copy, table):
+            raise UserError(f"{path}: {name}.weight is not model.shared.weight: not tied")
+    # Tables of positions follow from the configuration.
+    for side in ("encoder", "decoder"):
+        arrays.pop(f"model.{side}.embed_positions.weight", None)
+    bias = arrays.get("final_logits_bias", np.zeros(len(table), np.float32))
+    arrays["final_logits_bias"] = bias.reshape(-1)
+
+
+def _configuration(settings: Settings, rows: int) -> ModelConfig:
     """Make the configuration of a model; UserError for what ours cannot be."""
+    size = settings.values["vocab_size"]
     settings.check("model_type", "marian")
     settings.check("scale_embedding", True)
     settings.check("share_encoder_decoder_embeddings", True, None)
@@ -104,44 +136,43 @@ def _configuration(settings: Settings) -> ModelConfig:
     settings.check("static_position_embeddings", True, None)
     settings.check("normalize_before", False, None)
     settings.check("normalize_embedding", False, None)
-    settings.check("decoder_attention_heads", settings.integer("encoder_attention_heads"))
-    settings.check("decoder_ffn_dim", settings.integer("encoder_ffn_dim"))
+    settings.check("decoder_vocab_size", size, None)
     settings.check("activation_function", *_ACTIVATIONS)
-    dropout = settings.values.get("dropout", 0.1)
-    return ModelConfig(
-        vocab_size=settings.integer("vocab_size") + 1,  # padding has a second row, which starts
-        d_model=settings.integer("d_model"),
-        d_ff=settings.integer("encoder_ffn_dim"),
-        num_heads=settings.integer("encoder_attention_heads"),
-        num_layers=settings.integer("encoder_layers"),
-        decoder_layers=settings.integer("decoder_layers"),
-        dropout=float(dropout) if isinstance(dropout, int | float) else 0.1,
-        activation=_ACTIVATIONS[settings.values["activation_function"]],  # type: ignore[arg-type]
-        norm_epsilon=1e-5,
-        position_encoding="concatenated",
-        output_bias=True,
-        start_id=3,
-    )
+    d_model, d_ff = settings.values["d_model"], settings.values["encoder_ffn_dim"]
+    heads = settings.integer("encoder_attention_heads", d_model, least=1)
+    settings.check("decoder_attention_heads", heads)
+    settings.check("decoder_ffn_dim", d_ff)
+    try:
+        return ModelConfig(
+            vocab_size=rows,
+            d_model=d_model,
+            d_ff=d_ff,
+            num_heads=heads,
+            num_layers=settings.values["encoder_layers"],
+            decoder_layers=settings.values["decoder_layers"],
+            dropout=settings.share("dropout", 0.1),
+            attention_dropout=settings.share("attention_dropout", 0.0),
+            activation_dropout=settings.share("activation_dropout", 0.0),
+            activation=_ACTIVATIONS[settings.values["activation_function"]],  # type: ignore[arg-type]
+            norm_epsilon=1e-5,
+            position_encoding="concatenated",
+            output_bias=True,
+            start_id=3,
+        )
+    except ConfigError as error:
+        raise UserError(f"{settings.path}: {error}") from None
 
 
-def _read_arrays(path: Path, size: int) -> dict[str, np.ndarray]:
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
-        arrays = load_file(path)
+        return load_file(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from None
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
-    # Tied copies, and tables of positions, which follow from the configuration.
-    for name in (
-        "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight",
-        "model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight",
-    ):  # fmt: skip
-        arrays.pop(name, None)
-    bias = arrays.get("final_logits_bias", np.zeros(size, np.float32))
-    return {**arrays, "final_logits_bias": bias.reshape(-1)}
+    except (SafetensorError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} is damaged, or of dtypes that are not read: {error}") from None
 
 
 def _read_numbers(path: Path, size: int) -> dict[str, int]:
@@ -154,12 +185,22 @@ def _read_numbers(path: Path, size: int) -> dict[str, int]:
         raise UserError(f"{path} gives two tokens the same id")
     if "<unk>" not in numbers:
         raise UserError(f"{path} has no '<unk>'")
+    if not is_encodable("".join(numbers)):
+        raise UserError(f"{path} is damaged: it has an unpaired surrogate")
     return numbers
 
 
 def _vocabularies(folder: Path, numbers: dict[str, int], ids: list[int]) -> Vocabularies:
     spellings = {number: spelling for spelling, number in numbers.items()}
-    types = [spellings.get(number, f"<row {number}>") for number in ids[len(SPECIAL) :]]
+
+    def spell(number: int) -> str:
+        """Spell a row that has no name, or that of another special symbol, by its number."""
+        spelling = spellings.get(number, SPECIAL[0])
+        return f"<row {number}>" if spelling in SPECIAL else spelling
+
+    types = [spell(number) for number in ids[len(SPECIAL) :]]
+    if len(set(types)) != len(types):
+        raise UserError(f"{folder / 'vocab.json'} spells a token as '<row N>', a name of ours")
     found = []
     for name in ("source.spm", "target.spm"):
         path = folder / name
@@ -175,6 +216,8 @@ def _vocabularies(folder: Path, numbers: dict[str, int], ids: list[int]) -> Voca
 def _languages(path: Path) -> tuple[str, str] | None:
     if not path.is_file():
         return None
-    values = Settings(path).values
+    settings = Settings(path)
+    settings.check("separate_vocabs", False, None)
+    values = settings.values
     direction = f"{values.get('source_lang')}-{values.get('target_lang')}"
     return languages_of(direction) if is_direction(direction) else None

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,11 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from transformer_jax.config import DataConfig, RunConfig
-from transformer_jax.data.vocabulary import WhitespaceVocabulary, save_vocabularies
+from transformer_jax.data.vocabulary import save_vocabularies
 from transformer_jax.devices.settings import usual_settings
 from transformer_jax.errors import UserError
 from transformer_jax.files import replaced_folder
-from transformer_jax.run.folder import Origin, Run, RunError
+from transformer_jax.run.folder import Origin, Run, RunError, check_store
 from transformer_jax.weights.foreign import ForeignModel
 from transformer_jax.weights.huggingface import read_huggingface
 
@@ -75,7 +76,14 @@ def import_model(path: str | Path, run_dir: str | Path) -> Run:
     Raises:
         UserError: The model or the folder cannot be used; nothing is written.
     """
-    path, folder = Path(path), Path(run_dir)
+    path, folder = Path(path), Path(run_dir).resolve()
+    check_store(folder)
+    if path.resolve().is_relative_to(folder.with_name(f"{folder.name}.partial")):
+        raise RunError(f"{path} is where {run_dir} is built before it is whole: choose another")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{run_dir}: {error.strerror}: choose another run folder") from None
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder} exists and is not empty: choose another run folder")
     name = recognize_format(path)
@@ -97,14 +105,9 @@ def import_model(path: str | Path, run_dir: str | Path) -> Run:
 
 
 def _configuration(model: ForeignModel) -> RunConfig:
-    words = isinstance(model.vocabularies.source, WhitespaceVocabulary)
+    data = DataConfig(direction="-".join(model.languages) if model.languages else None)
     return RunConfig(
-        model.config,
-        data=DataConfig(
-            direction="-".join(model.languages) if model.languages else None,
-            vocabulary="whitespace" if words else "bpe",
-            max_length=model.max_length,
-        ),
+        model.config, data=replace(data, max_length=min(model.max_length, data.batch_tokens))
     )
 
 
