@@ -372,5 +372,6 @@ MUTANTS = [
      "tests/weights"),
     ("weights/correspondence.py", "left.discard(pair.theirs)", "left.clear()", "tests/weights"),
     ("weights/huggingface.py", 'params["output_bias"][3] = _NEVER', "pass", "tests/weights"),
-    ("data/pieces.py", "number if number > BOS_ID else UNK_ID", "number", "tests/weights"),
+    ("data/vocabulary_protocol.py", "number if number > BOS_ID else UNK_ID", "number",
+     "tests/weights"),
 ]  # fmt: skip

@@ -1,14 +1,11 @@
 """Vocabularies of other toolkits: a SentencePiece model cuts, and a list of its own numbers."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from transformer_jax.data.vocabulary_protocol import (
     BOS_ID,
-    SPECIAL,
-    UNK_ID,
-    Vocabulary,
+    ListedVocabulary,
     VocabularyError,
     check_text,
     read_types,
@@ -19,15 +16,12 @@ __all__ = ["PieceVocabulary"]
 _SPACE = "\u2581"
 
 
-class PieceVocabulary(Vocabulary):
+class PieceVocabulary(ListedVocabulary):
     """Pieces of a SentencePiece model with ids of a list of types, as OPUS-MT has them.
 
     The models of source and target may cut differently and share the list, so that one table of
-    embeddings serves both. Where a text begins with a sign such as >>deu<<, that is one token. The
-    model's own normalisation applies: decode(encode(text)) need not be the text.
-
-    Attributes:
-        types: Spelling of each id; the first four are ours.
+    embeddings serves both. Where a text begins with a language code such as >>deu<<, that is one
+    token. The model's own normalisation applies: decode(encode(text)) need not be the text.
     """
 
     FILE = "pieces.json"
@@ -50,39 +44,20 @@ class PieceVocabulary(Vocabulary):
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model or b"empty")
         except (RuntimeError, TypeError):
             raise VocabularyError("not a SentencePiece model") from None
-        self.types = [*SPECIAL, *types]
         self._model = model
-        self._ids = {spelling: number for number, spelling in enumerate(self.types)}
-        if len(self._ids) != len(self.types):
-            raise VocabularyError("a vocabulary holds one of its types twice")
+        super().__init__(types)
 
     def encode(self, text: str) -> list[int]:
         check_text([text])
-        sign, rest = _split_sign(text)
-        pieces = [*sign, *self._processor.encode(rest, out_type=str)]
-        # The names of special symbols are no tokens: text cannot forge an end of sentence.
-        ids = (self._ids.get(piece, UNK_ID) for piece in pieces)
-        return [number if number > BOS_ID else UNK_ID for number in ids]
-
-    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.encode(text) for text in texts]
-
-    def tokens(self, ids: Iterable[int]) -> list[str]:
-        return [self.types[number] for number in ids]
+        code, rest = _split_language_code(text)
+        return self._numbers([*code, *self._processor.encode(rest, out_type=str)])
 
     def decode(self, ids: Iterable[int]) -> str:
         pieces = self.tokens(number for number in ids if number > BOS_ID)
         return self._processor.decode(pieces).replace(_SPACE, " ").strip()
 
-    def __len__(self) -> int:
-        return len(self.types)
-
     def to_bytes(self) -> bytes:
         return self._list() + b"\0" + self._model
-
-    def _list(self) -> bytes:
-        text = json.dumps(self.types[len(SPECIAL) :], ensure_ascii=False, indent=0)
-        return f"{text}\n".encode()
 
     def save(self, folder: Path) -> None:
         (folder / self.MODEL).write_bytes(self._model)
@@ -105,10 +80,10 @@ class PieceVocabulary(Vocabulary):
             raise VocabularyError(f"{path} is damaged: {error}") from None
 
 
-def _split_sign(text: str) -> tuple[list[str], str]:
-    """Split the sign of a language off, where a text begins with one.
+def _split_language_code(text: str) -> tuple[list[str], str]:
+    """Split the code of the target language off, where a text begins with one.
 
-    >>> _split_sign(">>deu<< A dog."), _split_sign("A dog.")
+    >>> _split_language_code(">>deu<< A dog."), _split_language_code("A dog.")
     ((['>>deu<<'], ' A dog.'), ([], 'A dog.'))
     """
     end = text.find("<<") if text.startswith(">>") else -1

@@ -1,7 +1,6 @@
 """Token ids for text: encode, decode, len. Ids 0 to 3 mean the same in every vocabulary."""
 
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ from transformer_jax.data.vocabulary_protocol import (
     PAD_ID,
     SPECIAL,
     UNK_ID,
+    ListedVocabulary,
     Vocabulary,
     VocabularyError,
     check_text,
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 
-class WhitespaceVocabulary(Vocabulary):
+class WhitespaceVocabulary(ListedVocabulary):
     """Tokens as the text separates them by spaces, for text segmented already.
 
     >>> vocabulary = WhitespaceVocabulary.train(["a b b", "b c"], 100)
@@ -50,12 +50,6 @@ class WhitespaceVocabulary(Vocabulary):
 
     FILE = "vocabulary.json"
 
-    def __init__(self, tokens: list[str]):
-        self._types = [*SPECIAL, *tokens]
-        self._ids = {token: number for number, token in enumerate(self._types)}
-        if len(self._ids) != len(self._types):
-            raise VocabularyError("a vocabulary holds one of its types twice")
-
     @classmethod
     def train(cls, lines: Iterable[str], vocab_size: int) -> "WhitespaceVocabulary":
         """Types by falling frequency, ties in alphabetical order, at most `vocab_size` rows."""
@@ -66,25 +60,13 @@ class WhitespaceVocabulary(Vocabulary):
         return cls(ranked[: max(vocab_size - len(SPECIAL), 0)])
 
     def encode(self, text: str) -> list[int]:
-        # The names of special symbols are no tokens: text cannot forge an end of sentence.
-        ids = (self._ids.get(token, UNK_ID) for token in text.split(" ") if token)
-        return [number if number > BOS_ID else UNK_ID for number in ids]
-
-    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.encode(text) for text in texts]
-
-    def tokens(self, ids: Iterable[int]) -> list[str]:
-        return [self._types[number] for number in ids]
+        return self._numbers(token for token in text.split(" ") if token)
 
     def decode(self, ids: Iterable[int]) -> str:
         return " ".join(self.tokens(ids))
 
-    def __len__(self) -> int:
-        return len(self._types)
-
     def to_bytes(self) -> bytes:
-        text = json.dumps(self._types[len(SPECIAL) :], ensure_ascii=False, indent=0)
-        return f"{text}\n".encode()
+        return self._list()
 
     def save(self, folder: Path) -> None:
         (folder / self.FILE).write_bytes(self.to_bytes())

@@ -13,6 +13,7 @@ __all__ = [
     "PAD_ID",
     "SPECIAL",
     "UNK_ID",
+    "ListedVocabulary",
     "Vocabulary",
     "VocabularyError",
     "check_text",
@@ -60,6 +61,50 @@ class Vocabulary(Protocol):
     def save(self, folder: Path) -> None:
         """Write the vocabulary to a folder, as a file of its kind's name."""
         ...
+
+
+class ListedVocabulary(Vocabulary):
+    """A vocabulary that is a list of types; a subclass says how text is cut into them.
+
+    Attributes:
+        types: Spelling of each id; the first four are ours.
+    """
+
+    def __init__(self, types: Iterable[str]):
+        """Make a vocabulary.
+
+        Args:
+            types: What ids from 4 on mean.
+
+        Raises:
+            VocabularyError: A type stands twice.
+        """
+        self.types = [*SPECIAL, *types]
+        self._ids = {spelling: number for number, spelling in enumerate(self.types)}
+        if len(self._ids) != len(self.types):
+            raise VocabularyError("a vocabulary holds one of its types twice")
+
+    def _numbers(self, tokens: Iterable[str]) -> list[int]:
+        """Ids of spellings.
+
+        The names of special symbols are no tokens: text cannot forge an end of sentence.
+        """
+        ids = (self._ids.get(token, UNK_ID) for token in tokens)
+        return [number if number > BOS_ID else UNK_ID for number in ids]
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.encode(text) for text in texts]
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        return [self.types[number] for number in ids]
+
+    def __len__(self) -> int:
+        return len(self.types)
+
+    def _list(self) -> bytes:
+        """The types from id 4 on as JSON, which `read_types` reads."""
+        text = json.dumps(self.types[len(SPECIAL) :], ensure_ascii=False, indent=0)
+        return f"{text}\n".encode()
 
 
 def read_types(path: Path) -> list[str]:

@@ -7,10 +7,10 @@ import numpy as np
 
 from transformer_jax.errors import UserError
 
-__all__ = ["Pair", "Row", "arrays_from_params", "ids_in_our_order", "params_from_arrays"]
+__all__ = ["Pair", "arrays_from_params", "ids_in_our_order", "params_from_arrays"]
 
 # Our ids of padding, end of sentence, unknown and start; see `data.vocabulary`.
-SPECIAL = ("pad", "eos", "unk", "bos")
+_FIRST = ("pad", "eos", "unk", "bos")
 
 
 class Pair(NamedTuple):
@@ -29,11 +29,7 @@ class Pair(NamedTuple):
     is_vocabulary: bool = False
 
 
-Row = int
-"""A row of a foreign table."""
-
-
-def ids_in_our_order(size: int, special: Mapping[str, Row]) -> list[Row]:
+def ids_in_our_order(size: int, special: Mapping[str, int]) -> list[int]:
     """List the foreign id of each id of ours.
 
     Ours are padding, end of sentence, unknown and start, and then all other foreign ids in their
@@ -47,14 +43,14 @@ def ids_in_our_order(size: int, special: Mapping[str, Row]) -> list[Row]:
     >>> ids_in_our_order(6, {"eos": 0, "unk": 1, "pad": 5, "bos": 5})
     [5, 0, 1, 5, 2, 3, 4]
     """
-    first = [special[name] for name in SPECIAL]
+    first = [special[name] for name in _FIRST]
     if wrong := [row for row in first if not 0 <= row < size]:
         raise UserError(f"id {wrong[0]} is outside the vocabulary of {size}")
     return first + [row for row in range(size) if row not in first]
 
 
 def params_from_arrays(
-    pairs: Iterable[Pair], arrays: Mapping[str, np.ndarray], ids: Iterable[Row], source: str
+    pairs: Iterable[Pair], arrays: Mapping[str, np.ndarray], ids: Iterable[int], source: str
 ) -> dict[str, Any]:
     """Build the tree of parameters, in float32.
 
@@ -109,7 +105,7 @@ def _floats(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def arrays_from_params(
-    pairs: Iterable[Pair], params: Mapping[str, Any], ids: Iterable[Row]
+    pairs: Iterable[Pair], params: Mapping[str, Any], ids: Iterable[int]
 ) -> dict[str, np.ndarray]:
     """Undo `params_from_arrays`.
 
@@ -119,7 +115,7 @@ def arrays_from_params(
         ids: As `ids_in_our_order`; where two rows of ours are one of theirs, the first is taken.
     """
     ids = list(ids)
-    first: dict[Row, int] = {}
+    first: dict[int, int] = {}
     for ours, theirs in enumerate(ids):
         first.setdefault(theirs, ours)
     order = [first[row] for row in sorted(first)]

@@ -38,9 +38,11 @@ def read_huggingface(folder: Path) -> ForeignModel:
         UserError: A file is missing or damaged, or the model is of another kind.
     """
     settings = Settings(folder / "config.json")
+    settings.check("model_type", "marian")
     path = folder / "model.safetensors"
     arrays = _read_arrays(path)
     _check_sizes(settings, arrays, path)
+    arrays = _without_copies(arrays, path)
     size = settings.values["vocab_size"]
     numbers = _read_numbers(folder / "vocab.json", size)
     special = {
@@ -115,21 +117,26 @@ def _check_sizes(settings: Settings, arrays: dict[str, np.ndarray], path: Path) 
     settings.check("encoder_ffn_dim", len(inner))
     for side in ("encoder", "decoder"):
         settings.integer(f"{side}_layers", len(arrays), least=1)
+
+
+def _without_copies(arrays: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+    """Leave out what follows from the rest, and add a bias of zeros where there is none."""
+    table = arrays["model.shared.weight"]
+    left = dict(arrays)
     for name in ("lm_head", "model.encoder.embed_tokens", "model.decoder.embed_tokens"):
-        copy = arrays.pop(f"{name}.weight", table)
+        copy = left.pop(f"{name}.weight", table)
         if not np.array_equal(copy, table):
             raise UserError(f"{path}: {name}.weight is not model.shared.weight: not tied")
     # Tables of positions follow from the configuration.
     for side in ("encoder", "decoder"):
-        arrays.pop(f"model.{side}.embed_positions.weight", None)
-    bias = arrays.get("final_logits_bias", np.zeros(len(table), np.float32))
-    arrays["final_logits_bias"] = bias.reshape(-1)
+        left.pop(f"model.{side}.embed_positions.weight", None)
+    bias = left.get("final_logits_bias", np.zeros(len(table), np.float32))
+    return {**left, "final_logits_bias": bias.reshape(-1)}
 
 
 def _configuration(settings: Settings, rows: int) -> ModelConfig:
     """Make the configuration of a model; UserError for what ours cannot be."""
     size = settings.values["vocab_size"]
-    settings.check("model_type", "marian")
     settings.check("scale_embedding", True)
     settings.check("share_encoder_decoder_embeddings", True, None)
     settings.check("tie_word_embeddings", True, None)
