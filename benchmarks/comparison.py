@@ -42,6 +42,11 @@ class Times:
     def median(self) -> float:
         return statistics.median(self.rounds)
 
+    @property
+    def spread(self) -> float:
+        """From the fastest round to the slowest, as a share of the median."""
+        return (max(self.rounds) - min(self.rounds)) / self.median
+
 
 def make_parser(description: str | None, rounds: int = 5) -> argparse.ArgumentParser:
     """Make the parser of a comparison, described by its module's first line.

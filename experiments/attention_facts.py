@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,9 +66,9 @@ def heads_as_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def heads_table() -> Table:
     """How well attention with k heads, and with one, computes a convolution of k places.
 
-    With one head the kernel W[j] is a_j M, whatever the weights a and the map M are; of inputs that
-    are independent the variance left is that of W outside its best approximation of this form,
-    which its singular values give.
+    One head whose weights a are the same for every input, as those by position alone are, has the
+    kernel W[j] = a_j M with its map M; of inputs that are independent the variance left is that of
+    W outside its best approximation of this form. Weights that depend on the input may leave less.
     """
     rng, (length, d) = np.random.default_rng(0), (24, 8)
     x = jnp.asarray(rng.normal(size=(16, length, d)), jnp.float32)
@@ -82,15 +81,32 @@ def heads_table() -> Table:
         total = np.sum(kernel**2)
         # With equal weights the best map is the mean of the kernel's.
         equal = 1 - width * np.sum(kernel.mean(axis=0) ** 2) / total
-        any_weights = 1 - np.linalg.svd(kernel.reshape(width, -1), compute_uv=False)[0] ** 2 / total
-        rows.append([width, f"{float(exact):.0e}", 100 * float(equal), 100 * float(any_weights)])
+        rows.append(
+            [width, f"{float(exact):.0e}", 100 * float(equal), 100 * one_head_leaves(kernel)]
+        )
     columns = [
         "k",
         "k heads: largest difference",
         "one head, equal weights: variance left, %",
-        "one head, any weights: at least, %",
+        "one head, the best weights of any that are the same for every input, %",
     ]
     return Table("A random convolution of k places, computed by attention", columns, rows, 0)
+
+
+def one_head_leaves(kernel: np.ndarray) -> float:
+    """Compute the share of a convolution's variance that one head of fixed weights leaves.
+
+    The best a_j M is the first term of the singular value decomposition of W as a matrix [k, D F]
+    (Eckart & Young 1936).
+
+    Args:
+        kernel: W, [k, D, F].
+
+    >>> round(one_head_leaves(np.array([[[3.0, 0.0]], [[0.0, 4.0]]])), 3)  # 9 of 25 are left
+    0.36
+    """
+    singular = np.linalg.svd(kernel.reshape(len(kernel), -1), compute_uv=False)
+    return float(1 - singular[0] ** 2 / np.sum(singular**2))
 
 
 def position_probe(run_dir: Path, sentences: int, is_trained: bool = True) -> list[float]:
@@ -102,7 +118,8 @@ def position_probe(run_dir: Path, sentences: int, is_trained: bool = True) -> li
     Args:
         run_dir: A run on the embedded corpus.
         sentences: How many of its validation text.
-        is_trained: Whether its parameters are those after training, or initial ones.
+        is_trained: Whether its parameters are those after training, or those that its seed began
+            with.
 
     Returns:
         For the embedding and each layer, the share of the positions' variance, in per cent, that is
@@ -110,13 +127,15 @@ def position_probe(run_dir: Path, sentences: int, is_trained: bool = True) -> li
     """
     from transformer_jax.data.vocabulary import EOS_ID, PAD_ID
     from transformer_jax.models.embedding import Embedding
+    from transformer_jax.models.families import build_model
     from transformer_jax.models.layers import EncoderLayer
+    from transformer_jax.run.folder import Run
     from transformer_jax.run.splits import dataset_splits
-    from transformer_jax.translator import Translator
+    from transformer_jax.run.variables import load_variables
 
-    translator = Translator.load(run_dir, "last")
+    run = Run.open(run_dir)
     lines = [source for source, _ in list(dataset_splits(run_dir)["validation"])[:sentences]]
-    ids = [[*translator.vocabulary.encode(line), EOS_ID] for line in lines]
+    ids = [[*run.vocabularies.source.encode(line), EOS_ID] for line in lines]
     longest = max(map(len, ids))
     source = jnp.array([row + [PAD_ID] * (longest - len(row)) for row in ids])
 
@@ -124,12 +143,16 @@ def position_probe(run_dir: Path, sentences: int, is_trained: bool = True) -> li
         is_embedded = isinstance(module, Embedding) and method == "source"
         return is_embedded or (isinstance(module, EncoderLayer) and method == "__call__")
 
-    variables: Any = {"params": translator.params}
-    if not is_trained:
-        variables = jax.jit(translator.model.init)(jax.random.key(0), source, source)
-    _, kept = translator.model.apply(
-        variables, source, method="encode", capture_intermediates=is_kept, mutable=["intermediates"]
-    )
+    if is_trained:
+        params = load_variables(run, "last")[0]["params"]
+    else:
+        params = jax.jit(run.step_functions().init)(
+            functional.seed_key(run.config.train.seed)
+        ).params
+    _, kept = build_model(run.config.model).apply(
+        {"params": params}, source, method="encode", capture_intermediates=is_kept,
+        mutable=["intermediates"],
+    )  # fmt: skip
     states = [leaf for _, leaf in sorted(_named_leaves(kept["intermediates"]), key=lambda x: x[0])]
     is_token = np.asarray(source != PAD_ID)
     is_known = is_token & (np.arange(len(ids)) % 2 == 0)[:, None]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from scipy import stats
 
-__all__ = ["Claim", "Interval", "comparable", "decide", "paired_interval", "paired_rows"]
+__all__ = ["Claim", "Interval", "comparable", "decide", "mean_of", "paired_interval", "paired_rows"]
 
 
 class Claim(NamedTuple):
@@ -51,6 +51,15 @@ def comparable(found: Mapping, measure: str) -> float:
     0.0
     """
     return math.log(found[measure]) if measure == "perplexity" else found[measure]
+
+
+def mean_of(found: Sequence[Mapping], measure: str) -> float:
+    """The mean of a measure of several results.
+
+    >>> mean_of([{"BLEU": 30.0}, {"BLEU": 31.0}], "BLEU")
+    30.5
+    """
+    return sum(each[measure] for each in found) / len(found)
 
 
 def paired_rows(

@@ -189,10 +189,20 @@ def longest_path(layers: Iterable[Layer], n: int, d: int = 4) -> int:
     raise ValueError("positions that these layers do not connect")
 
 
-def growth(measure: Callable[..., float], small: Sequence[int], large: Sequence[int]) -> float:
-    """Power with which a measure grows in the one size that differs."""
-    [ratio] = [b / a for a, b in zip(small, large) if a != b]
-    return math.log(measure(*large) / measure(*small)) / math.log(ratio)
+def growth(measure: Callable[..., float], sizes: Sequence[int], place: int) -> float:
+    """Fit the power with which a measure grows in one of its sizes, by least squares.
+
+    Args:
+        measure: Of all sizes.
+        sizes: Where the one that grows begins; it is doubled three times.
+        place: Which one grows.
+
+    >>> round(growth(lambda n, d: 5 * n**2 * d, (8, 8), 0), 3)
+    2.0
+    """
+    grown = [sizes[place] * 2**i for i in range(4)]
+    found = [measure(*sizes[:place], each, *sizes[place + 1 :]) for each in grown]
+    return float(np.polyfit(np.log(grown), np.log(found), 1)[0])
 
 
 class Row(NamedTuple):
@@ -202,7 +212,8 @@ class Row(NamedTuple):
         name: Its layer.
         letters: What its layer is made of, n and then the arguments of `make`.
         make: Of these sizes but n.
-        sizes: Where growth is measured.
+        sizes: From where on the growth of operations is fitted.
+        small: The same of chains.
         paper: Operations, sequential operations and path length as the paper has them.
     """
 
@@ -210,44 +221,46 @@ class Row(NamedTuple):
     letters: str
     make: Callable[..., Layer]
     sizes: tuple[int, ...]
+    small: tuple[int, ...]
     paper: tuple[str, str, str]
 
 
 ROWS = (
-    Row("self-attention", "nd", self_attention, (256, 256), ("n^2 d", "1", "1")),
-    Row("recurrent", "nd", recurrent, (64, 256), ("n d^2", "n", "n")),
-    Row("convolutional", "ndk", convolution, (64, 256, 3), ("k n d^2", "1", "log_k n")),
-    Row("restricted", "ndr", restricted_attention, (512, 256, 32), ("r n d", "1", "n / r")),
+    Row("self-attention", "nd", self_attention, (256, 256), (64, 8), ("n^2 d", "1", "1")),
+    Row("recurrent", "nd", recurrent, (64, 256), (64, 8), ("n d^2", "n", "n")),
+    Row("convolutional", "ndk", convolution, (64, 256, 3), (64, 8, 3), ("k n d^2", "1", "log_k n")),
+    Row(
+        "restricted",
+        "ndr",
+        restricted_attention,
+        (512, 256, 32),
+        (128, 8, 8),
+        ("r n d", "1", "n / r"),
+    ),
 )
 
 
 def complexity_table() -> Table:
-    """Table 1, by the growth of what is counted as one size doubles."""
+    """Table 1, by how what is counted grows with each size."""
     rows: list[list[Cell]] = []
-    for row in ROWS:
 
-        def operations(n: int, *sizes: int, row=row) -> float:
-            return count_operations(trace(row.make(*sizes), n, sizes[0]))
+    def add(row: Row, of: str, paper: str, measure: Callable[[Any], float], sizes: Sequence[int]):
+        def measured(n: int, *others: int) -> float:
+            return measure(trace(row.make(*others), n, others[0]))
 
-        powers = [
-            growth(operations, row.sizes, [*row.sizes[:i], 2 * size, *row.sizes[i + 1 :]])
-            for i, size in enumerate(row.sizes)
-        ]
-        found = " ".join(f"{letter}^{power:.2f}" for letter, power in zip(row.letters, powers))
-        at = ", ".join(f"{letter} {size}" for letter, size in zip(row.letters, row.sizes))
-        rows.append([row.name, "operations a layer", row.paper[0], found, f"{at}, and the double"])
+        powers = [growth(measured, sizes, place) for place in range(len(sizes))]
+        shown = " ".join(f"{x}^{round(p, 2) + 0:.2f}" for x, p in zip(row.letters, powers))
+        at = ", ".join(f"{letter} {size}" for letter, size in zip(row.letters, sizes))
+        rows.append([row.name, of, paper, shown, f"{at}, each doubled three times"])
+
     for row in ROWS:
-        lengths = (64, 128, 256)
-        chains = [depth(trace(row.make(8, *row.sizes[2:]), n, 8)) for n in lengths]
-        shown = f"n^{math.log2(chains[2] / chains[1]):.2f}: {', '.join(map(str, chains))}"
-        rows.append(
-            [row.name, "sequential operations", row.paper[1], shown,
-             f"n {', '.join(map(str, lengths))}: the longest chain"]
-        )  # fmt: skip
+        add(row, "operations a layer", row.paper[0], count_operations, row.sizes)
+    for row in ROWS:
+        add(row, "sequential operations", row.paper[1], depth, row.small)
     for row, shown, at in zip(ROWS, _paths(), ("layers", "steps", "layers", "layers")):
         rows.append([row.name, "longest path", row.paper[2], shown, at])
     columns = ["layer", "of", "paper", "ours", "at"]
-    return Table("Table 1: how layers grow as one size doubles", columns, rows)
+    return Table("Table 1: powers of each size, fitted by least squares", columns, rows)
 
 
 def _paths() -> list[str]:

@@ -20,12 +20,12 @@ from transformer_jax.models.convolutional import GatedConvolution
 from transformer_jax.models.layers import MultiHeadAttention
 from transformer_jax.models.recurrent import carry_from, make_cell, scan_steps
 
-__all__ = ["LENGTH", "LENGTHS", "OURS", "TIMED", "Speeds", "layer_of", "time_table"]
+__all__ = ["LENGTHS", "OURS", "TIMED", "Speeds", "layer_of", "time_table"]
 
 LENGTHS, TOKENS = (16, 64, 256, 1024, 4096), 4096
 OURS = "self-attention"
-# Tokens of a sentence, and rounds, in which the updates of whole models are timed.
-LENGTH, ROUNDS = 16, 15
+# In which the updates of whole models are timed.
+ROUNDS = 15
 
 # Of one layer each; a width that gives it as many matrix entries as 4 * 128^2.
 TIMED = {
@@ -59,12 +59,15 @@ def layer_of(config: ModelConfig) -> tuple[nn.Module, tuple[None, ...]]:
 
 
 def time_table(rounds: int, lengths: Sequence[int] = LENGTHS) -> list[Table]:
-    """Milliseconds of a layer, forward and backward; and from where self-attention is slower."""
+    """Milliseconds of a layer, forward and backward; from where self-attention is slower; and how
+    far the rounds lie apart."""
     found: dict[int, dict[str, float]] = {}
+    spreads: list[list[Cell]] = []
     for length in lengths:
         sides = {name: _timed(config, length) for name, config in TIMED.items()}
         times, _ = compare(sides, rounds)
         found[length] = {name: 1000 * times[name].median for name in TIMED}
+        spreads.append([length, *(100 * times[name].spread for name in TIMED)])
     rows: list[list[Cell]] = [
         [length, TOKENS // length, *each.values()] for length, each in found.items()
     ]
@@ -76,6 +79,7 @@ def time_table(rounds: int, lengths: Sequence[int] = LENGTHS) -> list[Table]:
     return [
         Table("Milliseconds, forward and backward", ["n", "sequences", *TIMED], rows, 1),
         Table("Self-attention is slower", ["than", "from n on, of those measured"], crossings),
+        Table("From the fastest to the slowest round, % of the median", ["n", *TIMED], spreads, 0),
     ]
 
 
@@ -113,7 +117,8 @@ class Speeds(Work):
     In a run of its own each would have the load of its hour.
 
     models  layer type -> model
-    rows    sentences of an update, of LENGTH tokens a side
+    rows    sentences of an update
+    length  tokens of each side of a sentence
     """
 
     row: str
@@ -121,16 +126,18 @@ class Speeds(Work):
     folder: Path
     models: Mapping[str, ModelConfig]
     rows: int
+    length: int
 
     @property
     def identity(self) -> str:
         models = {name: changed_fields(model) for name, model in self.models.items()}
-        known = [models, self.rows, LENGTH, ROUNDS]
+        known = [models, self.rows, self.length, ROUNDS]
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
     def find(self) -> dict[str, Any]:
         sides = {
-            name: our_step(model, self.rows, LENGTH).take for name, model in self.models.items()
+            name: our_step(model, self.rows, self.length).take
+            for name, model in self.models.items()
         }
         times, _ = compare(sides, ROUNDS)
         return {"seconds": {name: each.median for name, each in times.items()}}

@@ -26,11 +26,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from experiments import attention_facts
-from experiments.claims import paired_rows
+from experiments.claims import mean_of, paired_rows
 from experiments.ledger import Cell, Entry, Provenance, Table, merge_provenance
 from experiments.order import MODELS, Order
 from experiments.program import check_positive, make_parser, publish_result
-from experiments.tasks import SplitTask, find_all, folder_name, on_one_device
+from experiments.tasks import SplitTask, distinct, find_all, folder_name, on_one_device
 from transformer_jax import presets
 from transformer_jax.config import OptimizerConfig
 from transformer_jax.run.train import train
@@ -145,8 +145,7 @@ def compare_rows(
     scores = ("perplexity", *(f"BLEU {split}" for split in SPLITS))
     means: list[list[Cell]] = []
     for row, results in found.items():
-        values = [sum(each[s] for each in results) / len(results) for s in scores]
-        means.append([row, len(results), *values])
+        means.append([row, len(results), *(mean_of(results, score) for score in scores)])
     tables = [Table(f"{base} and others", ["row", "seeds", *scores], means)]
     if pairs := paired_rows(found, base, scores):
         columns = [f"row - {base}", "of", "mean", "from", "to", "pairs"]
@@ -157,7 +156,8 @@ def compare_rows(
 def _together(*answers: Answer) -> Answer:
     """Several answers as one."""
     tables = [table for each in answers for table in each.tables]
-    return Answer(tables, answers[0].missing, [run for each in answers for run in each.runs])
+    runs = distinct([run for each in answers for run in each.runs])
+    return Answer(tables, answers[0].missing, runs)
 
 
 def ask_scores(arguments: argparse.Namespace) -> Answer:

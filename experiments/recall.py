@@ -7,7 +7,7 @@ seen by distance, and why by the norm of the derivative over that distance.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from experiments.sequences import SequenceWork, stack, train_on_sequences
+from experiments.sequences import RATE, SequenceWork, stack, train_on_sequences
 from transformer_jax.config import ModelConfig
 
 __all__ = ["DISTANCES", "MODELS", "Recall", "derivative_norms"]
@@ -72,6 +72,8 @@ class Recall(SequenceWork):
     clip_norm: float | None = 1.0
     forget_bias: float = 0.0
     distances: tuple[int, ...] = DISTANCES
+    rate: float = field(default=RATE, metadata={"later": True})
+    recurrent_scale: float = field(default=1.0, metadata={"later": True})
 
     @property
     def config(self) -> ModelConfig:
@@ -88,7 +90,10 @@ class Recall(SequenceWork):
             self.steps,
             self.seed,
             self.clip_norm,
-            lambda variables: _with_forget_bias(variables, self.forget_bias),
+            self.rate,
+            lambda variables: _with_forget_bias(
+                scale_recurrence(variables, self.recurrent_scale), self.forget_bias
+            ),
         )
         rng = np.random.default_rng(10**6)
         accuracy = {
@@ -121,6 +126,16 @@ def _with_forget_bias(variables, bias: float):
     return jax.tree_util.tree_map_with_path(added, variables)
 
 
+def scale_recurrence(variables: Any, factor: float) -> Any:
+    """Multiply the kernels by which a recurrent cell reads its own state, which are orthogonal."""
+
+    def scaled(path, leaf):
+        is_recurrent = any(str(getattr(key, "key", "")).startswith("h") for key in path)
+        return leaf * factor if is_recurrent and path[-1].key == "kernel" else leaf
+
+    return jax.tree_util.tree_map_with_path(scaled, variables)
+
+
 def derivative_norms(
     config: ModelConfig, distances: tuple[int, ...], recurrent_scale: float = 1.0
 ) -> dict[int, float]:
@@ -129,8 +144,7 @@ def derivative_norms(
     Args:
         config: A model with its initial parameters.
         distances: From the input to the feature.
-        recurrent_scale: Multiplies the kernels by which a recurrent cell reads its own state, which
-            are orthogonal.
+        recurrent_scale: As in `scale_recurrence`.
 
     Returns:
         Distance -> root mean square over features of the norm of a feature's derivative.
@@ -142,13 +156,7 @@ def derivative_norms(
     # Its last token is read by nobody: a decoder shifts its target.
     tokens = jnp.concatenate([tokens, tokens[:, :1]], axis=1)
     params = jax.jit(lambda rng: nn.unbox(model.init(rng, tokens)))(jax.random.key(0))["params"]
-
-    def scaled(path, leaf):
-        is_recurrent = any(str(getattr(key, "key", "")).startswith("h") for key in path)
-        is_kernel = path[-1].key == "kernel"
-        return leaf * recurrent_scale if is_recurrent and is_kernel else leaf
-
-    params = jax.tree_util.tree_map_with_path(scaled, params)
+    params = scale_recurrence(params, recurrent_scale)
 
     def projected(table, direction):
         given = {**params, "target_embedding": table}

@@ -4,7 +4,7 @@ import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +38,10 @@ def stack(config: ModelConfig) -> nn.Module:
 
 
 class SequenceWork(Work):
-    """Work that trains a stack on such a task; a subclass is a dataclass."""
+    """Work that trains a stack on such a task; a subclass is a dataclass.
+
+    A field that is marked `later` came after the first results, which know nothing of it.
+    """
 
     @property
     @abstractmethod
@@ -53,8 +56,12 @@ class SequenceWork(Work):
     @property
     def identity(self) -> str:
         changed = changed_fields(self.config)
-        fields: Any = asdict(self)  # type: ignore[call-overload]
-        known = fields | {"folder": None, "task": [*self.task, RATE], "model": changed}
+        own = {
+            each.name: getattr(self, each.name)
+            for each in fields(self)  # type: ignore[arg-type]
+            if not each.metadata.get("later") or getattr(self, each.name) != each.default
+        }
+        known = own | {"folder": None, "task": [*self.task, RATE], "model": changed}
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
@@ -89,6 +96,7 @@ def train_on_sequences(
     steps: int,
     seed: int,
     clip_norm: float | None = 1.0,
+    rate: float = RATE,
     prepare: Callable[[Any], Any] = lambda variables: variables,
 ) -> Trained:
     """Train a stack to predict the last token of each sequence.
@@ -99,6 +107,7 @@ def train_on_sequences(
         steps: Updates.
         seed: Of the parameters.
         clip_norm: Largest norm of a gradient; None does not clip.
+        rate: Learning rate of Adam.
         prepare: Changes the initial variables.
     """
     model = stack(config)
@@ -112,9 +121,9 @@ def train_on_sequences(
         total, count = functional.label_smoothed_cross_entropy(logits, tokens[:, -1:], 0.0)
         return total, count, {}, collections
 
-    # Adam with the constants that are usual, at one rate.
+    # Adam with the constants that are usual, at a constant rate.
     adam = OptimizerConfig(beta1=0.9, beta2=0.999, epsilon=1e-8, clip_norm=clip_norm)
-    optimizer = make_optimizer(adam, lambda step: RATE)
+    optimizer = make_optimizer(adam, lambda step: rate)
     boxed = boxed_init(model, jnp.ones((1, 2), jnp.int32))
     functions = make_step(lambda rng: prepare(nn.unbox(boxed(rng))), loss_fn, optimizer)
     runner = SingleDeviceRunner(functions, Layout(jax.devices()[:1]))

@@ -26,7 +26,7 @@ from transformer_jax.run.train import train
 from transformer_jax.terminal import command_errors
 
 __all__ = [
-    "BEAM", "SplitTask", "Task", "Work", "changed_fields", "find_all", "folder_name",
+    "BEAM", "SplitTask", "Task", "Work", "changed_fields", "distinct", "find_all", "folder_name",
     "on_one_device", "run_all",
 ]  # fmt: skip
 
@@ -234,6 +234,15 @@ def find_all(works: Mapping[str, Sequence[Work]], jobs: int, output: Path) -> di
     """
     run_all([work for row in works.values() for work in row], jobs, output / "compiled")
     return {name: [work.found() for work in row] for name, row in works.items()}
+
+
+def distinct(found: Sequence[dict]) -> list[dict]:
+    """Results without those that several tables share.
+
+    >>> distinct([{"identity": "a"}, {"identity": "b"}, {"identity": "a"}])
+    [{'identity': 'a'}, {'identity': 'b'}]
+    """
+    return list({each["identity"]: each for each in found}.values())
 
 
 def run_all(wanted: Sequence[Work], jobs: int, cache: Path) -> None:

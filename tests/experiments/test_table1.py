@@ -84,12 +84,14 @@ def test_derivatives_vanish_and_explode_with_the_scale():
 
 def test_table1_parses_its_options():
     assert table1_layers.parse([]).seeds == 3
-    assert table1_layers.parse(["--full"]).seeds == 1
+    full = table1_layers.parse(["--full"])
+    assert (full.seeds, full.only) == (1, "translation")
     assert table1_layers.parse(["--seeds", "2", "--full"]).said == " --full --seeds 2"
     for words, message in (
         ("--only multi30k", "--only multi30k needs --data, the folder of Multi30k"),
         ("--seeds 0", "--seeds 0 must be positive"),
         ("--data-dir x", "--data-dir x is of --full"),
+        ("--full --only memory", "--only memory has no larger size: leave --full out"),
     ):
         with pytest.raises(UserError, match=message):
             table1_layers.parse(words.split())
@@ -102,6 +104,7 @@ def test_captions_are_trained_for_as_long_each(tmp_path, monkeypatch):
 
     def find_all(works, jobs, output):
         found = {"parameters": 1, "BLEU": 1.0, "BLEU test2016": 2.0, "where": WHERE}
+        found |= {"identity": "x"}
         return {name: [{**found, "steps": w.config.train.steps}] for name, [w] in works.items()}
 
     monkeypatch.setattr(table1_layers, "find_all", find_all)
@@ -131,10 +134,11 @@ def test_captions_are_scored_on_the_test_set_too(tmp_path):
 
 @pytest.mark.slow
 def test_times_of_layers_are_measured_for_each():
-    times, crossings = layer_time.time_table(1, lengths=(16,))
+    times, crossings, spreads = layer_time.time_table(1, lengths=(16,))
     [[length, rows, *milliseconds]] = times.rows
     assert (length, rows) == (16, 256) and all(m > 0 for m in milliseconds)
     assert [row[0] for row in crossings.rows] == list(layer_time.TIMED)[1:]
+    assert spreads.rows == [[16, *[0.0] * len(layer_time.TIMED)]]  # of one round
 
 
 def fake_find(task):
@@ -164,13 +168,21 @@ def test_translation_by_updates_and_by_time(tmp_path, monkeypatch, in_this_proce
     assert updates.rows[1][6:] == [110] * 3  # 105 and 115
     assert differences.rows[0] == ["lstm", "BLEU test", 5, 5, 5, 2]
     assert timed_differences.rows[2] == ["lstm", "BLEU distance", -45, -45, -45, 2]
-    assert len(entry.details["runs"]) == 8
+    assert len(entry.details["runs"]) == 6  # those of self-attention serve both
 
 
 def test_speeds_are_known_for_ever():
     """A field that is new in the configuration does not have them measured again."""
-    speeds = layer_time.Speeds("speeds", 0, Path("x"), {"a": presets.tiny(100)}, 4)
+    speeds = layer_time.Speeds("speeds", 0, Path("x"), {"a": presets.tiny(100)}, 4, 16)
     assert speeds.identity == "414d48f25f0d4a5cc837de8d8f0bb064672d67aaac86ba07696102cabd45ca4c"
+
+
+def test_recalls_are_known_for_ever():
+    """A field that came later counts where it is not at its default."""
+    work = recall.Recall("rnn", 0, Path("x"), 1000, distances=recall.DISTANCES)
+    assert work.identity == "7c12d02361b5e4ac6144a1e11e96739088701910ac09e442b4de763e6b0ca5ba"
+    assert replace(work, rate=0.1).identity != work.identity
+    assert replace(work, recurrent_scale=2.0).identity != work.identity
 
 
 @pytest.mark.slow
@@ -195,7 +207,7 @@ def test_memory_from_end_to_end(tmp_path, monkeypatch, capsys, in_this_process):
     assert "| self-attention, radius 16 |" in capsys.readouterr().out
     assert set(entries(tmp_path)) == {"table1-memory"}
     results = list(tmp_path.glob("memory/*/result.json"))
-    assert len(results) == 2 * (len(few) + 2)
+    assert len(results) == 2 * (len(few) + 5)
     # What is finished is not done again.
     before = {path: path.stat().st_mtime_ns for path in results}
     table1_layers.main()

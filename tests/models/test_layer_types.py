@@ -13,7 +13,12 @@ from transformer_jax.errors import UserError
 from transformer_jax.models.convolutional import ConvolutionalDecoder, tokens_seen
 from transformer_jax.models.decoder import Decoder
 from transformer_jax.models.families import build_model, family_of
-from transformer_jax.models.recurrent import RecurrentDecoder
+from transformer_jax.models.recurrent import (
+    RecurrentDecoder,
+    carry_from,
+    make_cell,
+    scan_steps,
+)
 
 V, S, T = 11, 7, 6
 SOURCE = jnp.array([[4, 5, 6, 7, 8, 9, 1], [5, 4, 1, 0, 0, 0, 0], [9, 9, 4, 5, 1, 0, 0]])
@@ -220,11 +225,14 @@ def test_alignment_collects_weights_over_the_source(name):
 
 
 def test_lstm_with_constant_gates_is_an_elman_network():
-    """Forget gate 0, the others 1: h' = tanh(tanh(x W + h U + b))."""
+    """Forget gate 0, the others 1: h' = tanh(tanh(x W + h U + b)), over several steps of the cell
+    that the family makes."""
     rng = np.random.default_rng(0)
-    x, h, c = (jnp.asarray(rng.normal(size=(3, 4)), jnp.float32) for _ in range(3))
+    x = jnp.asarray(rng.normal(size=(3, 5, 4)), jnp.float32)
+    config = ModelConfig(architecture="lstm", d_model=4, num_heads=1)
     elman = nn.SimpleCell(4, activation_fn=lambda x: jnp.tanh(jnp.tanh(x)))
-    params = elman.init(jax.random.key(0), h, x)["params"]
+    h = jnp.zeros((3, 4))
+    params = elman.init(jax.random.key(0), h, x[:, 0])["params"]
     params["i"]["bias"] = jnp.asarray(rng.normal(size=4), jnp.float32)
     nothing = jnp.zeros((4, 4))
     gates = {
@@ -235,10 +243,24 @@ def test_lstm_with_constant_gates_is_an_elman_network():
         "ig": {"kernel": params["i"]["kernel"]},
         "hg": {"kernel": params["h"]["kernel"], "bias": params["i"]["bias"]},
     }
-    for cell in (nn.LSTMCell(4), nn.OptimizedLSTMCell(4)):
-        _, found = cell.apply({"params": gates}, (c, h), x)
-        expected, _ = elman.apply({"params": params}, h, x)
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    expected = []
+    for t in range(x.shape[1]):
+        h, _ = elman.apply({"params": params}, h, x[:, t])
+        expected.append(h)
+
+    class Recurrence(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            cell = make_cell(config, 4)
+            empty = carry_from(config, jnp.zeros((len(x), 4)))
+            return scan_steps(lambda cell, carry, x: cell(carry, x), cell, empty, x)[1]
+
+    variables = Recurrence().init(jax.random.key(0), x)
+    [name] = variables["params"]
+    shapes = jax.tree.map(jnp.shape, nn.unbox(variables["params"][name]))
+    assert shapes == jax.tree.map(jnp.shape, gates)
+    found = Recurrence().apply({"params": {name: gates}}, x)
+    np.testing.assert_allclose(found, jnp.stack(expected, 1), atol=1e-6)
 
 
 @pytest.mark.parametrize("decoder, name", [

@@ -20,7 +20,7 @@ NAMES = ["rnn", "lstm", "convolutional", "restricted"]
 def job(folder, name, **options):
     """The small job with the model of a preset, made smaller."""
     config = configuration(folder, **options)
-    small = {"vocab_size": 100, "d_model": 16, "d_ff": 32, "num_heads": 2, "num_layers": 1}
+    small = {"vocab_size": 100, "d_model": 16, "d_ff": 32, "num_heads": 2, "num_layers": 2}
     model = replace(getattr(presets, name)(), **small)
     if name == "restricted":
         model = replace(model, attention_radius=2)

@@ -41,7 +41,13 @@ class RecurrentState(NamedTuple):
 
 
 def make_cell(config: ModelConfig, features: int, name: str | None = None) -> nn.Module:
-    """Make the cell of an architecture, with as many units, whose parameters have logical axes."""
+    """Make the cell of an architecture, whose parameters have logical axes.
+
+    Args:
+        config: The model.
+        features: Units of the cell.
+        name: Its name among the module's.
+    """
     lecun, orthogonal = nn.initializers.lecun_normal(), nn.initializers.orthogonal()
     return CELLS[config.architecture](
         features,
@@ -66,6 +72,13 @@ def carry_from(config: ModelConfig, state: jax.Array) -> Any:
 
 def scan_steps(step, module: nn.Module, carry: Any, xs: Any, reverse: bool = False):
     """Apply step(module, carry, x) to each position of xs [B, T, ...].
+
+    Args:
+        step: (module, carry, x [B, ...]) -> the next carry, and an output [B, ...].
+        module: The cell.
+        carry: Its state before the first position.
+        xs: A tree of arrays [B, T, ...].
+        reverse: Whether the last position comes first.
 
     Returns:
         The last carry, and the outputs [B, T, ...].
