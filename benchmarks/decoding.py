@@ -94,9 +94,9 @@ def make_peers(translator, search, folder: Path) -> dict[str, tuple[Callable, Ca
         return {}
     import ctranslate2
 
-    from benchmarks.ctranslate2 import write_folder
+    from transformer_jax.weights.ctranslate2 import write_ctranslate2
 
-    write_folder(translator, folder)
+    write_ctranslate2(translator, folder)
     vocabulary = translator.vocabulary
     numbers = {token: i for i, token in enumerate(vocabulary.tokens(range(len(vocabulary))))}
 

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -149,13 +148,12 @@ def _ours(network, variables, sources, work: Work) -> Callable[[], int]:
 def _ctranslate2(network, variables, sources, work: Work, folder: Path) -> Callable[[], int]:
     import ctranslate2
 
-    from benchmarks.ctranslate2 import write_folder
+    from transformer_jax import Translator
+    from transformer_jax.data.vocabulary import WhitespaceVocabulary
+    from transformer_jax.weights.ctranslate2 import write_ctranslate2
 
-    names = ["<pad>", "</s>", "<unk>", "<s>", *(f"t{i}" for i in range(4, work.vocabulary))]
-    vocabulary = _Names(names)
-    write_folder(
-        SimpleNamespace(model=network, params=variables["params"], vocabulary=vocabulary), folder
-    )
+    vocabulary = WhitespaceVocabulary(f"t{i}" for i in range(4, work.vocabulary))
+    write_ctranslate2(Translator(network, variables["params"], vocabulary), folder)
     engine = ctranslate2.Translator(str(folder), inter_threads=1, intra_threads=THREADS)
     tokens = [vocabulary.tokens(ids) for ids in sources]
 
@@ -168,13 +166,6 @@ def _ctranslate2(network, variables, sources, work: Work, folder: Path) -> Calla
         return sum(len(each.hypotheses[0]) for each in found)
 
     return run
-
-
-class _Names(list):
-    """A vocabulary of which only the names of tokens are asked."""
-
-    def tokens(self, ids) -> list[str]:
-        return [self[i] for i in ids]
 
 
 def _hugging_face(config: ModelConfig, sources, work: Work) -> Callable[[], int]:

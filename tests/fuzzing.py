@@ -1,6 +1,6 @@
-"""Read configurations, vocabularies and checkpoints that were edited at random.
+"""Read configurations, vocabularies, checkpoints and foreign models that were edited at random.
 
-    python -m tests.fuzzing {configuration|whitespace|bpe|checkpoint} FOLDER EDITS SEED
+    python -m tests.fuzzing KIND FOLDER EDITS SEED      KIND: one of KINDS
 
 A process of its own, which may crash, and whose every act Python reports to it. Prints how many
 edits were refused; anything but UserError or a sound result ends it.
@@ -18,6 +18,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from tests.weights.folders import MAKERS
 from transformer_jax import RunConfig, presets
 from transformer_jax.data.corpus import write_corpus
 from transformer_jax.data.grammar.corpus import examples
@@ -26,6 +27,7 @@ from transformer_jax.devices.layout import single_device_template
 from transformer_jax.errors import UserError
 from transformer_jax.run.checkpoints import Checkpoints
 from transformer_jax.run.folder import Run
+from transformer_jax.weights.imports import FORMATS, recognize_format
 
 # A single read takes milliseconds.
 SECONDS = 20
@@ -96,11 +98,22 @@ def checkpoint(folder: Path):
     return [path for path in folder.rglob("*") if path.is_file()], read
 
 
+def foreign(name: str):
+    def make(folder: Path):
+        path = MAKERS[name](folder)
+        read = FORMATS[recognize_format(path)].read
+        files = [each for each in folder.iterdir() if each.is_file()]
+        return files, lambda: read(path)
+
+    return make
+
+
 KINDS = {
     "configuration": configuration,
     "whitespace": vocabulary("whitespace"),
     "bpe": vocabulary("bpe"),
     "checkpoint": checkpoint,
+    **{name: foreign(name) for name in MAKERS},
 }
 
 

@@ -42,7 +42,7 @@ _NAMES = {
         attention_page
     """,
     "transformer_jax.weights": """
-        import_model
+        export_model import_model
     """,
 }
 PUBLIC = {module: text.split() for module, text in _NAMES.items()}

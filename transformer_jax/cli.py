@@ -17,6 +17,7 @@ from transformer_jax import __version__, presets
 from transformer_jax.commands.attention import AttentionCommand
 from transformer_jax.commands.average import AverageCommand
 from transformer_jax.commands.evaluate import EvaluateCommand
+from transformer_jax.commands.export_model import ExportCommand
 from transformer_jax.commands.import_model import ImportCommand
 from transformer_jax.commands.inspect import InspectCommand
 from transformer_jax.commands.prepare import PrepareCommand
@@ -47,6 +48,7 @@ COMMANDS = {
     "train": TrainCommand,
     "prepare": PrepareCommand,
     "import": ImportCommand,
+    "export": ExportCommand,
     "average": AverageCommand,
     "verify-resume": VerifyResumeCommand,
     "translate": TranslateCommand,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformer_jax.errors import UserError
 
-__all__ = ["folder_lock", "replaced_folder", "write_atomically"]
+__all__ = ["check_new_folder", "folder_lock", "replaced_folder", "write_atomically"]
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -47,6 +47,24 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         raise
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
+
+
+def check_new_folder(folder: Path, source: Path) -> None:
+    """Raise UserError where `replaced_folder` could not make a folder, or would destroy something.
+
+    Args:
+        folder: The folder to make; those above it are made here.
+        source: What is read to fill it.
+    """
+    absolute = folder.resolve()
+    if source.resolve().is_relative_to(absolute.with_name(f"{absolute.name}.partial")):
+        raise UserError(f"{source} is where {folder} is built before it is whole: choose another")
+    try:
+        absolute.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}: choose another folder") from None
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not empty: choose another folder")
 
 
 @contextlib.contextmanager

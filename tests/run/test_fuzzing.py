@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from tests.small_job import ENVIRONMENT
+from tests.weights.folders import MAKERS
 from transformer_jax.errors import UserError
 from transformer_jax.run.checkpoints import Checkpoints
 from transformer_jax.run.retention import Retention
@@ -31,12 +32,24 @@ def test_fuzzing_some_edits(tmp_path):
         assert edits / 10 < fuzz(tmp_path / kind, kind, edits, seed=0) < edits
 
 
+def test_fuzzing_a_foreign_model(tmp_path):
+    assert 10 < fuzz(tmp_path, "fairseq", 100, seed=0) < 100
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
 def test_fuzzing_ten_thousand_edits(tmp_path, kind, seed):
     assert EDITS / 20 < fuzz(tmp_path, kind, EDITS // 2, seed) < EDITS / 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", MAKERS)
+def test_fuzzing_five_thousand_edits_of_each_file_of_a_format(tmp_path, kind):
+    """Each format has two kinds of files: of 8 bits or floats, old or new, zipped or not."""
+    assert EDITS / 40 < fuzz(tmp_path, kind, EDITS // 2, seed=1) < EDITS / 2
 
 
 def test_fuzzing_damaged_orbax_metadata_is_quarantined(tmp_path):

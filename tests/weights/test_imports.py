@@ -9,7 +9,7 @@ import pytest
 import sentencepiece
 from safetensors.numpy import load_file, save_file
 
-from transformer_jax import Run, Translator, UserError, average
+from transformer_jax import ModelConfig, Run, Translator, UserError, average
 from transformer_jax.cli import main
 from transformer_jax.data.grammar.corpus import examples
 from transformer_jax.data.pieces import PieceVocabulary
@@ -18,8 +18,8 @@ from transformer_jax.models.families import build_model
 from transformer_jax.run.variables import load_variables
 from transformer_jax.tasks import Task
 from transformer_jax.weights import import_model
-from transformer_jax.weights.correspondence import arrays_from_params, ids_in_our_order
-from transformer_jax.weights.huggingface import pairs_of, read_huggingface
+from transformer_jax.weights.correspondence import arrays_from_params, pairs_of
+from transformer_jax.weights.huggingface import names_of, read_huggingface
 
 SETTINGS = {
     "model_type": "marian", "d_model": 16, "encoder_layers": 2, "decoder_layers": 1,
@@ -69,21 +69,19 @@ def folder(model, tmp_path):
     return folder
 
 
-def write_weights(folder):
+def write_weights(folder, name="model.safetensors"):
     """Arrays of the configuration that the folder holds, drawn at random."""
-    from transformer_jax.weights.foreign import Settings
-    from transformer_jax.weights.huggingface import _configuration
-
-    settings = Settings(folder / "config.json")
-    config = _configuration(settings, settings.values["vocab_size"] + 1)
+    settings = json.loads((folder / "config.json").read_text())
+    config = ModelConfig(
+        vocab_size=settings["vocab_size"], d_model=16, d_ff=24, num_heads=2, num_layers=2,
+        decoder_layers=1, output_bias=True,
+    )  # fmt: skip
     shapes = Task().step_functions(build_model(config)).shapes().params
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32) * 0.3, shapes)
-    size = config.vocab_size - 1
-    ids = ids_in_our_order(size, {"pad": size - 1, "eos": 0, "unk": 1, "bos": size - 1})
-    arrays = arrays_from_params(pairs_of(config), params, ids)
+    arrays = arrays_from_params(pairs_of(config, names_of(True)), params)
     arrays["final_logits_bias"] = arrays["final_logits_bias"][None]
-    save_file(arrays, folder / "model.safetensors")
+    save_file(arrays, folder / name)
 
 
 def test_imported_run_holds_the_parameters(folder, tmp_path):
@@ -101,7 +99,7 @@ def test_imported_run_holds_the_parameters(folder, tmp_path):
     assert params["output_bias"][3] == -1e9
     assert run.config.model.activation == "swish"
     assert (run.config.model.encoder_depth, run.config.model.decoder_depth) == (2, 1)
-    assert run.vocabularies.joint and len(run.vocabularies.distinct) == 2
+    assert run.vocabularies.joint and len(run.vocabularies.distinct) == 1
     assert run.vocabularies.source.encode(">>deu<<") == [4]
 
 
@@ -255,7 +253,7 @@ def test_import_overwrites_nothing(folder, tmp_path):
     assert (tmp_path / "run" / "notes").read_text() == "mine"
     with pytest.raises(UserError, match=r"holds '\[r\]'"):
         import_model(folder, tmp_path / "[r]")
-    with pytest.raises(UserError, match="choose another run folder"):
+    with pytest.raises(UserError, match="choose another folder"):
         import_model(folder, tmp_path / "run" / "notes" / "new")
     own = folder.rename(tmp_path / "new.partial")
     with pytest.raises(UserError, match="is where"):

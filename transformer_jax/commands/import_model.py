@@ -15,8 +15,8 @@ class ImportCommand:
     afterwards."""
 
     model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
-    """The model, a folder that MarianMTModel and MarianTokenizer of Hugging Face load (as
-    OPUS-MT's)."""
+    """The model: a folder of Hugging Face's Marian (as OPUS-MT's) or of CTranslate2; a file .npz or
+    .bin of Marian, or .pt of fairseq, with its vocabulary beside it."""
     run_dir: Path
     """The run folder to make."""
 

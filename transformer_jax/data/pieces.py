@@ -42,25 +42,30 @@ class PieceVocabulary(ListedVocabulary):
         try:
             # Of no bytes it would make a processor without a model, which complains at each use.
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model or b"empty")
-        except (RuntimeError, TypeError):
+        except (RuntimeError, TypeError, UnicodeDecodeError):
             raise VocabularyError("not a SentencePiece model") from None
-        self._model = model
+        self.pieces = model
         super().__init__(types)
 
     def encode(self, text: str) -> list[int]:
         check_text([text])
-        code, rest = _split_language_code(text)
-        return self._numbers([*code, *self._processor.encode(rest, out_type=str)])
+        code, rest = self.split_language_code(text)
+        pieces = self._processor.encode(rest, out_type=str)
+        return self._numbers([code, *pieces] if code else pieces)
+
+    def split_language_code(self, text: str) -> tuple[str, str]:
+        end = text.find("<<") if text.startswith(">>") else -1
+        return ("", text) if end < 0 else (text[: end + 2], text[end + 2 :])
 
     def decode(self, ids: Iterable[int]) -> str:
         pieces = self.tokens(number for number in ids if number > BOS_ID)
         return self._processor.decode(pieces).replace(_SPACE, " ").strip()
 
     def to_bytes(self) -> bytes:
-        return self._list() + b"\0" + self._model
+        return self._list() + b"\0" + self.pieces
 
     def save(self, folder: Path) -> None:
-        (folder / self.MODEL).write_bytes(self._model)
+        (folder / self.MODEL).write_bytes(self.pieces)
         (folder / self.FILE).write_bytes(self._list())
 
     @classmethod
@@ -78,13 +83,3 @@ class PieceVocabulary(ListedVocabulary):
             raise VocabularyError(f"{path}: {error.strerror}") from None
         except VocabularyError as error:
             raise VocabularyError(f"{path} is damaged: {error}") from None
-
-
-def _split_language_code(text: str) -> tuple[list[str], str]:
-    """Split the code of the target language off, where a text begins with one.
-
-    >>> _split_language_code(">>deu<< A dog."), _split_language_code("A dog.")
-    ((['>>deu<<'], ' A dog.'), ([], 'A dog.'))
-    """
-    end = text.find("<<") if text.startswith(">>") else -1
-    return ([], text) if end < 0 else ([text[: end + 2]], text[end + 2 :])

@@ -61,13 +61,18 @@ class LineSplitter:
         """
         if is_blank(line):
             return []
-        encode = self._vocabulary.encode
+        # A language code speaks for the whole line, so each part begins with it.
+        code, text = self._vocabulary.split_language_code(line)
+
+        def encode(part: str) -> list[int]:
+            return self._vocabulary.encode(code + part)
+
         longest = self._max_length
         if self._lines is not None and how != "never":
             longest = min(self._lines.max_tokens, longest)
         longest -= self._ends
-        whole = encode(line)
-        parts = self._split(line, number, how)
+        whole = encode(text)
+        parts = self._split(text, number, how)
         found: list[list[int]] = []
         for part in parts:
             ids = encode(part) if len(parts) > 1 else whole

@@ -101,7 +101,7 @@ class SentencePieceVocabulary(Vocabulary):
             raise VocabularyError("not a SentencePiece model") from None
         if tuple(first) != SPECIAL:
             raise VocabularyError(f"its first pieces are {first}, not {list(SPECIAL)}")
-        self._model = model
+        self.pieces = model
 
     @classmethod
     def train(cls, lines: Iterable[str], vocab_size: int, kind: str) -> "SentencePieceVocabulary":
@@ -178,10 +178,10 @@ class SentencePieceVocabulary(Vocabulary):
         return self._processor.get_piece_size()
 
     def to_bytes(self) -> bytes:
-        return self._model
+        return self.pieces
 
     def save(self, folder: Path) -> None:
-        (folder / self.FILE).write_bytes(self._model)
+        (folder / self.FILE).write_bytes(self.pieces)
 
     @classmethod
     def load(cls, folder: Path) -> "SentencePieceVocabulary":

@@ -29,7 +29,13 @@ class VocabularyError(UserError):
 
 
 class Vocabulary(Protocol):
-    """What the rest of the package asks of a vocabulary; ids carry no EOS."""
+    """What the rest of the package asks of a vocabulary; ids carry no EOS.
+
+    Attributes:
+        pieces: The SentencePiece model that cuts text; None where spaces do.
+    """
+
+    pieces: bytes | None
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text's tokens, UNK_ID for those that it does not know.
@@ -52,6 +58,13 @@ class Vocabulary(Protocol):
         """The pieces of ids, as the vocabulary spells them."""
         ...
 
+    def split_language_code(self, text: str) -> tuple[str, str]:
+        """Split a text into the code of the target language that it begins with, and the rest.
+
+        Only vocabularies with such codes for tokens have any.
+        """
+        return "", text
+
     def __len__(self) -> int: ...
 
     def to_bytes(self) -> bytes:
@@ -69,6 +82,8 @@ class ListedVocabulary(Vocabulary):
     Attributes:
         types: Spelling of each id; the first four are ours.
     """
+
+    pieces = None
 
     def __init__(self, types: Iterable[str]):
         """Make a vocabulary.

@@ -11,10 +11,10 @@ from transformer_jax.models.dimensions import FLOAT32, name_axes
 from transformer_jax.models.kernels import kernels_of
 from transformer_jax.models.layers import DropoutModule
 
-__all__ = ["Embedded", "Embedding", "shift_right"]
+__all__ = ["TABLES", "Embedded", "Embedding", "shift_right"]
 
 # ModelConfig.tied_embeddings -> the parameter that holds the table of source, target and output.
-_TABLES = {
+TABLES = {
     "all": dict.fromkeys(("source", "target", "output"), "embedding"),
     "decoder": {
         "source": "source_embedding",
@@ -44,11 +44,11 @@ class Embedding(DropoutModule):
         normal = nn.initializers.normal(config.d_model**-0.5)
         made: dict[str, jax.Array] = {}
         for use in self.uses:
-            name = _TABLES[config.tied_embeddings][use]
+            name = TABLES[config.tied_embeddings][use]
             if name not in made:
                 table = name_axes(normal, "V", "D")
                 made[name] = self.param(name, table, (sizes[use], config.d_model), FLOAT32)
-        self.tables = {use: made[_TABLES[config.tied_embeddings][use]] for use in self.uses}
+        self.tables = {use: made[TABLES[config.tied_embeddings][use]] for use in self.uses}
         if config.output_bias and "output" in self.uses:
             zeros = name_axes(nn.initializers.zeros, "V")
             self.output_bias = self.param("output_bias", zeros, (config.target_size,), FLOAT32)

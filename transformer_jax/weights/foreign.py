@@ -1,14 +1,25 @@
 """A model of another toolkit, read whole: what each reader gives, and a run folder is made of."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformer_jax.config import ModelConfig
-from transformer_jax.data.vocabulary import Vocabularies
-from transformer_jax.errors import UserError
+import numpy as np
 
-__all__ = ["ForeignModel", "Settings"]
+from transformer_jax.config import ConfigError, ModelConfig
+from transformer_jax.data.vocabulary import BOS_ID, EOS_ID, PAD_ID, Vocabularies
+from transformer_jax.errors import UserError
+from transformer_jax.weights.correspondence import (
+    NEVER,
+    Ids,
+    Names,
+    pairs_of,
+    params_from_arrays,
+    untie_tables,
+)
+
+__all__ = ["ForeignModel", "Settings", "assemble", "choose_start"]
 
 
 class ForeignModel(NamedTuple):
@@ -18,7 +29,7 @@ class ForeignModel(NamedTuple):
         config: The model.
         params: Its parameters, of our ids, float32.
         vocabularies: Those of both sides.
-        ids: The foreign id of each of ours.
+        ids: The foreign id of each of ours, of each side.
         weights: The file of the parameters.
         max_length: Most tokens of a sentence, EOS included.
         languages: Codes of source and target, where they are known.
@@ -27,10 +38,79 @@ class ForeignModel(NamedTuple):
     config: ModelConfig
     params: dict[str, Any]
     vocabularies: Vocabularies
-    ids: list[int]
+    ids: Ids
     weights: Path
     max_length: int
     languages: tuple[str, str] | None = None
+
+
+def choose_start(
+    start: int | None, special: Mapping[str, int | None], table: np.ndarray
+) -> tuple[int, int | None]:
+    """Say how our decoder starts as a foreign one does.
+
+    Args:
+        start: The foreign id that it starts with; None is the vector of zeros.
+        special: Foreign ids of "eos" and "bos", the start symbol that has a name.
+        table: The target's table [V, D].
+
+    Returns:
+        `ModelConfig.start_id`, and the foreign id of our start symbol.
+
+    >>> choose_start(2, {"eos": 2, "bos": None}, np.ones((3, 4)))
+    (1, None)
+    """
+    if start is None or not table[start].any():
+        return PAD_ID, special["bos"]
+    return (EOS_ID, special["bos"]) if start == special["eos"] else (BOS_ID, start)
+
+
+def assemble(
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    names: Names,
+    ids: Ids,
+    vocabularies: Vocabularies,
+    fields: Mapping[str, Any],
+    max_length: int,
+    languages: tuple[str, str] | None = None,
+) -> ForeignModel:
+    """Make a model of foreign arrays.
+
+    Args:
+        path: Their file.
+        arrays: All of them, by name; tables of which one is missing are copies of the one before.
+        names: Those of the format.
+        ids: The foreign id of each id of ours.
+        vocabularies: Those of both sides.
+        fields: Those of `ModelConfig` that do not follow from the rest.
+        max_length: Most tokens of a sentence, EOS included.
+        languages: Codes of source and target, where they are known.
+
+    Raises:
+        UserError: The parts do not belong together.
+    """
+    left, tied = untie_tables(arrays, names.tables, vocabularies.joint, str(path))
+    bias = left.pop(names.output_bias, None)
+    is_copied = ids.target[BOS_ID] == ids.target[PAD_ID]
+    has_bias = None in ids.target or is_copied or (bias is not None and bool(np.any(bias)))
+    if has_bias:
+        rows = 1 + max(number for number in ids.target if number is not None)
+        left[names.output_bias] = np.zeros(rows, np.float32) if bias is None else bias.reshape(-1)
+    try:
+        config = ModelConfig(
+            vocab_size=len(ids.source),
+            target_vocab_size=None if vocabularies.joint else len(ids.target),
+            tied_embeddings=tied,
+            output_bias=has_bias,
+            **fields,
+        )
+    except ConfigError as error:
+        raise UserError(f"{path}: {error}") from None
+    params = params_from_arrays(pairs_of(config, names), left, ids, str(path))
+    if is_copied:
+        params["output_bias"][BOS_ID] = NEVER
+    return ForeignModel(config, params, vocabularies, ids, path, max_length, languages)
 
 
 class Settings:

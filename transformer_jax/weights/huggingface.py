@@ -1,35 +1,98 @@
 """Hugging Face's folders of Marian models, such as OPUS-MT's.
 
-Names are those of `MarianMTModel` (transformers 5). Positions are "concatenated", the epsilon of
-norms is 1e-5, and the decoder starts with the row of padding. Text is cut as `MarianTokenizer` of
-that version does it, which does not normalise punctuation; but the names of special tokens, such as
-</s>, are text here, and target.spm writes the text.
+Names are those of `MarianMTModel` (transformers 5). Positions are "concatenated", and the epsilon
+of norms is 1e-5. Text is cut as `MarianTokenizer` of that version does it, which does not normalise
+punctuation; but the names of special tokens, such as </s>, are text here, and target.spm writes the
+text.
 """
 
+import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from transformer_jax.config import ConfigError, ModelConfig
 from transformer_jax.config.languages import is_direction, languages_of
-from transformer_jax.data.pieces import PieceVocabulary
-from transformer_jax.data.vocabulary import Vocabularies
-from transformer_jax.data.vocabulary_protocol import SPECIAL, VocabularyError
-from transformer_jax.errors import UserError, is_encodable
-from transformer_jax.weights.correspondence import Pair, ids_in_our_order, params_from_arrays
-from transformer_jax.weights.foreign import ForeignModel, Settings
+from transformer_jax.errors import UserError
+from transformer_jax.translator import Translator
+from transformer_jax.weights.axis_order import concatenate_positions, interleave_positions
+from transformer_jax.weights.correspondence import (
+    NEVER,
+    Ids,
+    Names,
+    arrays_from_params,
+    check_expressible,
+    pairs_of,
+)
+from transformer_jax.weights.foreign import ForeignModel, Settings, assemble, choose_start
+from transformer_jax.weights.numbering import make_vocabularies, number_tokens, write_pieces
+from transformer_jax.weights.torch_files import TorchFile
 
-__all__ = ["pairs_of", "read_huggingface"]
+__all__ = ["EPSILON", "names_of", "read_huggingface", "torch_names", "write_huggingface"]
 
-_ATTENTION = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "out_proj"}
+# A row beyond the vocabulary, of zeros, that targets start with in folders of ours. As in those of
+# OPUS-MT it is padding's where both sides have one list, which CTranslate2's converter counts on;
+# the row that is padding's here has the other name then.
+_EXTRA, _PADDING = "<start>", "<row 0>"
+# Of every norm there.
+EPSILON = 1e-5
+# Where config.json says what is ours alone, for the way back.
+_OWN = "transformer_jax"
 _ACTIVATIONS = {"relu": "relu", "swish": "swish", "silu": "swish", "gelu": "gelu"}
-# Logit of a row that starts a target and is another one's copy: no search takes it, so it has no
-# part in the sum of probabilities either.
-_NEVER = -1e9
+
+
+def torch_names(prefix: str, tables: Mapping[str, str], output_bias: str) -> Names:
+    """Name the arrays as the layers of fairseq do, which Hugging Face took over.
+
+    Args:
+        prefix: What all names of layers begin with.
+        tables: Names of the tables, as in `Names`.
+        output_bias: Name of what is added to the logits.
+    """
+    attention = {
+        f"{ours}/{mine}": f"{theirs}.{projection}.{{}}"
+        for ours, theirs in (("self_attention", "self_attn"), ("cross_attention", "encoder_attn"))
+        for mine, projection in (
+            ("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("output", "out_proj")
+        )
+    }  # fmt: skip
+    return Names(
+        layer=prefix + "{side}.layers.{number}.",
+        modules={
+            **attention,
+            "self_attention_norm": "self_attn_layer_norm.{}",
+            "cross_attention_norm": "encoder_attn_layer_norm.{}",
+            "feed_forward/in": "fc1.{}",
+            "feed_forward/out": "fc2.{}",
+            "feed_forward_norm": "final_layer_norm.{}",
+        },
+        top=prefix + "{side}.layer_norm.{}",
+        linear={"kernel": "weight", "bias": "bias"},
+        norm={"gain": "weight", "bias": "bias"},
+        tables=tables,
+        output_bias=output_bias,
+    )
+
+
+def names_of(shared: bool) -> Names:
+    """Name the arrays of a Marian model.
+
+    Args:
+        shared: Whether encoder and decoder have one table.
+    """
+    source = "model.shared.weight" if shared else "model.encoder.embed_tokens.weight"
+    tables = {
+        "source": source,
+        "target": "model.decoder.embed_tokens.weight",
+        "output": "lm_head.weight",
+    }
+    return torch_names("model.", tables, "final_logits_bias")
 
 
 def read_huggingface(folder: Path) -> ForeignModel:
-    """Read config.json, model.safetensors, the SentencePiece models and vocab.json.
+    """Read config.json, the weights, the SentencePiece models and vocab.json.
 
     Args:
         folder: As `save_pretrained` of `MarianMTModel` and `MarianTokenizer` writes it.
@@ -39,138 +102,235 @@ def read_huggingface(folder: Path) -> ForeignModel:
     """
     settings = Settings(folder / "config.json")
     settings.check("model_type", "marian")
-    path = folder / "model.safetensors"
-    arrays = _read_arrays(path)
-    _check_sizes(settings, arrays, path)
-    arrays = _without_copies(arrays, path)
-    size = settings.values["vocab_size"]
-    numbers = _read_numbers(folder / "vocab.json", size)
-    special = {
-        "pad": settings.integer("pad_token_id", size - 1),
-        "eos": settings.integer("eos_token_id", size - 1),
-        "unk": numbers["<unk>"],
-        "bos": settings.integer("decoder_start_token_id", size - 1),
-    }
-    for name, spelling in (("pad", "<pad>"), ("eos", "</s>")):
-        if numbers.get(spelling, special[name]) != special[name]:
-            raise UserError(
-                f"{settings.path}: {name}_token_id is {special[name]}, but {folder / 'vocab.json'} "
-                f"gives {spelling!r} the id {numbers[spelling]}: the files do not belong together"
-            )
-    ids = ids_in_our_order(size, special)
-    config = _configuration(settings, len(ids))
-    params = params_from_arrays(pairs_of(config), arrays, ids, str(path))
-    if ids[3] in ids[:3]:
-        params["output_bias"][3] = _NEVER
-    return ForeignModel(
-        config,
-        params,
-        _vocabularies(folder, numbers, ids),
-        ids,
-        path,
-        settings.integer("max_position_embeddings", 2**31 - 1, least=2),
-        _languages(folder / "tokenizer_config.json"),
-    )
-
-
-def pairs_of(config: ModelConfig) -> list[Pair]:
-    """List the arrays of a Marian model of this configuration."""
-    pairs = [
-        Pair(("embedding",), "model.shared.weight", is_vocabulary=True),
-        Pair(("output_bias",), "final_logits_bias", is_vocabulary=True),
-    ]
-
-    def add(ours: tuple[str, ...], theirs: str, kinds: dict[str, str], is_transposed: bool):
-        pairs.extend(
-            Pair((*ours, mine), f"{theirs}.{name}", is_transposed and name == "weight")
-            for mine, name in kinds.items()
+    settings.check("share_encoder_decoder_embeddings", True, False, None)
+    shared = settings.values.get("share_encoder_decoder_embeddings") is not False
+    names = names_of(shared)
+    path, arrays = _read_weights(folder, shared)
+    fields = _fields(settings, names, arrays, path)
+    languages, separate = _read_tokenizer(folder / "tokenizer_config.json")
+    if separate == shared:
+        raise UserError(
+            f"{settings.path} says share_encoder_decoder_embeddings {shared}, but the tokenizer's "
+            f"separate_vocabs is {separate}: the files do not belong together"
         )
-
-    linear, norm = {"kernel": "weight", "bias": "bias"}, {"gain": "weight", "bias": "bias"}
-    for side, depth in (("encoder", config.encoder_depth), ("decoder", config.decoder_depth)):
-        blocks = {"self_attention": "self_attn"}
-        if side == "decoder":
-            blocks["cross_attention"] = "encoder_attn"
-        for i in range(depth):
-            ours, theirs = f"{side}_{i}", f"model.{side}.layers.{i}"
-            for block, name in blocks.items():
-                for mine, projection in _ATTENTION.items():
-                    add((ours, block, mine), f"{theirs}.{name}.{projection}", linear, True)
-                add((ours, f"{block}_norm"), f"{theirs}.{name}_layer_norm", norm, False)
-            for mine, name in (("in", "fc1"), ("out", "fc2")):
-                kinds = {f"kernel_{mine}": "weight", f"bias_{mine}": "bias"}
-                add((ours, "feed_forward"), f"{theirs}.{name}", kinds, True)
-            add((ours, "feed_forward_norm"), f"{theirs}.final_layer_norm", norm, False)
-    return pairs
-
-
-def _check_sizes(settings: Settings, arrays: dict[str, np.ndarray], path: Path) -> None:
-    """Compare the sizes of a configuration with the arrays, before memory is taken for them."""
-    table = arrays.get("model.shared.weight")
-    if table is None or table.ndim != 2:
-        raise UserError(f"{path} has no array 'model.shared.weight' of two axes")
-    for name, rows in zip(("vocab_size", "d_model"), table.shape):
-        settings.check(name, rows)
-    inner = arrays.get("model.encoder.layers.0.fc1.weight")
-    if inner is None or inner.ndim != 2:
-        raise UserError(f"{path} has no array 'model.encoder.layers.0.fc1.weight' of two axes")
-    settings.check("encoder_ffn_dim", len(inner))
-    for side in ("encoder", "decoder"):
-        settings.integer(f"{side}_layers", len(arrays), least=1)
+    size = settings.values["vocab_size"]
+    sizes = [size] if shared else [size, settings.values["decoder_vocab_size"]]
+    files = [folder / name for name in ("vocab.json", "target_vocab.json")]
+    start = settings.integer("decoder_start_token_id", sizes[-1] - 1)
+    numbered = [_read_numbers(file, rows) for file, rows in zip(files, sizes)]
+    specials = [
+        _special(settings, numbers, file, rows)
+        for numbers, file, rows in zip(numbered, files, sizes)
+    ]
+    table = names.tables["source" if shared else "target"]
+    start_row: int | None = start
+    if _own(settings).get("has_extra_row") is True and start == sizes[-1] - 1:
+        of_target = [*names.tables.values()][0 if shared else 1 :]
+        for name in {*of_target, names.output_bias} & set(arrays):
+            arrays[name] = arrays[name][:-1]
+        numbered[-1] = {token: row for token, row in numbered[-1].items() if row != start}
+        sizes[-1], start_row, specials[-1]["pad"] = start, None, 0
+    fields["start_id"], specials[-1]["bos"] = choose_start(start_row, specials[-1], arrays[table])
+    sides = [
+        number_tokens([names_by_row.get(row) for row in range(rows)], special, file)
+        for numbers, special, file, rows in zip(numbered, specials, files, sizes)
+        for names_by_row in [{number: token for token, number in numbers.items()}]
+    ]
+    vocabularies = make_vocabularies(sides, (folder / "source.spm", folder / "target.spm"))
+    ids = Ids(sides[0].ids, sides[-1].ids)
+    longest = settings.integer("max_position_embeddings", 2**31 - 1, least=2)
+    model = assemble(path, arrays, names, ids, vocabularies, fields, longest, languages)
+    if model.config.tied_embeddings == "none" and settings.values.get("tie_word_embeddings", True):
+        raise UserError(f"{path}: lm_head.weight is not the decoder's table: not tied")
+    return _as_it_was(model, settings)
 
 
-def _without_copies(arrays: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
-    """Leave out what follows from the rest, and add a bias of zeros where there is none."""
-    table = arrays["model.shared.weight"]
-    left = dict(arrays)
-    for name in ("lm_head", "model.encoder.embed_tokens", "model.decoder.embed_tokens"):
-        copy = left.pop(f"{name}.weight", table)
-        if not np.array_equal(copy, table):
-            raise UserError(f"{path}: {name}.weight is not model.shared.weight: not tied")
+def _own(settings: Settings) -> Mapping[str, Any]:
+    """What a folder of ours says beside what Hugging Face reads; nothing in others."""
+    own = settings.values.get(_OWN)
+    return own if isinstance(own, dict) else {}
+
+
+def _as_it_was(model: ForeignModel, settings: Settings) -> ForeignModel:
+    """Undo what `write_huggingface` did to a model of ours."""
+    if not (own := _own(settings)):
+        return model
+    epsilon = own.get("norm_epsilon")
+    if type(epsilon) is not float or not 0 < epsilon < 1:
+        raise UserError(f"{settings.path} is damaged: {_OWN} has no norm_epsilon in (0, 1)")
+    config, params = replace(model.config, norm_epsilon=epsilon), model.params
+    if own.get("position_encoding") == "paper":
+        config = replace(config, position_encoding="paper")
+        params = interleave_positions(params, config)
+    return model._replace(config=config, params=params)
+
+
+def write_huggingface(translator: Translator, folder: Path) -> None:
+    """Write what `MarianMTModel` and `MarianTokenizer` load.
+
+    "paper" positions leave by a permutation of the model's axis. What starts a target is a row of
+    its own there, of zeros, where ours starts with zeros.
+
+    Args:
+        translator: The model.
+        folder: A folder that exists.
+
+    Raises:
+        UserError: The model or its vocabulary cannot be expressed there.
+    """
+    from safetensors.numpy import save_file
+
+    config, vocabularies = translator.model.config, translator.vocabularies
+    check_expressible(config, "Hugging Face's Marian")
+    for name, values in (
+        ("norm_placement", ["post"]), ("position_encoding", ["paper", "concatenated"]),
+        ("first_position", [0]), ("scale_embeddings", [True]),
+        ("tied_embeddings", ["all", "decoder"]),
+    ):  # fmt: skip
+        if (value := getattr(config, name)) not in values:
+            raise UserError(
+                f"{name} {value!r} cannot be expressed in Hugging Face's Marian, only "
+                f"{' or '.join(map(repr, values))}: nothing was written"
+            )
+    for vocabulary in vocabularies:
+        if vocabulary.pieces is None:
+            raise UserError(
+                "MarianTokenizer cuts text with SentencePiece, and this run's vocabulary is of "
+                "tokens that spaces separate: nothing was written"
+            )
+    shared = config.tied_embeddings == "all"
+    params = {"output_bias": np.zeros(config.target_size, np.float32), **translator.params}
+    if config.position_encoding == "paper":
+        params = concatenate_positions(params, replace(config, output_bias=True))
+    names = names_of(shared)
+    arrays = arrays_from_params(pairs_of(replace(config, output_bias=True), names), params)
+    numbered = [
+        {token: row for row, token in enumerate(vocabulary.tokens(range(len(vocabulary))))}
+        for vocabulary in (vocabularies if not shared else vocabularies[:1])
+    ]
+    start, padding = config.start_id, 0
+    if start == 0:
+        start = len(numbered[-1])
+        if shared:
+            padding = start
+            numbered[0][_PADDING] = numbered[0].pop("<pad>")
+        numbered[-1]["<pad>" if shared else _EXTRA] = start
+        table = names.tables["source" if shared else "target"]
+        arrays[table] = np.concatenate([arrays[table], np.zeros((1, config.d_model), np.float32)])
+        arrays[names.output_bias] = np.append(arrays[names.output_bias], np.float32(NEVER))
+    arrays[names.output_bias] = arrays[names.output_bias][None]
+    save_file(arrays, folder / "model.safetensors", {"format": "pt"})
+    settings = {
+        "architectures": ["MarianMTModel"], "model_type": "marian", "is_encoder_decoder": True,
+        "vocab_size": len(numbered[0]), "decoder_vocab_size": len(numbered[-1]),
+        "d_model": config.d_model, "encoder_layers": config.encoder_depth,
+        "decoder_layers": config.decoder_depth, "encoder_ffn_dim": config.d_ff,
+        "decoder_ffn_dim": config.d_ff, "encoder_attention_heads": config.num_heads,
+        "decoder_attention_heads": config.num_heads, "activation_function": config.activation,
+        "dropout": config.dropout, "attention_dropout": config.attention_dropout,
+        "activation_dropout": config.activation_dropout, "scale_embedding": True,
+        "static_position_embeddings": True, "share_encoder_decoder_embeddings": shared,
+        "tie_word_embeddings": True, "max_position_embeddings": translator.max_length,
+        "pad_token_id": padding, "eos_token_id": 1, "bos_token_id": 3,
+        "decoder_start_token_id": start,
+        _OWN: {
+            "position_encoding": config.position_encoding, "norm_epsilon": config.norm_epsilon,
+            "has_extra_row": config.start_id == 0,
+        },
+    }  # fmt: skip
+    _write_json(folder / "config.json", settings)
+    # A search of ours writes neither padding nor the start symbols.
+    never = [[row] for row in dict.fromkeys((0, 3, start))]
+    generation = {
+        "pad_token_id": padding, "eos_token_id": 1, "bos_token_id": 3,
+        "decoder_start_token_id": start, "bad_words_ids": never, "num_beams": 4,
+        "max_length": translator.max_length,
+    }  # fmt: skip
+    _write_json(folder / "generation_config.json", generation)
+    for name, numbers in zip(("vocab.json", "target_vocab.json"), numbered):
+        _write_json(folder / name, numbers)
+    write_pieces(vocabularies, folder)
+    source, target = translator.languages
+    tokenizer = {
+        "tokenizer_class": "MarianTokenizer", "source_lang": source, "target_lang": target,
+        "separate_vocabs": not shared, "model_max_length": translator.max_length,
+        "unk_token": "<unk>", "eos_token": "</s>", "pad_token": "<pad>",
+    }  # fmt: skip
+    _write_json(folder / "tokenizer_config.json", tokenizer)
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read_weights(folder: Path, shared: bool) -> tuple[Path, dict[str, np.ndarray]]:
+    """Read the arrays, without what follows from the rest."""
+    path = folder / "model.safetensors"
+    if path.exists() or not (folder / "pytorch_model.bin").exists():
+        arrays = read_safetensors(path)
+    else:
+        path = folder / "pytorch_model.bin"
+        file = TorchFile(path)
+        arrays = file.arrays(file.tree)
     # Tables of positions follow from the configuration.
     for side in ("encoder", "decoder"):
-        left.pop(f"model.{side}.embed_positions.weight", None)
-    bias = left.get("final_logits_bias", np.zeros(len(table), np.float32))
-    return {**left, "final_logits_bias": bias.reshape(-1)}
+        arrays.pop(f"model.{side}.embed_positions.weight", None)
+    if shared:
+        table = arrays.get("model.shared.weight")
+        copy = arrays.pop("model.encoder.embed_tokens.weight", table)
+        if table is not None and not np.array_equal(copy, table):
+            raise UserError(f"{path}: the encoder's table is not model.shared.weight: not tied")
+    else:
+        arrays.pop("model.shared.weight", None)
+    if "final_logits_bias" in arrays:
+        arrays["final_logits_bias"] = arrays["final_logits_bias"].reshape(-1)
+    return path, arrays
 
 
-def _configuration(settings: Settings, rows: int) -> ModelConfig:
-    """Make the configuration of a model; UserError for what ours cannot be."""
-    size = settings.values["vocab_size"]
+def _fields(
+    settings: Settings, names: Names, arrays: dict[str, np.ndarray], path: Path
+) -> dict[str, Any]:
+    """Fields of `ModelConfig`; sizes are compared with the arrays before memory is taken."""
+    checked = [(names.tables["source"], ("vocab_size", "d_model"))]
+    if names.tables["source"] != "model.shared.weight":
+        checked.append((names.tables["target"], ("decoder_vocab_size", "d_model")))
+    checked.append(("model.encoder.layers.0.fc1.weight", ("encoder_ffn_dim", "d_model")))
+    for name, sizes in checked:
+        array = arrays.get(name)
+        if array is None or array.ndim != 2:
+            raise UserError(f"{path} has no array {name!r} of two axes")
+        for size, rows in zip(sizes, array.shape):
+            settings.check(size, rows)
+    for side in ("encoder", "decoder"):
+        settings.integer(f"{side}_layers", len(arrays), least=1)
     settings.check("scale_embedding", True)
-    settings.check("share_encoder_decoder_embeddings", True, None)
-    settings.check("tie_word_embeddings", True, None)
     settings.check("static_position_embeddings", True, None)
     settings.check("normalize_before", False, None)
     settings.check("normalize_embedding", False, None)
-    settings.check("decoder_vocab_size", size, None)
+    if names.tables["source"] == "model.shared.weight":
+        settings.check("decoder_vocab_size", settings.values["vocab_size"], None)
     settings.check("activation_function", *_ACTIVATIONS)
     d_model, d_ff = settings.values["d_model"], settings.values["encoder_ffn_dim"]
     heads = settings.integer("encoder_attention_heads", d_model, least=1)
     settings.check("decoder_attention_heads", heads)
     settings.check("decoder_ffn_dim", d_ff)
-    try:
-        return ModelConfig(
-            vocab_size=rows,
-            d_model=d_model,
-            d_ff=d_ff,
-            num_heads=heads,
-            num_layers=settings.values["encoder_layers"],
-            decoder_layers=settings.values["decoder_layers"],
-            dropout=settings.share("dropout", 0.1),
-            attention_dropout=settings.share("attention_dropout", 0.0),
-            activation_dropout=settings.share("activation_dropout", 0.0),
-            activation=_ACTIVATIONS[settings.values["activation_function"]],  # type: ignore[arg-type]
-            norm_epsilon=1e-5,
-            position_encoding="concatenated",
-            output_bias=True,
-            start_id=3,
-        )
-    except ConfigError as error:
-        raise UserError(f"{settings.path}: {error}") from None
+    return {
+        "d_model": d_model,
+        "d_ff": d_ff,
+        "num_heads": heads,
+        "num_layers": settings.values["encoder_layers"],
+        "decoder_layers": settings.values["decoder_layers"],
+        "dropout": settings.share("dropout", 0.1),
+        "attention_dropout": settings.share("attention_dropout", 0.0),
+        "activation_dropout": settings.share("activation_dropout", 0.0),
+        "activation": _ACTIVATIONS[settings.values["activation_function"]],
+        "norm_epsilon": EPSILON,
+        "position_encoding": "concatenated",
+    }
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """Read the arrays of a file; UserError where it is missing or damaged."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -192,39 +352,35 @@ def _read_numbers(path: Path, size: int) -> dict[str, int]:
         raise UserError(f"{path} gives two tokens the same id")
     if "<unk>" not in numbers:
         raise UserError(f"{path} has no '<unk>'")
-    if not is_encodable("".join(numbers)):
-        raise UserError(f"{path} is damaged: it has an unpaired surrogate")
     return numbers
 
 
-def _vocabularies(folder: Path, numbers: dict[str, int], ids: list[int]) -> Vocabularies:
-    spellings = {number: spelling for spelling, number in numbers.items()}
-
-    def spell(number: int) -> str:
-        """Spell a row that has no name, or that of another special symbol, by its number."""
-        spelling = spellings.get(number, SPECIAL[0])
-        return f"<row {number}>" if spelling in SPECIAL else spelling
-
-    types = [spell(number) for number in ids[len(SPECIAL) :]]
-    if len(set(types)) != len(types):
-        raise UserError(f"{folder / 'vocab.json'} spells a token as '<row N>', a name of ours")
-    found = []
-    for name in ("source.spm", "target.spm"):
-        path = folder / name
-        try:
-            found.append(PieceVocabulary(path.read_bytes(), types))
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}") from None
-        except VocabularyError as error:
-            raise UserError(f"{path}: {error}") from None
-    return Vocabularies(*found)
+def _special(
+    settings: Settings, numbers: dict[str, int], path: Path, size: int
+) -> dict[str, int | None]:
+    """Ids of special tokens, which config.json and the list of tokens must agree on."""
+    special: dict[str, int | None] = {
+        "pad": settings.integer("pad_token_id", size - 1),
+        "eos": settings.integer("eos_token_id", size - 1),
+        "unk": numbers["<unk>"],
+        "bos": numbers.get("<s>"),
+    }
+    for name, spelling in (("pad", "<pad>"), ("eos", "</s>")):
+        if numbers.get(spelling, special[name]) != special[name]:
+            raise UserError(
+                f"{settings.path}: {name}_token_id is {special[name]}, but {path} "
+                f"gives {spelling!r} the id {numbers[spelling]}: the files do not belong together"
+            )
+    return special
 
 
-def _languages(path: Path) -> tuple[str, str] | None:
+def _read_tokenizer(path: Path) -> tuple[tuple[str, str] | None, bool]:
+    """Languages, where they are known, and whether each side has a list of its own."""
     if not path.is_file():
-        return None
+        return None, False
     settings = Settings(path)
-    settings.check("separate_vocabs", False, None)
+    settings.check("separate_vocabs", True, False, None)
     values = settings.values
     direction = f"{values.get('source_lang')}-{values.get('target_lang')}"
-    return languages_of(direction) if is_direction(direction) else None
+    languages = languages_of(direction) if is_direction(direction) else None
+    return languages, values.get("separate_vocabs") is True

@@ -13,10 +13,13 @@ from transformer_jax.config import DataConfig, RunConfig
 from transformer_jax.data.vocabulary import save_vocabularies
 from transformer_jax.devices.settings import usual_settings
 from transformer_jax.errors import UserError
-from transformer_jax.files import replaced_folder
-from transformer_jax.run.folder import Origin, Run, RunError, check_store
+from transformer_jax.files import check_new_folder, replaced_folder
+from transformer_jax.run.folder import Origin, Run, check_store
+from transformer_jax.weights.ctranslate2 import read_ctranslate2
+from transformer_jax.weights.fairseq import read_fairseq
 from transformer_jax.weights.foreign import ForeignModel
 from transformer_jax.weights.huggingface import read_huggingface
+from transformer_jax.weights.marian import read_marian
 
 __all__ = ["FORMATS", "Format", "import_model", "recognize_format"]
 
@@ -39,7 +42,23 @@ FORMATS: dict[str, Format] = {
     "huggingface": Format(
         lambda path: (path / "config.json").is_file() and (path / "vocab.json").is_file(),
         read_huggingface,
-        "a folder with config.json, model.safetensors, vocab.json, source.spm and target.spm",
+        "a folder with config.json, model.safetensors or pytorch_model.bin, vocab.json, source.spm "
+        "and target.spm",
+    ),
+    "ctranslate2": Format(
+        lambda path: (path / "config.json").is_file() and (path / "model.bin").is_file(),
+        read_ctranslate2,
+        "a folder with model.bin, config.json and shared_vocabulary.json, or one of each side",
+    ),
+    "marian": Format(
+        lambda path: path.is_file() and path.suffix in (".npz", ".bin"),
+        read_marian,
+        "a file .npz or .bin, with its vocabulary as *vocab*.yml beside it",
+    ),
+    "fairseq": Format(
+        lambda path: path.is_file() and path.suffix == ".pt",
+        read_fairseq,
+        "a file .pt, with dict.SOURCE.txt and dict.TARGET.txt beside it",
     ),
 }
 
@@ -78,14 +97,7 @@ def import_model(path: str | Path, run_dir: str | Path) -> Run:
     """
     path, folder = Path(path), Path(run_dir).resolve()
     check_store(folder)
-    if path.resolve().is_relative_to(folder.with_name(f"{folder.name}.partial")):
-        raise RunError(f"{path} is where {run_dir} is built before it is whole: choose another")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{run_dir}: {error.strerror}: choose another run folder") from None
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder} exists and is not empty: choose another run folder")
+    check_new_folder(folder, path)
     name = recognize_format(path)
     model = FORMATS[name].read(path)
     with model.weights.open("rb") as file:
