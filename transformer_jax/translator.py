@@ -23,7 +23,7 @@ from transformer_jax.devices.settings import usual_settings
 from transformer_jax.errors import UserError
 from transformer_jax.models.families import build_model
 from transformer_jax.results import AttentionMaps, Evaluation, Translation
-from transformer_jax.run.folder import Run
+from transformer_jax.run.single_file import open_run
 from transformer_jax.run.variables import load_variables
 from transformer_jax.tasks import TASKS, Task
 
@@ -95,16 +95,16 @@ class Translator:
     @classmethod
     @usual_settings()
     def load(cls, run_dir: str | Path, checkpoint: str = "averaged") -> "Translator":
-        """Load a translator from a run folder; the devices of this process share the sentences.
+        """Load a translator of a run; the devices of this process share the sentences.
 
         Args:
-            run_dir: The run folder.
+            run_dir: The run folder, or a file that `export` wrote of it.
             checkpoint: "averaged", "best", "last" or a step.
 
         Raises:
             UserError: It is not a run folder, or has no such checkpoint.
         """
-        run = Run.open(Path(run_dir))
+        run = open_run(Path(run_dir))
         devices = jax.local_devices()
         layout = Layout(devices, data=len(devices))
         place = functools.partial(single_device_template, sharding=layout.replicated)

@@ -12,7 +12,9 @@ from safetensors.numpy import load_file, save_file
 from transformer_jax import ModelConfig, Run, Translator, UserError, average
 from transformer_jax.cli import main
 from transformer_jax.data.grammar.corpus import examples
+from transformer_jax.data.pairing import Pairing
 from transformer_jax.data.pieces import PieceVocabulary
+from transformer_jax.data.splitting import LineSplitter
 from transformer_jax.data.vocabulary import Vocabularies, VocabularyError
 from transformer_jax.models.families import build_model
 from transformer_jax.run.variables import load_variables
@@ -278,6 +280,23 @@ def test_pieces_of_two_models_share_one_list(model, tmp_path):
         PieceVocabulary(model, ["a", "a"])
     with pytest.raises(UserError, match="surrogate"):
         first.encode("\ud800")
+
+
+def test_language_code_stands_before_each_part_of_a_line(model):
+    """Of sentences, and of pieces of a sentence that is too long; it counts among the tokens."""
+    vocabulary = PieceVocabulary(model, [">>deu<<", *"\u2581abcdefghijklmnopqrstuvwxyz."])
+    line = ">>deu<< the dog sleeps. the dog sleeps."
+    splitter = LineSplitter(vocabulary, 100, None, ("en", "de"), Pairing())
+    parts = splitter.encode(line, 0, "always")
+    assert len(parts) == 2 and all(part.count(4) == 1 and part[0] == 4 for part in parts)
+    [whole] = splitter.encode(line, 0, "never")
+    assert whole == vocabulary.encode(line)
+    longest = len(whole) // 3 + 2
+    pieces = LineSplitter(vocabulary, longest, None, ("en", "de"), Pairing()).encode(
+        line, 0, "never"
+    )
+    assert len(pieces) > 2 and all(part[0] == 4 and len(part) < longest for part in pieces)
+    assert splitter.encode(">>deu<<", 0, "always") == [[4]]
 
 
 def test_pieces_of_special_symbols_are_unknown():

@@ -13,14 +13,16 @@ __all__ = ["ExportCommand"]
 
 @dataclass(frozen=True)
 class ExportCommand:
-    """Write a run's model for another toolkit: Hugging Face's Marian, CTranslate2 or Marian."""
+    """Write a run's model for another toolkit (Hugging Face's Marian, CTranslate2, Marian), or as
+    one file for a colleague."""
 
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
-    """The folder to write."""
+    """The folder to write, or the file of safetensors."""
     run_dir: RunDir
-    format: Literal["huggingface", "ctranslate2", "marian"]
+    format: Literal["huggingface", "ctranslate2", "marian", "safetensors"]
     """huggingface: what MarianMTModel and MarianTokenizer load; ctranslate2: what
-    ctranslate2.Translator loads; marian: model.npz with its vocabulary."""
+    ctranslate2.Translator loads; marian: model.npz with its vocabulary; safetensors: one file with
+    the vocabulary and the configuration, which import and Translator.load take."""
     checkpoint: Checkpoint = "averaged"
     dtype: Literal["float32", "float16", "bfloat16", "int16", "int8"] = "float32"
     """Of the weights; all but float32 for ctranslate2 alone."""

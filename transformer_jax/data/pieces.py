@@ -26,6 +26,7 @@ class PieceVocabulary(ListedVocabulary):
 
     FILE = "pieces.json"
     MODEL = "pieces.model"
+    pieces: bytes
 
     def __init__(self, model: bytes, types: Sequence[str]):
         """Make a vocabulary.

@@ -83,7 +83,7 @@ class ListedVocabulary(Vocabulary):
         types: Spelling of each id; the first four are ours.
     """
 
-    pieces = None
+    pieces: bytes | None = None
 
     def __init__(self, types: Iterable[str]):
         """Make a vocabulary.

@@ -135,6 +135,27 @@ class Run:
             check_store(folder)
         try:
             tree = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise RunError(f"{path} cannot be read: {error}") from None
+        return cls.from_tree(folder, tree, load_vocabularies(folder), path)
+
+    @classmethod
+    def from_tree(
+        cls, folder: Path, tree: Any, vocabularies: Vocabularies, path: Path | None = None
+    ) -> "Run":
+        """Make a run of what config.json says.
+
+        Args:
+            folder: The run folder, or the file that holds the model.
+            tree: The content of config.json.
+            vocabularies: Those of both sides.
+            path: What messages call config.json; by default the folder.
+
+        Raises:
+            RunError: The tree is damaged, or the vocabularies are not of its sizes.
+        """
+        path = path or folder
+        try:
             tree = upgrade_run(tree)
             config = RunConfig.from_json(json.dumps(tree["config"]))
             fingerprint = str(tree["corpus_fingerprint"])
@@ -142,9 +163,15 @@ class Run:
             lines = from_json_value(LineStatistics, found, "source_lines") if found else None
             found = tree.get("origin")
             origin = from_json_value(Origin, found, "origin") if found else None
-        except (UserError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (
+            UserError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise RunError(f"{path} cannot be read: {error}") from None
-        vocabularies = load_vocabularies(folder)
         wanted = config.model.vocab_size, config.model.target_size
         for vocabulary, size in zip(vocabularies, wanted):
             if len(vocabulary) != size:
@@ -154,8 +181,8 @@ class Run:
                 )
         return cls(folder, config, fingerprint, vocabularies, lines, origin)
 
-    def write_config(self) -> None:
-        """Write config.json."""
+    def config_tree(self) -> dict[str, Any]:
+        """Make the content of config.json."""
         tree = {
             "format": FORMAT,
             "version": __version__,
@@ -163,9 +190,11 @@ class Run:
             "source_lines": None if self.lines is None else dataclasses.asdict(self.lines),
             "config": json.loads(self.config.to_json()),
         }
-        if self.origin is not None:
-            tree["origin"] = dataclasses.asdict(self.origin)
-        write_atomically(self.folder / CONFIG, json.dumps(tree, indent=2) + "\n")
+        return tree if self.origin is None else {**tree, "origin": dataclasses.asdict(self.origin)}
+
+    def write_config(self) -> None:
+        """Write config.json."""
+        write_atomically(self.folder / CONFIG, json.dumps(self.config_tree(), indent=2) + "\n")
 
     @property
     def checkpoint_root(self) -> Any:

@@ -4,11 +4,14 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 from transformer_jax.devices.layout import single_device_template
 from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint
 from transformer_jax.run.folder import Run, RunError
 from transformer_jax.run.items import prediction_items, variables_of
 from transformer_jax.run.names import AVERAGED, CHECKPOINTS
+from transformer_jax.run.single_file import read_single_file
 
 __all__ = ["load_variables", "restore_evaluated"]
 
@@ -35,6 +38,8 @@ def load_variables(
     Raises:
         RunError: There is no such checkpoint, or no intact one.
     """
+    if run.folder.is_file():
+        return _of_file(run, checkpoint, make_template)
     template = make_template(prediction_items(run.step_functions().shapes()))
     if not (run.checkpoint_root / CHECKPOINTS).is_dir():
         raise RunError(f"{run.folder} has no checkpoint yet")
@@ -60,6 +65,19 @@ def load_variables(
         )
     step, items = _newest_intact(run, checkpoints, wanted, template)
     return variables_of(items), f"step {step}"
+
+
+def _of_file(run, checkpoint, make_template):
+    """A file holds one checkpoint, which is any that is not asked for by its number."""
+    if checkpoint not in ("averaged", "last", "best"):
+        raise RunError(f"{run.folder} holds one checkpoint: leave --checkpoint {checkpoint} out")
+    variables, name = read_single_file(run.folder)
+    wanted = variables_of(make_template(prediction_items(run.step_functions().shapes())))
+    shapes = jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), variables)
+    if shapes != jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), wanted):
+        raise RunError(f"{run.folder} is damaged: its arrays are not those of its configuration")
+    place = jax.tree.map(lambda leaf: leaf.sharding, wanted)
+    return jax.device_put(variables, place), name
 
 
 def _averaged(run, template, steps):

@@ -166,11 +166,11 @@ def _fields(
         len({match[1] for name in arrays if (match := re.match(rf"{side}/layer_(\d+)/", name))})
         for side in _SIDES
     ]
-    is_flag = scalars.get("encoder/scale_embeddings", np.int8(1)).dtype == np.int8
+    # A flag, or the factor itself.
     factor = scalar("scale_embeddings", 1)
-    wanted = {0: False, 1: is_flag} if is_flag else {1: False}
-    scaled = wanted.get(factor, math.isclose(factor, math.sqrt(d_model), rel_tol=1e-3) or None)
-    if scaled is None:
+    is_flag = scalars.get("encoder/scale_embeddings", np.int8(1)).dtype == np.int8
+    scaled = bool(factor) if is_flag else math.isclose(factor, d_model**0.5, rel_tol=1e-3)
+    if not is_flag and not scaled and factor != 1:
         raise UserError(f"{path}: embeddings times {factor} cannot be imported")
     epsilon = settings.values.get("layer_norm_epsilon")
     if epsilon is not None and (type(epsilon) is not float or not 0 < epsilon < 1):
@@ -289,7 +289,7 @@ def write_ctranslate2(translator: Translator, folder: Path, dtype: str = "float3
         table = np.asarray(sinusoids(end, config.d_model, layout))[config.first_position :]
     for side in _SIDES:
         variables[f"{side}/position_encodings/encodings"] = table
-    rounded = {}
+    rounded: dict[str, np.ndarray] = {}
     for name, array in variables.items():
         rounded |= _rounded(name, array, dtype)
     write_variables(rounded | _scalars(config), folder / "model.bin")
@@ -336,11 +336,11 @@ def _rounded(name: str, array: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
 def _scalars(config: ModelConfig) -> dict[str, np.ndarray]:
     """What is not an array there."""
     number = {name: number for number, name in _ACTIVATIONS.items()}[config.activation]
-    flags = {"embeddings_merge": 0, "multi_query_attention": 0, "activation": number}
-    found: dict[str, np.ndarray] = {}
+    flags: dict[str, int] = {"embeddings_merge": 0, "multi_query_attention": 0}
+    flags |= {"activation": number, "pre_norm": config.norm_placement == "pre"}
+    found: dict[str, Any] = {}
     for side in _SIDES:
         found[f"{side}/num_heads"] = np.int16(config.num_heads)
-        flags["pre_norm"] = config.norm_placement == "pre"
         found |= {f"{side}/{name}": np.int8(value) for name, value in flags.items()}
         factor = math.sqrt(config.d_model) if config.scale_embeddings else 1.0
         found[f"{side}/scale_embeddings"] = np.float32(factor)

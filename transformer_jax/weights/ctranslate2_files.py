@@ -93,7 +93,7 @@ def write_variables(variables: Mapping[str, np.ndarray], path: Path) -> None:
     for name, array in sorted(variables.items()):
         if not array.ndim or name.endswith("_scale"):
             continue
-        digest = hashlib.sha256(np.ascontiguousarray(array)).digest()
+        digest = hashlib.sha256(array.tobytes()).digest()
         if name != (other := first.setdefault((array.dtype.name, array.shape, digest), name)):
             aliases[name] = other
     with path.open("wb") as file:

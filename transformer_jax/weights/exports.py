@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,8 @@ from transformer_jax.devices.settings import usual_settings
 from transformer_jax.errors import UserError
 from transformer_jax.files import check_new_folder, replaced_folder
 from transformer_jax.models.families import build_model
+from transformer_jax.run.single_file import open_run, write_single_file
+from transformer_jax.run.variables import load_variables
 from transformer_jax.translator import Translator
 from transformer_jax.weights.ctranslate2 import DTYPES, write_ctranslate2
 from transformer_jax.weights.huggingface import EPSILON, write_huggingface
@@ -25,20 +27,41 @@ class Export(NamedTuple):
     """A format that models are exported to.
 
     Attributes:
-        write: (translator, folder, dtype) writes it.
+        write: (run folder, name of the checkpoint, path to write, dtype) -> as `export_model`.
         dtypes: What weights can be written as.
-        epsilon: That of its norms, where it has one for all models.
     """
 
-    write: Callable[[Translator, Path, str], None]
+    write: Callable[[Path, str, Path, str], float]
     dtypes: tuple[str, ...] = ("float32",)
-    epsilon: float | None = None
+
+
+def _to_folder(
+    write: Callable[[Translator, Path, str], None], epsilon: float | None = None
+) -> Callable[[Path, str, Path, str], float]:
+    """Make an `Export.write` of what fills a folder; all norms have `epsilon` there, if one is
+    given."""
+
+    def export(run_dir: Path, checkpoint: str, out: Path, dtype: str) -> float:
+        check_new_folder(out, run_dir)
+        translator = Translator.load(run_dir, checkpoint)
+        with replaced_folder(out) as partial:
+            write(translator, partial, dtype)
+        return 0.0 if epsilon is None else epsilon_difference(translator, epsilon)
+
+    return export
+
+
+def _to_file(run_dir: Path, checkpoint: str, out: Path, dtype: str) -> float:
+    run = open_run(run_dir)
+    write_single_file(run, *load_variables(run, checkpoint), out)
+    return 0.0
 
 
 EXPORTS: dict[str, Export] = {
-    "huggingface": Export(lambda t, folder, _: write_huggingface(t, folder), epsilon=EPSILON),
-    "ctranslate2": Export(write_ctranslate2, DTYPES),
-    "marian": Export(lambda t, folder, _: write_marian(t, folder), epsilon=1e-6),
+    "huggingface": Export(_to_folder(lambda t, folder, _: write_huggingface(t, folder), EPSILON)),
+    "ctranslate2": Export(_to_folder(write_ctranslate2), DTYPES),
+    "marian": Export(_to_folder(lambda t, folder, _: write_marian(t, folder), 1e-6)),
+    "safetensors": Export(_to_file),
 }
 
 
@@ -51,12 +74,12 @@ def export_model(
     checkpoint: str = "averaged",
     dtype: str = "float32",
 ) -> float:
-    """Write a run's model for another toolkit.
+    """Write a run's model for another toolkit, or as one file for a colleague.
 
     Args:
-        run_dir: The run folder.
+        run_dir: The run folder, or a file of one.
         format_name: One of `EXPORTS`.
-        out: The folder to write, which must not exist or be empty.
+        out: What to write: a folder that does not exist or is empty, or a file of safetensors.
         checkpoint: "averaged", "best", "last" or a step.
         dtype: What weights are written as.
 
@@ -65,20 +88,16 @@ def export_model(
         (`epsilon_difference`); 0 where it keeps ours.
 
     Raises:
-        UserError: The model cannot be expressed in the format, or the folder cannot be written.
+        UserError: The model cannot be expressed in the format, or nothing can be written there.
     """
-    export, folder = EXPORTS.get(format_name), Path(out)
+    export = EXPORTS.get(format_name)
     if export is None:
         raise UserError(f"{format_name!r} is not one of {', '.join(EXPORTS)}")
     if dtype not in export.dtypes:
         raise UserError(
             f"dtype {dtype!r} is not one of {', '.join(export.dtypes)}, which {format_name} has"
         )
-    check_new_folder(folder, Path(run_dir))
-    translator = Translator.load(run_dir, checkpoint)
-    with replaced_folder(folder) as partial:
-        export.write(translator, partial, dtype)
-    return 0.0 if export.epsilon is None else epsilon_difference(translator, export.epsilon)
+    return export.write(Path(run_dir), checkpoint, Path(out), dtype)
 
 
 def epsilon_difference(translator: Translator, epsilon: float) -> float:
@@ -102,6 +121,7 @@ def epsilon_difference(translator: Translator, epsilon: float) -> float:
 
     def log_probs(epsilon: float) -> jax.Array:
         model = build_model(replace(config, norm_epsilon=epsilon))
-        return jax.nn.log_softmax(model.apply({"params": translator.params}, source, target))
+        logits: Any = model.apply({"params": translator.params}, source, target)
+        return jax.nn.log_softmax(logits)
 
     return float(jnp.abs(log_probs(epsilon) - log_probs(config.norm_epsilon)).max())

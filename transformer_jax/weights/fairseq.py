@@ -140,11 +140,9 @@ def _fields(
     inner = arrays.get("encoder.layers.0.fc1.weight")
     if inner is None or inner.ndim != 2:
         raise UserError(f"{path} has no array 'encoder.layers.0.fc1.weight' of two axes")
-    for name, values in pairs.items():
-        if name != "layers" and values[0] != values[1]:
-            raise UserError(
-                f"{path}: {name} of encoder and decoder are {values!r:.80}, not the same"
-            )
+    for name, both in pairs.items():
+        if name != "layers" and both[0] != both[1]:
+            raise UserError(f"{path}: {name} of encoder and decoder are {both!r:.80}, not the same")
     if type(before[0]) is not bool:
         raise UserError(f"{path}: encoder_normalize_before is {before[0]!r:.80}, not true or false")
     for name, value in (("attention_heads", heads[0]), *(("layers", depth) for depth in depths)):

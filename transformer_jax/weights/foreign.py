@@ -10,6 +10,7 @@ import numpy as np
 from transformer_jax.config import ConfigError, ModelConfig
 from transformer_jax.data.vocabulary import BOS_ID, EOS_ID, PAD_ID, Vocabularies
 from transformer_jax.errors import UserError
+from transformer_jax.run.folder import Run
 from transformer_jax.weights.correspondence import (
     NEVER,
     Ids,
@@ -33,6 +34,8 @@ class ForeignModel(NamedTuple):
         weights: The file of the parameters.
         max_length: Most tokens of a sentence, EOS included.
         languages: Codes of source and target, where they are known.
+        run: What is known of a run of ours.
+        collections: What a model's variables hold beside its parameters.
     """
 
     config: ModelConfig
@@ -42,6 +45,8 @@ class ForeignModel(NamedTuple):
     weights: Path
     max_length: int
     languages: tuple[str, str] | None = None
+    run: Run | None = None
+    collections: dict[str, Any] | None = None
 
 
 def choose_start(

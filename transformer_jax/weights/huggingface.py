@@ -278,7 +278,7 @@ def _read_weights(folder: Path, shared: bool) -> tuple[Path, dict[str, np.ndarra
     if shared:
         table = arrays.get("model.shared.weight")
         copy = arrays.pop("model.encoder.embed_tokens.weight", table)
-        if table is not None and not np.array_equal(copy, table):
+        if copy is not None and table is not None and not np.array_equal(copy, table):
             raise UserError(f"{path}: the encoder's table is not model.shared.weight: not tied")
     else:
         arrays.pop("model.shared.weight", None)

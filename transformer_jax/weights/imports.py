@@ -15,6 +15,9 @@ from transformer_jax.devices.settings import usual_settings
 from transformer_jax.errors import UserError
 from transformer_jax.files import check_new_folder, replaced_folder
 from transformer_jax.run.folder import Origin, Run, check_store
+from transformer_jax.run.single_file import open_single_file
+from transformer_jax.run.variables import load_variables
+from transformer_jax.weights.correspondence import Ids
 from transformer_jax.weights.ctranslate2 import read_ctranslate2
 from transformer_jax.weights.fairseq import read_fairseq
 from transformer_jax.weights.foreign import ForeignModel
@@ -38,6 +41,19 @@ class Format(NamedTuple):
     what: str
 
 
+def _read_own(path: Path) -> ForeignModel:
+    """A model of ours as one file."""
+    run = open_single_file(path)
+    variables, _ = load_variables(run)
+    data, train = run.config.data, replace(run.config.train, checkpoint_dir=None)
+    run.config = replace(run.config, train=train, data=replace(data, corpus=None))
+    ids = Ids(*(range(len(vocabulary)) for vocabulary in run.vocabularies))
+    params = variables.pop("params")
+    return ForeignModel(
+        run.config.model, params, run.vocabularies, ids, path, data.max_length, None, run, variables
+    )
+
+
 FORMATS: dict[str, Format] = {
     "huggingface": Format(
         lambda path: (path / "config.json").is_file() and (path / "vocab.json").is_file(),
@@ -54,6 +70,11 @@ FORMATS: dict[str, Format] = {
         lambda path: path.is_file() and path.suffix in (".npz", ".bin"),
         read_marian,
         "a file .npz or .bin, with its vocabulary as *vocab*.yml beside it",
+    ),
+    "safetensors": Format(
+        lambda path: path.is_file() and path.suffix == ".safetensors",
+        _read_own,
+        "a file .safetensors that `transformer-jax export` wrote",
     ),
     "fairseq": Format(
         lambda path: path.is_file() and path.suffix == ".pt",
@@ -102,15 +123,17 @@ def import_model(path: str | Path, run_dir: str | Path) -> Run:
     model = FORMATS[name].read(path)
     with model.weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    config = _configuration(model)
+    config = model.run.config if model.run is not None else _configuration(model)
+    lines = None if model.run is None else model.run.lines
     origin = Origin(name, path.resolve().name, digest)
     with replaced_folder(folder) as partial:
-        run = Run(partial, config, digest, model.vocabularies, origin=origin)
+        run = Run(partial, config, digest, model.vocabularies, lines, origin)
         _check_shapes(run, model)
         save_vocabularies(model.vocabularies, partial)
         checkpoints = run.checkpoints()
-        params = jax.tree.map(jnp.asarray, model.params)
-        checkpoints.save(0, {"params": params}, {"run_identity": run.identity})
+        items = {"params": model.params, **({"collections": c} if (c := model.collections) else {})}
+        items = jax.tree.map(jnp.asarray, items)
+        checkpoints.save(0, items, {"run_identity": run.identity})
         checkpoints.close()
         run.write_config()
     return Run.open(folder)

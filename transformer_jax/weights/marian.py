@@ -276,7 +276,7 @@ def write_marian(translator: Translator, folder: Path) -> None:
     # CTranslate2 takes the last byte off, and all others for YAML.
     text = yaml.safe_dump(options).encode() + b"\0"
     arrays[_OPTIONS] = np.frombuffer(text, np.int8)
-    np.savez(folder / MODEL, **arrays)
+    np.savez(folder / MODEL, **arrays)  # type: ignore[arg-type]
     files = ["vocab.yml"] if vocabularies.joint else ["vocab.source.yml", "vocab.target.yml"]
     for name, vocabulary in zip(files, vocabularies):
         tokens = vocabulary.tokens(range(len(vocabulary)))

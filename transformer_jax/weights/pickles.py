@@ -24,12 +24,12 @@ class Storage(NamedTuple):
     Attributes:
         dtype: Name of the dtype, as NumPy or ml_dtypes spell it.
         key: Name within the file.
-        count: How many numbers there are.
+        size: How many numbers there are.
     """
 
     dtype: str
     key: str
-    count: int
+    size: int
 
 
 class Tensor(NamedTuple):

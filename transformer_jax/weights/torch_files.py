@@ -61,18 +61,18 @@ class TorchFile:
         storage, dtype = tensor.storage, _dtype(tensor.storage)
         last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides))
         size = math.prod(tensor.shape)
-        if size and (last >= storage.count or size > storage.count):
+        if size and (last >= storage.size or size > storage.size):
             raise UserError(
                 f"{self.path} is damaged: a tensor of shape {tensor.shape} reaches beyond its "
-                f"storage of {storage.count} numbers"
+                f"storage of {storage.size} numbers"
             )
         if storage.key not in self._members:
             raise UserError(f"{self.path} is damaged: it has no storage {storage.key!r:.80}")
         start, count = self._members[storage.key]
-        if count != storage.count * dtype.itemsize:
+        if count != storage.size * dtype.itemsize:
             raise UserError(
                 f"{self.path} is damaged: storage {storage.key!r:.80} has {count} bytes, not "
-                f"{storage.count * dtype.itemsize}"
+                f"{storage.size * dtype.itemsize}"
             )
         with self.path.open("rb") as file:
             file.seek(start)
@@ -159,10 +159,10 @@ class TorchFile:
         for key in keys:
             if key not in storages:
                 raise UserError(f"{name} is damaged: no tensor has the storage {key!r:.80}")
-            size = storages[key].count * _dtype(storages[key]).itemsize
+            size = storages[key].size * _dtype(storages[key]).itemsize
             file.seek(place)
             counted = file.read(8)
-            if len(counted) < 8 or struct.unpack("<q", counted)[0] != storages[key].count:
+            if len(counted) < 8 or struct.unpack("<q", counted)[0] != storages[key].size:
                 raise UserError(f"{name} is damaged: storage {key!r:.80} has another size")
             if place + 8 + size > end[1]:
                 raise UserError(f"{name} is damaged: storage {key!r:.80} reaches beyond its end")
