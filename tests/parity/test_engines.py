@@ -152,7 +152,9 @@ def test_hugging_face_computes_what_we_do(name, tmp_path):
         assert ours == theirs
         text = tokenizer.decode(theirs, skip_special_tokens=True, use_source_tokenizer=False)
         assert text == of_target.decode(ours).strip()
-    check_equal_models(translator, read_huggingface(tmp_path))
+    found = read_huggingface(tmp_path)
+    assert found.max_length == translator.max_length
+    check_equal_models(translator, found)
 
 
 def test_pytorch_files_are_read_as_safetensors_are(tmp_path):

@@ -7,6 +7,7 @@ text.
 """
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,8 @@ __all__ = ["EPSILON", "names_of", "read_huggingface", "torch_names", "write_hugg
 # OPUS-MT it is padding's where both sides have one list, which CTranslate2's converter counts on;
 # the row that is padding's here has the other name then.
 _EXTRA, _PADDING = "<start>", "<row 0>"
+# Rows of the table of positions there, which a translation may not be longer than.
+_POSITIONS = 1024
 # Of every norm there.
 EPSILON = 1e-5
 # Where config.json says what is ours alone, for the way back.
@@ -107,7 +110,7 @@ def read_huggingface(folder: Path) -> ForeignModel:
     names = names_of(shared)
     path, arrays = _read_weights(folder, shared)
     fields = _fields(settings, names, arrays, path)
-    languages, separate = _read_tokenizer(folder / "tokenizer_config.json")
+    languages, separate, longest = _read_tokenizer(folder / "tokenizer_config.json")
     if separate == shared:
         raise UserError(
             f"{settings.path} says share_encoder_decoder_embeddings {shared}, but the tokenizer's "
@@ -138,7 +141,7 @@ def read_huggingface(folder: Path) -> ForeignModel:
     ]
     vocabularies = make_vocabularies(sides, (folder / "source.spm", folder / "target.spm"))
     ids = Ids(sides[0].ids, sides[-1].ids)
-    longest = settings.integer("max_position_embeddings", 2**31 - 1, least=2)
+    longest = min(longest, settings.integer("max_position_embeddings", 2**31 - 1, least=2))
     model = assemble(path, arrays, names, ids, vocabularies, fields, longest, languages)
     if model.config.tied_embeddings == "none" and settings.values.get("tie_word_embeddings", True):
         raise UserError(f"{path}: lm_head.weight is not the decoder's table: not tied")
@@ -230,7 +233,8 @@ def write_huggingface(translator: Translator, folder: Path) -> None:
         "dropout": config.dropout, "attention_dropout": config.attention_dropout,
         "activation_dropout": config.activation_dropout, "scale_embedding": True,
         "static_position_embeddings": True, "share_encoder_decoder_embeddings": shared,
-        "tie_word_embeddings": True, "max_position_embeddings": translator.max_length,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": max(translator.max_length, _POSITIONS),
         "pad_token_id": padding, "eos_token_id": 1, "bos_token_id": 3,
         "decoder_start_token_id": start,
         _OWN: {
@@ -244,7 +248,7 @@ def write_huggingface(translator: Translator, folder: Path) -> None:
     generation = {
         "pad_token_id": padding, "eos_token_id": 1, "bos_token_id": 3,
         "decoder_start_token_id": start, "bad_words_ids": never, "num_beams": 4,
-        "max_length": translator.max_length,
+        "max_length": translator.max_length + 50,
     }  # fmt: skip
     _write_json(folder / "generation_config.json", generation)
     for name, numbers in zip(("vocab.json", "target_vocab.json"), numbered):
@@ -374,13 +378,16 @@ def _special(
     return special
 
 
-def _read_tokenizer(path: Path) -> tuple[tuple[str, str] | None, bool]:
-    """Languages, where they are known, and whether each side has a list of its own."""
+def _read_tokenizer(path: Path) -> tuple[tuple[str, str] | None, bool, int]:
+    """Languages, where they are known; whether each side has a list of its own; and most tokens of
+    a text, which is a huge number where that is not limited."""
     if not path.is_file():
-        return None, False
+        return None, False, sys.maxsize
     settings = Settings(path)
     settings.check("separate_vocabs", True, False, None)
     values = settings.values
     direction = f"{values.get('source_lang')}-{values.get('target_lang')}"
     languages = languages_of(direction) if is_direction(direction) else None
-    return languages, values.get("separate_vocabs") is True
+    longest = values.get("model_max_length")
+    is_known = type(longest) is int and longest >= 2
+    return languages, values.get("separate_vocabs") is True, longest if is_known else sys.maxsize
