@@ -284,7 +284,7 @@ def captions(arguments: argparse.Namespace) -> Entry:
         "multi30k",
         [_translation_table(title, works, found, seconds, scores, LENGTHS["multi30k"])],
         [run for runs in found.values() for run in runs],
-        "one seed",
+        "one seed; the last checkpoint, not an average",
         LENGTHS["multi30k"],
     )
 
@@ -361,7 +361,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         raise UserError(f"--data-dir {arguments.data_dir} is of --full: others write their text")
     check_positive(arguments, "seeds", "steps", "jobs", "rounds")
     given = (("--full", arguments.full), *(
-        (f"--{name}", getattr(arguments, name)) for name in ("seeds", "steps")
+        (f"--{name}", getattr(arguments, name)) for name in ("seeds", "steps", "data")
     ))  # fmt: skip
     arguments.said = "".join(
         f" {name}" if value is True else f" {name} {value}" for name, value in given if value
