@@ -62,7 +62,7 @@ def test_faq_page_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
     count, names = run_blocks("docs/faq.md")
     assert count == 4
-    assert names["out"].shape == (1, 8, 500)
+    assert names["tokens"].shape == (1, 1, 58)
     assert names["vectors"].shape == (2, 32)
     # Padding has no part in a vector.
     [alone] = names["sentence_vectors"](names["translator"], ["A dog runs."])

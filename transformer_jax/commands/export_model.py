@@ -19,10 +19,11 @@ class ExportCommand:
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """The folder to write, or the file of safetensors."""
     run_dir: RunDir
-    format: Literal["huggingface", "ctranslate2", "marian", "safetensors"]
+    format: Literal["huggingface", "ctranslate2", "marian", "stablehlo", "safetensors"]
     """huggingface: what MarianMTModel and MarianTokenizer load; ctranslate2: what
-    ctranslate2.Translator loads; marian: model.npz with its vocabulary; safetensors: one file with
-    the vocabulary and the configuration, which import and Translator.load take."""
+    ctranslate2.Translator loads; marian: model.npz with its vocabulary; stablehlo: programs that
+    jax.export loads, which score and search; safetensors: one file with the vocabulary and the
+    configuration, which import and Translator.load take."""
     checkpoint: Checkpoint = "averaged"
     dtype: Literal["float32", "float16", "bfloat16", "int16", "int8"] = "float32"
     """Of the weights; all but float32 for ctranslate2 alone."""

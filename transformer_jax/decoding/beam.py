@@ -193,12 +193,12 @@ def beam_program(
             is_eos = jnp.arange(vocabulary)[None, None] == eos_id
             new = new.reshape(*log_probs.shape, vocabulary)
             new = jnp.where(must_end[:, None, None] & ~is_eos, -jnp.inf, new)
-            total = (log_probs[..., None] + new).reshape(len(log_probs), -1)
+            total = (log_probs[..., None] + new).reshape(log_probs.shape[0], -1)
             best_log_probs, index = top_values(total, candidates)
             return best_log_probs, index // vocabulary, (index % vocabulary).astype(jnp.int32)
 
         arrays = [outputs, beam.log_probs, beam.position + 1 >= limits]
-        if mask is not None and len(mask) > 1:
+        if mask is not None and mask.shape[0] > 1:
             arrays.append(mask)
         block = sentences if project is None else _sentences_at_once(project, outputs, sentences)
         return cache, *_map_sentences(best, block, sentences, arrays)
@@ -283,11 +283,11 @@ def _sentences_at_once(project: Project, outputs: jax.Array, sentences: int) -> 
     each part does not take longer: of 32,000 rows of width 512, parts of 64 rows take 1.2 times as
     long as all at once.
     """
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or not isinstance(sentences, int):  # as in jax.export
         return sentences
     vocabulary = jax.eval_shape(project, outputs).shape[-1]
     rows = max(LOGITS_AT_ONCE // vocabulary, 2 * outputs.shape[-1])
-    most = min(max(rows * sentences // len(outputs), 1), sentences)
+    most = min(max(rows * sentences // outputs.shape[0], 1), sentences)
     # Parts without padding, unless they were small.
     even = max(size for size in range(1, most + 1) if sentences % size == 0)
     return even if 2 * even > most else -(-sentences // -(-sentences // most))
@@ -301,7 +301,7 @@ def _map_sentences(function, block: int, sentences: int, arrays):
     parts = -(-sentences // block)
 
     def cut(x):
-        each = len(x) // sentences
+        each = x.shape[0] // sentences
         room = [(0, (parts * block - sentences) * each), *[(0, 0)] * (x.ndim - 1)]
         return jnp.pad(x, room).reshape(parts, block * each, *x.shape[1:])
 

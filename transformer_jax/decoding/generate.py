@@ -67,7 +67,7 @@ def generate(
     if limits is None:
         limits = jnp.sum(source != PAD_ID, axis=1) + search.extra_length
     if sample_ids is None:
-        sample_ids = jnp.stack([jnp.arange(len(source)), jnp.zeros_like(limits)], axis=1)
+        sample_ids = jnp.stack([jnp.arange(source.shape[0]), jnp.zeros_like(limits)], axis=1)
     variables = {"params": params, **(collections or {})}
     _, cache = make_search_step(model, variables, source, search.rows, max_length)
     program = make_program(
@@ -108,7 +108,7 @@ def make_program(
         limits = jnp.minimum(limits, family_of(config).max_length(config) or max_length)
         vocabulary = config.target_size
     else:
-        first = jax.ShapeDtypeStruct((len(limits) * search.rows,), jnp.int32)
+        first = jax.ShapeDtypeStruct((limits.shape[0] * search.rows,), jnp.int32)
         logits = jax.eval_shape(
             lambda cache, tokens: project(step(cache, tokens, None)[1]), cache, first
         )
@@ -145,7 +145,7 @@ def make_program(
 
     def result(state):
         written = found.result(state)
-        shape = (len(written.lengths) // search.rows, search.rows)
+        shape = (written.lengths.shape[0] // search.rows, search.rows)
         total = written.log_probs.sum(axis=1).reshape(shape)
         tokens = written.tokens.reshape(*shape, -1)
         return BeamResult(tokens, written.lengths.reshape(shape), total, total)

@@ -1,9 +1,12 @@
 """Checks of arguments that would otherwise broadcast or round silently."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 __all__ = [
+    "Size",
     "check_attention",
     "check_axes",
     "check_floating",
@@ -14,8 +17,11 @@ __all__ = [
     "replace_negative_ids",
 ]
 
+# Of an axis: a number, or what stands for any where `jax.export` traces a program of any sizes.
+Size = Any
 
-def check_shape(name: str, x: jax.Array, shape: tuple[int, ...]) -> None:
+
+def check_shape(name: str, x: jax.Array, shape: tuple[Size, ...]) -> None:
     """Raise ValueError if x has another shape; `name` is what the message calls it."""
     if x.shape != shape:
         raise ValueError(f"the {name} has shape {x.shape}, not {shape}")
@@ -39,7 +45,7 @@ def check_integer(name: str, x: jax.Array) -> None:
         raise TypeError(f"the {name} are {x.dtype}: they must be integers")
 
 
-def check_mask(mask: jax.Array, shape: tuple[int, ...], true: str = "may attend") -> None:
+def check_mask(mask: jax.Array, shape: tuple[Size, ...], true: str = "may attend") -> None:
     """Raise TypeError if the mask is not boolean, ValueError if it does not broadcast to `shape`.
 
     `true` is what the message says that True means.

@@ -56,7 +56,8 @@ def local_attention(
     if radius < 1:
         raise ValueError(f"radius {radius} is less than 1")
     neighbours = 2 if causal else 3
-    if length <= neighbours * radius:
+    # Blocks need a number, which `jax.export` has not while it traces.
+    if not isinstance(length, int) or length <= neighbours * radius:
         seen = combine_masks(mask, local_window_mask(length, radius, causal))
         return attend(query, key, value, seen, scale=scale)
     blocks = -(-length // radius)

@@ -9,7 +9,7 @@ import functools
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from transformer_jax.functional.arguments import check_axes, check_integer, check_mask
+from transformer_jax.functional.arguments import Size, check_axes, check_integer, check_mask
 
 __all__ = ["causal_mask", "combine_masks", "local_window_mask", "padding_mask", "segment_mask"]
 
@@ -34,7 +34,7 @@ def padding_mask(tokens: Int[Array, "B S"], pad_id: int = 0) -> Bool[Array, "B 1
     return (tokens != pad_id)[:, None, None, :]
 
 
-def causal_mask(length: int) -> Bool[Array, "1 1 T T"]:
+def causal_mask(length: Size) -> Bool[Array, "1 1 T T"]:
     """Allow position t to attend to positions 0 to t (section 3.2.3, decoder self-attention).
 
         1 0 0
@@ -52,7 +52,7 @@ def causal_mask(length: int) -> Bool[Array, "1 1 T T"]:
     return (positions[None, :] <= positions[:, None])[None, None]
 
 
-def local_window_mask(length: int, radius: int, causal: bool = False) -> Bool[Array, "1 1 T T"]:
+def local_window_mask(length: Size, radius: int, causal: bool = False) -> Bool[Array, "1 1 T T"]:
     """Allow position t to attend to positions t - radius to t + radius ("restricted", section 4).
 
     radius 1:           causal:

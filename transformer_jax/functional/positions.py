@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from transformer_jax.functional.arguments import check_axes, check_integer
+from transformer_jax.functional.arguments import Size, check_axes, check_integer
 
 __all__ = ["SinusoidLayout", "learned_positions", "segment_positions", "sinusoids", "sinusoids_at"]
 
 SinusoidLayout = Literal["paper", "concatenated", "t2t"]
 
 
-def sinusoids(length: int, d_model: int, layout: SinusoidLayout = "paper") -> Float[Array, "T D"]:
+def sinusoids(length: Size, d_model: int, layout: SinusoidLayout = "paper") -> Float[Array, "T D"]:
     """Compute PE(pos, 2i) = sin(pos / 10000^(2i/d_model)) and PE(pos, 2i+1) = cos(the same).
 
     The layouts are::
@@ -29,7 +29,7 @@ def sinusoids(length: int, d_model: int, layout: SinusoidLayout = "paper") -> Fl
     position 1000. The result is a constant of the compiled program.
 
     Args:
-        length: T.
+        length: T, a number, or a symbolic dimension of `jax.export`.
         d_model: D, even.
         layout: One of the three above.
 
@@ -43,6 +43,8 @@ def sinusoids(length: int, d_model: int, layout: SinusoidLayout = "paper") -> Fl
     Array([[0.    , 1.    , 0.    , 1.    ],
            [0.8415, 0.5403, 0.01  , 1.    ]], dtype=float32)
     """
+    if not isinstance(length, int):  # a dimension without a number yet, which jax.export has
+        return sinusoids_at(jnp.arange(length), d_model, layout)
     if length < 0:
         raise ValueError(f"length {length} is negative")
     sines, cosines = _sines_and_cosines(np.arange(length), d_model, layout)
@@ -108,7 +110,7 @@ def _laid_out(numpy, sines, cosines, layout: str):
     return numpy.concatenate([sines, cosines], axis=-1)
 
 
-def learned_positions(table: Float[Array, "max_positions D"], length: int) -> Float[Array, "T D"]:
+def learned_positions(table: Float[Array, "max_positions D"], length: Size) -> Float[Array, "T D"]:
     """Take the first `length` rows of a learned table (Table 3, row E).
 
     Args:

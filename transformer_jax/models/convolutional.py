@@ -102,7 +102,7 @@ class GatedConvolution(DropoutModule):
             What comes before the next, and the output [N, D].
         """
         seen = jnp.concatenate([history, x[:, None]], axis=1)
-        read = seen[:, :: self.dilation].reshape(len(x), -1)
+        read = seen[:, :: self.dilation].reshape(x.shape[0], -1)
         kernel = self.kernel.astype(self.dtype).reshape(read.shape[1], -1)
         return seen[:, 1:], gated_linear_unit(linear(read, kernel, self.bias))
 
@@ -192,13 +192,13 @@ class ConvolutionalDecoder(AlignedDecoder):
             places: Not needed: a kernel reads as many tokens, however long a hypothesis is.
             memory: The two results of the encoder; None without `cross`.
         """
-        rows, config = len(source) * rows_per_sentence, self.config
+        rows, config = source.shape[0] * rows_per_sentence, self.config
         spans = [
             (config.kernel_width - 1) * dilation
             for dilation in dilations(config, config.decoder_depth)
         ]
         history = tuple(jnp.zeros((rows, span, config.d_model), self.dtype) for span in spans)
-        position = jnp.zeros(len(source), jnp.int32)
+        position = jnp.zeros(source.shape[0], jnp.int32)
         return ConvolutionalState(position, history, self._annotate(memory, source))
 
     def decode_step(self, cache: ConvolutionalState, tokens):
@@ -208,16 +208,16 @@ class ConvolutionalDecoder(AlignedDecoder):
             cache: The state before.
             tokens: The tokens just decoded [N].
         """
-        by_sentence = tokens.reshape(len(cache.position), -1)
+        by_sentence = tokens.reshape(cache.position.shape[0], -1)
         embedded = self.embed.target_at(by_sentence, cache.position)  # [B, W, D]
         x, written = embedded, []
         for i, (layer, history) in enumerate(zip(self.layers, cache.history)):
-            history, y = layer.step(history, x.reshape(len(tokens), -1))
+            history, y = layer.step(history, x.reshape(tokens.shape[0], -1))
             written.append(history)
             y = self._attend(i, y.reshape(x.shape), embedded, cache.annotations)
             x = (x + y) * SQRT_HALF
         cache = cache._replace(position=cache.position + 1, history=tuple(written))
-        return cache, x.reshape(len(tokens), 1, -1)
+        return cache, x.reshape(tokens.shape[0], 1, -1)
 
     def _annotate(self, memory, source):
         if not self.cross:

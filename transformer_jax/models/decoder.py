@@ -95,7 +95,7 @@ class Decoder(Embedded):
         Raises:
             ValueError: Memory, source and target have different batch sizes.
         """
-        if self.cross and not len(memory) == len(source) == len(target):
+        if self.cross and not memory.shape[0] == source.shape[0] == target.shape[0]:
             raise ValueError(
                 f"memory {memory.shape}, source {source.shape} and target {target.shape} are not "
                 "of one batch"
@@ -131,7 +131,7 @@ class Decoder(Embedded):
             places: Tokens of a sentence's hypotheses.
             memory: [B, S, D]; None without `cross`.
         """
-        config, sentences = self.config, len(source)
+        config, sentences = self.config, source.shape[0]
         places = self._useful_places(places, rows_per_sentence)
         shape = (sentences, config.num_heads)
         empty = (
@@ -158,7 +158,7 @@ class Decoder(Embedded):
             cache: The state before.
             tokens: The tokens just decoded [N].
         """
-        sentences, places = len(cache.position), cache.history.shape[1]
+        sentences, places = cache.position.shape[0], cache.history.shape[1]
         history = cache.history.reshape(sentences, -1, places)
         # The first places that are free, one for each hypothesis.
         free = jnp.argsort(_places_in_use(cache), axis=1, stable=True)[:, : history.shape[1]]
@@ -191,7 +191,7 @@ class Decoder(Embedded):
             written=tuple(written),
             position_of=position_of,
         )
-        return cache, self._normed(x).reshape(len(tokens), 1, -1)
+        return cache, self._normed(x).reshape(tokens.shape[0], 1, -1)
 
     def places_taken(self, cache: DecodeState) -> jax.Array:
         """Count the places of each sentence [B] that hold a token of any of its hypotheses."""
@@ -206,9 +206,9 @@ class Decoder(Embedded):
             places: P.
         """
         old = cache.history.shape[1]
-        places = self._useful_places(places, len(cache.history) // len(cache.position))
+        places = self._useful_places(places, cache.history.shape[0] // cache.position.shape[0])
         if places < old:
-            history = cache.history.reshape(len(cache.position), -1, old)
+            history = cache.history.reshape(cache.position.shape[0], -1, old)
             # Those that are taken come first.
             order = jnp.argsort(~_places_in_use(cache), axis=1, stable=True)[:, :places]
             cache = cache._replace(
@@ -254,7 +254,7 @@ class Decoder(Embedded):
 
 def _places_in_use(cache: DecodeState) -> jax.Array:
     """Which places of each sentence hold a token of any of its hypotheses, [B, P]."""
-    sentences, places = len(cache.position), cache.history.shape[1]
+    sentences, places = cache.position.shape[0], cache.history.shape[1]
     return jnp.any(cache.history.reshape(sentences, -1, places), axis=1)
 
 

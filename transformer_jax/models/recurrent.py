@@ -138,7 +138,7 @@ class RecurrentEncoder(Embedded):
             return carry, hidden(carry)
 
         x, is_token = self.embed.source(source, rows), source != 0
-        empty = jnp.zeros((len(source), self.config.d_model // 2), self.dtype)
+        empty = jnp.zeros((source.shape[0], self.config.d_model // 2), self.dtype)
         empty = carry_from(self.config, empty)
         for i, cells in enumerate(self.layers):
             if i:
@@ -183,7 +183,7 @@ class RecurrentDecoder(AlignedDecoder):
             source: Token ids [B, S]; None without `cross`.
             rows: As in `Encoder`.
         """
-        carries, annotations = self._start(memory, source, len(target))
+        carries, annotations = self._start(memory, source, target.shape[0])
 
         def first(module, carry, x):
             carry, context = module._first(carry, x, annotations)
@@ -207,7 +207,7 @@ class RecurrentDecoder(AlignedDecoder):
             places: Not needed: a hypothesis has a state, however long it is.
             memory: The encoder's states; None without `cross`.
         """
-        carries, annotations = self._start(memory, source, len(source))
+        carries, annotations = self._start(memory, source, source.shape[0])
         rows = jax.tree.map(lambda leaf: jnp.repeat(leaf, rows_per_sentence, 0), carries)
         return RecurrentState(rows, annotations)
 
@@ -244,7 +244,7 @@ class RecurrentDecoder(AlignedDecoder):
         context = None
         if self.cross:
             states = hidden(carry)  # [N, D], of which each sentence has as many
-            by_sentence = states.reshape(len(annotations.values), -1, states.shape[-1])
+            by_sentence = states.reshape(annotations.values.shape[0], -1, states.shape[-1])
             context = self.alignment(by_sentence, annotations).reshape(states.shape)
         return self.cells[0](carry, self._joined(x, context))[0], context
 

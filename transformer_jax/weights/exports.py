@@ -19,6 +19,7 @@ from transformer_jax.translator import Translator
 from transformer_jax.weights.ctranslate2 import DTYPES, write_ctranslate2
 from transformer_jax.weights.huggingface import EPSILON, write_huggingface
 from transformer_jax.weights.marian import write_marian
+from transformer_jax.weights.stablehlo import write_stablehlo
 
 __all__ = ["EXPORTS", "epsilon_difference", "export_model"]
 
@@ -61,6 +62,7 @@ EXPORTS: dict[str, Export] = {
     "huggingface": Export(_to_folder(lambda t, folder, _: write_huggingface(t, folder), EPSILON)),
     "ctranslate2": Export(_to_folder(write_ctranslate2), DTYPES),
     "marian": Export(_to_folder(lambda t, folder, _: write_marian(t, folder), 1e-6)),
+    "stablehlo": Export(_to_folder(lambda t, folder, _: write_stablehlo(t, folder))),
     "safetensors": Export(_to_file),
 }
 

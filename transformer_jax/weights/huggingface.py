@@ -389,5 +389,6 @@ def _read_tokenizer(path: Path) -> tuple[tuple[str, str] | None, bool, int]:
     direction = f"{values.get('source_lang')}-{values.get('target_lang')}"
     languages = languages_of(direction) if is_direction(direction) else None
     longest = values.get("model_max_length")
-    is_known = type(longest) is int and longest >= 2
-    return languages, values.get("separate_vocabs") is True, longest if is_known else sys.maxsize
+    if type(longest) is not int or longest < 2:
+        longest = sys.maxsize
+    return languages, values.get("separate_vocabs") is True, longest
