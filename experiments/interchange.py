@@ -2,8 +2,8 @@
 
     python -m experiments.interchange --run-dir runs/demo/run
 
-The run leaves in every format that can express it, and each engine that is installed loads it:
-transformers' MarianMTModel and ctranslate2. Pairs of the run's test split are scored by both, and
+The run leaves for the engines that are installed of two, transformers' MarianMTModel and
+ctranslate2. Pairs of the run's test split are scored by both, and
 its sources are translated with greedy search. Where a translation differs, our log-probabilities of
 both tokens at the first difference say how near a tie they are. Then the beam: our log-probability
 of the engine's translation beside the engine's own.

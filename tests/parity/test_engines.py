@@ -62,13 +62,6 @@ def test_ctranslate2_computes_what_we_do(name, tmp_path):
     np.testing.assert_allclose(translator.score(LINES, LINES[::-1]), theirs, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_ctranslate2_folder_comes_back_bit_for_bit(name, tmp_path):
-    translator = make_translator(**CONFIGS[name])
-    write_ctranslate2(translator, tmp_path)
-    check_equal_models(translator, read_ctranslate2(tmp_path))
-
-
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int16", "int8"])
 def test_smaller_dtypes_are_those_of_ctranslate2(dtype, tmp_path):
     """What its own converter makes of the same model is read, and written, as the same numbers."""

@@ -12,8 +12,7 @@ import sentencepiece
 
 from transformer_jax import Search, Transformer, Translator, generate
 from transformer_jax.data.grammar.corpus import examples
-from transformer_jax.weights.correspondence import arrays_from_params, pairs_of
-from transformer_jax.weights.huggingface import names_of, read_huggingface
+from transformer_jax.weights.huggingface import read_huggingface
 from transformer_jax.weights.imports import import_model
 
 pytestmark = pytest.mark.parity
@@ -182,14 +181,8 @@ def test_run_folder_translates_as_hugging_face(marian, lines, folder, tmp_path):
     assert translator.translate(expected, method="greedy") == list(expected.values())
 
 
-def test_out_and_in_again_is_the_same(marian, folder):
-    model, _ = marian
+def test_shapes_are_those_that_the_model_would_begin_with(folder):
     found = read_huggingface(folder)
-    pairs = pairs_of(found.config, names_of(True))
-    arrays = arrays_from_params(pairs, found.params, found.ids)
-    for name, value in model.state_dict().items():
-        if name in arrays:
-            np.testing.assert_array_equal(arrays[name].reshape(value.shape), value.numpy())
     shapes = jax.eval_shape(
         Transformer(found.config).init, jax.random.key(0), jnp.ones((1, 1), int),
         jnp.ones((1, 1), int),

@@ -107,6 +107,21 @@ BAD = {
             ),
             "ends too early",
         ),
+        "a scalar more": (
+            variables(decoder__final_logit_softcapping=np.float32(30)),
+            "has 'decoder/final_logit_softcapping', which no field of our models says",
+        ),
+        "no end of the source": (
+            lambda folder: [
+                settings("config.json", add_source_eos=False)(folder),
+                variables(decoder__start_from_zero_embedding=np.int8(0))(folder),
+            ],
+            "add_source_eos is False, and only True",
+        ),
+        "infinite heads": (
+            variables(encoder__num_heads=np.float32("inf"), decoder__num_heads=np.float32("inf")),
+            "num_heads is inf",
+        ),
         "alibi": (variables(decoder__alibi=np.int8(1)), "a model with alibi cannot be imported"),
         "another activation": (
             variables(encoder__activation=np.int8(4), decoder__activation=np.int8(4)),
@@ -154,11 +169,25 @@ BAD = {
         "learned positions": (
             options(transformer_train_position_embeddings=True), "position-embeddings is True"
         ),
+        "from right to left": (options(right_left=True), "right-left is True, and only False"),
+        "a list": (options(transformer_preprocess=["n"]), "only '', 'dan', '' or 'n', 'da', 'n'"),
+        "a deep option": (
+            options(type=[[[[[["transformer"]]]]]]), "type is '(neither a number nor a short text)'"
+        ),
+        "YAML of another type": (
+            arrays(
+                lambda a: a.update({"special:model.yml": np.frombuffer(b"a: !!bool x", np.int8)})
+            ),
+            "special:model.yml is damaged: it is no YAML",
+        ),
+        "a character that is none": (
+            content("vocab.yml", b'"\\UFFFFFFFF": 0\n'), "vocab.yml, line 1"
+        ),
         "factors": (options(lemma_dim_emb=8), "lemma-dim-emb is 8, and only 0"),
         "no options": (arrays(lambda a: a.pop("special:model.yml")), "it has no special:model.yml"),
         "no YAML": (
             arrays(lambda a: a.update({"special:model.yml": np.frombuffer(b"a: [", np.int8)})),
-            "special:model.yml is no YAML",
+            "special:model.yml is damaged: it is no YAML",
         ),
         "an array less": (arrays(lambda a: a.pop("encoder_l1_self_Wq")), "'encoder_l1_self_Wq'"),
         "compressed": (compress, "is compressed, as Marian leaves none"),
@@ -205,6 +234,10 @@ BAD = {
             model_options(encoder_attention_heads=None, decoder_attention_heads=None),
             "attention_heads must be a whole number",
         ),
+        "a deep option": (
+            model_options(activation_fn=[["relu"]]), "activation_fn is '(neither a number nor a"
+        ),
+        "a huge number": (model_options(encoder_layers=2**70), "layers must be a whole number"),
         "no model": (checkpoint(lambda tree: tree.pop("model")), "is no checkpoint of fairseq"),
         "another array": (
             checkpoint(lambda tree: tree["model"].update(x=np.ones(1, np.float32))), "e.g. 'x'"

@@ -1,5 +1,7 @@
 """Every format in: what was written comes back, and is used; every export is refused by name."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from transformer_jax.weights.fairseq import read_fairseq
 from transformer_jax.weights.huggingface import read_huggingface, write_huggingface
 from transformer_jax.weights.imports import recognize_format
 from transformer_jax.weights.marian import read_marian, write_marian
+from transformer_jax.weights.marian_files import read_tokens
 
 READERS = {
     "huggingface": read_huggingface, "ctranslate2": read_ctranslate2, "marian": read_marian,
@@ -57,6 +60,23 @@ def test_int8_is_off_by_half_a_step_at_most(tmp_path):
         axis = 1 if "embedding" in str(path[-1]) else 0
         step = np.abs(leaf).max(axis=axis, keepdims=True) / 127
         assert (np.abs(other - leaf) <= 0.501 * step).all()
+
+
+def test_rows_of_two_special_tokens_are_predicted_once(tmp_path):
+    """Whose row ends a sentence is not padding's, or the start's, too: a sum over rows would count
+    it twice."""
+    translator = make_translator(start_id=2)
+    write_ctranslate2(translator, tmp_path)
+    found = read_ctranslate2(tmp_path)
+    assert found.ids.target[:4] == [0, 1, 2, 2] and found.config.start_id == 3
+    assert found.params["output_bias"][3] == -1e9 and not found.params["output_bias"][:3].any()
+
+
+def test_tokens_of_any_line_separator_come_back(tmp_path):
+    tokens = ["<pad>", "</s>", "<unk>", "<s>", "\u2028", "\u0085a", '"', "\\x", "\x7f", "'"]
+    lines = [f"{json.dumps(token, ensure_ascii=False)}: {n}\n" for n, token in enumerate(tokens)]
+    (tmp_path / "vocab.yml").write_text("".join(lines), encoding="utf-8")
+    assert read_tokens(tmp_path / "vocab.yml") == tokens
 
 
 @pytest.mark.parametrize("name", ["ctranslate2", "marian", "fairseq"])

@@ -26,7 +26,10 @@ import numpy as np
 
 class Nothing:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("transformer_jax", "flax", "optax", "orbax", "sentencepiece"):
+        if name.split(".")[0] in (
+            "transformer_jax", "flax", "optax", "orbax", "sentencepiece", "safetensors", "etils",
+            "tensorflow_datasets", "jaxtyping", "tyro",
+        ):
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, Nothing())

@@ -75,6 +75,11 @@ DAMAGED = {
     "a text longer than the file": (b"X\xff\xff\xff\x7fabc", "damaged"),
     "a huge number": (b"\x8b\xff\xff\xff\x7f1.", "damaged"),
     "a storage of another kind": (b"(" + text("file") + b"NNNNtQ.", "refers to what is no storage"),
+    "a view of a storage": (
+        STORAGE + b"(" + text("0") + number(1) + number(2) + b"ttQ.",
+        "a storage is a view",
+    ),
+    "a text of terabytes": (b"\x8d" + struct.pack("<Q", 2**45) + b"a.", "damaged"),
     "negative strides": (
         TENSOR + b"(" + STORAGE + b"tQ" + number(0) + numbers([2]) + numbers([-1]) + b"\x89}tR.",
         "no whole numbers",
@@ -129,7 +134,14 @@ def archive(path, program, members):
 
 @pytest.mark.parametrize(
     ("offset", "shape", "strides"),
-    [(1, [4], [1]), (0, [2, 2], [4, 1]), (0, [5], [0]), (0, [2**31 - 1], [0]), (5, [1], [1])],
+    [
+        (1, [4], [1]),
+        (0, [2, 2], [4, 1]),
+        (0, [5], [0]),
+        (0, [2**31 - 1], [0]),
+        (5, [1], [1]),
+        (0, [1] * 9, [1] * 9),
+    ],
 )
 def test_tensors_beyond_their_storage_are_refused(tmp_path, offset, shape, strides):
     """One with strides of 0 would be as large as it says, too."""
@@ -145,7 +157,22 @@ def test_views_are_read_by_their_strides(tmp_path):
     file = TorchFile(path)
     np.testing.assert_array_equal(file.array(file.tree), [[0, 2], [1, 3]])
     path = archive(tmp_path / "y.pt", tensor(3, [1, 0], [1, 1]), {"x/data/0": data})
-    assert TorchFile(path).array(TorchFile(path).tree).shape == (1, 0)
+    assert not TorchFile(path).array(TorchFile(path).tree).size
+
+
+def test_views_of_one_storage_are_no_many_copies(tmp_path):
+    """By a thousand names, or shifted by one each."""
+    names = [text(str(n)) for n in range(99)]
+    same = b"}(" + names[0] + tensor(0, [4], [1]) + b"q\x05"
+    same += b"".join(name + b"h\x05" for name in names[1:]) + b"u"
+    path = archive(tmp_path / "x.pt", same, {"x/data/0": bytes(16)})
+    found = TorchFile(path).arrays(TorchFile(path).tree)
+    assert len(found) == 99 and len({id(array) for array in found.values()}) == 1
+    large = tensor(0, [1, 4], [1, 1]).replace(number(4) + b"tQ", number(4000) + b"tQ")
+    parts = [names[n] + large.replace(numbers([1, 4]), numbers([1, 4000 - n])) for n in range(9)]
+    path = archive(tmp_path / "y.pt", b"}(" + b"".join(parts) + b"u", {"x/data/0": bytes(16000)})
+    with pytest.raises(UserError, match="its tensors are larger than the file"):
+        TorchFile(path).arrays(TorchFile(path).tree)
 
 
 ARCHIVES = {

@@ -16,7 +16,7 @@ class ImportCommand:
 
     model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
     """The model: a folder of Hugging Face's Marian (as OPUS-MT's) or of CTranslate2; a file .npz or
-    .bin of Marian, or .pt of fairseq, with its vocabulary beside it."""
+    .bin of Marian, or .pt of fairseq, with its vocabulary beside it; or a .safetensors of ours."""
     run_dir: Path
     """The run folder to make."""
 

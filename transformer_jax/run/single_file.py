@@ -91,8 +91,11 @@ def open_single_file(path: Path) -> Run:
             if array.dtype != np.uint8 or len(parts) > 2 or not all(map(_is_plain, parts)):
                 raise UserError(f"{path} is damaged: it has a file {name!r:.80}")
             file = Path(folder, *parts)
-            file.parent.mkdir(exist_ok=True)
-            file.write_bytes(array.tobytes())
+            try:
+                file.parent.mkdir(exist_ok=True)
+                file.write_bytes(array.tobytes())
+            except OSError:
+                raise UserError(f"{path} is damaged: it has a file {name!r:.80}") from None
         try:
             vocabularies = load_vocabularies(Path(folder))
         except UserError as error:
@@ -112,6 +115,8 @@ def read_single_file(path: Path) -> tuple[dict[str, Any], str]:
     """
     arrays, known = _read(path)
     leaves = {n: jnp.asarray(x) for n, x in arrays.items() if not n.startswith(_VOCABULARY)}
+    if any(leaf.dtype != jnp.float32 for leaf in leaves.values()):
+        raise UserError(f"{path} is damaged: it has parameters that are not float32")
     if fingerprints(leaves) != known.get("fingerprints"):
         raise UserError(f"{path} is damaged: its arrays have other fingerprints than it says")
     variables: dict[str, Any] = {}
@@ -120,6 +125,8 @@ def read_single_file(path: Path) -> tuple[dict[str, Any], str]:
         tree = variables
         for key in outer:
             tree = tree.setdefault(key, {})
+            if not isinstance(tree, dict):
+                raise UserError(f"{path} is damaged: {name!r:.80} is below an array")
         tree[last] = array
     return variables, f"{known.get('checkpoint')} of {path.name}"
 

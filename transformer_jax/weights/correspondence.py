@@ -85,7 +85,7 @@ def check_expressible(config: ModelConfig, format_name: str) -> None:
         config: The model.
         format_name: What messages call the format.
     """
-    head = config.d_model / config.num_heads
+    head = config.d_model // config.num_heads
     for name, value in (
         ("architecture", "transformer"), ("attention_score", "scaled"), ("normalization", "layer"),
         ("residual_connections", True), ("attention_radius", None), ("key_size", head),
@@ -252,16 +252,15 @@ def _floats(array: np.ndarray, name: str) -> np.ndarray:
     return found
 
 
-def arrays_from_params(
-    pairs: Iterable[Pair], params: Mapping[str, Any], ids: Ids | None = None
-) -> dict[str, np.ndarray]:
-    """Undo `params_from_arrays`.
+def arrays_from_params(pairs: Iterable[Pair], params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Undo `params_from_arrays`, where both number tokens alike.
 
     Args:
         pairs: What belongs together.
         params: The tree of parameters.
-        ids: The foreign id of each id of ours, None where both number alike; where two rows of
-            ours are one of theirs, the first is taken.
+
+    Returns:
+        The foreign arrays by name, in float32.
     """
     found = {}
     for pair in pairs:
@@ -269,16 +268,5 @@ def arrays_from_params(
         for key in pair.ours:
             tree = tree[key]
         array = np.asarray(tree, np.float32)
-        if ids is not None and pair.vocabulary is not None:
-            array = array[_our_rows(getattr(ids, pair.vocabulary))]
         found[pair.theirs] = np.ascontiguousarray(array.T if pair.is_transposed else array)
     return found
-
-
-def _our_rows(ids: Sequence[int | None]) -> list[int]:
-    """List the id of ours of each foreign id."""
-    first: dict[int, int] = {}
-    for ours, theirs in enumerate(ids):
-        if theirs is not None:
-            first.setdefault(theirs, ours)
-    return [first[row] for row in sorted(first)]

@@ -42,6 +42,12 @@ _POSITIONS = 4096
 # Position of the first token in tables that are known: 2 in fairseq's.
 _FIRST_POSITIONS = (0, 1, 2)
 _SIDES = ("encoder", "decoder")
+# What is no array, and is read, or says which attention is drawn.
+_SCALARS = {
+    "num_heads", "pre_norm", "activation", "embeddings_merge", "multi_query_attention", "alibi",
+    "scale_embeddings", "alibi_use_positive_positions", "scale_alibi", "alignment_layer",
+    "alignment_heads", "start_from_zero_embedding",
+}  # fmt: skip
 # What is one product there: block, number of the product -> projections of ours.
 _FUSED = {
     ("self_attention", 0): ("query", "key", "value"),
@@ -104,19 +110,21 @@ def _unquantized(
     variables: dict[str, np.ndarray], scalars: dict[str, np.ndarray], path: Path
 ) -> dict[str, np.ndarray]:
     """Divide what was rounded by its scale, one for each row or one for all."""
-    found = {}
+    found: dict[str, np.ndarray] = {}
+    made: dict[int, np.ndarray] = {}  # an alias is the same array, which is divided once
     for name, array in variables.items():
         if name.endswith("weight_scale"):
             continue
-        if array.dtype in (np.int8, np.int16) and name.endswith("/weight"):
-            scale = variables.get(f"{name}_scale", scalars.pop(f"{name}_scale", None))
-            if scale is None or scale.shape not in ((), array.shape[:1]) or not np.all(scale):
-                raise UserError(f"{path}: {name} is of dtype {array.dtype} and has no scale")
-            found[name] = array.astype(np.float32) / np.asarray(
-                scale.reshape(*scale.shape, *[1] * (array.ndim - 1)), np.float32
-            )
-        else:
+        if array.dtype not in (np.int8, np.int16) or not name.endswith("/weight"):
             found[name] = array
+            continue
+        scale = variables.get(f"{name}_scale", scalars.pop(f"{name}_scale", None))
+        if scale is None or scale.shape not in ((), array.shape[:1]) or not np.all(scale):
+            raise UserError(f"{path}: {name} is of dtype {array.dtype} and has no scale")
+        if id(array) not in made:
+            rows = scale.reshape(*scale.shape, *[1] * (array.ndim - 1))
+            made[id(array)] = array.astype(np.float32) / np.asarray(rows, np.float32)
+        found[name] = made[id(array)]
     return found
 
 
@@ -128,7 +136,7 @@ def _split(arrays: dict[str, np.ndarray], path: Path) -> Iterator[tuple[str, np.
         if not match or not parts:
             yield name, array
             continue
-        if not array.ndim or len(array) % len(parts):
+        if len(array) % len(parts):
             raise UserError(f"{path}: {name} has {len(array)} rows, not {len(parts)} times as many")
         for part, value in zip(parts, np.split(array, len(parts))):
             yield f"{match[1]}{match[2]}/{part}/{match[4]}", value
@@ -144,11 +152,19 @@ def _fields(
         found = {float(scalars.get(f"{side}/{name}", default or 0)) for side in _SIDES}
         if len(found) != 1 or (default is None and f"decoder/{name}" not in scalars):
             raise UserError(f"{path}: {name} of encoder and decoder is {found}, not the same")
-        return found.pop()
+        if not math.isfinite(value := found.pop()):
+            raise UserError(f"{path}: {name} is {value}")
+        return value
 
     settings.check("add_source_bos", False, None)
-    # Where it is false, the caller gives it, as models of Hugging Face want it.
-    settings.check("add_source_eos", True, False)
+    # Where it is false the caller gives it to models of Marian, and to others nobody does.
+    from_zero = bool(scalars.get("decoder/start_from_zero_embedding", 0))
+    settings.check("add_source_eos", True, *([False] if from_zero else []))
+    if unknown := [name for name in scalars if name.split("/", 1)[-1] not in _SCALARS]:
+        raise UserError(
+            f"{path} has {min(unknown)!r:.80}, which no field of our models says: it is a model of "
+            "another kind"
+        )
     for name in ("alibi", "multi_query_attention", "embeddings_merge"):
         if any(scalars.get(f"{side}/{name}", 0) for side in _SIDES):
             raise UserError(f"{path}: a model with {name} cannot be imported")
@@ -226,8 +242,9 @@ def _number(
     for tokens in lists:
         place = {token: row for row, token in reversed([*enumerate(tokens)])}
         special = {
-            ours: place.get(str(settings.values.get(f"{ours}_token")))
+            ours: place.get(token) if isinstance(token, str) else None
             for ours in ("eos", "unk", "bos")
+            for token in [settings.values.get(f"{ours}_token")]
         }
         if special["eos"] is None:
             raise UserError(f"{settings.path}: eos_token is in no list of tokens of {folder}")

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer_jax.data.pairing import Pairing
 from transformer_jax.devices.settings import usual_settings
 from transformer_jax.errors import UserError
 from transformer_jax.files import check_new_folder, replaced_folder
@@ -44,7 +45,14 @@ def _to_folder(
 
     def export(run_dir: Path, checkpoint: str, out: Path, dtype: str) -> float:
         check_new_folder(out, run_dir)
+        out = out.resolve()  # "." has no name of its own
         translator = Translator.load(run_dir, checkpoint)
+        pairing = replace(translator.task.pairing, joint=True)
+        if pairing != Pairing():
+            raise UserError(
+                f"{run_dir} was trained for another task than translation, whose rows of ids "
+                f"({pairing}) no other toolkit makes: it leaves as safetensors alone"
+            )
         with replaced_folder(out) as partial:
             write(translator, partial, dtype)
         return 0.0 if epsilon is None else epsilon_difference(translator, epsilon)

@@ -16,7 +16,7 @@ from transformer_jax.config.languages import is_direction, languages_of
 from transformer_jax.data.vocabulary import EOS_ID
 from transformer_jax.errors import UserError
 from transformer_jax.weights.correspondence import Ids
-from transformer_jax.weights.foreign import ForeignModel, assemble
+from transformer_jax.weights.foreign import ForeignModel, assemble, plain_options
 from transformer_jax.weights.huggingface import torch_names
 from transformer_jax.weights.numbering import find_pieces, make_vocabularies, number_tokens
 from transformer_jax.weights.torch_files import TorchFile
@@ -93,7 +93,7 @@ def _options(tree: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     if type(found) is not dict or type(tree.get("model")) is not dict:
         raise UserError(f"{path} is no checkpoint of fairseq: it has not both options and a model")
     task = tree["cfg"].get("task") if type(tree.get("cfg")) is dict else None
-    return {**(task if type(task) is dict else {}), **found}
+    return plain_options({**(task if type(task) is dict else {}), **found})
 
 
 def _new_names(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -194,7 +194,8 @@ def _find_dictionaries(folder: Path, languages: tuple[Any, Any]) -> list[Path]:
 def _read_dictionary(path: Path) -> list[str]:
     """The tokens of a file with one and its count a line, behind fairseq's own."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: a token may be U+2028.
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     tokens = list(_FIRST)

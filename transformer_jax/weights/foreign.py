@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from transformer_jax.config import ConfigError, ModelConfig
-from transformer_jax.data.vocabulary import BOS_ID, EOS_ID, PAD_ID, Vocabularies
+from transformer_jax.data.vocabulary import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Vocabularies
 from transformer_jax.errors import UserError
 from transformer_jax.run.folder import Run
 from transformer_jax.weights.correspondence import (
@@ -20,7 +20,10 @@ from transformer_jax.weights.correspondence import (
     untie_tables,
 )
 
-__all__ = ["ForeignModel", "Settings", "assemble", "choose_start"]
+__all__ = ["ForeignModel", "Settings", "assemble", "choose_start", "plain_options"]
+
+# Stands for what no option of a model is, and would not be shown in a message either.
+_OTHER = "(neither a number nor a short text)"
 
 
 class ForeignModel(NamedTuple):
@@ -47,6 +50,38 @@ class ForeignModel(NamedTuple):
     languages: tuple[str, str] | None = None
     run: Run | None = None
     collections: dict[str, Any] | None = None
+
+
+def plain_options(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """Keep numbers, short texts and short lists of them, as options of a model are.
+
+    Others may be nested so deeply, or so often, that comparing or showing them would not end.
+
+    Args:
+        values: Options as a file holds them.
+
+    >>> plain_options({"heads": 8, "ties": [], "else": {"a": 1}})
+    {'heads': 8, 'ties': [], 'else': '(neither a number nor a short text)'}
+    """
+
+    def is_plain(value: Any) -> bool:
+        if type(value) is int:
+            return abs(value) < 2**63
+        if type(value) is list:
+            return len(value) <= 8 and all(
+                type(each) is not list and is_plain(each) for each in value
+            )
+        return (
+            value is None
+            or type(value) in (bool, float)
+            or (type(value) is str and len(value) <= 200)
+        )
+
+    return {
+        name: value if is_plain(value) else _OTHER
+        for name, value in values.items()
+        if type(name) is str
+    }
 
 
 def choose_start(
@@ -97,8 +132,13 @@ def assemble(
     """
     left, tied = untie_tables(arrays, names.tables, vocabularies.joint, str(path))
     bias = left.pop(names.output_bias, None)
-    is_copied = ids.target[BOS_ID] == ids.target[PAD_ID]
-    has_bias = None in ids.target or is_copied or (bias is not None and bool(np.any(bias)))
+    # A row that has two ids of ours would count twice; a search writes neither of these.
+    taken, copies = {ids.target[EOS_ID], ids.target[UNK_ID]}, []
+    for special in (PAD_ID, BOS_ID):
+        row = ids.target[special]
+        copies += [special] if row in taken and row is not None else []
+        taken.add(row)
+    has_bias = None in ids.target or bool(copies) or (bias is not None and bool(np.any(bias)))
     if has_bias:
         rows = 1 + max(number for number in ids.target if number is not None)
         left[names.output_bias] = np.zeros(rows, np.float32) if bias is None else bias.reshape(-1)
@@ -113,8 +153,8 @@ def assemble(
     except ConfigError as error:
         raise UserError(f"{path}: {error}") from None
     params = params_from_arrays(pairs_of(config, names), left, ids, str(path))
-    if is_copied:
-        params["output_bias"][BOS_ID] = NEVER
+    if copies:
+        params["output_bias"][copies] = NEVER
     return ForeignModel(config, params, vocabularies, ids, path, max_length, languages)
 
 

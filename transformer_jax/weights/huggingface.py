@@ -127,7 +127,8 @@ def read_huggingface(folder: Path) -> ForeignModel:
     ]
     table = names.tables["source" if shared else "target"]
     start_row: int | None = start
-    if _own(settings).get("has_extra_row") is True and start == sizes[-1] - 1:
+    is_extra = _own(settings).get("has_extra_row") is True and start == sizes[-1] - 1
+    if is_extra and not arrays[table][start].any():  # it may have been trained since
         of_target = [*names.tables.values()][0 if shared else 1 :]
         for name in {*of_target, names.output_bias} & set(arrays):
             arrays[name] = arrays[name][:-1]
@@ -281,9 +282,10 @@ def _read_weights(folder: Path, shared: bool) -> tuple[Path, dict[str, np.ndarra
         arrays.pop(f"model.{side}.embed_positions.weight", None)
     if shared:
         table = arrays.get("model.shared.weight")
-        copy = arrays.pop("model.encoder.embed_tokens.weight", table)
-        if copy is not None and table is not None and not np.array_equal(copy, table):
-            raise UserError(f"{path}: the encoder's table is not model.shared.weight: not tied")
+        for side in ("encoder", "decoder"):
+            copy = arrays.pop(f"model.{side}.embed_tokens.weight", table)
+            if copy is not None and table is not None and not np.array_equal(copy, table):
+                raise UserError(f"{path}: the {side}'s table is not model.shared.weight: not tied")
     else:
         arrays.pop("model.shared.weight", None)
     if "final_logits_bias" in arrays:
@@ -334,7 +336,14 @@ def _fields(
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of a file; UserError where it is missing or damaged."""
+    """Read the arrays of a file.
+
+    Args:
+        path: A file of safetensors.
+
+    Raises:
+        UserError: It is missing or damaged.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 

@@ -55,16 +55,16 @@ def _read_own(path: Path) -> ForeignModel:
 
 
 FORMATS: dict[str, Format] = {
+    "ctranslate2": Format(
+        lambda path: (path / "config.json").is_file() and (path / "model.bin").is_file(),
+        read_ctranslate2,
+        "a folder with model.bin, config.json and shared_vocabulary.json, or one of each side",
+    ),
     "huggingface": Format(
         lambda path: (path / "config.json").is_file() and (path / "vocab.json").is_file(),
         read_huggingface,
         "a folder with config.json, model.safetensors or pytorch_model.bin, vocab.json, source.spm "
         "and target.spm",
-    ),
-    "ctranslate2": Format(
-        lambda path: (path / "config.json").is_file() and (path / "model.bin").is_file(),
-        read_ctranslate2,
-        "a folder with model.bin, config.json and shared_vocabulary.json, or one of each side",
     ),
     "marian": Format(
         lambda path: path.is_file() and path.suffix in (".npz", ".bin"),

@@ -28,6 +28,7 @@ from transformer_jax.weights.foreign import ForeignModel, assemble
 from transformer_jax.weights.marian_files import (
     read_bin,
     read_npz,
+    read_options,
     read_tokens,
     vocabulary_files,
 )
@@ -60,6 +61,7 @@ _REQUIRED: dict[str, tuple[Any, ...]] = {
     "transformer-postprocess-emb": ("d", "", None),
     "transformer-tied-layers": ([], None),
     "ulr": (False, None),
+    "right-left": (False, None),
     "lemma-dim-emb": (0, None),
     # Its "gelu" is x sigmoid(1.702 x), which ours is not.
     "transformer-ffn-activation": ("relu", "swish"),
@@ -138,14 +140,7 @@ def read_marian(path: Path) -> ForeignModel:
 def _read_options(path: Path, array: np.ndarray | None) -> dict[str, Any]:
     if array is None:
         raise UserError(f"{path} is no model of Marian: it has no {_OPTIONS}")
-    try:
-        found = yaml.safe_load(array.tobytes().replace(b"\0", b"").decode())
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        line = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{path} is damaged: {_OPTIONS} is no YAML ({line:.80})") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is damaged: {_OPTIONS} holds no options")
-    return found
+    return read_options(array.tobytes().replace(b"\0", b""), f"{path}: {_OPTIONS}")
 
 
 def _check_options(path: Path, options: Mapping[str, Any]) -> str:
@@ -156,7 +151,7 @@ def _check_options(path: Path, options: Mapping[str, Any]) -> str:
             known = " or ".join(repr(value) for value in values if value is not None)
             raise UserError(f"{path}: {option} is {found!r:.80}, and only {known} can be imported")
     steps = tuple(
-        options.get(f"transformer-{name}") or ""
+        str(options.get(f"transformer-{name}") or "")
         for name in ("preprocess", "postprocess", "postprocess-top")
     )
     if steps not in _NORMS:

@@ -1,5 +1,6 @@
 """Files of Marian: arrays as .npz or .bin, and lists of tokens as .yml."""
 
+import json
 import math
 import re
 import struct
@@ -12,8 +13,9 @@ import yaml
 
 from transformer_jax.errors import UserError
 from transformer_jax.weights.byte_reader import ByteReader
+from transformer_jax.weights.foreign import plain_options
 
-__all__ = ["read_bin", "read_npz", "read_tokens", "vocabulary_files"]
+__all__ = ["read_bin", "read_npz", "read_options", "read_tokens", "vocabulary_files"]
 
 # Types of arrays in .bin files.
 _TYPES = {0x404: "float32", 0x402: "float16", 0x101: "int8", 0x104: "int32"}
@@ -41,9 +43,31 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
                     arrays[name] = _read_npy(file, member.file_size, f"{path}: {name!r:.80}")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
-    except (zipfile.BadZipFile, ValueError, SyntaxError, NotImplementedError, EOFError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # zipfile, NumPy's header and Python's tokenizer have many
         raise UserError(f"{path} is damaged: {error}") from None
     return arrays
+
+
+def read_options(data: bytes, name: str) -> dict[str, Any]:
+    """Read options from YAML.
+
+    Args:
+        data: The text, in UTF-8.
+        name: What messages call it.
+
+    Raises:
+        UserError: It is no YAML, or holds no options.
+    """
+    try:
+        found = yaml.safe_load(data.decode())
+    except Exception as error:  # constructors of its types raise what they like
+        line = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{name} is damaged: it is no YAML ({line:.80})") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{name} is damaged: it holds no options")
+    return plain_options(found)
 
 
 def _read_npy(file: Any, size: int, name: str) -> np.ndarray:
@@ -108,11 +132,10 @@ def vocabulary_files(path: Path) -> list[Path]:
     folder = path.parent
     decoder = folder / "decoder.yml"
     if decoder.is_file():
-        try:
-            named = yaml.safe_load(decoder.read_text(encoding="utf-8"))["vocabs"]
-            found = [folder / Path(str(name)).name for name in named]
-        except (yaml.YAMLError, OSError, ValueError, KeyError, TypeError, RecursionError):
-            raise UserError(f"{decoder} is damaged: it has no list of vocabs") from None
+        named = read_options(decoder.read_bytes(), str(decoder)).get("vocabs")
+        if type(named) is not list or not all(type(name) is str for name in named):
+            raise UserError(f"{decoder} is damaged: it has no list of vocabs")
+        found = [folder / Path(name).name for name in named]
     else:
         found = sorted(folder.glob("*vocab*.yml"))
     if not 1 <= len(found) <= 2 or (len(found) == 2 and not decoder.is_file()):
@@ -137,7 +160,8 @@ def read_tokens(path: Path) -> list[str]:
         UserError: It is missing or damaged; ids must be those from 0 on.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: a token may be U+2028.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     numbers: dict[int, str] = {}
@@ -161,10 +185,11 @@ def _unquoted(text: str, name: str) -> str:
         return text[1:-1].replace("''", "'")
     if not text.startswith('"'):
         return text
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError:
-        found = None
-    if not isinstance(found, str):
-        raise UserError(f"{name}: {text!r:.80} is no text")
-    return found
+    for parse in (json.loads, yaml.safe_load):
+        try:
+            found = parse(text)
+        except Exception:  # as in `read_options`
+            continue
+        if isinstance(found, str):
+            return found
+    raise UserError(f"{name}: {text!r:.80} is no text")

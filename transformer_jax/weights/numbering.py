@@ -118,7 +118,7 @@ def find_pieces(folder: Path) -> tuple[Path | None, Path | None]:
     if all(path.is_file() for path in sides):
         return sides
     found = [*folder.glob("*.spm"), *folder.glob("sentencepiece*.model")]
-    if len(found) > 1:
+    if len(found) > 1 or any(path in sides for path in found):
         raise UserError(
             f"{folder} has {len(found)} SentencePiece models: call them source.spm and target.spm, "
             "or leave one that both sides share"

@@ -5,9 +5,10 @@ are made of, and a list of names, each of which makes plain data; whatever else 
 refused. Nothing is imported, and no object of the file is ever called.
 """
 
+import mmap
 import pickletools
 from collections.abc import Callable
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from transformer_jax.errors import UserError
 
@@ -60,7 +61,7 @@ _MARK = object()
 _MOST_INSTRUCTIONS = 20_000_000
 
 
-def read_pickle(file: BinaryIO, name: str) -> Any:
+def read_pickle(file: IO[bytes] | mmap.mmap, name: str) -> Any:
     """Read one pickle from where a file stands.
 
     Args:
@@ -77,7 +78,8 @@ def read_pickle(file: BinaryIO, name: str) -> Any:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        readable: Any = file  # mapped memory reads as a file does
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(readable)):
             if count > _MOST_INSTRUCTIONS:
                 raise PickleError(f"{name} is damaged: it has too many instructions")
             if opcode.name == "STOP":
@@ -86,8 +88,8 @@ def read_pickle(file: BinaryIO, name: str) -> Any:
             _execute(opcode.name, argument, stack, memo, name)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise PickleError(f"{name} is damaged: {error or 'it is no pickle'}") from None
-    except RecursionError:
-        raise PickleError(f"{name} is damaged: it is nested too deeply") from None
+    except (RecursionError, MemoryError):
+        raise PickleError(f"{name} is damaged: it is nested too deeply, or too large") from None
     raise PickleError(f"{name} is damaged: it has no end")
 
 
@@ -192,7 +194,9 @@ def _make_parameter(tensor: Any, *_: Any) -> Tensor:
 
 def _storage(reference: Any) -> Storage:
     """What ("storage", type, key, device, count) refers to."""
-    kind, made, key, _, count = reference[:5]
+    kind, made, key, _, count, *view = reference
+    if view not in ([], [None]):
+        raise ValueError("a storage is a view of another one")
     if kind != "storage" or type(made) is not _Name or type(key) is not str:
         raise ValueError("it refers to what is no storage")
     if type(count) is not int or count < 0:

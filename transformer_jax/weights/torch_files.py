@@ -1,10 +1,11 @@
 """Files that torch.save writes, read without torch: zip archives, and those of before 1.6."""
 
 import math
+import mmap
 import struct
 import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -16,6 +17,8 @@ __all__ = ["TorchFile"]
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
+# More than any array of a model has.
+_MOST_AXES = 8
 
 
 class TorchFile:
@@ -44,8 +47,11 @@ class TorchFile:
         try:
             with path.open("rb") as file:
                 read = self._read_archive if zipfile.is_zipfile(file) else self._read_legacy
-                file.seek(0)
-                self.tree = read(file)
+                if not path.stat().st_size:
+                    raise UserError(f"{path} is no file of torch.save: it is empty")
+                # Of mapped memory no more is taken than the file has, whatever it says.
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                    self.tree = read(mapped)
         except OSError as error:
             raise UserError(f"{path}: {error.strerror or error}") from None
 
@@ -59,9 +65,13 @@ class TorchFile:
             UserError: It reaches beyond its storage, or that beyond the file.
         """
         storage, dtype = tensor.storage, _dtype(tensor.storage)
-        last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides))
+        # The stride of an axis of one entry is of no use, and may be any.
+        strides = [step if n > 1 else 0 for n, step in zip(tensor.shape, tensor.strides)]
+        last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.shape, strides))
         size = math.prod(tensor.shape)
-        if size and (last >= storage.size or size > storage.size):
+        if len(tensor.shape) > _MOST_AXES or (
+            size and (last >= storage.size or size > storage.size)
+        ):
             raise UserError(
                 f"{self.path} is damaged: a tensor of shape {tensor.shape} reaches beyond its "
                 f"storage of {storage.size} numbers"
@@ -77,11 +87,10 @@ class TorchFile:
         with self.path.open("rb") as file:
             file.seek(start)
             numbers = np.frombuffer(file.read(count), dtype)
-        if not size:
-            return np.empty(tensor.shape, dtype)
-        strides = [step * dtype.itemsize for step in tensor.strides]
-        view = np.lib.stride_tricks.as_strided(numbers[tensor.offset :], tensor.shape, strides)
-        return view.copy()
+        if not size:  # its other sizes may be too large for NumPy
+            return np.empty(0, dtype)
+        steps = [step * dtype.itemsize for step in strides]
+        return np.lib.stride_tricks.as_strided(numbers[tensor.offset :], tensor.shape, steps).copy()
 
     def arrays(self, tree: Any) -> dict[str, np.ndarray]:
         """Read a dictionary of tensors, as a `state_dict` is one.
@@ -94,11 +103,17 @@ class TorchFile:
         """
         if type(tree) is not dict or not all(type(each) is Tensor for each in tree.values()):
             raise UserError(f"{self.path} holds no dictionary of tensors where a model has its own")
-        return {str(name): self.array(tensor) for name, tensor in tree.items()}
+        # One tensor by several names is read once; views of a storage are not many copies of it.
+        distinct = dict.fromkeys(tree.values())
+        wanted = sum(math.prod(each.shape) * _dtype(each.storage).itemsize for each in distinct)
+        if wanted > 2 * self.path.stat().st_size:
+            raise UserError(f"{self.path} is damaged: its tensors are larger than the file")
+        made = {tensor: self.array(tensor) for tensor in distinct}
+        return {str(name): made[tensor] for name, tensor in tree.items()}
 
-    def _read_archive(self, file: BinaryIO) -> Any:
+    def _read_archive(self, file: mmap.mmap) -> Any:
         try:
-            archive = zipfile.ZipFile(file)
+            archive = zipfile.ZipFile(file)  # type: ignore[call-overload]
             members = archive.infolist()
         except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
             raise UserError(f"{self.path} is damaged: {error}") from None
@@ -114,7 +129,7 @@ class TorchFile:
                     f"{self.path}: {each.filename!r:.80} is compressed or encrypted, as torch.save "
                     "leaves none: it is not read"
                 )
-        end = file.seek(0, 2)
+        end = len(file)
         for each in members:
             start = self._start_of(file, each, end)
             if each.filename.startswith(f"{roots[0]}data/"):
@@ -128,7 +143,7 @@ class TorchFile:
         file.seek(pickled)
         return read_pickle(file, str(self.path))
 
-    def _start_of(self, file: BinaryIO, member: zipfile.ZipInfo, end: int) -> int:
+    def _start_of(self, file: mmap.mmap, member: zipfile.ZipInfo, end: int) -> int:
         """The place of a stored member's bytes, behind its own header."""
         file.seek(max(member.header_offset, 0))
         header = file.read(30)
@@ -138,7 +153,7 @@ class TorchFile:
                 return start
         raise UserError(f"{self.path} is damaged: {member.filename!r:.80} reaches beyond its end")
 
-    def _read_legacy(self, file: BinaryIO) -> Any:
+    def _read_legacy(self, file: mmap.mmap) -> Any:
         """Magic number, protocol, system, the object and keys are a pickle each; then each storage
         has its count in 8 bytes, and its numbers."""
         name = str(self.path)
@@ -154,8 +169,7 @@ class TorchFile:
         storages = {each.storage.key: each.storage for each in _tensors(tree)}
         if type(keys) is not list or not all(type(key) is str for key in keys):
             raise UserError(f"{name} is damaged: it has no list of storages")
-        end = file.seek(0, 1), file.seek(0, 2)
-        place = end[0]
+        place, end = file.tell(), len(file)
         for key in keys:
             if key not in storages:
                 raise UserError(f"{name} is damaged: no tensor has the storage {key!r:.80}")
@@ -164,7 +178,7 @@ class TorchFile:
             counted = file.read(8)
             if len(counted) < 8 or struct.unpack("<q", counted)[0] != storages[key].size:
                 raise UserError(f"{name} is damaged: storage {key!r:.80} has another size")
-            if place + 8 + size > end[1]:
+            if place + 8 + size > end:
                 raise UserError(f"{name} is damaged: storage {key!r:.80} reaches beyond its end")
             self._members[key] = place + 8, size
             place += 8 + size
