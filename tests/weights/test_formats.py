@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from tests.weights.folders import MAKERS
 from tests.weights.models import CONFIGS, LINES, check_equal_models, make_translator
@@ -44,6 +45,20 @@ def test_every_model_passes_through_ctranslate2(name, tmp_path):
     translator = make_translator(**CONFIGS[name])
     write_ctranslate2(translator, tmp_path)
     check_equal_models(translator, read_ctranslate2(tmp_path))
+
+
+def test_paper_positions_leave_by_a_permutation_and_come_back(tmp_path):
+    """Sines alternate with cosines here and stand before them there."""
+    translator = make_translator()
+    write_huggingface(translator, tmp_path)
+    theirs = load_file(tmp_path / "model.safetensors")
+    table = np.asarray(translator.params["embedding"])
+    np.testing.assert_array_equal(theirs["model.shared.weight"][:-1, :8], table[:, ::2])
+    kernel = translator.params["encoder_0"]["feed_forward"]["kernel_in"]
+    np.testing.assert_array_equal(
+        theirs["model.encoder.layers.0.fc1.weight"][:, 8:], kernel[1::2].T
+    )
+    check_equal_models(translator, read_huggingface(tmp_path))
 
 
 def test_int8_is_off_by_half_a_step_at_most(tmp_path):
