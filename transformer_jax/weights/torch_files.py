@@ -145,8 +145,10 @@ class TorchFile:
 
     def _start_of(self, file: mmap.mmap, member: zipfile.ZipInfo, end: int) -> int:
         """The place of a stored member's bytes, behind its own header."""
-        file.seek(max(member.header_offset, 0))
-        header = file.read(30)
+        header = b""
+        if 0 <= member.header_offset <= end:
+            file.seek(member.header_offset)
+            header = file.read(30)
         if len(header) == 30 and header[:4] == b"PK\3\4":
             start = member.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
             if start + member.file_size <= end:
