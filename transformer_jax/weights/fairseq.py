@@ -17,9 +17,9 @@ from transformer_jax.data.vocabulary import EOS_ID
 from transformer_jax.errors import UserError
 from transformer_jax.weights.correspondence import Ids
 from transformer_jax.weights.foreign import ForeignModel, assemble, plain_options
-from transformer_jax.weights.huggingface import torch_names
 from transformer_jax.weights.numbering import find_pieces, make_vocabularies, number_tokens
 from transformer_jax.weights.torch_files import TorchFile
+from transformer_jax.weights.torch_names import torch_names
 
 __all__ = ["NAMES", "read_fairseq"]
 

@@ -30,8 +30,9 @@ from transformer_jax.weights.correspondence import (
 from transformer_jax.weights.foreign import ForeignModel, Settings, assemble, choose_start
 from transformer_jax.weights.numbering import make_vocabularies, number_tokens, write_pieces
 from transformer_jax.weights.torch_files import TorchFile
+from transformer_jax.weights.torch_names import torch_names
 
-__all__ = ["EPSILON", "names_of", "read_huggingface", "torch_names", "write_huggingface"]
+__all__ = ["EPSILON", "names_of", "read_huggingface", "write_huggingface"]
 
 # A row beyond the vocabulary, of zeros, that targets start with in folders of ours. As in those of
 # OPUS-MT it is padding's where both sides have one list, which CTranslate2's converter counts on;
@@ -44,39 +45,6 @@ EPSILON = 1e-5
 # Where config.json says what is ours alone, for the way back.
 _OWN = "transformer_jax"
 _ACTIVATIONS = {"relu": "relu", "swish": "swish", "silu": "swish", "gelu": "gelu"}
-
-
-def torch_names(prefix: str, tables: Mapping[str, str], output_bias: str) -> Names:
-    """Name the arrays as the layers of fairseq do, which Hugging Face took over.
-
-    Args:
-        prefix: What all names of layers begin with.
-        tables: Names of the tables, as in `Names`.
-        output_bias: Name of what is added to the logits.
-    """
-    attention = {
-        f"{ours}/{mine}": f"{theirs}.{projection}.{{}}"
-        for ours, theirs in (("self_attention", "self_attn"), ("cross_attention", "encoder_attn"))
-        for mine, projection in (
-            ("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("output", "out_proj")
-        )
-    }  # fmt: skip
-    return Names(
-        layer=prefix + "{side}.layers.{number}.",
-        modules={
-            **attention,
-            "self_attention_norm": "self_attn_layer_norm.{}",
-            "cross_attention_norm": "encoder_attn_layer_norm.{}",
-            "feed_forward/in": "fc1.{}",
-            "feed_forward/out": "fc2.{}",
-            "feed_forward_norm": "final_layer_norm.{}",
-        },
-        top=prefix + "{side}.layer_norm.{}",
-        linear={"kernel": "weight", "bias": "bias"},
-        norm={"gain": "weight", "bias": "bias"},
-        tables=tables,
-        output_bias=output_bias,
-    )
 
 
 def names_of(shared: bool) -> Names:
