@@ -3,10 +3,10 @@
     python -m experiments.interchange --run-dir runs/demo/run
 
 The run leaves for the engines that are installed of two, transformers' MarianMTModel and
-ctranslate2. Pairs of the run's test split are scored by both, and
-its sources are translated with greedy search. Where a translation differs, our log-probabilities of
-both tokens at the first difference say how near a tie they are. Then the beam: our log-probability
-of the engine's translation beside the engine's own.
+ctranslate2. Pairs of the run's test split are scored by both, and its sources are translated with
+greedy search. Where a translation differs, our log-probabilities of both tokens at the first
+difference say how near a tie they are. Then the beam: our log-probability of the engine's
+translation beside the engine's own.
 """
 
 import tempfile
@@ -126,6 +126,7 @@ def compare_engine(
     engine: Engine,
     sources: Sequence[list[int]],
     targets: Sequence[list[int]],
+    greedy: Sequence[list[int]],
 ) -> tuple[list[Cell], list[list[int]]]:
     """Compare an engine with our model on the same parameters.
 
@@ -134,6 +135,7 @@ def compare_engine(
         engine: The other one.
         sources: Token ids of sentences.
         targets: Those of their references.
+        greedy: Those of our translations with greedy search.
 
     Returns:
         Largest difference of log-probabilities of references, of the engine's own translations with
@@ -145,10 +147,9 @@ def compare_engine(
         mine = [float(each.sum()) for each in ours.score(sources, written)]
         return max(abs(a - b) for a, b in zip(mine, engine.score(sources, written)))
 
-    greedy = [best[0].ids for best in ours.translate(sources, Search(method="greedy"))]
     theirs = engine.translate(sources, 1)
-    other = [each for each in zip(sources, greedy, theirs) if list(each[1]) != each[2]]
-    gap = max((first_gap(ours, *map(list, each)) for each in other), default=0.0)
+    other = [each for each in zip(sources, greedy, theirs) if each[1] != each[2]]
+    gap = max((first_gap(ours, *each) for each in other), default=0.0)
     share = 100 * (1 - len(other) / len(sources))
     beam = difference(engine.translate(sources, BEAM))
     return [f"{difference(targets):.1e}", f"{beam:.1e}", share, f"{gap:.1e}"], theirs
@@ -161,6 +162,12 @@ def find(run_dir: Path, count: int) -> tuple[list[list[Cell]], list[str]]:
     of_source, of_target = translator.vocabularies
     lines, references = zip(*list(dataset_splits(run_dir)["test"])[:count])
     sources, targets = of_source.encode_all(lines), of_target.encode_all(references)
+    greedy = [list(best[0].ids) for best in ours.translate(sources, Search(method="greedy"))]
+
+    def bleu(written: Sequence[list[int]]) -> float:
+        texts = [of_target.decode(ids) for ids in written]
+        return sacrebleu_score("BLEU", texts, references).value
+
     rows: list[list[Cell]] = []
     missing = []
     for name, engine, module, dtypes in (
@@ -174,14 +181,11 @@ def find(run_dir: Path, count: int) -> tuple[list[list[Cell]], list[str]]:
             with tempfile.TemporaryDirectory() as folder:
                 out = Path(folder) / name
                 export_model(run_dir, name, out, dtype=dtype)
-                found, theirs = compare_engine(ours, engine(translator, out), sources, targets)
-            written = [of_target.decode(ids) for ids in theirs]
-            bleu = sacrebleu_score("BLEU", written, references).value
-            rows.append([f"{name}, {dtype}", f"{module} {version(module)}", count, *found, bleu])
-    greedy = [best[0].ids for best in ours.translate(sources, Search(method="greedy"))]
-    written = [of_target.decode(ids) for ids in greedy]
-    bleu = sacrebleu_score("BLEU", written, references).value
-    rows.append(["ours", "transformer_jax", count, None, None, None, None, bleu])
+                loaded = engine(translator, out)
+                found, theirs = compare_engine(ours, loaded, sources, targets, greedy)
+            used = f"{module} {version(module)}"
+            rows.append([f"{name}, {dtype}", used, count, *found, bleu(theirs)])
+    rows.append(["ours", "transformer_jax", count, None, None, None, None, bleu(greedy)])
     return rows, missing
 
 

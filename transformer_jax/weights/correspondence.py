@@ -16,6 +16,7 @@ __all__ = [
     "Pair",
     "arrays_from_params",
     "check_expressible",
+    "matrix_of",
     "pairs_of",
     "params_from_arrays",
     "untie_tables",
@@ -78,25 +79,41 @@ class Ids(NamedTuple):
     target: Sequence[int | None]
 
 
-def check_expressible(config: ModelConfig, format_name: str) -> None:
+def check_expressible(config: ModelConfig, format_name: str, **allowed: Sequence[Any]) -> None:
     """Raise UserError for an architecture that no other toolkit's Transformer has.
 
     Args:
         config: The model.
         format_name: What messages call the format.
+        allowed: Fields of the configuration -> the values that this format has, besides.
     """
     head = config.d_model // config.num_heads
-    for name, value in (
-        ("architecture", "transformer"), ("attention_score", "scaled"), ("normalization", "layer"),
-        ("residual_connections", True), ("attention_radius", None), ("key_size", head),
-        ("value_size", head),
-    ):  # fmt: skip
-        if (found := getattr(config, name)) != value:
+    of_all: dict[str, Sequence[Any]] = {
+        "architecture": ["transformer"], "attention_score": ["scaled"],
+        "normalization": ["layer"], "residual_connections": [True], "attention_radius": [None],
+        "key_size": [head], "value_size": [head],
+    }  # fmt: skip
+    for name, values in (of_all | allowed).items():
+        if (found := getattr(config, name)) not in values:
             shown = {"key_size": "d_k", "value_size": "d_v"}.get(name, name)
             raise UserError(
-                f"{shown} {found!r} cannot be expressed in {format_name}, only {value!r}: nothing "
-                "was written"
+                f"{shown} {found!r} cannot be expressed in {format_name}, only "
+                f"{' or '.join(map(repr, values))}: nothing was written"
             )
+
+
+def matrix_of(arrays: Mapping[str, np.ndarray], name: str, source: Any) -> np.ndarray:
+    """Return an array of two axes; UserError where there is none of the name.
+
+    Args:
+        arrays: The foreign arrays.
+        name: Name of one.
+        source: The file, for messages.
+    """
+    array = arrays.get(name)
+    if array is None or array.ndim != 2:
+        raise UserError(f"{source} has no array {name!r} of two axes")
+    return array
 
 
 def pairs_of(config: ModelConfig, names: Names) -> list[Pair]:
@@ -169,10 +186,10 @@ def untie_tables(
     left = dict(arrays)
     found: list[np.ndarray] = []
     for use in ("source", "target", "output"):
-        table = left.pop(tables[use], found[-1] if found else None)
-        if table is None or table.ndim != 2:
-            raise UserError(f"{source} has no array {tables[use]!r} of two axes")
-        found.append(table)
+        if found:
+            left.setdefault(tables[use], found[-1])
+        found.append(matrix_of(left, tables[use], source))
+        del left[tables[use]]
     of_source, of_target, of_output = found
     tied: Literal["all", "decoder", "none"] = "none"
     if _are_equal(of_target, of_output):

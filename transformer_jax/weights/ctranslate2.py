@@ -20,6 +20,7 @@ from transformer_jax.weights.correspondence import (
     Names,
     arrays_from_params,
     check_expressible,
+    matrix_of,
     pairs_of,
 )
 from transformer_jax.weights.ctranslate2_files import read_variables, write_variables
@@ -96,9 +97,7 @@ def read_ctranslate2(folder: Path) -> ForeignModel:
     scalars = {name: variables.pop(name) for name in [*variables] if not variables[name].ndim}
     arrays = dict(_split(_unquantized(variables, scalars, path), path))
     fields = _fields(settings, scalars, arrays, path)
-    table = arrays.get(NAMES.tables["target"])
-    if table is None:
-        raise UserError(f"{path} has no array {NAMES.tables['target']!r}")
+    table = matrix_of(arrays, NAMES.tables["target"], path)
     sides, fields["start_id"] = _number(folder, settings, scalars, table)
     vocabularies = make_vocabularies(sides, find_pieces(folder))
     ids = Ids(sides[0].ids, sides[-1].ids)
@@ -174,10 +173,7 @@ def _fields(
             f"{path}: activation {activation:.0f} cannot be imported, only those of numbers "
             f"{', '.join(f'{n} ({name})' for n, name in _ACTIVATIONS.items())}"
         )
-    inner = arrays.get("encoder/layer_0/ffn/linear_0/weight")
-    if inner is None or inner.ndim != 2:
-        raise UserError(f"{path} has no array 'encoder/layer_0/ffn/linear_0/weight' of two axes")
-    d_ff, d_model = inner.shape
+    d_ff, d_model = matrix_of(arrays, "encoder/layer_0/ffn/linear_0/weight", path).shape
     depths = [
         len({match[1] for name in arrays if (match := re.match(rf"{side}/layer_(\d+)/", name))})
         for side in _SIDES
@@ -288,12 +284,8 @@ def write_ctranslate2(translator: Translator, folder: Path, dtype: str = "float3
         UserError: The model is of an architecture that CTranslate2 has not.
     """
     config, (source, target) = translator.model.config, translator.vocabularies
-    check_expressible(config, "CTranslate2")
-    if config.position_encoding in ("index", "none"):
-        raise UserError(
-            f"position_encoding {config.position_encoding!r} cannot be expressed in CTranslate2, "
-            "only sinusoids and learned positions"
-        )
+    layouts = get_args(SinusoidLayout)
+    check_expressible(config, "CTranslate2", position_encoding=[*layouts, "learned"])
     variables = _fused(arrays_from_params(pairs_of(config, NAMES), translator.params))
     uses = list(NAMES.tables.values())
     for before, use in itertools.pairwise(uses):

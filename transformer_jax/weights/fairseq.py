@@ -15,7 +15,7 @@ import numpy as np
 from transformer_jax.config.languages import is_direction, languages_of
 from transformer_jax.data.vocabulary import EOS_ID
 from transformer_jax.errors import UserError
-from transformer_jax.weights.correspondence import Ids
+from transformer_jax.weights.correspondence import Ids, matrix_of
 from transformer_jax.weights.foreign import ForeignModel, assemble, plain_options
 from transformer_jax.weights.numbering import find_pieces, make_vocabularies, number_tokens
 from transformer_jax.weights.torch_files import TorchFile
@@ -137,9 +137,7 @@ def _fields(
         for name in ("attention_heads", "normalize_before", "layers")
     }
     heads, before, depths = pairs["attention_heads"], pairs["normalize_before"], pairs["layers"]
-    inner = arrays.get("encoder.layers.0.fc1.weight")
-    if inner is None or inner.ndim != 2:
-        raise UserError(f"{path} has no array 'encoder.layers.0.fc1.weight' of two axes")
+    inner = matrix_of(arrays, "encoder.layers.0.fc1.weight", path)
     for name, both in pairs.items():
         if name != "layers" and both[0] != both[1]:
             raise UserError(f"{path}: {name} of encoder and decoder are {both!r:.80}, not the same")

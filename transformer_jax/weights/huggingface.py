@@ -25,6 +25,7 @@ from transformer_jax.weights.correspondence import (
     Names,
     arrays_from_params,
     check_expressible,
+    matrix_of,
     pairs_of,
 )
 from transformer_jax.weights.foreign import ForeignModel, Settings, assemble, choose_start
@@ -153,17 +154,15 @@ def write_huggingface(translator: Translator, folder: Path) -> None:
     from safetensors.numpy import save_file
 
     config, vocabularies = translator.model.config, translator.vocabularies
-    check_expressible(config, "Hugging Face's Marian")
-    for name, values in (
-        ("norm_placement", ["post"]), ("position_encoding", ["paper", "concatenated"]),
-        ("first_position", [0]), ("scale_embeddings", [True]),
-        ("tied_embeddings", ["all", "decoder"]),
-    ):  # fmt: skip
-        if (value := getattr(config, name)) not in values:
-            raise UserError(
-                f"{name} {value!r} cannot be expressed in Hugging Face's Marian, only "
-                f"{' or '.join(map(repr, values))}: nothing was written"
-            )
+    check_expressible(
+        config,
+        "Hugging Face's Marian",
+        norm_placement=["post"],
+        position_encoding=["paper", "concatenated"],
+        first_position=[0],
+        scale_embeddings=[True],
+        tied_embeddings=["all", "decoder"],
+    )
     for vocabulary in vocabularies:
         if vocabulary.pieces is None:
             raise UserError(
@@ -270,10 +269,7 @@ def _fields(
         checked.append((names.tables["target"], ("decoder_vocab_size", "d_model")))
     checked.append(("model.encoder.layers.0.fc1.weight", ("encoder_ffn_dim", "d_model")))
     for name, sizes in checked:
-        array = arrays.get(name)
-        if array is None or array.ndim != 2:
-            raise UserError(f"{path} has no array {name!r} of two axes")
-        for size, rows in zip(sizes, array.shape):
+        for size, rows in zip(sizes, matrix_of(arrays, name, path).shape):
             settings.check(size, rows)
     for side in ("encoder", "decoder"):
         settings.integer(f"{side}_layers", len(arrays), least=1)

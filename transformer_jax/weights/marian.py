@@ -22,6 +22,7 @@ from transformer_jax.weights.correspondence import (
     Names,
     arrays_from_params,
     check_expressible,
+    matrix_of,
     pairs_of,
 )
 from transformer_jax.weights.foreign import ForeignModel, assemble
@@ -180,9 +181,7 @@ def _fields(
 ) -> dict[str, Any]:
     """Fields of `ModelConfig`; sizes are compared with the arrays before memory is taken."""
     for option, name in (("dim-emb", "encoder_Wemb"), ("transformer-dim-ffn", "encoder_l1_ffn_W1")):
-        array = arrays.get(name)
-        if array is None or array.ndim != 2:
-            raise UserError(f"{path} has no array {name!r} of two axes")
+        array = matrix_of(arrays, name, path)
         if options.get(option) != array.shape[1]:
             raise UserError(
                 f"{path}: {option} is {options.get(option)!r:.80}, but {name} has the shape "
@@ -234,16 +233,15 @@ def write_marian(translator: Translator, folder: Path) -> None:
         UserError: The model cannot be expressed there.
     """
     config, vocabularies = translator.model.config, translator.vocabularies
-    check_expressible(config, "Marian")
-    for name, values in (
-        ("position_encoding", ["t2t"]), ("first_position", [0]), ("scale_embeddings", [True]),
-        ("start_id", [0]), ("activation", ["relu", "swish"]),
-    ):  # fmt: skip
-        if (value := getattr(config, name)) not in values:
-            raise UserError(
-                f"{name} {value!r} cannot be expressed in Marian, only "
-                f"{' or '.join(map(repr, values))}: nothing was written"
-            )
+    check_expressible(
+        config,
+        "Marian",
+        position_encoding=["t2t"],
+        first_position=[0],
+        scale_embeddings=[True],
+        start_id=[PAD_ID],
+        activation=_REQUIRED["transformer-ffn-activation"],
+    )
     names = names_of(config.norm_placement)
     arrays = arrays_from_params(pairs_of(config, names), translator.params)
     if config.tied_embeddings == "all":
