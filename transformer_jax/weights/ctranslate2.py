@@ -92,7 +92,7 @@ def read_ctranslate2(folder: Path) -> ForeignModel:
         UserError: A file is missing or damaged, or the model is of another kind.
     """
     path = folder / "model.bin"
-    settings = Settings(folder / "config.json")
+    settings = Settings.read(folder / "config.json")
     variables = read_variables(path)
     scalars = {name: variables.pop(name) for name in [*variables] if not variables[name].ndim}
     arrays = dict(_split(_unquantized(variables, scalars, path), path))

@@ -159,9 +159,19 @@ def assemble(
 
 
 class Settings:
-    """The values of a JSON file, checked one by one as they are asked for."""
+    """The options of a model, checked one by one as they are asked for."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, values: dict[str, Any]):
+        """Keep options.
+
+        Args:
+            path: The file that they stand in, for messages.
+            values: Name -> value.
+        """
+        self.path, self.values = path, values
+
+    @classmethod
+    def read(cls, path: Path) -> "Settings":
         """Read a file.
 
         Args:
@@ -170,7 +180,6 @@ class Settings:
         Raises:
             UserError: It is missing, or is none.
         """
-        self.path = path
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
@@ -179,7 +188,7 @@ class Settings:
             raise UserError(f"{path} is damaged: {error}") from None
         if not isinstance(values, dict):
             raise UserError(f"{path} is damaged: it holds no object")
-        self.values: dict[str, Any] = values
+        return cls(path, values)
 
     def integer(self, name: str, most: int, least: int = 0) -> int:
         """Return a whole number from `least` to `most`."""

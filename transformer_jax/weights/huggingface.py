@@ -72,7 +72,7 @@ def read_huggingface(folder: Path) -> ForeignModel:
     Raises:
         UserError: A file is missing or damaged, or the model is of another kind.
     """
-    settings = Settings(folder / "config.json")
+    settings = Settings.read(folder / "config.json")
     settings.check("model_type", "marian")
     settings.check("share_encoder_decoder_embeddings", True, False, None)
     shared = settings.values.get("share_encoder_decoder_embeddings") is not False
@@ -321,7 +321,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 def _read_numbers(path: Path, size: int) -> dict[str, int]:
     """Read vocab.json: the id of each spelling, each below `size`, no two alike."""
-    settings = Settings(path)
+    settings = Settings.read(path)
     for spelling in settings.values:
         settings.integer(spelling, size - 1)
     numbers = settings.values
@@ -356,7 +356,7 @@ def _read_tokenizer(path: Path) -> tuple[tuple[str, str] | None, bool, int]:
     a text, which is a huge number where that is not limited."""
     if not path.is_file():
         return None, False, sys.maxsize
-    settings = Settings(path)
+    settings = Settings.read(path)
     settings.check("separate_vocabs", True, False, None)
     values = settings.values
     direction = f"{values.get('source_lang')}-{values.get('target_lang')}"

@@ -25,7 +25,7 @@ from transformer_jax.weights.correspondence import (
     matrix_of,
     pairs_of,
 )
-from transformer_jax.weights.foreign import ForeignModel, assemble
+from transformer_jax.weights.foreign import ForeignModel, Settings, assemble
 from transformer_jax.weights.marian_files import (
     read_bin,
     read_npz,
@@ -121,18 +121,18 @@ def read_marian(path: Path) -> ForeignModel:
         UserError: A file is missing or damaged, or the model is of another kind.
     """
     arrays = read_bin(path) if path.suffix == ".bin" else read_npz(path)
-    options = _read_options(path, arrays.pop(_OPTIONS, None))
-    placement = _check_options(path, options)
+    options = Settings(path, _read_options(path, arrays.pop(_OPTIONS, None)))
+    placement = _check_options(options)
     names = names_of(placement)
     arrays = _in_our_names(arrays, names)
-    fields = {**_fields(options, arrays, path), "norm_placement": placement}
+    fields = {**_fields(options, arrays), "norm_placement": placement}
     sides = [
         number_tokens(tokens, _special(tokens, file), file)
         for file in vocabulary_files(path)
         for tokens in [read_tokens(file)]
     ]
     vocabularies = make_vocabularies(sides, find_pieces(path.parent))
-    longest = options.get("max-length")
+    longest = options.values.get("max-length")
     longest = longest if type(longest) is int and longest > 1 else _LONGEST
     ids = Ids(sides[0].ids, sides[-1].ids)
     return assemble(path, arrays, names, ids, vocabularies, fields, longest)
@@ -144,21 +144,18 @@ def _read_options(path: Path, array: np.ndarray | None) -> dict[str, Any]:
     return read_options(array.tobytes().replace(b"\0", b""), f"{path}: {_OPTIONS}")
 
 
-def _check_options(path: Path, options: Mapping[str, Any]) -> str:
+def _check_options(options: Settings) -> str:
     """Raise UserError for what ours cannot be; return `ModelConfig.norm_placement`."""
     for option, values in _REQUIRED.items():
-        found = options.get(option)
-        if not any(type(found) is type(value) and found == value for value in values):
-            known = " or ".join(repr(value) for value in values if value is not None)
-            raise UserError(f"{path}: {option} is {found!r:.80}, and only {known} can be imported")
+        options.check(option, *values)
     steps = tuple(
-        str(options.get(f"transformer-{name}") or "")
+        str(options.values.get(f"transformer-{name}") or "")
         for name in ("preprocess", "postprocess", "postprocess-top")
     )
     if steps not in _NORMS:
         raise UserError(
-            f"{path}: transformer-preprocess, -postprocess and -postprocess-top are {steps!r:.80}, "
-            "and only '', 'dan', '' or 'n', 'da', 'n' can be imported"
+            f"{options.path}: transformer-preprocess, -postprocess and -postprocess-top are "
+            f"{steps!r:.80}, and only '', 'dan', '' or 'n', 'da', 'n' can be imported"
         )
     return _NORMS[steps]
 
@@ -176,31 +173,22 @@ def _in_our_names(arrays: Mapping[str, np.ndarray], names: Names) -> dict[str, n
     return found
 
 
-def _fields(
-    options: Mapping[str, Any], arrays: Mapping[str, np.ndarray], path: Path
-) -> dict[str, Any]:
+def _fields(options: Settings, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Fields of `ModelConfig`; sizes are compared with the arrays before memory is taken."""
     for option, name in (("dim-emb", "encoder_Wemb"), ("transformer-dim-ffn", "encoder_l1_ffn_W1")):
-        array = matrix_of(arrays, name, path)
-        if options.get(option) != array.shape[1]:
+        array, found = matrix_of(arrays, name, options.path), options.values.get(option)
+        if found != array.shape[1]:
             raise UserError(
-                f"{path}: {option} is {options.get(option)!r:.80}, but {name} has the shape "
-                f"{array.shape}"
+                f"{options.path}: {option} is {found!r:.80}, but {name} has the shape {array.shape}"
             )
-    for option, most in (
-        ("transformer-heads", arrays["encoder_Wemb"].shape[1]), ("enc-depth", len(arrays)),
-        ("dec-depth", len(arrays)),
-    ):  # fmt: skip
-        value = options.get(option)
-        if type(value) is not int or not 1 <= value <= most:
-            raise UserError(f"{path}: {option} must be a whole number from 1 to {most}")
+    d_model = arrays["encoder_Wemb"].shape[1]
     return {
-        "d_model": arrays["encoder_Wemb"].shape[1],
+        "d_model": d_model,
         "d_ff": arrays["encoder_l1_ffn_W1"].shape[1],
-        "num_heads": options["transformer-heads"],
-        "num_layers": options["enc-depth"],
-        "decoder_layers": options["dec-depth"],
-        "activation": options["transformer-ffn-activation"],
+        "num_heads": options.integer("transformer-heads", d_model, least=1),
+        "num_layers": options.integer("enc-depth", len(arrays), least=1),
+        "decoder_layers": options.integer("dec-depth", len(arrays), least=1),
+        "activation": options.values["transformer-ffn-activation"],
         "norm_epsilon": _EPSILON,
         "position_encoding": "t2t",
         "start_id": PAD_ID,  # the vector of zeros
