@@ -9,7 +9,7 @@ import pytest
 
 from tests.small_job import write_text
 from transformer_jax.cli import COMMANDS, main
-from transformer_jax.data.preparation import Manifest
+from transformer_jax.data.manifest import Manifest
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--preset", "tiny", "--parallel", "jit", "--vocabulary", "whitespace",

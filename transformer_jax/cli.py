@@ -42,7 +42,7 @@ Flat = tyro.conf.OmitArgPrefixes
 # Options whose values are text, not paths.
 _TEXTS = ("--source", "--target")
 # Options that take a source file and a target file.
-_PAIRS = ("--train", "--validation", "--test")
+_PAIRS = ("--train", "--validation", "--mixed-text", "--test")
 
 COMMANDS = {
     "train": TrainCommand,
@@ -69,6 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
             return
         check_options(arguments)
         _check_pairs(arguments)
+        _check_rates(arguments)
         arguments = [*map(_with_home, arguments)]
         command = tyro.cli(
             Flat[_union(arguments)],  # type: ignore[misc]
@@ -108,6 +109,16 @@ def _check_pairs(arguments: list[str]) -> None:
                     f"{option} takes a source file and a target file, not "
                     f"{' '.join(given) or 'nothing'}"
                 )
+
+
+def _check_rates(arguments: list[str]) -> None:
+    """Raise UserError where the peak of the learning rate is given in two ways."""
+    factor, peak = (_value_of(name, arguments) for name in ("--lr-factor", "--peak-learning-rate"))
+    if factor is not None and peak not in (None, "None"):
+        raise UserError(
+            f"--lr-factor {factor} and --peak-learning-rate {peak} both set the peak of the "
+            "learning rate: leave one out"
+        )
 
 
 def _union(arguments):

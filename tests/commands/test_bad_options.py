@@ -19,7 +19,25 @@ from tests.commands.bad_input import (
 CASES = {
     "an option of other toolkits": (
         no_setup, ["train", "--run-dir", "new", "--learning-rate", "1e-3"],
-        "there is no option --learning-rate: the schedule of section 5.3 is scaled by --lr-factor",
+        "there is no option --learning-rate: --peak-learning-rate sets the rate at the end of --",
+    ),
+    "two peaks of the learning rate": (
+        no_setup, [*TRAIN, "--lr-factor", "0.5", "--peak-learning-rate", "1e-4"],
+        "--lr-factor 0.5 and --peak-learning-rate 1e-4 both set the peak of the learning rate: le",
+    ),
+    "a peak that is none": (
+        no_setup, [*TRAIN, "--peak-learning-rate", "0"], "peak_learning_rate 0.0 must be positive",
+    ),
+    "frozen parameters of another toolkit": (
+        no_setup, [*TRAIN, "--frozen", "encoder.layers.0"],
+        "frozen 'encoder.layers.0' is no part of the model; did you mean 'encoder_0'?",
+    ),
+    "everything frozen": (
+        no_setup, [*TRAIN, "--frozen", "*"], "frozen *: that is all of the model, and nothing is l",
+    ),
+    "another rate without a word": (
+        no_setup, [*GO_ON, "--peak-learning-rate", "0.1"],
+        "optimizer.peak_learning_rate = None and cannot be resumed with 0.1: use the old value",
     ),
     "another size than that of the vocabulary taken over": (
         no_setup, [*TRAIN[:1], "--run-dir", "new", "--init-from", "run", "--vocab-size", "8000"],

@@ -44,7 +44,7 @@ from transformer_jax.errors import UserError
         (lambda: OptimizerConfig(label_smoothing=None), "label_smoothing None must be of type"),
         (
             lambda: DataConfig(corpus="c", train=("a", "b")),
-            "leave train, validation and dataset out",
+            "leave train, validation, mixed_text and dataset out",
         ),
         (
             lambda: RunConfig(ModelConfig(position_encoding="learned", max_positions=64)),
@@ -121,7 +121,7 @@ def test_config_defaults_are_the_papers():
     assert asdict(OptimizerConfig()) == {
         "lr_factor": 1.0, "warmup_steps": 4000, "beta1": 0.9, "beta2": 0.98, "epsilon": 1e-9,
         "label_smoothing": 0.1, "accumulation_steps": 1, "clip_norm": None, "ema_decay": None,
-        "logits_block": None,
+        "logits_block": None, "peak_learning_rate": None, "schedule": "paper", "frozen": (),
     }  # fmt: skip
     search = Search()
     assert (search.method, search.beam_size, search.length_penalty, search.alpha) == (

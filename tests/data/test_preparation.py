@@ -7,7 +7,8 @@ import pytest
 
 from transformer_jax import DataConfig
 from transformer_jax.data.corpus import Corpus, CorpusError
-from transformer_jax.data.preparation import Manifest, cache_folder, prepare, prepare_cached
+from transformer_jax.data.manifest import Manifest
+from transformer_jax.data.preparation import cache_folder, prepare, prepare_cached
 from transformer_jax.data.text import TextError
 from transformer_jax.errors import UserError
 

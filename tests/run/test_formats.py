@@ -13,7 +13,7 @@ from transformer_jax import RunConfig, Search, UserError, train
 from transformer_jax.cli import COMMANDS
 from transformer_jax.config.renamed import FIELDS, HINTS, OPTIONS, rename_fields
 from transformer_jax.data.corpus import Corpus, CorpusError
-from transformer_jax.data.preparation import Manifest
+from transformer_jax.data.manifest import Manifest
 from transformer_jax.run.formats import upgrade_metadata
 
 TABLE = Path(__file__).parents[2] / "docs" / "formats.md"

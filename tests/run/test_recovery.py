@@ -17,7 +17,7 @@ from tests.small_job import configuration, last_fingerprints
 from transformer_jax import Translator
 from transformer_jax.cli import main
 from transformer_jax.data.corpus import CorpusError
-from transformer_jax.data.preparation import Manifest
+from transformer_jax.data.manifest import Manifest
 from transformer_jax.devices.signals import Interrupted
 from transformer_jax.errors import UserError
 from transformer_jax.files import folder_lock

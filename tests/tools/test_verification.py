@@ -14,8 +14,10 @@ import pytest
 
 from tests.small_job import configuration
 from transformer_jax import OptimizerConfig
+from transformer_jax.commands.verify_resume import VerifyResumeCommand
 from transformer_jax.errors import UserError
 from transformer_jax.run.checkpoints import Checkpoints
+from transformer_jax.run.folder import Run
 from transformer_jax.tools.verification import (
     ResumeReport,
     Topology,
@@ -159,6 +161,25 @@ def test_verify_resume_passes(tmp_path):
     assert re.search(r"killed after updates \d+, \d+$", lines[0])
     assert [line.split()[-1] for line in lines[1:-1]] == ["equal"] * 5
     assert lines[-1] == "killed jobs resume exactly"
+
+
+@pytest.mark.slow
+def test_verify_resume_passes_across_a_change_of_the_optimizer(tmp_path):
+    """The second kill is after the change, before a checkpoint with the new settings."""
+    shown, _ = verify(tmp_path, PACKAGE.parent, 0, "--change-optimizer", "--seed", "3")
+    assert [line.split()[-1] for line in shown.splitlines()[1:-1]] == ["equal"] * 5
+    first, second = map(int, re.findall(r"\d+", shown.splitlines()[0]))
+    assert first < 20 < second < 30
+    for name in ("whole", "killed"):
+        run = Run.open(tmp_path / "runs" / name)
+        assert [(change.step, change.before.lr_factor) for change in run.changes] == [(20, 1.0)]
+        assert run.config.optimizer.lr_factor == 0.5
+
+
+def test_verify_resume_makes_one_proof_at_a_time(tmp_path):
+    command = VerifyResumeCommand(tmp_path / "new", change_optimizer=True, topologies=("1",))
+    with pytest.raises(UserError, match="ask for one at a time"):
+        command.run()
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import yaml
 
 from tests.weights.folders import MAKERS
 from tests.weights.torch_writer import write_torch
+from transformer_jax import __version__
 from transformer_jax.cli import main
 from transformer_jax.weights.ctranslate2_files import read_variables, write_variables
 from transformer_jax.weights.marian_files import read_npz
@@ -196,8 +197,25 @@ BAD = {
             arrays(lambda a: a.update(x=np.array([print], dtype=object))), "is damaged"
         ),
         "no vocabulary": (
-            lambda folder: [(folder / n).unlink() for n in ("vocab.yml", "decoder.yml")],
-            "has 0 files *vocab*.yml",
+            lambda folder: [
+                (folder / name).unlink()
+                for name in ("vocab.yml", "decoder.yml", "source.spm", "target.spm")
+            ],
+            "has 0 vocabularies of the model: put *vocab*.yml or an .spm file",
+        ),
+        "factors of words": (
+            content("decoder.yml", b"vocabs: [vocab.fsv, vocab.fsv]"),
+            "vocab.fsv is a factored vocabulary, which is not read",
+        ),
+        "a text": (
+            content("decoder.yml", b"vocabs: [vocab.txt]"), "vocab.txt is neither .yml nor .spm"
+        ),
+        "no SentencePiece model": (
+            lambda folder: [
+                content("decoder.yml", b"vocabs: [source.spm, target.spm]")(folder),
+                content("source.spm", b"x")(folder),
+            ],
+            "source.spm: not a SentencePiece model",
         ),
         "a line": (content("vocab.yml", b"</s>: 0\nno number\n"), "vocab.yml, line 2: 'no number'"),
         "a gap": (content("vocab.yml", b"</s>: 0\n<unk>: 2\n"), "ids are not those from 0 to 1"),
@@ -279,13 +297,22 @@ def test_export_command_writes_a_folder_and_overwrites_nothing(tmp_path, monkeyp
     main(["export", "ct2", "--run-dir", "run", "--format", "ctranslate2", "--dtype", "int8"])
     names = {path.name for path in (tmp_path / "ct2").iterdir()}
     assert names == {
-        "model.bin", "config.json", "shared_vocabulary.json", "source.spm", "target.spm"
+        "model.bin", "config.json", "shared_vocabulary.json", "source.spm", "target.spm",
+        "export.json",
     }  # fmt: skip
     main(["export", "hf", "--run-dir", "run", "--format", "huggingface"])
     shown = capsys.readouterr().out
     assert "ct2: exported from run as ctranslate2" in shown
     # Its epsilon is 1e-6 here, which is 1e-5 there.
-    assert "log-probabilities of random sentences differ by at most" in shown
+    record = json.loads((tmp_path / "hf" / "export.json").read_text())
+    difference = record.pop("largest_difference_of_log_probabilities")
+    assert f"random sentences differ by at most {difference:.1e}" in shown and difference > 0
+    assert record == {
+        "version": __version__, "checkpoint": "step 0", "norm_epsilon": 1e-6,
+        "exported_norm_epsilon": 1e-5,
+    }  # fmt: skip
+    record = json.loads((tmp_path / "ct2" / "export.json").read_text())
+    assert record["exported_norm_epsilon"] is None
     for words, message in (
         ("ct2 --run-dir run --format ctranslate2", "ct2 exists and is not empty: choose another"),
         ("new --run-dir none --format ctranslate2", "none is not a run folder"),

@@ -107,6 +107,17 @@ def test_imported_run_translates_without_its_source(name, tmp_path):
     np.testing.assert_allclose(scores, expected.score(LINES[:4], LINES[4:8]), rtol=1e-6)
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_pieces_alone_are_a_vocabulary_of_marian(tmp_path, named):
+    """Its ids are those of a SentencePiece model, where there is no list of tokens."""
+    path = MAKERS["marian"](tmp_path)
+    (tmp_path / "vocab.yml").unlink()
+    (tmp_path / "decoder.yml").write_text("vocabs: [source.spm, source.spm]\n")
+    if not named:
+        (tmp_path / "decoder.yml").unlink()
+    check_equal_models(make_translator(**OPTIONS["marian"]), read_marian(path))
+
+
 REFUSED = {
     "d_k": ({"d_k": 4, "d_v": 8}, "d_k 4 cannot be expressed in {}, only 8"),
     "additive": (

@@ -19,7 +19,7 @@ from transformer_jax.data.vocabulary import Vocabularies, VocabularyError
 from transformer_jax.models.families import build_model
 from transformer_jax.run.variables import load_variables
 from transformer_jax.tasks import Task
-from transformer_jax.weights import import_model
+from transformer_jax.weights import export_model, import_model
 from transformer_jax.weights.correspondence import arrays_from_params, pairs_of
 from transformer_jax.weights.huggingface import names_of, read_huggingface
 
@@ -122,6 +122,24 @@ def test_imported_run_is_like_any_other(folder, tmp_path, capsys, monkeypatch):
     assert Translator.load("run").score(["the dog sleeps ."], ["the dog"]) == [score]
     with pytest.raises(SystemExit, match="imported from foreign, and no training to resume"):
         main(["train", "--run-dir", "run"])
+
+
+def test_tag_of_an_imported_model_begins_every_source(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["import", "foreign", "--run-dir", "tagged", "--source-tag", ">>deu<<"])
+    import_model(folder, "plain")
+    tagged, plain = (Translator.load(name) for name in ("tagged", "plain"))
+    lines = ["the dog sleeps .", ">>deu<< the dog"]
+    spelled = [">>deu<< the dog sleeps .", ">>deu<< the dog"]
+    assert tagged.vocabularies.source.encode(lines[0])[0] == 4
+    np.testing.assert_array_equal(tagged.score(lines, lines), plain.score(spelled, lines))
+    assert Run.open(tmp_path / "tagged").config.data.source_tag == ">>deu<<"
+    with pytest.raises(UserError, match=r"source_tag >>fra<<: the model has no such token"):
+        import_model(folder, "other", ">>fra<<")
+    export_model("plain", "safetensors", "one.safetensors")
+    with pytest.raises(UserError, match="has what its run began with: leave it out"):
+        import_model("one.safetensors", "other", ">>deu<<")
+    assert not (tmp_path / "other").exists()
 
 
 def test_imported_model_is_trained_further(folder, tmp_path, monkeypatch):

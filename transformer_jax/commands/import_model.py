@@ -19,9 +19,11 @@ class ImportCommand:
     .bin of Marian, or .pt of fairseq, with its vocabulary beside it; or a .safetensors of ours."""
     run_dir: Path
     """The run folder to make."""
+    source_tag: str | None = None
+    """A token that every source begins with, as >>deu<< in models of several target languages."""
 
     def run(self) -> None:
         from transformer_jax.weights.imports import import_model
 
-        run = import_model(self.model, self.run_dir)
+        run = import_model(self.model, self.run_dir, self.source_tag)
         print(f"{run.folder}: imported from {self.model}")

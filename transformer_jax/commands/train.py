@@ -28,6 +28,9 @@ class TrainCommand:
     fit_memory: bool = False
     """Divide each update into the fewest batches that fit in memory: batch_tokens falls as
     accumulation_steps rises."""
+    change_optimizer: bool = False
+    """Let a run that has started go on with the optimizer's settings given here, from its newest
+    checkpoint; the change is recorded in config.json."""
     profile: int = 0
     """Steps to trace with the profiler, into profile/ in the run folder, for TensorBoard."""
     distributed: bool = False
@@ -56,6 +59,7 @@ class TrainCommand:
                 self.run_dir,
                 init_from=self.init_from,
                 fit_memory=self.fit_memory,
+                change_optimizer=self.change_optimizer,
                 profile=self.profile,
             )
             if is_first():

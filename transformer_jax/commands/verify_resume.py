@@ -24,6 +24,8 @@ class VerifyResumeCommand:
     """Updates of each run, instead of the configuration's steps; saved after each quarter."""
     kills: int = 3
     """Number of SIGKILLs, after random updates."""
+    change_optimizer: bool = False
+    """Halve the learning rate in the middle of both runs, as train --change-optimizer does."""
     topologies: tuple[str, ...] = ()
     """Train again, a part on each of these topologies: N virtual CPU devices, or PxN of P
     processes, as in 1 8 2x4 4:fsdp=2,tensor=2; losses must agree."""
@@ -34,12 +36,18 @@ class VerifyResumeCommand:
     def run(self) -> None:
         from transformer_jax.tools.verification import Topology, verify_moves, verify_resume
 
+        if self.change_optimizer and self.topologies:
+            raise UserError(
+                "--change-optimizer and --topologies are two proofs: ask for one at a time"
+            )
         topologies = [Topology.parse(text) for text in self.topologies]
         if len(topologies) > self.updates:
             raise UserError(
                 f"updates {self.updates} are fewer than the {len(topologies)} topologies"
             )
-        verdict = verify_resume(self.config, self.output, self.updates, self.kills)
+        verdict = verify_resume(
+            self.config, self.output, self.updates, self.kills, self.change_optimizer
+        )
         print(verdict)
         if not verdict.passed:
             raise UserError(f"killed jobs do not resume exactly; both runs are in {self.output}")

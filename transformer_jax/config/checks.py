@@ -3,11 +3,19 @@
 import dataclasses
 import math
 import typing
+import unicodedata
 from typing import Literal
 
 from transformer_jax.errors import MAX_INT32, UserError, did_you_mean, is_encodable
 
-__all__ = ["ConfigError", "check_positive", "check_types", "from_json_value", "require"]
+__all__ = [
+    "ConfigError",
+    "check_positive",
+    "check_tag",
+    "check_types",
+    "from_json_value",
+    "require",
+]
 
 
 class ConfigError(UserError):
@@ -23,6 +31,12 @@ def check_positive(config, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         require(value is None or value > 0, f"{name} {value} must be positive")
+
+
+def check_tag(name: str, tag: str | None) -> None:
+    """Raise ConfigError for a tag that is not one visible word."""
+    visible = tag is None or all(unicodedata.category(sign)[0] not in "CZ" for sign in tag)
+    require(visible and tag != "", f"{name} {tag!r} must be visible characters without a space")
 
 
 def check_types(config) -> None:
@@ -62,6 +76,9 @@ def from_json_value(kind, tree, path):
     if type(None) in arguments:
         return None if tree is None else from_json_value(arguments[0], tree, path)
     if typing.get_origin(kind) is tuple:
+        if arguments[1:] == (...,):
+            require(isinstance(tree, list), f"{where} must be a list, not {tree!r:.80}")
+            arguments = arguments[:1] * len(tree)
         fits = isinstance(tree, list) and len(tree) == len(arguments)
         require(fits, f"{where} must be a list of {len(arguments)}, not {tree!r:.80}")
         parts = zip(arguments, tree)

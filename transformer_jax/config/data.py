@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from transformer_jax.config.checks import check_positive, check_types, require
+from transformer_jax.config.checks import check_positive, check_tag, check_types, require
 from transformer_jax.config.languages import is_direction, languages_of
 
 __all__ = ["DataConfig"]
@@ -21,6 +21,11 @@ class DataConfig:
     """Source file and target file, UTF-8, one sentence per line."""
     validation: PathPair | None = None
     """Source file and target file to evaluate on while training."""
+    mixed_text: PathPair | None = None
+    """Source file and target file of other text, mixed into the training text: with the text of
+    --init-from a model that is fine-tuned forgets less of it."""
+    mixed_ratio: float = 1.0
+    """Pairs of mixed_text for each pair of the training text."""
     dataset: str | None = None
     """A dataset instead of files: grammar, text, multi30k, wmt14_translate or wmt16_translate."""
     direction: str | None = None
@@ -34,6 +39,14 @@ class DataConfig:
     ~/.cache/transformer_jax."""
     vocabulary: Literal["bpe", "unigram", "whitespace"] = "bpe"
     """SentencePiece BPE or unigram, trained on the text; or tokens separated by spaces."""
+    text_normalization: Literal["none", "nfc", "nfkc", "moses"] = "none"
+    """What is done to text first: nfc or nfkc of Unicode, or Moses' normalisation of punctuation,
+    which depends on the language."""
+    word_splitting: Literal["none", "moses"] = "none"
+    """Split text into words before the vocabulary cuts it, as Moses' tokenizer does, and join words
+    of translations by its detokenizer."""
+    source_tag: str | None = None
+    """A word that every source begins with, as the name of the language to translate to."""
     max_length: int = 256
     """Most tokens per side, EOS included; longer pairs are left out of training and counted."""
     batch_tokens: int = 25_000
@@ -43,10 +56,13 @@ class DataConfig:
 
     def __post_init__(self):
         check_types(self)
-        check_positive(self, "max_length", "batch_tokens", "max_batch_shapes")
+        check_positive(self, "max_length", "batch_tokens", "max_batch_shapes", "mixed_ratio")
+        check_tag("source_tag", self.source_tag)
+        texts = (self.train, self.validation, self.mixed_text, self.dataset)
         require(
-            self.corpus is None or (self.train, self.validation, self.dataset) == (None,) * 3,
-            f"corpus {self.corpus} is prepared text: leave train, validation and dataset out",
+            self.corpus is None or texts == (None,) * 4,
+            f"corpus {self.corpus} is prepared text: leave train, validation, mixed_text and "
+            "dataset out",
         )
         require(
             self.dataset is None or (self.train is None and self.validation is None),

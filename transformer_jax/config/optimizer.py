@@ -1,6 +1,7 @@
 """The optimizer, its schedule and the objective."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from transformer_jax.config.checks import check_positive, check_types, require
 
@@ -17,6 +18,11 @@ class OptimizerConfig:
     warmup_steps: int = 4000
     """Steps over which the learning rate grows; its peak is lr_factor / sqrt(d_model *
     warmup_steps)."""
+    peak_learning_rate: float | None = None
+    """Learning rate at the end of the warm-up, in place of the one that lr_factor gives; suits
+    fine-tuning, where it is far below that of training."""
+    schedule: Literal["paper", "constant"] = "paper"
+    """After the warm-up the learning rate falls as step^-0.5 (paper) or stays (constant)."""
     beta1: float = 0.9
     """Adam's decay of the first moment."""
     beta2: float = 0.98
@@ -35,10 +41,13 @@ class OptimizerConfig:
     """Target tokens per block of logits, whose gradient is computed with the loss. None is all of a
     batch with the kernels called definition; with others at most 256, or a sixteenth of the batch
     if that is more. Numbers are equal up to rounding."""
+    frozen: tuple[str, ...] = ()
+    """Parameters that keep their values: names of parts, such as embedding or encoder_0, in which *
+    stands for anything, as in encoder_* or */bias."""
 
     def __post_init__(self):
         check_types(self)
-        check_positive(self, "lr_factor", "warmup_steps", "epsilon")
+        check_positive(self, "lr_factor", "warmup_steps", "epsilon", "peak_learning_rate")
         check_positive(self, "accumulation_steps", "clip_norm", "logits_block")
         for name in ("beta1", "beta2", "label_smoothing", "ema_decay"):
             value = getattr(self, name)

@@ -70,8 +70,11 @@ def check_fields(tree: Any) -> None:
 
 # What users of other toolkits look for -> the options that they type.
 _HINTS = {
-    "the schedule of section 5.3 is scaled by --lr-factor, and --warmup-steps sets its peak (see "
-    "`transformer-jax schedule`)": "--learning-rate --lr",
+    "--peak-learning-rate sets the rate at the end of --warmup-steps, --lr-factor scales that of "
+    "section 5.3, and --schedule says what follows (see `transformer-jax schedule`)": "--learning-"
+    "rate --lr",
+    "use --schedule": "--lr-scheduler --lr-scheduler-type",
+    "use --frozen": "--freeze --freeze-encoder --finetune-only",
     "batches are measured in tokens: use --batch-tokens": "--batch-size --max-tokens "
     "--per-device-train-batch-size",
     "training is measured in updates: use --steps": "--epochs --max-epoch --num-train-epochs",

@@ -16,7 +16,7 @@ from transformer_jax.config.train import TrainConfig
 __all__ = ["RunConfig"]
 
 # Fields of DataConfig that say where text is, not what is done with it.
-_PATH_FIELDS = ("train", "validation", "data_dir", "corpus", "cache_dir")
+_PATH_FIELDS = ("train", "validation", "mixed_text", "data_dir", "corpus", "cache_dir")
 # Fields that decide the numbers of a run up to rounding at most.
 _OTHER_FIELDS = (*(f"data.{name}" for name in _PATH_FIELDS), "model.kernels", "model.remat")
 
@@ -62,6 +62,7 @@ class RunConfig:
     def without_text(self) -> "RunConfig":
         """Return this configuration without its text and its folders."""
         text: dict[str, Any] = dict.fromkeys((*_PATH_FIELDS, "dataset", "direction"))
+        text["mixed_ratio"] = 1.0
         data, train = replace(self.data, **text), replace(self.train, checkpoint_dir=None)
         return replace(self, data=data, train=train)
 

@@ -58,6 +58,11 @@ class PieceVocabulary(ListedVocabulary):
         end = text.find("<<") if text.startswith(">>") else -1
         return ("", text) if end < 0 else (text[: end + 2], text[end + 2 :])
 
+    def spellings(self) -> list[str]:
+        """List the pieces of the model itself, by its own ids."""
+        processor = self._processor
+        return [processor.id_to_piece(number) for number in range(processor.get_piece_size())]
+
     def decode(self, ids: Iterable[int]) -> str:
         pieces = self.tokens(number for number in ids if number > BOS_ID)
         return self._processor.decode(pieces).replace(_SPACE, " ").strip()

@@ -2,30 +2,28 @@
 of."""
 
 import contextlib
-import dataclasses
 import hashlib
 import itertools
-import json
 import logging
 import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from transformer_jax.config import ConfigError, DataConfig
-from transformer_jax.config.checks import from_json_value
+from transformer_jax.config import DataConfig
 from transformer_jax.config.languages import check_direction
 from transformer_jax.data.corpus import Corpus, CorpusError, note_direction, write_corpus
+from transformer_jax.data.manifest import Manifest, Texts
+from transformer_jax.data.mixture import Mixture
 from transformer_jax.data.pairing import Pairing
 from transformer_jax.data.segmentation import split_sentences
-from transformer_jax.data.text import ParallelText, TextError, TextFiles, digest, is_blank
+from transformer_jax.data.text import ParallelText, TextError, TextFiles, is_blank
 from transformer_jax.data.vocabulary import Vocabularies, Vocabulary, train_vocabulary
 from transformer_jax.files import folder_lock, replaced_folder
 
-__all__ = ["Manifest", "cache_folder", "prepare", "prepare_cached"]
+__all__ = ["cache_folder", "prepare", "prepare_cached"]
 
 log = logging.getLogger(__name__)
 
@@ -33,96 +31,6 @@ log = logging.getLogger(__name__)
 TRAIN, VALIDATION = "train", "validation"
 # Pairs that a vocabulary is learned from at most; 37,000 types need no more.
 VOCABULARY_PAIRS = 1_000_000
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a prepared folder was made of: the identity of each text, and the settings."""
-
-    train: str
-    validation: str | None
-    vocabulary: str
-    vocab_size: int
-    """As asked for; the vocabulary may be smaller."""
-    max_length: int
-    reused_vocabulary: str | None
-    """SHA-256 of a vocabulary that was given, not trained."""
-    target_vocab_size: int | None = None
-    """Of a target with a vocabulary of its own, as asked for."""
-    pairing: Pairing = Pairing()
-    """As the task says."""
-
-    FILE = "inputs.json"
-
-    @classmethod
-    def of(
-        cls,
-        texts: "_Texts",
-        data: DataConfig,
-        vocab_size: int,
-        given: Vocabularies | None,
-        target_vocab_size: int | None,
-        pairing: Pairing,
-    ) -> "Manifest":
-        """Describe what is to be prepared.
-
-        Args:
-            texts: Training and validation text.
-            data: The settings.
-            vocab_size: As asked for.
-            given: Vocabularies that are used as they are.
-            target_vocab_size: As asked for.
-            pairing: The task's.
-        """
-        train, validation = texts
-        taken = b"".join(each.to_bytes() for each in given.distinct) if given else b""
-        return cls(
-            train.identity,
-            None if validation is None else validation.identity,
-            data.vocabulary,
-            vocab_size,
-            data.max_length,
-            hashlib.sha256(taken).hexdigest() if given else None,
-            None if pairing.joint else target_vocab_size or vocab_size,
-            pairing,
-        )
-
-    @classmethod
-    def read(cls, folder: Path) -> "Manifest | None":
-        """Read the manifest of a folder; None where there is none or it is damaged."""
-        try:
-            return from_json_value(
-                cls, json.loads((folder / cls.FILE).read_text(encoding="utf-8")), ""
-            )
-        except (OSError, ValueError, RecursionError, ConfigError, TypeError):
-            return None
-
-    def write(self, folder: Path) -> None:
-        text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
-        (folder / self.FILE).write_text(text, encoding="utf-8")
-
-    @property
-    def name(self) -> str:
-        """A name for what is prepared, made of all that is not at its default; equal for equal
-        text."""
-        changed = [
-            f"{field.name}={getattr(self, field.name)!r}"
-            for field in dataclasses.fields(self)
-            if getattr(self, field.name) != field.default
-        ]
-        # With the name that this class had first: what is in caches keeps its place.
-        return hashlib.sha256(f"Receipt({', '.join(changed)})".encode()).hexdigest()[:16]
-
-    def changed_file(self, data: DataConfig) -> str | None:
-        """Return a text file of `data` that exists but is not the one that was prepared."""
-        for paths, prepared in ((data.train, self.train), (data.validation, self.validation)):
-            for path, old in zip(paths or (), (prepared or "").split()):
-                if Path(path).is_file() and digest(path) != old:
-                    return path
-        return None
-
-
-_Texts = tuple[ParallelText, ParallelText | None]
 
 
 def prepare(
@@ -229,7 +137,7 @@ def _explained(data: DataConfig) -> Iterator[None]:
         ) from None
 
 
-def _texts(data: DataConfig) -> _Texts:
+def _texts(data: DataConfig) -> Texts:
     """Return (training text, validation text or None)."""
     if data.direction is not None and data.dataset in (None, "text"):  # others name their own
         check_direction(data.direction)
@@ -246,14 +154,22 @@ def _texts(data: DataConfig) -> _Texts:
         cache = cache_folder(data.cache_dir)
         with _explained(data):
             splits = load_dataset(data.dataset, data.known_direction, data.data_dir, cache)
-        return splits["train"], splits.get("validation")
+        return _mixed(splits["train"], data), splits.get("validation")
     if data.train is None:
         raise CorpusError("no training text: give --train SOURCE TARGET or --dataset NAME")
-    return TextFiles(*data.train), data.validation and TextFiles(*data.validation)
+    train = _mixed(TextFiles(*data.train), data)
+    return train, data.validation and TextFiles(*data.validation)
+
+
+def _mixed(text: ParallelText, data: DataConfig) -> ParallelText:
+    """The training text, with what is mixed into it."""
+    if data.mixed_text is None:
+        return text
+    return Mixture(text, TextFiles(*data.mixed_text), data.mixed_ratio)
 
 
 def _prepare_unless_current(
-    texts: _Texts,
+    texts: Texts,
     manifest: Manifest,
     folder: Path,
     given: Vocabularies | None,
@@ -322,18 +238,20 @@ def _prepare_unless_current(
 def _train_vocabularies(manifest: Manifest, text: ParallelText, apart: int) -> Vocabularies:
     """Train the vocabularies of a manifest from evenly spaced pairs of a text."""
 
+    pipelines = manifest.pipelines
+
     def trained(sides: tuple[int, ...], size: int) -> Vocabulary:
         # Evenly spaced pairs, because a vocabulary's trainer holds its lines in memory.
         some = itertools.islice(text, 0, None, apart)
-        lines = (pair[side] for pair in some for side in sides)
-        return train_vocabulary(manifest.vocabulary, lines, size)
+        lines = (pipelines[side].apply(pair[side]) for pair in some for side in sides)
+        tags = [tag for side in sides if (tag := pipelines[side].tag)]
+        return train_vocabulary(manifest.vocabulary, lines, size, tags)
 
     if manifest.target_vocab_size is None:
         joint = trained((0, 1), manifest.vocab_size)
-        return Vocabularies(joint, joint)
-    return Vocabularies(
-        trained((0,), manifest.vocab_size), trained((1,), manifest.target_vocab_size)
-    )
+        return Vocabularies.with_pipelines(joint, joint, pipelines)
+    both = trained((0,), manifest.vocab_size), trained((1,), manifest.target_vocab_size)
+    return Vocabularies.with_pipelines(*both, pipelines)
 
 
 def _survey(text: ParallelText, language: str | None, pairing: Pairing) -> tuple[int, int | None]:

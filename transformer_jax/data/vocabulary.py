@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from transformer_jax.data.pieces import PieceVocabulary
+from transformer_jax.data.text_pipeline import PipelineVocabulary, TextPipeline
 from transformer_jax.data.vocabulary_protocol import (
     BOS_ID,
     EOS_ID,
@@ -104,13 +105,16 @@ class SentencePieceVocabulary(Vocabulary):
         self.pieces = model
 
     @classmethod
-    def train(cls, lines: Iterable[str], vocab_size: int, kind: str) -> "SentencePieceVocabulary":
+    def train(
+        cls, lines: Iterable[str], vocab_size: int, kind: str, symbols: Sequence[str] = ()
+    ) -> "SentencePieceVocabulary":
         """Train a SentencePiece model; deterministic for given lines.
 
         Args:
             lines: The text.
             vocab_size: Pieces to learn.
             kind: bpe or unigram.
+            symbols: Text that is one piece wherever it stands.
         """
         import sentencepiece
 
@@ -130,6 +134,7 @@ class SentencePieceVocabulary(Vocabulary):
                 sentence_iterator=sentences(),
                 model_writer=model,
                 model_type=kind,
+                user_defined_symbols=list(symbols),
                 vocab_size=vocab_size,
                 pad_id=PAD_ID,
                 eos_id=EOS_ID,
@@ -206,17 +211,20 @@ def _reason(message: str) -> str:
     return f"{message.strip() or 'no text'}; choose another vocab_size or give more text"
 
 
-def train_vocabulary(kind: str, lines: Iterable[str], vocab_size: int) -> Vocabulary:
+def train_vocabulary(
+    kind: str, lines: Iterable[str], vocab_size: int, symbols: Sequence[str] = ()
+) -> Vocabulary:
     """Train a vocabulary of one of DataConfig.vocabulary's kinds.
 
     Args:
         kind: bpe, unigram or whitespace.
         lines: The text of all sides that share it.
         vocab_size: Most types.
+        symbols: Words of the text that are never cut.
     """
     if kind == "whitespace":
         return WhitespaceVocabulary.train(lines, vocab_size)
-    return SentencePieceVocabulary.train(lines, vocab_size, kind)
+    return SentencePieceVocabulary.train(lines, vocab_size, kind, symbols)
 
 
 class Vocabularies(NamedTuple):
@@ -228,12 +236,32 @@ class Vocabularies(NamedTuple):
     @property
     def joint(self) -> bool:
         """Whether both sides number their tokens alike, so that one table of embeddings does."""
-        source, target = self
-        return source is target or (
-            isinstance(source, PieceVocabulary)
-            and isinstance(target, PieceVocabulary)
-            and source.types == target.types
+        source, target = (
+            each.inner if isinstance(each, PipelineVocabulary) else each for each in self
         )
+        if source is target:
+            return True
+        if isinstance(source, PieceVocabulary) and isinstance(target, PieceVocabulary):
+            return source.types == target.types
+        # One that both pipelines of a folder share was read twice.
+        return (source, target) != tuple(self) and source.to_bytes() == target.to_bytes()
+
+    @classmethod
+    def with_pipelines(
+        cls, source: Vocabulary, target: Vocabulary, pipelines: Sequence[TextPipeline]
+    ) -> "Vocabularies":
+        """Put a pipeline before each vocabulary; one that does nothing is left out.
+
+        Args:
+            source: The source's.
+            target: The target's.
+            pipelines: Those of source and target.
+        """
+        source, target = (
+            each if pipeline == TextPipeline() else PipelineVocabulary(pipeline, each)
+            for each, pipeline in zip((source, target), pipelines)
+        )
+        return cls(source, target)
 
     @property
     def distinct(self) -> list[Vocabulary]:
@@ -273,5 +301,7 @@ def load_vocabulary(folder: Path) -> Vocabulary:
     """Read the vocabulary that `save` wrote to a folder."""
     for kind in (SentencePieceVocabulary, WhitespaceVocabulary, PieceVocabulary):
         if (folder / kind.FILE).is_file():
-            return kind.load(folder)
+            found: Vocabulary = kind.load(folder)
+            piped = (folder / PipelineVocabulary.FILE).is_file()
+            return PipelineVocabulary.load(folder, found) if piped else found
     raise VocabularyError(f"{folder} holds no vocabulary")

@@ -5,20 +5,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformer_jax.config import ModelConfig, RunConfig, TrainConfig
+from transformer_jax.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from transformer_jax.config.languages import check_direction
 from transformer_jax.data.corpus import Corpus, CorpusError
-from transformer_jax.data.preparation import TRAIN, VALIDATION, Manifest, prepare_cached
+from transformer_jax.data.manifest import Manifest
+from transformer_jax.data.preparation import TRAIN, VALIDATION, prepare_cached
 from transformer_jax.data.vocabulary import Vocabularies
 from transformer_jax.devices.layout import Layout
 from transformer_jax.models.families import build_model, family_of
 from transformer_jax.run.folder import Run, RunError
 from transformer_jax.run.names import PREPARED
 from transformer_jax.tasks import Task, task_of
+from transformer_jax.training.frozen import select_frozen
 from transformer_jax.training.memory import check_model, fit_batches
 from transformer_jax.training.optimizer import MakeOptimizer
 
-__all__ = ["check_patience", "create_run", "with_vocabulary_sizes"]
+__all__ = ["check_frozen", "check_patience", "create_run", "with_vocabulary_sizes"]
 
 # Fine-tuning may change these; the others decide what the parameters mean.
 _MAY_DIFFER_WHEN_FINE_TUNING = {
@@ -56,9 +58,15 @@ def create_run(
     """
     config = replace(config, model=replace(config.model, kernels=config.model.chosen_kernels))
     task = _checked_task(config)
+    if config.data.mixed_ratio != 1.0 and not (config.data.mixed_text or config.data.corpus):
+        raise RunError(
+            f"mixed_ratio {config.data.mixed_ratio:g}: there is no text to mix in: give "
+            "--mixed-text SOURCE TARGET, or leave --mixed-ratio out"
+        )
     if config.data.train and not config.data.validation:
         check_patience(config.train, None)  # before the text is prepared
     check_model(config.model, layout)
+    check_frozen(task, config, optimizer)
     other = None if init_from is None else Run.open(init_from)
     data = config.data
     if data.corpus:
@@ -76,13 +84,18 @@ def create_run(
                 f"{prepared} was prepared for another task than {data.task}: prepare the text again"
             )
         kind: Any = manifest.vocabulary
-        data = replace(data, vocabulary=kind, max_length=manifest.max_length)
+        source = manifest.pipelines[0]
+        data = replace(
+            data,
+            vocabulary=kind,
+            max_length=manifest.max_length,
+            text_normalization=source.normalization,
+            word_splitting=source.word_splitting,
+            source_tag=source.tag,
+        )
     else:
-        if other is not None and data.vocabulary != (own := other.config.data.vocabulary):
-            raise RunError(
-                f"vocabulary {data.vocabulary}: the vocabulary is that of --init-from {init_from}, "
-                f"which is {own}: leave --vocabulary out, or give --vocabulary {own}"
-            )
+        if other is not None:
+            _check_text_fields(data, other)
         prepared = folder / PREPARED
         prepare_cached(
             data,
@@ -138,6 +151,15 @@ def _checked_task(config: RunConfig) -> Task:
     return task
 
 
+def check_frozen(task: Task, config: RunConfig, optimizer: MakeOptimizer) -> None:
+    """Raise UserError where frozen parameters are none of the model's, or all of them."""
+    if names := config.optimizer.frozen:
+        functions = task.step_functions(
+            build_model(config.model), config.optimizer, config.train.seed, optimizer
+        )
+        select_frozen(functions.shapes().params, names)
+
+
 def check_patience(train: TrainConfig, prepared: Path | None) -> None:
     """Raise RunError for patience without a validation text.
 
@@ -156,6 +178,18 @@ def with_vocabulary_sizes(model: ModelConfig, vocabularies: Vocabularies) -> Mod
     source, target = map(len, vocabularies)
     own = None if vocabularies.joint else target
     return replace(model, vocab_size=source, target_vocab_size=own)
+
+
+def _check_text_fields(data: DataConfig, other: Run) -> None:
+    """Refuse what is asked of a vocabulary that is taken over and has it otherwise."""
+    for name in ("vocabulary", "text_normalization", "word_splitting", "source_tag"):
+        wanted, own = getattr(data, name), getattr(other.config.data, name)
+        if wanted != own:
+            option = f"--{name.replace('_', '-')}"
+            raise RunError(
+                f"{name} {wanted}: the vocabulary is that of --init-from {other.folder}, which is "
+                f"{own}: leave {option} out, or give {option} {own}"
+            )
 
 
 def _check_init_from(config, corpus, other):

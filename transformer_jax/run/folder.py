@@ -13,7 +13,7 @@ metrics.jsonl  timings.jsonl  tensorboard/
 import dataclasses
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from transformer_jax.data.vocabulary import Vocabularies, load_vocabularies, sav
 from transformer_jax.errors import UserError
 from transformer_jax.files import write_atomically
 from transformer_jax.models.families import build_model
+from transformer_jax.run.changes import OptimizerChange, optimizer_at
 from transformer_jax.run.checkpoints import Checkpoints
 from transformer_jax.run.formats import FORMAT, upgrade_run
 from transformer_jax.run.identity import identity, old_identities
@@ -89,6 +90,7 @@ class Run:
         lines: What the source lines of the training text are like; None for runs that began before
             this was recorded.
         origin: Where the model was imported from; None of one that was trained here.
+        changes: What was changed in the optimizer's settings since the run began.
     """
 
     folder: Path
@@ -97,6 +99,7 @@ class Run:
     vocabularies: Vocabularies
     lines: LineStatistics | None = None
     origin: Origin | None = None
+    changes: tuple[OptimizerChange, ...] = ()
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
@@ -163,6 +166,8 @@ class Run:
             lines = from_json_value(LineStatistics, found, "source_lines") if found else None
             found = tree.get("origin")
             origin = from_json_value(Origin, found, "origin") if found else None
+            kind: Any = tuple[OptimizerChange, ...]
+            changes = from_json_value(kind, tree.get("changes", []), "changes")
         except (
             UserError,
             ValueError,
@@ -179,7 +184,7 @@ class Run:
                     f"{folder}: the vocabulary has {len(vocabulary)} types but {path} says "
                     f"{size}: one of the two files is not this run's"
                 )
-        return cls(folder, config, fingerprint, vocabularies, lines, origin)
+        return cls(folder, config, fingerprint, vocabularies, lines, origin, changes)
 
     def config_tree(self) -> dict[str, Any]:
         """Make the content of config.json."""
@@ -190,7 +195,11 @@ class Run:
             "source_lines": None if self.lines is None else dataclasses.asdict(self.lines),
             "config": json.loads(self.config.to_json()),
         }
-        return tree if self.origin is None else {**tree, "origin": dataclasses.asdict(self.origin)}
+        if self.origin is not None:
+            tree["origin"] = dataclasses.asdict(self.origin)
+        if self.changes:
+            tree["changes"] = [dataclasses.asdict(change) for change in self.changes]
+        return tree
 
     def write_config(self) -> None:
         """Write config.json."""
@@ -222,11 +231,24 @@ class Run:
     @property
     def identity(self) -> str:
         """SHA-256 of everything that decides the numbers of the run; checkpoints carry it."""
-        return identity(self.config, self.corpus_fingerprint)
+        return identity(self.config, self.corpus_fingerprint, self.changes)
 
-    def is_own(self, found: str) -> bool:
-        """Whether a checkpoint with this identity belongs to this run."""
-        return found in (self.identity, *old_identities(self.config, self.corpus_fingerprint))
+    def at(self, step: int) -> "Run":
+        """This run as it was when update step + 1 was made, with the settings of that time."""
+        optimizer = optimizer_at(self.config.optimizer, self.changes, step)
+        changes = tuple(each for each in self.changes if each.step <= step)
+        return replace(self, config=replace(self.config, optimizer=optimizer), changes=changes)
+
+    def is_own(self, found: str, step: int) -> bool:
+        """Whether a checkpoint belongs to this run.
+
+        Args:
+            found: The identity that it carries.
+            step: The last update before it.
+        """
+        then = self.at(step - 1)
+        old = [] if then.changes else old_identities(then.config, then.corpus_fingerprint)
+        return found in (then.identity, *old)
 
     @property
     def task(self) -> Task:
@@ -239,14 +261,22 @@ class Run:
         model = build_model(config.model)
         return self.task.step_functions(model, config.optimizer, config.train.seed, optimizer)
 
-    def check_config(self, config: RunConfig) -> None:
-        """Raise RunError if fields that decide the numbers of the run have other values."""
+    def check_config(self, config: RunConfig, change_optimizer: bool = False) -> None:
+        """Raise RunError if fields that decide the numbers of the run have other values.
+
+        Args:
+            config: What to go on with.
+            change_optimizer: Whether those of the optimizer may have.
+        """
         old, new = self.config.identity_fields(), config.identity_fields()
         for name in old:
-            if old[name] != new[name]:
+            of_optimizer = name.startswith("optimizer.")
+            if old[name] != new[name] and not (of_optimizer and change_optimizer):
+                change = ", give --change-optimizer to go on with the new one" * of_optimizer
                 raise RunError(
                     f"{self.folder} was started with {name} = {old[name]!r} and cannot be resumed "
-                    f"with {new[name]!r}: use the old value, or another run folder with --init-from"
+                    f"with {new[name]!r}: use the old value{change}, or another run folder with "
+                    "--init-from"
                 )
 
     def check_corpus(self, corpus: Path, fingerprint: str) -> None:

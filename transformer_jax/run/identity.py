@@ -7,9 +7,12 @@ what was done before it, and a default never changes (tests/run/test_identity.py
 
 import hashlib
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 
 from transformer_jax.config import RunConfig
 from transformer_jax.config.renamed import FIELDS
+from transformer_jax.run.changes import OptimizerChange, changed_settings
 
 __all__ = ["identity", "old_identities"]
 
@@ -32,9 +35,21 @@ _NAMES = (
 _FIELDS = _NAMES.split()
 
 
-def identity(config: RunConfig, corpus_fingerprint: str) -> str:
-    """Compute SHA-256 of the deciding fields that are not at their defaults, and of the corpus."""
-    return _number(_changed(config), corpus_fingerprint)
+def identity(
+    config: RunConfig, corpus_fingerprint: str, changes: Sequence[OptimizerChange] = ()
+) -> str:
+    """Compute SHA-256 of the deciding fields that are not at their defaults, and of the corpus.
+
+    Args:
+        config: The configuration after all changes.
+        corpus_fingerprint: Fingerprint of the training text.
+        changes: What was changed since the run began: each counts with its step.
+    """
+    if not changes:
+        return _number(_changed(config), corpus_fingerprint)
+    first = replace(config, optimizer=changes[0].before)
+    fields = _changed(first) | {"changes": changed_settings(config.optimizer, changes)}
+    return _number(fields, corpus_fingerprint)
 
 
 def old_identities(config: RunConfig, corpus_fingerprint: str) -> list[str]:

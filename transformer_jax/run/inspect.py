@@ -10,6 +10,7 @@ import jax
 from transformer_jax.config import RunConfig
 from transformer_jax.devices.layout import single_device_template
 from transformer_jax.devices.settings import usual_settings
+from transformer_jax.run.changes import changed_settings
 from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint
 from transformer_jax.run.folder import Run
 from transformer_jax.run.items import prediction_items, state_to_items
@@ -29,6 +30,9 @@ def describe_run(folder: Path) -> str:
         lines += [f"corpus fingerprint = {run.corpus_fingerprint}", ""]
     else:
         lines += [f"imported from {origin.name} ({origin.format}), SHA-256 {origin.sha256}", ""]
+    for step, settings in changed_settings(run.config.optimizer, run.changes):
+        named = ", ".join(f"{name} {value!r}" for name, value in settings.items())
+        lines.append(f"after update {step} the optimizer's settings changed: {named}")
     lines += [*_table(_parameters(run)), "", *_checkpoint_health(run)]
     return "\n".join(lines)
 
@@ -79,10 +83,8 @@ def _table(parameters: list[tuple[str, tuple[int, ...]]]) -> list[str]:
 
 def _checkpoint_health(run: Run) -> list[str]:
     """A line for each checkpoint."""
-    state = single_device_template(run.step_functions().shapes())
-    items, averaged = state_to_items(state), prediction_items(state)
     lines = []
-    for name, wanted in ((CHECKPOINTS, items), (AVERAGED, averaged)):
+    for name, items_of in ((CHECKPOINTS, state_to_items), (AVERAGED, prediction_items)):
         if not (run.checkpoint_root / name).is_dir():
             continue
         try:
@@ -91,7 +93,9 @@ def _checkpoint_health(run: Run) -> list[str]:
             lines.append(f"{name}: DAMAGED: {error}")
             continue
         for step in checkpoints.steps():
-            notes, read = [], dict(wanted)
+            # What the optimizer keeps may have another form since its settings changed.
+            shapes = run.at(step - 1).step_functions().shapes()
+            notes, read = [], items_of(single_device_template(shapes))
             try:
                 saved = checkpoints.metadata(step)["fingerprints"].get("optimizer", ())
                 if "optimizer" in read and {*saved} != {*leaf_paths(read["optimizer"])}:

@@ -13,11 +13,18 @@ import jax.numpy as jnp
 from transformer_jax.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from transformer_jax.config.languages import check_direction, is_direction
 from transformer_jax.data.corpus import Corpus
-from transformer_jax.data.preparation import TRAIN, Manifest, prepare_cached
+from transformer_jax.data.manifest import Manifest
+from transformer_jax.data.preparation import TRAIN, prepare_cached
 from transformer_jax.devices.layout import Layout
 from transformer_jax.functional.keys import seed_key
+from transformer_jax.run.changes import OptimizerChange
 from transformer_jax.run.checkpoints import Checkpoints, DamagedCheckpoint
-from transformer_jax.run.create import check_patience, create_run, with_vocabulary_sizes
+from transformer_jax.run.create import (
+    check_frozen,
+    check_patience,
+    create_run,
+    with_vocabulary_sizes,
+)
 from transformer_jax.run.folder import Run, RunError
 from transformer_jax.run.items import state_from_items, state_to_items
 from transformer_jax.run.names import AVERAGED, CHECKPOINTS, DAMAGED, is_step, step_folder
@@ -38,6 +45,7 @@ def open_or_create_run(
     fit_memory: bool,
     layout: Layout,
     optimizer: MakeOptimizer,
+    change_optimizer: bool = False,
 ) -> Run:
     """Open the run in `folder` for training, or create it.
 
@@ -48,6 +56,7 @@ def open_or_create_run(
         fit_memory: Whether to divide each update of a new run into batches that the device holds.
         layout: The devices.
         optimizer: Makes the optimizer.
+        change_optimizer: Whether a run that exists goes on with other settings of the optimizer.
 
     Raises:
         UserError: The run cannot be created or resumed with this configuration; nothing is written.
@@ -72,7 +81,7 @@ def open_or_create_run(
         return create_run(config, folder, init_from, fit_memory, layout, optimizer)
     if init_from is not None:
         log.info("%s exists and resumes from its own checkpoints, not %s", folder, init_from)
-    return _resume_run(config, run, fit_memory)
+    return _resume_run(config, run, fit_memory, optimizer, change_optimizer)
 
 
 def _absolute(data: DataConfig) -> DataConfig:
@@ -88,6 +97,7 @@ def _absolute(data: DataConfig) -> DataConfig:
         data,
         train=data.train and pair(data.train),
         validation=data.validation and pair(data.validation),
+        mixed_text=data.mixed_text and pair(data.mixed_text),
         corpus=data.corpus and path(data.corpus),
         data_dir=data.data_dir and path(data.data_dir),
         cache_dir=data.cache_dir and path(data.cache_dir),
@@ -98,9 +108,7 @@ def _differs(run: Run, config: RunConfig) -> bool:
     """Whether a run is another one than that asked for."""
     data = config.data
     manifest = Manifest.read(replace(run, config=config).prepared)
-    other_text = manifest is not None and (
-        manifest.changed_file(data) or (data.validation and manifest.validation is None)
-    )
+    other_text = manifest is not None and (manifest.changed_file(data) or manifest.added_text(data))
     other_direction = _new_direction(run, config) is not None
     return (
         bool(other_text)
@@ -118,7 +126,8 @@ def _new_direction(run: Run, config: RunConfig) -> str | None:
 def _lost_file(old: DataConfig, new: DataConfig) -> str | None:
     """A text file that is named anew and does not exist; one of the same name may be gone."""
     lost: list[str] = []
-    for before, paths in ((old.train, new.train), (old.validation, new.validation)):
+    for name in ("train", "validation", "mixed_text"):
+        before, paths = getattr(old, name), getattr(new, name)
         if paths is not None and paths != before:
             lost += [path for path in paths if not Path(path).is_file()]
     return lost[0] if lost else None
@@ -140,7 +149,13 @@ def _never_saved(run: Run, config: RunConfig) -> bool:
         return False
 
 
-def _resume_run(config: RunConfig, run: Run, fit_memory: bool) -> Run:
+def _resume_run(
+    config: RunConfig,
+    run: Run,
+    fit_memory: bool,
+    optimizer: MakeOptimizer,
+    change_optimizer: bool,
+) -> Run:
     """Give a run the fields of `config` that may change; nothing is written if it is refused."""
     data, folder = config.data, run.folder
     if (direction := _new_direction(run, config)) is not None:
@@ -174,10 +189,11 @@ def _resume_run(config: RunConfig, run: Run, fit_memory: bool) -> Run:
             f"{folder} was prepared from another text than {changed} holds now: bring the old "
             "text back, or take another run folder with --init-from"
         )
-    elif manifest is not None and data.validation and manifest.validation is None:
+    elif manifest is not None and (added := manifest.added_text(data)):
         raise RunError(
-            f"{folder} was begun without a validation text and cannot take one now: leave "
-            "--validation out, or take another run folder with --init-from"
+            f"{folder} was begun without a {added.removesuffix('_text')} text and cannot take one "
+            f"now: leave --{added.replace('_', '-')} out, or take another run folder with "
+            "--init-from"
         )
     if manifest is not None and _asks_for(config.model, manifest):
         # Asked for as when the run began; the text may have given fewer types.
@@ -191,10 +207,11 @@ def _resume_run(config: RunConfig, run: Run, fit_memory: bool) -> Run:
             optimizer=replace(config.optimizer, accumulation_steps=steps),
         )
     config = replace(config, model=with_kernels(config.model, run))
-    run.check_config(config)
+    run.check_config(config, change_optimizer)
     config = run.task.with_metric(config)
     check_patience(config.train, prepared)
     _check_not_ended(run, config.train)
+    changes = _with_change(run, config, optimizer)
     corpus = Corpus.open(prepared / TRAIN)
     corpus.verify()
     try:
@@ -203,9 +220,44 @@ def _resume_run(config: RunConfig, run: Run, fit_memory: bool) -> Run:
         if corpus_missing:
             shutil.rmtree(prepared)
         raise
-    run.config = config
+    run.config, run.changes = config, changes
     run.write_config()
     return run
+
+
+def _with_change(
+    run: Run, config: RunConfig, optimizer: MakeOptimizer
+) -> tuple[OptimizerChange, ...]:
+    """The changes of a run that goes on with the optimizer's settings of `config`."""
+    if config.optimizer == run.config.optimizer:
+        return run.changes
+    steps = run.checkpoints(read_only=True).steps()
+    if not steps:
+        raise RunError(
+            f"{run.checkpoint_root} holds no checkpoint from which the optimizer's settings could "
+            "change: train with the old ones first"
+        )
+    old = run.at(steps[-1] - 1)
+    new = replace(run, config=replace(run.config, optimizer=config.optimizer))
+    if (before := old.config.optimizer.accumulation_steps) != config.optimizer.accumulation_steps:
+        raise RunError(
+            f"{run.folder} was started with accumulation_steps = {before}, which decides the "
+            "sentences of every update and cannot be changed: use the old value, or another run "
+            "folder with --init-from"
+        )
+    check_frozen(run.task, config, optimizer)
+    shapes = (each.step_functions(optimizer).shapes() for each in (old, new))
+    if len({tuple(jax.tree.leaves(each)) for each in shapes}) > 1:
+        raise RunError(
+            f"{run.folder}: with the new settings of the optimizer another state is kept (as with "
+            "ema_decay, which is there from the start or never): use another run folder with "
+            "--init-from"
+        )
+    if old.config.optimizer == config.optimizer:  # a change that is taken back
+        return old.changes
+    change = OptimizerChange(steps[-1], old.config.optimizer)
+    log.info("%s: settings of the optimizer change after update %d", run.folder, change.step)
+    return (*old.changes, change)
 
 
 def with_kernels(model: ModelConfig, run: Run) -> ModelConfig:
@@ -261,6 +313,7 @@ def restore_or_init(
     template: TrainState,
     init: Callable[[jax.Array], TrainState],
     init_from: Path | None,
+    optimizer: MakeOptimizer,
 ) -> tuple[TrainState, dict[str, Any]]:
     """Restore the newest intact checkpoint, or make a new state.
 
@@ -270,6 +323,7 @@ def restore_or_init(
         template: Shapes and shardings of the state.
         init: rng -> a new state.
         init_from: Another run to take the parameters of a new state from.
+        optimizer: Makes the optimizer.
 
     Returns:
         The state, and the metadata of its checkpoint ({} for a new state).
@@ -280,18 +334,20 @@ def restore_or_init(
     reason = ""
     for step in reversed(checkpoints.steps()):
         try:
-            items, meta = checkpoints.restore(step, state_to_items(template))
+            saved = _saved_form(run.at(step - 1), run, template, optimizer)
+            items, meta = checkpoints.restore(step, state_to_items(saved))
         except DamagedCheckpoint as error:
             log.warning("%s; moved to damaged/, trying an older one", error)
             reason = reason or str(error)
             continue
-        if not run.is_own(meta["run_identity"]):
+        if not run.is_own(meta["run_identity"], step):
             raise RunError(
                 f"checkpoint {step} of {run.folder} was saved with another configuration or text: "
                 "config.json is not the one that it was trained with"
             )
         checkpoints.quarantine_after(step)
-        return state_from_items(items), meta
+        leaves = jax.tree.leaves(state_from_items(items))
+        return jax.tree.unflatten(jax.tree.structure(template), leaves), meta
     if checkpoints.steps():
         raise RunError(
             f"{run.folder} has no intact checkpoint to resume from: {reason} (a run that was "
@@ -307,6 +363,15 @@ def restore_or_init(
         ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
         state = state._replace(params=params, ema=ema, collections=variables)
     return state, {}
+
+
+def _saved_form(then: Run, now: Run, template: TrainState, optimizer: MakeOptimizer) -> TrainState:
+    """Give the leaves of `template` the form that they were saved in: clipping adds a part to the
+    optimizer's state that holds nothing."""
+    if then.config.optimizer == now.config.optimizer:
+        return template
+    form = jax.tree.structure(then.step_functions(optimizer).shapes())
+    return jax.tree.unflatten(form, jax.tree.leaves(template))
 
 
 def template_of(template: TrainState) -> Callable[[dict[str, Any]], dict[str, Any]]:

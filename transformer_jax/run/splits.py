@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformer_jax.data.preparation import Manifest, cache_folder
+from transformer_jax.data.manifest import Manifest
+from transformer_jax.data.preparation import cache_folder
 from transformer_jax.errors import UserError
 from transformer_jax.run.folder import Run
 

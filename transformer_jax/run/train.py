@@ -5,6 +5,7 @@ import logging
 import re
 import shlex
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def train(
     progress: bool = True,
     on_record: OnRecord | None = None,
     optimizer: MakeOptimizer = make_optimizer,
+    change_optimizer: bool = False,
 ) -> Run:
     """Train in `folder`, from the start or from the newest intact checkpoint.
 
@@ -77,6 +79,9 @@ def train(
         optimizer: Makes another optimizer than Adam, of (OptimizerConfig, schedule). Its learning
             rate must be that schedule, or be kept by `optax.inject_hyperparams`. A run is resumed
             with the same one.
+        change_optimizer: A run that is resumed takes the settings in `config.optimizer` from its
+            newest checkpoint on. The change and its step are recorded, and decide what the run is;
+            accumulation_steps, and whether there is an ema_decay, cannot be changed.
 
     Returns:
         The run.
@@ -102,13 +107,16 @@ def train(
 
             def begin():
                 held.enter_context(folder_lock(folder, f"another job is training in {folder}"))
-                return open_or_create_run(config, folder, init_from, fit_memory, layout, optimizer)
+                return open_or_create_run(
+                    config, folder, init_from, fit_memory, layout, optimizer, change_optimizer
+                )
 
             # The first process holds the folder for all, and they do what its configuration says.
             run = run_on_first(begin) or Run.open(folder)
             layout = make_layout(run.config.model, run.config.train)
             with oom_as_user_error(run.config.data.batch_tokens):
-                _train(run, layout, init_from, profile, progress, on_record, optimizer)
+                while not _train(run, layout, init_from, profile, progress, on_record, optimizer):
+                    pass
     except (KeyboardInterrupt, Interrupted) as stop:
         if isinstance(stop, Interrupted) and stop.has_resume_hint:
             raise
@@ -125,10 +133,22 @@ def _resume_hint(folder):
 
 
 def _train(run, layout, init_from, profile, progress, on_record, optimizer):
+    """Train until the run ends, or to the next change of the optimizer's settings.
+
+    There is one ahead only where a checkpoint from before it is the newest intact one.
+
+    Returns:
+        Whether the run has ended.
+    """
+    checkpoints = run.checkpoints()
+    newest = max(checkpoints.steps(), default=0)
+    stretch_end = min((c.step for c in run.changes if c.step > newest), default=None)
+    run = run.at(newest)
     config, task, corpus = run.config, run.task, run.training_corpus()
+    if stretch_end is not None:
+        config = replace(config, train=replace(config.train, steps=stretch_end))
     if jax.default_backend() == "cpu":
         keep_freed_memory()
-    checkpoints = run.checkpoints()
     functions = run.step_functions(optimizer)
     runner = make_runner(config.train.parallel, functions, layout)
     batches = Batches(
@@ -140,13 +160,19 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
         corrupt=task.corrupt,
     )
     memory = ""
-    if max(checkpoints.steps(), default=0) < config.train.steps:
+    if newest < config.train.steps:
         memory = check_step_memory(runner, config, batches.shapes)
     text = run.validation_corpus()
     validation = None if text is None else Validation(config, layout, text, task)
-    state, restored = restore_or_init(run, checkpoints, runner.template, functions.init, init_from)
+    state, restored = restore_or_init(
+        run, checkpoints, runner.template, functions.init, init_from, optimizer
+    )
     patience = Patience.of(config.train, task.best_metrics, restored)
     first = int(state.step)
+    if run.at(first).config != run.config:
+        # The newest was damaged, and the settings have changed since this one.
+        checkpoints.close()
+        return False
     # Killed after patience had ended it, a run has only its average left to take.
     end = first if patience.ended else config.train.steps
     accumulation_steps = config.optimizer.accumulation_steps
@@ -248,12 +274,15 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
                 )
         checkpoints.wait()
         stopped = received(int(state.step))
-        if stopped is not None and int(state.step) < config.train.steps and not patience.ended:
+        more = int(state.step) < config.train.steps or stretch_end is not None
+        if stopped is not None and more and not patience.ended:
             raise Interrupted(
                 stopped,
                 f"stopped by {stopped.name} after step {int(state.step)}, which is saved; "
                 f"{_resume_hint(run.folder)}",
             )
+        if stretch_end is not None:
+            return False
         # The newest ends the run, even where it is unscheduled, as it was stopped there.
         steps = sorted({*checkpoints.scheduled_steps(), checkpoints.steps()[-1]})
         chosen = steps[-config.train.average_last :]
@@ -261,6 +290,7 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
         if len(averaged) > 1 and validation is not None and last_loss is not None:
             variables, _ = load_variables(run, "averaged", template_of(runner.template))
             _warn_of_average(averaged, validation.loss(variables), last_loss)
+        return True
     finally:
         prefetch.close()
         checkpoints.close()

@@ -110,6 +110,7 @@ class Task:
             schedule=schedule,
             ema_decay=config.ema_decay,
             seed=seed,
+            frozen=config.frozen,
         )
 
     def evaluation(

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from transformer_jax.config import RunConfig, TrainConfig
+from transformer_jax.config import OptimizerConfig, RunConfig, TrainConfig
 from transformer_jax.config.train import mesh_sizes
 from transformer_jax.data.grammar.corpus import examples
 from transformer_jax.errors import UserError
@@ -101,7 +101,9 @@ class TopologyReport:
         )
 
 
-def verify_resume(config: RunConfig, folder: Path, updates: int, kills: int) -> ResumeReport:
+def verify_resume(
+    config: RunConfig, folder: Path, updates: int, kills: int, change_optimizer: bool = False
+) -> ResumeReport:
     """Train `config` in folder/whole, and with SIGKILLs in folder/killed, and compare the two.
 
     Jobs are processes of their own, as a user starts them.
@@ -111,6 +113,7 @@ def verify_resume(config: RunConfig, folder: Path, updates: int, kills: int) -> 
         folder: A new folder for both runs.
         updates: Updates of each run.
         kills: SIGKILLs, after random updates.
+        change_optimizer: Whether the learning rate of both is halved in their middle.
     """
     if not 0 < kills < updates:
         raise UserError(f"kills {kills} must be positive and fewer than updates {updates}")
@@ -135,17 +138,56 @@ def verify_resume(config: RunConfig, folder: Path, updates: int, kills: int) -> 
             average_last=2,
         ),
     )
-    (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
-    run_to_end(folder, "whole")
+    stretches = [config]
+    if change_optimizer:
+        middle = updates // 2 // every * every
+        first = replace(config, train=replace(config.train, steps=middle))
+        stretches = [first, replace(config, optimizer=_at_half_the_rate(config.optimizer))]
+    _train_stretches(folder, "whole", stretches, [])
     chance = random.Random(config.train.seed)
-    last: list[int] = []
-    for number in range(kills):
-        # Somewhere in this kill's part of the updates, in the middle between two saves.
-        wanted = int(updates / kills * (number + chance.uniform(0, 0.8))) // every * every
-        last.append(_kill(folder, max(wanted + every // 2, *last, 0) + 1))
-    run_to_end(folder, "killed")
+    # Somewhere in each kill's part of the updates, in the middle between two saves.
+    wanted = [
+        int(updates / kills * (number + chance.uniform(0, 0.8))) // every * every + every // 2
+        for number in range(kills)
+    ]
+    last = _train_stretches(folder, "killed", stretches, wanted)
     sides = [read_fingerprints(folder / name) for name in ("whole", "killed")]
     return ResumeReport({name: (sides[0][name], sides[1][name]) for name in sides[0]}, last)
+
+
+def _at_half_the_rate(optimizer: OptimizerConfig) -> OptimizerConfig:
+    peak = optimizer.peak_learning_rate
+    return replace(
+        optimizer,
+        lr_factor=optimizer.lr_factor / 2,
+        peak_learning_rate=None if peak is None else peak / 2,
+    )
+
+
+def _train_stretches(
+    folder: Path, name: str, stretches: Sequence[RunConfig], kills: Sequence[int]
+) -> list[int]:
+    """Train in folder/name what each configuration says, to its end, with SIGKILLs.
+
+    Args:
+        folder: Folder of the runs.
+        name: Name of this run.
+        stretches: Configurations with ever more steps.
+        kills: Updates after which to kill it.
+
+    Returns:
+        The last update recorded before each kill.
+    """
+    last: list[int] = []
+    for config in stretches:
+        (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
+        while len(last) < len(kills):
+            after = max(kills[len(last)], *last, 0) + 1
+            if after >= config.train.steps and config is not stretches[-1]:
+                break
+            last.append(_kill(folder, name, after))
+        run_to_end(folder, name)
+    return last
 
 
 def verify_moves(folder: Path, topologies: Sequence["Topology"]) -> TopologyReport:
@@ -258,6 +300,7 @@ def _job(
             [
                 *(sys.executable, "-m", "transformer_jax", "train"),
                 *("--run-dir", str(folder / name), "--config", str(folder / CONFIG)),
+                "--change-optimizer",  # where the configuration of a stretch has other settings
                 *options,
             ],
             stdin=subprocess.DEVNULL,
@@ -295,15 +338,15 @@ def run_to_end(folder: Path, name: str, topology: Topology = Topology()) -> None
             raise UserError(f"training in {folder / name} failed ({log}): {last}")
 
 
-def _kill(folder: Path, after: int) -> int:
+def _kill(folder: Path, name: str, after: int) -> int:
     """Start the job, kill it when it has recorded update `after`; return the last recorded."""
-    records = folder / "killed" / "metrics.jsonl"
-    with _job(folder, "killed") as job:
+    records = folder / name / "metrics.jsonl"
+    with _job(folder, name) as job:
         while job.poll() is None:
             if (found := _last_step(records)) >= after:
                 return found
             time.sleep(0.002)
-    run_to_end(folder, "killed")  # says what went wrong, if anything did
+    run_to_end(folder, name)  # says what went wrong, if anything did
     raise UserError(f"training ended before it could be killed after {after}: raise --updates")
 
 

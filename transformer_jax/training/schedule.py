@@ -1,4 +1,4 @@
-"""The learning rate of section 5.3."""
+"""The learning rate: that of section 5.3, and those of fine-tuning."""
 
 import jax.numpy as jnp
 import optax
@@ -13,8 +13,26 @@ def make_schedule(config: OptimizerConfig, d_model: int) -> optax.Schedule:
 
     A schedule with an end takes the end from a field of `OptimizerConfig` of its own:
     `TrainConfig.steps` decides no numbers, so that a run can be trained further.
+
+    Args:
+        config: lr_factor or peak_learning_rate, warmup_steps, and what follows them.
+        d_model: D.
+
+    Returns:
+        schedule(count) -> learning rate, float32; count is that of the updates before.
+
+    >>> tuning = OptimizerConfig(peak_learning_rate=1e-4, warmup_steps=100, schedule="constant")
+    >>> schedule = make_schedule(tuning, d_model=512)
+    >>> print(f"{schedule(0):.3g} {schedule(99):.3g} {schedule(9999):.3g}")
+    1e-06 0.0001 0.0001
     """
-    return warmup_schedule(d_model, config.warmup_steps, config.lr_factor)
+    factor, steps = config.lr_factor, config.warmup_steps
+    if config.peak_learning_rate is not None:
+        factor = config.peak_learning_rate * (d_model * steps) ** 0.5
+    schedule = warmup_schedule(d_model, steps, factor)
+    if config.schedule == "constant":
+        return lambda count: schedule(jnp.minimum(count, steps - 1))
+    return schedule
 
 
 def warmup_schedule(d_model: int, warmup_steps: int, lr_factor: float = 1.0) -> optax.Schedule:

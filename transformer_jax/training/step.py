@@ -4,7 +4,7 @@
 hosts combine by adding; the division by the count happens once, in `update`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from transformer_jax.functional.keys import seed_key
 from transformer_jax.models.dimensions import axes_of, state_axes
+from transformer_jax.training.frozen import select_frozen
 from transformer_jax.training.state import TrainState, create_state
 
 __all__ = ["GradientSums", "Loss", "StepFunctions", "add_sums", "make_step"]
@@ -81,6 +82,7 @@ def make_step(
     schedule: optax.Schedule | None = None,
     ema_decay: float | None = None,
     seed: int = 0,
+    frozen: Sequence[str] = (),
 ) -> StepFunctions:
     """Make the step functions for any initialisation, loss and optimizer; nothing is compiled here.
 
@@ -100,6 +102,9 @@ def make_step(
             without either none is recorded.
         ema_decay: Decay of a moving average of the parameters; None keeps none.
         seed: Seed of parameters and dropout.
+        frozen: Parameters that keep their values, named as for `OptimizerConfig.frozen`. Their
+            gradients are zeros, which no norm counts; their moments are kept, so that other
+            parameters may be frozen later.
 
     Returns:
         The step functions, for a runner.
@@ -124,8 +129,18 @@ def make_step(
         state = jax.eval_shape(create, seed_key(0))
         return state_axes(state, state.params, axes_of(init))
 
+    def keep_frozen(tree, replaced):
+        if not frozen:
+            return tree
+        found = select_frozen(tree, frozen)
+        return jax.tree.map(
+            lambda leaf, is_frozen: replaced(leaf) if is_frozen else leaf, tree, found
+        )
+
     def gradients(params, collections, batch, rng):
         def summed_loss(params):
+            # So that nothing is computed for gradients that are not used.
+            params = keep_frozen(params, jax.lax.stop_gradient)
             *sums, after = loss_fn(params, collections, batch, rng)
             loss, *rest = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), sums)
             return loss, (*rest, after)
@@ -141,6 +156,7 @@ def make_step(
         norm = optax.tree.norm(mean)
         finite = jnp.isfinite(norm) & jnp.isfinite(sums.loss)
         updates, opt_state = optimizer.update(mean, state.opt_state, state.params)
+        updates = keep_frozen(updates, jnp.zeros_like)  # moments and weight decay move them, too
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema_decay is not None:

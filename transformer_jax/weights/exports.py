@@ -1,5 +1,6 @@
 """A run's model for another toolkit."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer_jax import __version__
 from transformer_jax.data.pairing import Pairing
+from transformer_jax.data.text_pipeline import PipelineVocabulary
 from transformer_jax.devices.settings import usual_settings
 from transformer_jax.errors import UserError
 from transformer_jax.files import check_new_folder, replaced_folder
@@ -23,6 +26,10 @@ from transformer_jax.weights.marian import write_marian
 from transformer_jax.weights.stablehlo import write_stablehlo
 
 __all__ = ["EXPORTS", "epsilon_difference", "export_model"]
+
+
+# What was exported, and what the format's own epsilon of norms changes.
+RECORD = "export.json"
 
 
 class Export(NamedTuple):
@@ -53,9 +60,23 @@ def _to_folder(
                 f"{run_dir} was trained for another task than translation, whose rows of ids "
                 f"({pairing}) no other toolkit makes: it leaves as safetensors alone"
             )
+        if any(isinstance(each, PipelineVocabulary) for each in translator.vocabularies):
+            raise UserError(
+                f"{run_dir} prepares text before its vocabulary cuts it (text_pipeline.json), and "
+                "no other toolkit would: it leaves as safetensors alone"
+            )
+        difference = 0.0 if epsilon is None else epsilon_difference(translator, epsilon)
+        record = {
+            "version": __version__,
+            "checkpoint": translator.checkpoint,
+            "norm_epsilon": translator.model.config.norm_epsilon,
+            "exported_norm_epsilon": epsilon,
+            "largest_difference_of_log_probabilities": difference,
+        }
         with replaced_folder(out) as partial:
             write(translator, partial, dtype)
-        return 0.0 if epsilon is None else epsilon_difference(translator, epsilon)
+            (partial / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        return difference
 
     return export
 

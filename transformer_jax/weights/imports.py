@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from transformer_jax.config import DataConfig, RunConfig
-from transformer_jax.data.vocabulary import save_vocabularies
+from transformer_jax.data.text_pipeline import TextPipeline
+from transformer_jax.data.vocabulary import UNK_ID, Vocabularies, save_vocabularies
 from transformer_jax.devices.settings import usual_settings
 from transformer_jax.errors import UserError
 from transformer_jax.files import check_new_folder, replaced_folder
@@ -69,7 +70,7 @@ FORMATS: dict[str, Format] = {
     "marian": Format(
         lambda path: path.is_file() and path.suffix in (".npz", ".bin"),
         read_marian,
-        "a file .npz or .bin, with its vocabulary as *vocab*.yml beside it",
+        "a file .npz or .bin, with its vocabulary as *vocab*.yml or .spm beside it",
     ),
     "safetensors": Format(
         lambda path: path.is_file() and path.suffix == ".safetensors",
@@ -100,7 +101,7 @@ def recognize_format(path: Path) -> str:
 
 
 @usual_settings()
-def import_model(path: str | Path, run_dir: str | Path) -> Run:
+def import_model(path: str | Path, run_dir: str | Path, source_tag: str | None = None) -> Run:
     """Make a run folder of a model of another toolkit.
 
     The run translates, scores and evaluates, and `train` may start others from it (`init_from`); it
@@ -109,6 +110,8 @@ def import_model(path: str | Path, run_dir: str | Path) -> Run:
     Args:
         path: The model; its format is recognised.
         run_dir: The run folder, which must not exist or be empty.
+        source_tag: A token that every source begins with, as >>deu<< in models of several target
+            languages. A line that begins with one of its own keeps that.
 
     Returns:
         The run.
@@ -123,7 +126,9 @@ def import_model(path: str | Path, run_dir: str | Path) -> Run:
     model = FORMATS[name].read(path)
     with model.weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    config = model.run.config if model.run is not None else _configuration(model)
+    if source_tag is not None:
+        model = _with_tag(model, source_tag)
+    config = model.run.config if model.run is not None else _configuration(model, source_tag)
     lines = None if model.run is None else model.run.lines
     origin = Origin(name, path.resolve().name, digest)
     with replaced_folder(folder) as partial:
@@ -139,8 +144,24 @@ def import_model(path: str | Path, run_dir: str | Path) -> Run:
     return Run.open(folder)
 
 
-def _configuration(model: ForeignModel) -> RunConfig:
-    data = DataConfig(direction="-".join(model.languages) if model.languages else None)
+def _with_tag(model: ForeignModel, tag: str) -> ForeignModel:
+    """The model with a tag before every source."""
+    if model.run is not None:
+        raise UserError(
+            f"source_tag {tag}: {model.weights} has what its run began with: leave it out"
+        )
+    source, target = model.vocabularies
+    pipeline = TextPipeline(tag=tag)
+    if source.encode(tag) == [] or UNK_ID in source.encode(tag):
+        raise UserError(f"source_tag {tag}: the model has no such token: give one that it knows")
+    return model._replace(
+        vocabularies=Vocabularies.with_pipelines(source, target, (pipeline, TextPipeline()))
+    )
+
+
+def _configuration(model: ForeignModel, source_tag: str | None) -> RunConfig:
+    direction = "-".join(model.languages) if model.languages else None
+    data = DataConfig(direction=direction, source_tag=source_tag)
     return RunConfig(
         model.config, data=replace(data, max_length=min(model.max_length, data.batch_tokens))
     )

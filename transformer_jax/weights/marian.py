@@ -111,8 +111,8 @@ def names_of(norm_placement: str) -> Names:
 def read_marian(path: Path) -> ForeignModel:
     """Read a model, and the vocabulary that stands beside it.
 
-    That is one .yml file for both sides, or one for each in the order of decoder.yml's `vocabs`;
-    SentencePiece models that stand beside it cut text.
+    That is one .yml file for both sides, or one for each in the order of decoder.yml's `vocabs`,
+    and SentencePiece models that stand beside it cut text; or such models alone.
 
     Args:
         path: The .npz or .bin file.
@@ -126,12 +126,15 @@ def read_marian(path: Path) -> ForeignModel:
     names = names_of(placement)
     arrays = _in_our_names(arrays, names)
     fields = {**_fields(options, arrays), "norm_placement": placement}
+    files = vocabulary_files(path)
     sides = [
         number_tokens(tokens, _special(tokens, file), file)
-        for file in vocabulary_files(path)
+        for file in files
         for tokens in [read_tokens(file)]
     ]
-    vocabularies = make_vocabularies(sides, find_pieces(path.parent))
+    own = all(file.suffix == ".spm" for file in files)
+    pieces = (files[0], files[-1]) if own else find_pieces(path.parent)
+    vocabularies = make_vocabularies(sides, pieces)
     longest = options.values.get("max-length")
     longest = longest if type(longest) is int and longest > 1 else _LONGEST
     ids = Ids(sides[0].ids, sides[-1].ids)

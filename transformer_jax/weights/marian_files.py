@@ -14,6 +14,7 @@ import yaml
 from transformer_jax.errors import UserError
 from transformer_jax.weights.byte_reader import ByteReader
 from transformer_jax.weights.foreign import plain_options
+from transformer_jax.weights.numbering import find_pieces, read_pieces
 
 __all__ = ["read_bin", "read_npz", "read_options", "read_tokens", "vocabulary_files"]
 
@@ -121,7 +122,9 @@ def read_bin(path: Path) -> dict[str, np.ndarray]:
 
 
 def vocabulary_files(path: Path) -> list[Path]:
-    """Find the lists of tokens that stand beside a model: one for both sides, or one for each.
+    """Find the vocabularies that stand beside a model: one for both sides, or one for each.
+
+    They are lists of tokens as .yml, else SentencePiece models, whose pieces have their own ids.
 
     Args:
         path: The model.
@@ -138,20 +141,28 @@ def vocabulary_files(path: Path) -> list[Path]:
         found = [folder / Path(name).name for name in named]
     else:
         found = sorted(folder.glob("*vocab*.yml"))
-    if not 1 <= len(found) <= 2 or (len(found) == 2 and not decoder.is_file()):
+        if not found:
+            found = [path for path in find_pieces(folder) if path is not None]
+        elif len(found) > 1:
+            raise UserError(
+                f"{folder} has {len(found)} files *vocab*.yml: leave one for both sides, or name "
+                "source and target in decoder.yml as vocabs"
+            )
+    if not 1 <= len(found) <= 2:
         raise UserError(
-            f"{folder} has {len(found)} files *vocab*.yml: leave one for both sides, or name "
-            "source and target in decoder.yml as vocabs"
+            f"{folder} has {len(found)} vocabularies of the model: put *vocab*.yml or an .spm file "
+            "for both sides there, or name source and target in decoder.yml as vocabs"
         )
-    if found[0].suffix == ".spm":
-        raise UserError(
-            f"{found[0]}: give the list of tokens as .yml; the .spm file may stand beside it"
-        )
+    for file in found:
+        if file.suffix not in (".yml", ".yaml", ".spm"):
+            what = "a factored vocabulary" if file.suffix == ".fsv" else "neither .yml nor .spm"
+            raise UserError(f"{file} is {what}, which is not read: give one of .yml or .spm")
     return list(dict.fromkeys(found))
 
 
 def read_tokens(path: Path) -> list[str]:
-    """Read lines of the form "token": id, which YAML's own readers lose some of.
+    """Read lines of the form "token": id, which YAML's own readers lose some of; or the pieces of a
+    SentencePiece model.
 
     Args:
         path: The file.
@@ -159,6 +170,8 @@ def read_tokens(path: Path) -> list[str]:
     Raises:
         UserError: It is missing or damaged; ids must be those from 0 on.
     """
+    if path.suffix == ".spm":
+        return read_pieces(path)
     try:
         # Not splitlines: a token may be U+2028.
         lines = path.read_text(encoding="utf-8").split("\n")

@@ -15,6 +15,7 @@ __all__ = [
     "find_pieces",
     "make_vocabularies",
     "number_tokens",
+    "read_pieces",
     "write_pieces",
 ]
 
@@ -41,12 +42,28 @@ class Numbering(NamedTuple):
         """
         if model is None:
             return WhitespaceVocabulary(self.types)
-        try:
-            return PieceVocabulary(model.read_bytes(), self.types)
-        except OSError as error:
-            raise UserError(f"{model}: {error.strerror}") from None
-        except VocabularyError as error:
-            raise UserError(f"{model}: {error}") from None
+        return _read_model(model, self.types)
+
+
+def _read_model(model: Path, types: Sequence[str]) -> PieceVocabulary:
+    try:
+        return PieceVocabulary(model.read_bytes(), types)
+    except OSError as error:
+        raise UserError(f"{model}: {error.strerror}") from None
+    except VocabularyError as error:
+        raise UserError(f"{model}: {error}") from None
+
+
+def read_pieces(model: Path) -> list[str]:
+    """List the pieces of a SentencePiece model in the order of their ids.
+
+    Args:
+        model: The file.
+
+    Raises:
+        UserError: It is missing or damaged.
+    """
+    return _read_model(model, []).spellings()
 
 
 def number_tokens(
