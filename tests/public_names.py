@@ -10,6 +10,9 @@ _NAMES = {
         make_layout make_optimizer make_runner make_search_step make_step name_axes presets
         sample train train_loop warmup_schedule
     """,
+    "transformer_jax.data.text_pipeline": """
+        PipelineVocabulary TextPipeline
+    """,
     "transformer_jax.data.vocabulary": """
         BOS_ID EOS_ID PAD_ID SentencePieceVocabulary UNK_ID Vocabularies Vocabulary
         VocabularyError WhitespaceVocabulary load_vocabularies load_vocabulary save_vocabularies

@@ -46,7 +46,7 @@ def test_fuzzing_ten_thousand_edits(tmp_path, kind, seed):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("kind", [*MAKERS, "single file"])
 def test_fuzzing_five_thousand_edits_of_each_file_of_a_format(tmp_path, kind):
     """Each format has two kinds of files: of 8 bits or floats, old or new, zipped or not."""
     assert EDITS / 40 < fuzz(tmp_path, kind, EDITS // 2, seed=1) < EDITS / 2
