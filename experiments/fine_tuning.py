@@ -9,6 +9,7 @@ where it stopped.
 """
 
 import argparse
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -23,6 +24,7 @@ from transformer_jax import Translator
 from transformer_jax.config import OptimizerConfig, RunConfig, TrainConfig
 from transformer_jax.data.text import TextFiles
 from transformer_jax.decoding.options import Search
+from transformer_jax.errors import UserError
 from transformer_jax.run.folder import Run
 from transformer_jax.run.train import train
 from transformer_jax.terminal import run_program
@@ -128,22 +130,30 @@ def score(run_dir: Path, checkpoint: str, tests: dict[str, Pairs]) -> dict[str, 
 def find(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Train, leave, return, fine-tune and score; name -> what was found."""
     output: Path = arguments.output
+    first, back, left = (output / name for name in ("old", "imported", "huggingface"))
+    every = len(_lines(arguments.new / "train.en")) // arguments.pairs
+    if every == 0:
+        raise UserError(f"--pairs {arguments.pairs} are more than {arguments.new} has")
+    if Run.exists(back):
+        known = json.loads((left / "export.json").read_text("utf-8"))["checkpoint"]
+        if known != f"averaged at step {arguments.steps}":
+            raise UserError(
+                f"{back} holds the model {known}, not of --steps {arguments.steps}: choose another "
+                "--output"
+            )
     held_out = _write_lines(arguments.old, "val", slice(HELD_OUT, LAST), output / "test")
     sources, references = zip(*TextFiles(*held_out))
     tests = {"old": (sources, references), "new": multi30k.test_pairs(arguments.new)}
-    first, back = output / "old", output / "imported"
     config = pretraining(arguments)
     train(config, first)
     found = {"trained on the old text": score(first, "averaged", tests) | _training(first, config)}
 
     if not Run.exists(back):
-        left = output / "huggingface"
         shutil.rmtree(left, ignore_errors=True)
         export_model(first, "huggingface", left)
         import_model(left, back)
     found["the same, out and in"] = score(back, "averaged", tests)
 
-    every = len(_lines(arguments.new / "train.en")) // arguments.pairs
     some = slice(0, arguments.pairs * every, every)
     new = _write_lines(arguments.new, "train", some, output / "new")
     imported = Run.open(back).config

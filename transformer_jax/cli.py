@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -69,7 +69,6 @@ def main(arguments: list[str] | None = None) -> None:
             return
         check_options(arguments)
         _check_pairs(arguments)
-        _check_rates(arguments)
         arguments = [*map(_with_home, arguments)]
         command = tyro.cli(
             Flat[_union(arguments)],  # type: ignore[misc]
@@ -111,22 +110,12 @@ def _check_pairs(arguments: list[str]) -> None:
                 )
 
 
-def _check_rates(arguments: list[str]) -> None:
-    """Raise UserError where the peak of the learning rate is given in two ways."""
-    factor, peak = (_value_of(name, arguments) for name in ("--lr-factor", "--peak-learning-rate"))
-    if factor is not None and peak not in (None, "None"):
-        raise UserError(
-            f"--lr-factor {factor} and --peak-learning-rate {peak} both set the peak of the "
-            "learning rate: leave one out"
-        )
-
-
 def _union(arguments):
     """Make a type of the subcommands, whose options have the preset's or the run's defaults."""
     import functools
     import operator
 
-    config = _base_config(arguments)
+    config = _with_given_peak(_base_config(arguments), arguments)
     members = []
     for name, command in COMMANDS.items():
         fields = {"config": config} if hasattr(command, "config") else {}
@@ -139,6 +128,20 @@ def _union(arguments):
         subcommand = tyro.conf.subcommand(name, default=default)
         members.append(Annotated[command, subcommand])
     return functools.reduce(operator.or_, members)
+
+
+def _with_given_peak(config: RunConfig, arguments: list[str]) -> RunConfig:
+    """Drop one of the two fields that set the peak of the learning rate where the other is given.
+
+    Both given are an error of the configuration that is made of them.
+    """
+    factor, peak = (_value_of(name, arguments) for name in ("--lr-factor", "--peak-learning-rate"))
+    dropped: dict[str, Any] = {}
+    if factor is not None and peak is None:
+        dropped = {"peak_learning_rate": None}
+    if peak not in (None, "None") and factor is None:
+        dropped = {"lr_factor": 1.0}
+    return dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, **dropped))
 
 
 def _base_config(arguments: list[str]) -> RunConfig:

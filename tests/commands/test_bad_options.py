@@ -23,7 +23,7 @@ CASES = {
     ),
     "two peaks of the learning rate": (
         no_setup, [*TRAIN, "--lr-factor", "0.5", "--peak-learning-rate", "1e-4"],
-        "--lr-factor 0.5 and --peak-learning-rate 1e-4 both set the peak of the learning rate: le",
+        "lr_factor 0.5 and peak_learning_rate 0.0001 both set the peak of the learning rate: leave",
     ),
     "a peak that is none": (
         no_setup, [*TRAIN, "--peak-learning-rate", "0"], "peak_learning_rate 0.0 must be positive",

@@ -62,6 +62,19 @@ def test_mixture_holds_its_ratio(new, old, ratio, repeats, taken):
     assert list(mixture) == list(mixture)
 
 
+@pytest.mark.parametrize(
+    "new, old, ratio, message",
+    [
+        (3, 0, 1.0, "hold no pair of lines: give others, or mix nothing in"),
+        (0, 3, 1.0, "hold no pair of lines"),
+        (3, 4, 1e-4, "at a ratio of 0.0001 no pair of .* would be mixed in: raise it"),
+    ],
+)
+def test_mixture_of_nothing_is_refused(new, old, ratio, message):
+    with pytest.raises(UserError, match=message):
+        list(Mixture(named("n", new), named("o", old), ratio))
+
+
 def test_mixture_is_prepared_and_known_by_its_files_and_its_ratio(tmp_path):
     data = configuration(tmp_path).data
     mixed = replace(data, mixed_text=write_text(tmp_path / "old", 100, seed=5), mixed_ratio=0.5)
@@ -100,6 +113,12 @@ def test_run_keeps_what_was_mixed_in(tmp_path):
         train(with_text(3, mixed_text=other, mixed_ratio=0.5), tmp_path / "run", progress=False)
     run = train(with_text(3, mixed_text=old, mixed_ratio=0.5), tmp_path / "run", progress=False)
     assert len(run.training_corpus()) == 600
+    of_corpus = replace(
+        with_text(4, mixed_text=None).data, train=None, validation=None,
+        corpus=str(tmp_path / "run" / "corpus"),
+    )  # fmt: skip
+    resumed = replace(with_text(4), data=of_corpus)
+    assert train(resumed, tmp_path / "run", progress=False).config.data.mixed_ratio == 0.5
     assert RunConfig.from_json(run.config.to_json()) == run.config
     later = run.config.without_text().data
     assert (later.mixed_text, later.mixed_ratio) == (None, 1.0)

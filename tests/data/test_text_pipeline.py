@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from importlib.metadata import version
 
 import pytest
 
@@ -10,8 +11,10 @@ from transformer_jax import DataConfig, Translator
 from transformer_jax.config import ConfigError
 from transformer_jax.data.corpus import Corpus
 from transformer_jax.data.manifest import Manifest
+from transformer_jax.data.pairing import Pairing
 from transformer_jax.data.pieces import PieceVocabulary
 from transformer_jax.data.preparation import prepare
+from transformer_jax.data.splitting import LineSplitter
 from transformer_jax.data.text_pipeline import PipelineVocabulary, TextPipeline
 from transformer_jax.data.vocabulary import (
     UNK_ID,
@@ -23,7 +26,8 @@ from transformer_jax.data.vocabulary import (
     train_vocabulary,
 )
 from transformer_jax.errors import UserError
-from transformer_jax.run.folder import Run, RunError
+from transformer_jax.evaluation.bleu import default_score
+from transformer_jax.run.folder import RunError
 from transformer_jax.run.train import train
 from transformer_jax.weights import export_model, import_model
 
@@ -72,10 +76,13 @@ def test_words_are_joined_again():
         ({"tag": ""}, "tag '' must be visible"),
         ({"tag": "a\u00ad"}, "must be visible"),
         ({"tag": "\ud800"}, "must be visible"),
+        ({"tag": "</s>"}, "may be a part of text, or a special symbol: write it otherwise"),
+        ({"tag": "de"}, "may be a part of text"),
+        ({"normalization": "moses", "language": "German"}, "'German' is not a language code"),
     ],
 )
 def test_pipeline_refuses(fields, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         TextPipeline(**fields)
 
 
@@ -137,7 +144,7 @@ def test_prepared_text_is_known_by_what_was_done_to_it(tmp_path):
     manifest = Manifest.read(folder)
     assert [asdict(each)["language"] for each in manifest.pipelines] == ["en", "de"]
     source = Corpus.open(folder / "train").vocabularies.source
-    assert source.pipeline == TextPipeline("moses", "none", "en", "<2de>")
+    assert source.pipeline == TextPipeline.of("moses", "none", "en", "<2de>")
     with pytest.raises(UserError, match="was prepared from other text or with other settings"):
         prepare(config.data, 100, folder)
     with pytest.raises(UserError, match="depends on the language: give --direction"):
@@ -185,7 +192,17 @@ def test_run_with_a_pipeline_trains_translates_and_travels(tmp_path):
     assert of_corpus.config.data.source_tag == "<2de>"
     assert of_corpus.vocabularies.source.pipeline == source.pipeline
     assert json.loads((tmp_path / "corpus" / "text_pipeline.json").read_text())["tag"] == "<2de>"
-    assert Run.open(run.folder).identity == run.identity
+    # The same call resumes it, and a corpus whose vocabulary was given says what was done, too.
+    again = replace(config, data=bare, train=replace(config.train, steps=3))
+    assert train(again, tmp_path / "corpus", progress=False).config.data.source_tag == "<2de>"
+    given = replace(piped(config).data, text_normalization="nfkc")
+    tuned = train(
+        replace(config, data=given), tmp_path / "tuned", init_from=run.folder, progress=False
+    )
+    assert Manifest.read(tmp_path / "tuned" / "corpus").pipelines[0].tag is None
+    other = replace(bare, corpus=str(tuned.folder / "corpus"))
+    of_other = train(replace(config, data=other), tmp_path / "other", progress=False)
+    assert of_other.config.data.source_tag == "<2de>"
 
 
 def test_language_code_of_a_line_stands_in_place_of_the_tag():
@@ -196,3 +213,58 @@ def test_language_code_of_a_line_stands_in_place_of_the_tag():
     assert vocabulary.encode(">>fra<< hello") == inner.encode(">>fra<< hello")
     assert vocabulary.encode(">>fra<<") == inner.encode(">>fra<<") == [5]
     assert vocabulary.split_language_code(">>fra<< a") == (">>fra<<", " a")
+    # It is written already, and what looks like one is text.
+    assert vocabulary.encode(">>deu<< hello") == vocabulary.encode("hello")
+    assert vocabulary.encode(">>xxx<< hello")[0] == 4
+
+
+def test_tag_that_stands_there_already_is_not_put_twice():
+    inner = WhitespaceVocabulary(["<2de>", "a"])
+    vocabulary = PipelineVocabulary(TextPipeline(tag="<2de>"), inner)
+    assert vocabulary.encode("<2de> a") == vocabulary.encode("a") == [4, 5]
+    assert vocabulary.encode("<2de>x a") == [4, 2, 5]
+
+
+def test_vocabulary_leaves_nothing_of_the_one_before(tmp_path):
+    """A run that has no checkpoint yet may begin again with other settings."""
+    inner, other = WhitespaceVocabulary(["a"]), WhitespaceVocabulary(["b"])
+    save_vocabularies(Vocabularies.with_pipelines(inner, other, (MOSES, MOSES)), tmp_path)
+    bpe = train_vocabulary("bpe", ["hello world"] * 9, 270)
+    save_vocabularies(Vocabularies(bpe, bpe), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["vocabulary.model"]
+    save_vocabularies(Vocabularies(inner, inner), tmp_path)
+    loaded = load_vocabularies(tmp_path)
+    assert loaded.source is loaded.target and loaded.source.to_bytes() == inner.to_bytes()
+
+
+def test_tokenized_text_stays_tokenized_behind_a_pipeline():
+    """Its BLEU is that of tokens; words that Moses has joined are text again."""
+    inner = WhitespaceVocabulary(["a"])
+    both = [PipelineVocabulary(p, inner) for p in (TextPipeline("nfc"), MOSES)]
+    assert [v.is_tokenized for v in (inner, *both)] == [True, True, False]
+    hypotheses, references = ["ein Sy@@ stem , das l\u00e4uft ."], ["ein System , das l\u00e4uft ."]
+    found = [default_score("BLEU", v, hypotheses, references, "de") for v in both]
+    assert found[0].name == "tokenized BLEU" and found[0].value == pytest.approx(100)
+    assert found[1].name == "BLEU" and found[1].value < 90
+    splitter = LineSplitter(both[0], 9, None, ("de", "zh"), Pairing())
+    assert splitter.join(["\u4f60 \u597d", "\u4e16"]) == "\u4f60 \u597d \u4e16"
+
+
+def test_moses_of_another_version_is_warned_of(caplog):
+    text = TextPipeline("moses", language="en", sacremoses="0.0.1").apply("It\u2019s")
+    assert text == "It's" and "text was prepared by sacremoses 0.0.1, and " in caplog.text
+    caplog.clear()
+    pipeline = TextPipeline.of("moses", "none", "en")
+    assert pipeline.sacremoses == version("sacremoses") and pipeline.apply("a") == "a"
+    assert not caplog.text
+    # What a new field does by default changes no name of prepared text.
+    assert repr(TextPipeline(tag="<2de>")) == "TextPipeline(tag='<2de>')"
+
+
+def test_vocabulary_of_moses_serves_its_languages_alone(tmp_path):
+    config = configuration(tmp_path, steps=1)
+    data = replace(config.data, direction="en-de", text_normalization="moses")
+    run = train(replace(config, data=data), tmp_path / "run", progress=False)
+    other = replace(data, direction="en-fr")
+    with pytest.raises(RunError, match="prepares text in de as Moses does, and this is in fr"):
+        train(replace(config, data=other), tmp_path / "new", init_from=run.folder, progress=False)

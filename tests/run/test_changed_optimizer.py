@@ -1,14 +1,17 @@
 """Settings of the optimizer that change in a run that has started: when, with what numbers."""
 
 import json
+import shutil
+import signal
 from dataclasses import replace
 
 import jax
 import pytest
 
 from tests.run.test_recovery import damage
-from tests.small_job import configuration, last_fingerprints
+from tests.small_job import configuration, last_fingerprints, read_jsonl
 from transformer_jax.data.batching import Batches
+from transformer_jax.devices.signals import Interrupted
 from transformer_jax.errors import UserError
 from transformer_jax.run.changes import OptimizerChange
 from transformer_jax.run.folder import Run, RunError
@@ -133,6 +136,7 @@ def test_change_may_be_changed_and_taken_back(tmp_path):
     [
         ({"accumulation_steps": 2}, "accumulation_steps = 1, which decides the sentences of every"),
         ({"ema_decay": 0.9}, "another state is kept"),
+        ({"peak_learning_rate": None, "lr_factor": 2.0, "frozen": ("x",)}, "'x' is no part of"),
         ({"frozen": ("encodr",)}, "frozen 'encodr' is no part of the model; did you mean 'encoder"),
     ],
 )
@@ -141,10 +145,54 @@ def test_some_settings_cannot_change(changed, optimizer, message):
     before = (folder / "config.json").read_bytes()
     with pytest.raises(UserError, match=message):
         train(
-            with_steps(config, 9, **CHANGED, **optimizer), folder, progress=False,
+            with_steps(config, 9, **{**CHANGED, **optimizer}), folder, progress=False,
             change_optimizer=True,
         )  # fmt: skip
     assert (folder / "config.json").read_bytes() == before
+
+
+def test_changes_need_a_run(tmp_path):
+    config = configuration(tmp_path)
+    with pytest.raises(RunError, match="holds no run whose optimizer could change"):
+        train(config, tmp_path / "run", progress=False, change_optimizer=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_fallback_makes_no_checkpoint_that_the_schedule_does_not(tmp_path):
+    """The run had been stopped after update 5, where its settings changed."""
+    config = configuration(tmp_path, checkpoint_every=3, evaluate_every=3, log_every=1)
+
+    def stop(record):
+        if record["step"] == 4:  # records are read a step late
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        train(with_steps(config, 9), tmp_path / "run", progress=False, on_record=stop)
+    newest = with_steps(config, 9, **CHANGED)
+    run = train(newest, tmp_path / "run", progress=False, change_optimizer=True)
+    assert run.changes == (OptimizerChange(5, config.optimizer, scheduled=False),)
+    expected = last_fingerprints(run.folder)
+    before = read_jsonl(run.folder / "metrics.jsonl")
+    for step in run.checkpoints(read_only=True).steps()[1:]:
+        damage(run.folder / "checkpoints" / str(step), "flipped")
+    again = train(newest, run.folder, progress=False)
+    assert last_fingerprints(run.folder) == expected
+    assert read_jsonl(run.folder / "metrics.jsonl") == before
+    assert again.checkpoints(read_only=True).scheduled_steps() == [3, 6, 9]
+
+
+def test_fallback_ends_where_patience_ends(changed, tmp_path):
+    """Before the settings change, and the run ends there for good."""
+    config, folder = changed
+    copy = shutil.copytree(folder, tmp_path / "run")
+    for step in (4, 6, 8):
+        damage(copy / "checkpoints" / str(step), "flipped")
+    impatient = with_steps(config, 8, **CHANGED)
+    options = replace(impatient.train, patience=1, min_delta=1e6, evaluate_every=1)
+    run = train(replace(impatient, train=options), copy, progress=False)
+    newest = run.checkpoints(read_only=True).steps()[-1]
+    assert newest in (3, 4)
+    assert Run.open(copy).at(newest - 1).config.optimizer == config.optimizer
 
 
 def test_change_that_is_not_recorded_is_another_run(changed, tmp_path):

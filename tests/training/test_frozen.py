@@ -34,7 +34,7 @@ def is_frozen(name):
 
 @pytest.mark.parametrize("way", ["jit", "mesh"])
 def test_frozen_parameters_keep_their_values_and_others_are_trained(way):
-    """The others' updates are those of a training in which the frozen ones only feed forward."""
+    """The others' updates are those of a training of all, as Adam's are each entry's own."""
     functions, state = start(optimizer=FROZEN)
     layout = Layout(jax.devices()[:4], fsdp=2)
     runner = SingleDeviceRunner(functions) if way == "jit" else MeshRunner(functions, layout)
@@ -46,6 +46,8 @@ def test_frozen_parameters_keep_their_values_and_others_are_trained(way):
             state.params, {}, jax.tree.map(jnp.asarray, data), jax.random.key(0)
         ).gradients
     )
+    copy = jax.tree.map(jnp.array, state)
+    every = named(jax.device_get(SingleDeviceRunner(whole)(copy, [data])[0].params))
     placed = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, runner.template))
     after, metrics = runner(placed, [runner.place_batch(data)])
     params = named(jax.device_get(after.params))
@@ -54,6 +56,9 @@ def test_frozen_parameters_keep_their_values_and_others_are_trained(way):
     keys = {name for name in before if name.endswith("key/bias")}
     assert moved - keys == {name for name in before if not is_frozen(name)} - keys
     counted = float(metrics["tokens"])
+    for name in params:
+        if not is_frozen(name) and name not in keys:
+            np.testing.assert_allclose(params[name], every[name], rtol=1e-5, atol=1e-7)
     squares = sum(
         float(np.square(gradients[n] / counted).sum()) for n in gradients if not is_frozen(n)
     )
@@ -106,7 +111,7 @@ def test_names_of_frozen_parameters():
 
 def test_schedules_of_fine_tuning():
     """Linear to the peak; then it stays, or falls as step^-0.5 from there."""
-    tuning = OptimizerConfig(peak_learning_rate=3e-4, warmup_steps=100, lr_factor=7.0)
+    tuning = OptimizerConfig(peak_learning_rate=3e-4, warmup_steps=100)
     paper = make_schedule(tuning, d_model=512)
     constant = make_schedule(replace(tuning, schedule="constant"), d_model=64)
     for step in (1, 50, 100):
@@ -115,6 +120,8 @@ def test_schedules_of_fine_tuning():
     for step in (101, 400, 10_000):
         np.testing.assert_allclose(paper(step - 1), 3e-4 * (100 / step) ** 0.5, rtol=1e-6)
         np.testing.assert_allclose(constant(step - 1), 3e-4, rtol=1e-6)
+    with pytest.raises(UserError, match=r"lr_factor 7.0 and peak_learning_rate 0.0003 both"):
+        replace(tuning, lr_factor=7.0)
     of_paper = make_schedule(OptimizerConfig(schedule="constant", warmup_steps=4000), d_model=512)
     np.testing.assert_allclose(of_paper(99_999), (512 * 4000) ** -0.5, rtol=1e-6)
     shown = rates(RunConfig(MODEL, replace(tuning, schedule="constant"), train=TrainConfig(200)))

@@ -34,9 +34,15 @@ def check_positive(config, *names: str) -> None:
 
 
 def check_tag(name: str, tag: str | None) -> None:
-    """Raise ConfigError for a tag that is not one visible word."""
-    visible = tag is None or all(unicodedata.category(sign)[0] not in "CZ" for sign in tag)
+    """Raise ConfigError for a tag that is not one visible word, or could be one of a text."""
+    if tag is None:
+        return
+    visible = all(unicodedata.category(sign)[0] not in "CZ" for sign in tag)
     require(visible and tag != "", f"{name} {tag!r} must be visible characters without a space")
+    require(
+        not tag.isalnum() and tag not in ("<pad>", "</s>", "<unk>", "<s>"),
+        f"{name} {tag!r} may be a part of text, or a special symbol: write it otherwise, as <2de>",
+    )
 
 
 def check_types(config) -> None:
@@ -49,6 +55,10 @@ def check_types(config) -> None:
             continue
         kinds = [typing.get_origin(k) or k for k in typing.get_args(kind) or (kind,)]
         kinds = [tuple] if typing.get_origin(kind) is tuple else kinds
+        if typing.get_args(kind)[1:] == (...,):
+            [each, _] = typing.get_args(kind)
+            fits = type(value) is tuple and all(type(part) is each for part in value)
+            require(fits, f"{name} {value!r} must be a tuple of {each.__name__}")
         if type(value) is int and name != "seed":
             require(abs(value) <= MAX_INT32, f"{name} {value:.3g} is larger than {MAX_INT32}")
         if float in kinds and type(value) in (int, float):

@@ -57,6 +57,7 @@ class DataConfig:
     def __post_init__(self):
         check_types(self)
         check_positive(self, "max_length", "batch_tokens", "max_batch_shapes", "mixed_ratio")
+        require(self.mixed_ratio <= 1000, f"mixed_ratio {self.mixed_ratio:g} is more than 1000")
         check_tag("source_tag", self.source_tag)
         texts = (self.train, self.validation, self.mixed_text, self.dataset)
         require(

@@ -42,13 +42,19 @@ class OptimizerConfig:
     batch with the kernels called definition; with others at most 256, or a sixteenth of the batch
     if that is more. Numbers are equal up to rounding."""
     frozen: tuple[str, ...] = ()
-    """Parameters that keep their values: names of parts, such as embedding or encoder_0, in which *
-    stands for anything, as in encoder_* or */bias."""
+    """Parameters that keep their values (in an average of checkpoints up to rounding): names of
+    parts, such as embedding or encoder_0, in which * stands for anything, as in encoder_* or
+    */bias."""
 
     def __post_init__(self):
         check_types(self)
         check_positive(self, "lr_factor", "warmup_steps", "epsilon", "peak_learning_rate")
         check_positive(self, "accumulation_steps", "clip_norm", "logits_block")
+        require(
+            self.peak_learning_rate is None or self.lr_factor == 1.0,
+            f"lr_factor {self.lr_factor} and peak_learning_rate {self.peak_learning_rate} both set "
+            "the peak of the learning rate: leave one out",
+        )
         for name in ("beta1", "beta2", "label_smoothing", "ema_decay"):
             value = getattr(self, name)
             require(value is None or 0 <= value < 1, f"{name} {value} is outside [0, 1)")

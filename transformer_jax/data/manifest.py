@@ -63,8 +63,10 @@ class Manifest:
             pairing: The task's.
         """
         train, validation = texts
-        mixed = train.mixed_identity if isinstance(train, Mixture) else None
-        train = train.text if isinstance(train, Mixture) else train
+        mixed = None
+        if isinstance(train, Mixture):
+            mixed = train.mixed_identity
+            train = train.text
         taken = b"".join(each.to_bytes() for each in given.distinct) if given else b""
         return cls(
             train.identity,
@@ -127,6 +129,8 @@ class Manifest:
 def _pipelines(data: DataConfig) -> tuple[TextPipeline, TextPipeline]:
     """What is done to the text of source and target."""
     steps = data.text_normalization, data.word_splitting
-    of_source, of_target = data.languages if "moses" in steps else (None, None)
-    source = TextPipeline(*steps, of_source, data.source_tag)
-    return source, TextPipeline(*steps, of_target)
+    of_source, of_target = data.languages
+    return (
+        TextPipeline.of(*steps, of_source, data.source_tag),
+        TextPipeline.of(*steps, of_target),
+    )

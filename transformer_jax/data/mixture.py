@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from transformer_jax.data.text import ParallelText
+from transformer_jax.data.text import ParallelText, TextError
 
 __all__ = ["Mixture", "resample"]
 
@@ -43,11 +43,29 @@ class Mixture:
         of_text, of_other = (sum(1 for _ in each) for each in (self.text, self.other))
         return of_text, of_other
 
-    def __iter__(self) -> Iterator[tuple[str, str]]:
+    @cached_property
+    def amounts(self) -> tuple[int, int]:
+        """Pairs that are yielded of the text and of the other one.
+
+        Raises:
+            TextError: There would be none of one.
+        """
         of_text, of_other = self._counts
         repeats = max(1, int(of_other / (max(of_text, 1) * max(self.ratio, 1.0))))
-        yield from resample(self.text, of_text, repeats * of_text)
-        yield from resample(self.other, of_other, round(self.ratio * repeats * of_text))
+        wanted = repeats * of_text, round(self.ratio * repeats * of_text)
+        for text, count, amount in zip((self.text, self.other), self._counts, wanted):
+            if count == 0:
+                raise TextError(f"{text} hold no pair of lines: give others, or mix nothing in")
+            if amount == 0:
+                raise TextError(
+                    f"at a ratio of {self.ratio:g} no pair of {text} would be mixed in: raise it"
+                )
+        return wanted
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        (of_text, of_other), amounts = self._counts, self.amounts
+        yield from resample(self.text, of_text, amounts[0])
+        yield from resample(self.other, of_other, amounts[1])
 
     def __str__(self) -> str:
         return f"{self.text} with {self.other} at a ratio of {self.ratio:g}"

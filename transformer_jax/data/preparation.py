@@ -164,6 +164,11 @@ def _texts(data: DataConfig) -> Texts:
 def _mixed(text: ParallelText, data: DataConfig) -> ParallelText:
     """The training text, with what is mixed into it."""
     if data.mixed_text is None:
+        if data.mixed_ratio != 1.0:
+            raise CorpusError(
+                f"mixed_ratio {data.mixed_ratio:g}: there is no text to mix in: give --mixed-text "
+                "SOURCE TARGET, or leave --mixed-ratio out"
+            )
         return text
     return Mixture(text, TextFiles(*data.mixed_text), data.mixed_ratio)
 
@@ -196,6 +201,8 @@ def _prepare_unless_current(
             raise CorpusError(f"{folder / part} is not prepared text: give another folder")
     train, validation = texts
     language = data.languages[0]
+    if isinstance(train, Mixture):
+        log.info("%s: %d and %d pairs of lines", train, *train.amounts)
     count, sentences = _survey(train, language, manifest.pairing)
     if validation is not None:
         _survey(validation, language, manifest.pairing)  # for its faults

@@ -8,7 +8,7 @@ from transformer_jax.data.corpus import LineStatistics
 from transformer_jax.data.pairing import Pairing
 from transformer_jax.data.segmentation import join_pieces, split_long_line, split_sentences
 from transformer_jax.data.text import is_blank
-from transformer_jax.data.vocabulary import Vocabulary, WhitespaceVocabulary
+from transformer_jax.data.vocabulary import Vocabulary
 from transformer_jax.errors import UserError
 
 __all__ = ["LineSplitter", "Splitting", "check_splitting"]
@@ -119,6 +119,6 @@ class LineSplitter:
 
     def join(self, parts: Sequence[str]) -> str:
         """The translations of a line's parts as that of the line."""
-        if isinstance(self._vocabulary, WhitespaceVocabulary):
+        if self._vocabulary.is_tokenized:
             return " ".join(parts)
         return join_pieces(parts, self._languages[1])

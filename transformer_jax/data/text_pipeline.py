@@ -3,21 +3,25 @@
 import dataclasses
 import functools
 import json
+import logging
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from transformer_jax.config.checks import ConfigError, check_tag, check_types, from_json_value
-from transformer_jax.config.languages import short_code
-from transformer_jax.data.vocabulary_protocol import Vocabulary, VocabularyError
+from transformer_jax.config.languages import check_language, short_code
+from transformer_jax.data.vocabulary_protocol import UNK_ID, Vocabulary, VocabularyError
 from transformer_jax.errors import UserError
 
 __all__ = ["PipelineVocabulary", "TextPipeline"]
 
+log = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class TextPipeline:
     """Normalisation, splitting into words, and a tag, in this order.
 
@@ -27,6 +31,8 @@ class TextPipeline:
         word_splitting: none, or Moses' tokenizer; what is decoded is joined by its detokenizer.
         language: The language, on which what is Moses' depends; None without it.
         tag: What every text begins with, as the name of a target language; None is nothing.
+        sacremoses: Version of sacremoses that text was prepared with; None without it. Another one
+            may do otherwise, and is warned of.
 
     >>> TextPipeline("moses", "moses", "en", "<2de>").apply("It\u2019s \u201cfine\u201d.")
     "<2de> It 's \\" fine \\" ."
@@ -36,12 +42,39 @@ class TextPipeline:
     word_splitting: Literal["none", "moses"] = "none"
     language: str | None = None
     tag: str | None = None
+    sacremoses: str | None = None
 
     def __post_init__(self):
         check_types(self)
         check_tag("tag", self.tag)
-        if "moses" in (self.normalization, self.word_splitting) and self.language is None:
+        if self.language is not None:
+            check_language(self.language)
+        elif "moses" in (self.normalization, self.word_splitting):
             raise ConfigError("text as Moses has it depends on the language: give --direction")
+
+    def __repr__(self) -> str:
+        """Name what is not at its default: prepared text is known by it."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        changed = {f.name: f.default for f in dataclasses.fields(self)}
+        shown = [f"{name}={value!r}" for name, value in fields.items() if value != changed[name]]
+        return f"TextPipeline({', '.join(shown)})"
+
+    @classmethod
+    def of(
+        cls, normalization: str, word_splitting: str, language: str | None, tag: str | None = None
+    ) -> "TextPipeline":
+        """Make a pipeline for new text: what is Moses' is that of the sacremoses installed.
+
+        Args:
+            normalization: As the attribute.
+            word_splitting: As the attribute.
+            language: The language, where it is known.
+            tag: As the attribute.
+        """
+        of_moses = "moses" in (normalization, word_splitting)
+        steps: Any = (normalization, word_splitting)
+        versions = (language, tag, version("sacremoses")) if of_moses else (None, tag)
+        return cls(*steps, *versions)
 
     def apply(self, text: str, code: str = "") -> str:
         """Prepare a text for the vocabulary; an empty one stays empty.
@@ -51,12 +84,12 @@ class TextPipeline:
             code: A tag of its own, which stands in place of `tag`.
         """
         if self.normalization == "moses":
-            text = _moses(self.language).normalize(text)
+            text = _moses(self.language, self.sacremoses).normalize(text)
         elif self.normalization != "none":
             form: Any = self.normalization.upper()
             text = unicodedata.normalize(form, text)
         if self.word_splitting == "moses":
-            text = " ".join(_moses(self.language).tokenize(text))
+            text = " ".join(_moses(self.language, self.sacremoses).tokenize(text))
         tag = code or self.tag
         return f"{tag} {text}".rstrip() if tag and (text or code) else text
 
@@ -64,7 +97,7 @@ class TextPipeline:
         """Join the words of a text that was decoded."""
         if self.word_splitting == "none":
             return text
-        return _moses(self.language).detokenize(text.split())
+        return _moses(self.language, self.sacremoses).detokenize(text.split())
 
 
 class _Moses(NamedTuple):
@@ -74,10 +107,15 @@ class _Moses(NamedTuple):
 
 
 @functools.cache
-def _moses(language: str) -> _Moses:
+def _moses(language: str, expected: str | None) -> _Moses:
     """What sacremoses does with the text of a language; one that it does not know is as English."""
     from sacremoses import MosesDetokenizer, MosesPunctNormalizer, MosesTokenizer
 
+    if expected not in (None, installed := version("sacremoses")):
+        log.warning(
+            "text was prepared by sacremoses %s, and %s is installed, which may cut it otherwise",
+            expected, installed,
+        )  # fmt: skip
     code = short_code(language)
     tokenizer, detokenizer = MosesTokenizer(code), MosesDetokenizer(code)
     return _Moses(
@@ -90,7 +128,8 @@ def _moses(language: str) -> _Moses:
 class PipelineVocabulary(Vocabulary):
     """A vocabulary with a pipeline before it; both are written together.
 
-    A text that begins with a language code of the vocabulary keeps it in place of the tag.
+    A text that begins with the tag, or with a language code that the vocabulary has, is left with
+    that.
     """
 
     FILE = "text_pipeline.json"
@@ -104,9 +143,10 @@ class PipelineVocabulary(Vocabulary):
         """
         self.pipeline, self.inner = pipeline, inner
         self.pieces = inner.pieces
+        self.is_tokenized = inner.is_tokenized and pipeline.word_splitting == "none"
 
     def _apply(self, text: str) -> str:
-        code, rest = self.inner.split_language_code(text)
+        code, rest = self.split_language_code(text)
         return self.pipeline.apply(rest.removeprefix(" ") if code else rest, code)
 
     def encode(self, text: str) -> list[int]:
@@ -122,7 +162,12 @@ class PipelineVocabulary(Vocabulary):
         return self.inner.tokens(ids)
 
     def split_language_code(self, text: str) -> tuple[str, str]:
-        return self.inner.split_language_code(text)
+        tag = self.pipeline.tag
+        if tag and (text == tag or text.startswith(f"{tag} ")):
+            return tag, text[len(tag) :]
+        code, rest = self.inner.split_language_code(text)
+        known = code and UNK_ID not in self.inner.encode(code)
+        return (code, rest) if known else ("", text)
 
     def __len__(self) -> int:
         return len(self.inner)

@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -50,6 +51,7 @@ class WhitespaceVocabulary(ListedVocabulary):
     """
 
     FILE = "vocabulary.json"
+    is_tokenized = True
 
     @classmethod
     def train(cls, lines: Iterable[str], vocab_size: int) -> "WhitespaceVocabulary":
@@ -220,7 +222,8 @@ def train_vocabulary(
         kind: bpe, unigram or whitespace.
         lines: The text of all sides that share it.
         vocab_size: Most types.
-        symbols: Words of the text that are never cut.
+        symbols: Text that is one piece wherever it stands; words of a whitespace vocabulary are
+            that anyway.
     """
     if kind == "whitespace":
         return WhitespaceVocabulary.train(lines, vocab_size)
@@ -273,6 +276,7 @@ class Vocabularies(NamedTuple):
         return f"{len(self.source)}" if self.joint else " + ".join(str(len(v)) for v in self)
 
 
+_KINDS = (SentencePieceVocabulary, WhitespaceVocabulary, PieceVocabulary)
 # Folder, beside the source's vocabulary, of one that the target has for itself.
 _TARGET = "target_vocabulary"
 
@@ -280,10 +284,15 @@ _TARGET = "target_vocabulary"
 def save_vocabularies(vocabularies: Vocabularies, folder: Path) -> None:
     """Write the source's, or that of both, to the folder, and the target's own one below it.
 
+    Those of other kinds that stood there are removed.
+
     Args:
         vocabularies: Those of source and target.
         folder: A folder that exists.
     """
+    for kind in (*_KINDS, PipelineVocabulary):
+        (folder / kind.FILE).unlink(missing_ok=True)
+    shutil.rmtree(folder / _TARGET, ignore_errors=True)
     vocabularies.source.save(folder)
     if len(vocabularies.distinct) > 1:
         (folder / _TARGET).mkdir(exist_ok=True)
@@ -299,7 +308,7 @@ def load_vocabularies(folder: Path) -> Vocabularies:
 
 def load_vocabulary(folder: Path) -> Vocabulary:
     """Read the vocabulary that `save` wrote to a folder."""
-    for kind in (SentencePieceVocabulary, WhitespaceVocabulary, PieceVocabulary):
+    for kind in _KINDS:
         if (folder / kind.FILE).is_file():
             found: Vocabulary = kind.load(folder)
             piped = (folder / PipelineVocabulary.FILE).is_file()

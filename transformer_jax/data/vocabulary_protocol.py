@@ -33,9 +33,11 @@ class Vocabulary(Protocol):
 
     Attributes:
         pieces: The SentencePiece model that cuts text; None where spaces do.
+        is_tokenized: Whether text and translations are tokens that spaces separate.
     """
 
     pieces: bytes | None
+    is_tokenized: bool = False
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text's tokens, UNK_ID for those that it does not know.

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from transformer_jax.config.languages import SPACELESS, short_code
-from transformer_jax.data.vocabulary import Vocabulary, WhitespaceVocabulary
+from transformer_jax.data.vocabulary import Vocabulary
 from transformer_jax.errors import UserError
 
 __all__ = [
@@ -289,7 +289,7 @@ def default_score(
         references: One reference for each.
         language: Of the references, where it is known.
     """
-    if isinstance(vocabulary, WhitespaceVocabulary):
+    if vocabulary.is_tokenized:
         hypotheses, references = (
             [join_subwords(line) for line in side] for side in (hypotheses, references)
         )

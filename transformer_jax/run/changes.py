@@ -16,10 +16,13 @@ class OptimizerChange:
     Attributes:
         step: The last update that was made with those before.
         before: The settings before.
+        scheduled: Whether the checkpoint of that step was one of the schedule's, or the run had
+            been stopped there.
     """
 
     step: int
     before: OptimizerConfig
+    scheduled: bool = True
 
     def __post_init__(self):
         if self.step < 0:

@@ -10,7 +10,8 @@ from transformer_jax.config.languages import check_direction
 from transformer_jax.data.corpus import Corpus, CorpusError
 from transformer_jax.data.manifest import Manifest
 from transformer_jax.data.preparation import TRAIN, VALIDATION, prepare_cached
-from transformer_jax.data.vocabulary import Vocabularies
+from transformer_jax.data.text_pipeline import PipelineVocabulary, TextPipeline
+from transformer_jax.data.vocabulary import Vocabularies, load_vocabularies
 from transformer_jax.devices.layout import Layout
 from transformer_jax.models.families import build_model, family_of
 from transformer_jax.run.folder import Run, RunError
@@ -20,7 +21,13 @@ from transformer_jax.training.frozen import select_frozen
 from transformer_jax.training.memory import check_model, fit_batches
 from transformer_jax.training.optimizer import MakeOptimizer
 
-__all__ = ["check_frozen", "check_patience", "create_run", "with_vocabulary_sizes"]
+__all__ = [
+    "check_frozen",
+    "check_patience",
+    "create_run",
+    "with_corpus_fields",
+    "with_vocabulary_sizes",
+]
 
 # Fine-tuning may change these; the others decide what the parameters mean.
 _MAY_DIFFER_WHEN_FINE_TUNING = {
@@ -58,11 +65,6 @@ def create_run(
     """
     config = replace(config, model=replace(config.model, kernels=config.model.chosen_kernels))
     task = _checked_task(config)
-    if config.data.mixed_ratio != 1.0 and not (config.data.mixed_text or config.data.corpus):
-        raise RunError(
-            f"mixed_ratio {config.data.mixed_ratio:g}: there is no text to mix in: give "
-            "--mixed-text SOURCE TARGET, or leave --mixed-ratio out"
-        )
     if config.data.train and not config.data.validation:
         check_patience(config.train, None)  # before the text is prepared
     check_model(config.model, layout)
@@ -83,16 +85,7 @@ def create_run(
             raise CorpusError(
                 f"{prepared} was prepared for another task than {data.task}: prepare the text again"
             )
-        kind: Any = manifest.vocabulary
-        source = manifest.pipelines[0]
-        data = replace(
-            data,
-            vocabulary=kind,
-            max_length=manifest.max_length,
-            text_normalization=source.normalization,
-            word_splitting=source.word_splitting,
-            source_tag=source.tag,
-        )
+        data = with_corpus_fields(data, manifest)
     else:
         if other is not None:
             _check_text_fields(data, other)
@@ -180,8 +173,38 @@ def with_vocabulary_sizes(model: ModelConfig, vocabularies: Vocabularies) -> Mod
     return replace(model, vocab_size=source, target_vocab_size=own)
 
 
+def with_corpus_fields(data: DataConfig, manifest: Manifest) -> DataConfig:
+    """Give the fields that say how text is prepared the values that prepared text has, whatever a
+    preset says.
+
+    Args:
+        data: The settings, with a corpus.
+        manifest: That of the corpus.
+    """
+    vocabulary: Any = manifest.vocabulary
+    source = load_vocabularies(Path(str(data.corpus)) / TRAIN).source
+    pipeline = source.pipeline if isinstance(source, PipelineVocabulary) else TextPipeline()
+    return replace(
+        data,
+        vocabulary=vocabulary,
+        max_length=manifest.max_length,
+        text_normalization=pipeline.normalization,
+        word_splitting=pipeline.word_splitting,
+        source_tag=pipeline.tag,
+        mixed_ratio=1.0 if manifest.mixed is None else float(manifest.mixed.split()[-1]),
+    )
+
+
 def _check_text_fields(data: DataConfig, other: Run) -> None:
     """Refuse what is asked of a vocabulary that is taken over and has it otherwise."""
+    for side, language in zip(other.vocabularies, data.languages):
+        own = side.pipeline.language if isinstance(side, PipelineVocabulary) else None
+        if own is not None and own != language:
+            raise RunError(
+                f"the vocabulary is that of --init-from {other.folder}, which prepares text in "
+                f"{own} as Moses does, and this is in {language or 'a language not given'}: train "
+                "a model of its own for other languages"
+            )
     for name in ("vocabulary", "text_normalization", "word_splitting", "source_tag"):
         wanted, own = getattr(data, name), getattr(other.config.data, name)
         if wanted != own:

@@ -272,11 +272,12 @@ class Run:
         for name in old:
             of_optimizer = name.startswith("optimizer.")
             if old[name] != new[name] and not (of_optimizer and change_optimizer):
-                change = ", give --change-optimizer to go on with the new one" * of_optimizer
+                may_change = of_optimizer and name != "optimizer.accumulation_steps"
+                change = ", give --change-optimizer to go on with the new one" * may_change
                 raise RunError(
-                    f"{self.folder} was started with {name} = {old[name]!r} and cannot be resumed "
-                    f"with {new[name]!r}: use the old value{change}, or another run folder with "
-                    "--init-from"
+                    f"{self.folder} was {'left' if self.changes else 'started'} with {name} = "
+                    f"{old[name]!r} and cannot be resumed with {new[name]!r}: use the old value"
+                    f"{change}, or another run folder with --init-from"
                 )
 
     def check_corpus(self, corpus: Path, fingerprint: str) -> None:

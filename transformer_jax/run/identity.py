@@ -48,8 +48,11 @@ def identity(
     if not changes:
         return _number(_changed(config), corpus_fingerprint)
     first = replace(config, optimizer=changes[0].before)
-    fields = _changed(first) | {"changes": changed_settings(config.optimizer, changes)}
-    return _number(fields, corpus_fingerprint)
+    changed = [
+        [step, {_first_name(f"optimizer.{name}"): value for name, value in settings.items()}]
+        for step, settings in changed_settings(config.optimizer, changes)
+    ]
+    return _number(_changed(first) | {"changes": changed}, corpus_fingerprint)
 
 
 def old_identities(config: RunConfig, corpus_fingerprint: str) -> list[str]:
@@ -71,7 +74,11 @@ def _changed(config: RunConfig) -> dict[str, object]:
 
 
 def _named_at_first(config: RunConfig) -> dict[str, object]:
-    return {_FIRST_NAMES.get(name, name): value for name, value in config.identity_fields().items()}
+    return {_first_name(name): value for name, value in config.identity_fields().items()}
+
+
+def _first_name(name: str) -> str:
+    return _FIRST_NAMES.get(name, name)
 
 
 def _number(fields: dict[str, object], corpus_fingerprint: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from transformer_jax.config import RunConfig
+from transformer_jax.config import OptimizerConfig, RunConfig
 from transformer_jax.devices.layout import single_device_template
 from transformer_jax.devices.settings import usual_settings
 from transformer_jax.run.changes import changed_settings
@@ -17,6 +17,7 @@ from transformer_jax.run.items import prediction_items, state_to_items
 from transformer_jax.run.names import AVERAGED, CHECKPOINTS, step_folder
 from transformer_jax.training.fingerprint import leaf_paths
 from transformer_jax.training.patience import has_ended
+from transformer_jax.training.state import TrainState
 
 __all__ = ["compare_runs", "describe_run"]
 
@@ -84,6 +85,8 @@ def _table(parameters: list[tuple[str, tuple[int, ...]]]) -> list[str]:
 def _checkpoint_health(run: Run) -> list[str]:
     """A line for each checkpoint."""
     lines = []
+    # What the optimizer keeps may have another form since its settings changed.
+    templates: dict[OptimizerConfig, TrainState] = {}
     for name, items_of in ((CHECKPOINTS, state_to_items), (AVERAGED, prediction_items)):
         if not (run.checkpoint_root / name).is_dir():
             continue
@@ -93,9 +96,11 @@ def _checkpoint_health(run: Run) -> list[str]:
             lines.append(f"{name}: DAMAGED: {error}")
             continue
         for step in checkpoints.steps():
-            # What the optimizer keeps may have another form since its settings changed.
-            shapes = run.at(step - 1).step_functions().shapes()
-            notes, read = [], items_of(single_device_template(shapes))
+            then = run.at(step - 1)
+            if then.config.optimizer not in templates:
+                shapes = then.step_functions().shapes()
+                templates[then.config.optimizer] = single_device_template(shapes)
+            notes, read = [], items_of(templates[then.config.optimizer])
             try:
                 saved = checkpoints.metadata(step)["fingerprints"].get("optimizer", ())
                 if "optimizer" in read and {*saved} != {*leaf_paths(read["optimizer"])}:

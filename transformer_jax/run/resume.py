@@ -23,6 +23,7 @@ from transformer_jax.run.create import (
     check_frozen,
     check_patience,
     create_run,
+    with_corpus_fields,
     with_vocabulary_sizes,
 )
 from transformer_jax.run.folder import Run, RunError
@@ -71,6 +72,8 @@ def open_or_create_run(
             f"{folder} holds a model that was imported from {run.origin.name}, and no training to "
             f"resume: train it further in another run folder, with --init-from {folder}"
         )
+    if run is None and change_optimizer:
+        raise RunError(f"{folder} holds no run whose optimizer could change: name that of a run")
     if config.data.direction is None:
         direction = config.data.known_direction
         if direction is None and run is not None:
@@ -195,6 +198,8 @@ def _resume_run(
             f"now: leave --{added.replace('_', '-')} out, or take another run folder with "
             "--init-from"
         )
+    if manifest is not None and data.corpus:
+        config = replace(config, data=with_corpus_fields(data, manifest))
     if manifest is not None and _asks_for(config.model, manifest):
         # Asked for as when the run began; the text may have given fewer types.
         config = replace(config, model=with_vocabulary_sizes(config.model, run.vocabularies))
@@ -231,7 +236,8 @@ def _with_change(
     """The changes of a run that goes on with the optimizer's settings of `config`."""
     if config.optimizer == run.config.optimizer:
         return run.changes
-    steps = run.checkpoints(read_only=True).steps()
+    checkpoints = run.checkpoints(read_only=True)
+    steps = checkpoints.steps()
     if not steps:
         raise RunError(
             f"{run.checkpoint_root} holds no checkpoint from which the optimizer's settings could "
@@ -255,7 +261,8 @@ def _with_change(
         )
     if old.config.optimizer == config.optimizer:  # a change that is taken back
         return old.changes
-    change = OptimizerChange(steps[-1], old.config.optimizer)
+    scheduled = steps[-1] in checkpoints.scheduled_steps()
+    change = OptimizerChange(steps[-1], old.config.optimizer, scheduled)
     log.info("%s: settings of the optimizer change after update %d", run.folder, change.step)
     return (*old.changes, change)
 

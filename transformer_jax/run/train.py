@@ -142,11 +142,12 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
     """
     checkpoints = run.checkpoints()
     newest = max(checkpoints.steps(), default=0)
-    stretch_end = min((c.step for c in run.changes if c.step > newest), default=None)
+    steps = run.config.train.steps
+    change = next((each for each in run.changes if newest < each.step < steps), None)
     run = run.at(newest)
     config, task, corpus = run.config, run.task, run.training_corpus()
-    if stretch_end is not None:
-        config = replace(config, train=replace(config.train, steps=stretch_end))
+    if change is not None and change.scheduled:
+        config = replace(config, train=replace(config.train, steps=change.step))
     if jax.default_backend() == "cpu":
         keep_freed_memory()
     functions = run.step_functions(optimizer)
@@ -269,19 +270,20 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
                     is_epoch_end=is_epoch_end,
                     accumulation_steps=accumulation_steps,
                     total_input_wait=lambda: prefetch.waited,
-                    should_stop=lambda step: received(step) is not None,
+                    should_stop=lambda step: (
+                        received(step) is not None or (change is not None and step == change.step)
+                    ),
                     should_end=should_end,
                 )
         checkpoints.wait()
         stopped = received(int(state.step))
-        more = int(state.step) < config.train.steps or stretch_end is not None
-        if stopped is not None and more and not patience.ended:
+        if stopped is not None and int(state.step) < steps and not patience.ended:
             raise Interrupted(
                 stopped,
                 f"stopped by {stopped.name} after step {int(state.step)}, which is saved; "
                 f"{_resume_hint(run.folder)}",
             )
-        if stretch_end is not None:
+        if int(state.step) < steps and not patience.ended:
             return False
         # The newest ends the run, even where it is unscheduled, as it was stopped there.
         steps = sorted({*checkpoints.scheduled_steps(), checkpoints.steps()[-1]})

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from transformer_jax.config.languages import SPACELESS, short_code
 from transformer_jax.data.segmentation import is_spaceless
-from transformer_jax.data.vocabulary import WhitespaceVocabulary
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bleu import default_score, missing_tokenizer, score_all
 from transformer_jax.tasks.task import Task
@@ -47,7 +46,7 @@ class TranslationTask(Task):
     def scores(self, predictions, references, vocabulary, language):
         """Text of a whitespace vocabulary is tokenised already and gets the BLEU of tokens; other
         text gets every score of raw text."""
-        if isinstance(vocabulary, WhitespaceVocabulary):
+        if vocabulary.is_tokenized:
             return [default_score("BLEU", vocabulary, predictions, references, language)]
         if language is None and any(map(is_spaceless, references)):
             log.warning(

@@ -156,12 +156,9 @@ def verify_resume(
 
 
 def _at_half_the_rate(optimizer: OptimizerConfig) -> OptimizerConfig:
-    peak = optimizer.peak_learning_rate
-    return replace(
-        optimizer,
-        lr_factor=optimizer.lr_factor / 2,
-        peak_learning_rate=None if peak is None else peak / 2,
-    )
+    if (peak := optimizer.peak_learning_rate) is not None:
+        return replace(optimizer, peak_learning_rate=peak / 2)
+    return replace(optimizer, lr_factor=optimizer.lr_factor / 2)
 
 
 def _train_stretches(
@@ -179,14 +176,17 @@ def _train_stretches(
         The last update recorded before each kill.
     """
     last: list[int] = []
+    start = 0
     for config in stretches:
+        options = ["--change-optimizer"] if start else []
         (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
         while len(last) < len(kills):
-            after = max(kills[len(last)], *last, 0) + 1
+            after = max(kills[len(last)], *last, start) + 1
             if after >= config.train.steps and config is not stretches[-1]:
                 break
-            last.append(_kill(folder, name, after))
-        run_to_end(folder, name)
+            last.append(_kill(folder, name, after, options))
+        run_to_end(folder, name, options=options)
+        start = config.train.steps
     return last
 
 
@@ -300,7 +300,6 @@ def _job(
             [
                 *(sys.executable, "-m", "transformer_jax", "train"),
                 *("--run-dir", str(folder / name), "--config", str(folder / CONFIG)),
-                "--change-optimizer",  # where the configuration of a stretch has other settings
                 *options,
             ],
             stdin=subprocess.DEVNULL,
@@ -315,21 +314,24 @@ def _job(
         job.wait()
 
 
-def run_to_end(folder: Path, name: str, topology: Topology = Topology()) -> None:
+def run_to_end(
+    folder: Path, name: str, topology: Topology = Topology(), options: Sequence[str] = ()
+) -> None:
     """Train folder/config.json in folder/name to its end, in processes of their own.
 
     Args:
         folder: Folder of the runs.
         name: Name of this run.
         topology: Processes and devices.
+        options: Further options of the command.
 
     Raises:
         UserError: Training failed.
     """
     with contextlib.ExitStack() as stack:
         jobs = [
-            stack.enter_context(_job(folder, name, options, topology))
-            for options in topology.options()
+            stack.enter_context(_job(folder, name, [*options, *more], topology))
+            for more in topology.options()
         ]
         codes = [job.wait() for job in jobs]
         if any(codes):
@@ -338,15 +340,15 @@ def run_to_end(folder: Path, name: str, topology: Topology = Topology()) -> None
             raise UserError(f"training in {folder / name} failed ({log}): {last}")
 
 
-def _kill(folder: Path, name: str, after: int) -> int:
+def _kill(folder: Path, name: str, after: int, options: Sequence[str]) -> int:
     """Start the job, kill it when it has recorded update `after`; return the last recorded."""
     records = folder / name / "metrics.jsonl"
-    with _job(folder, name) as job:
+    with _job(folder, name, options) as job:
         while job.poll() is None:
             if (found := _last_step(records)) >= after:
                 return found
             time.sleep(0.002)
-    run_to_end(folder, name)  # says what went wrong, if anything did
+    run_to_end(folder, name, options=options)  # says what went wrong, if anything did
     raise UserError(f"training ended before it could be killed after {after}: raise --updates")
 
 

@@ -79,8 +79,8 @@ def train_loop(
                 raise TrainingDiverged(
                     f"the gradient was not finite in {in_a_row} steps in a row, the last of them "
                     f"step {number} ({batches}); the parameters saved are those from before. "
-                    "Go on with a lower learning rate, as with --change-optimizer and a lower "
-                    "lr_factor or more warmup_steps, or train in another run folder"
+                    "Go on with a lower learning rate (--change-optimizer with another lr_factor, "
+                    "peak_learning_rate or warmup_steps), or train in another run folder"
                 )
 
     for batch in micro_batches if step < config.steps else ():

@@ -152,7 +152,8 @@ def _with_tag(model: ForeignModel, tag: str) -> ForeignModel:
         )
     source, target = model.vocabularies
     pipeline = TextPipeline(tag=tag)
-    if source.encode(tag) == [] or UNK_ID in source.encode(tag):
+    ids = [n for n in source.encode(tag) if source.tokens([n]) != ["\u2581"]]
+    if len(ids) != 1 or UNK_ID in ids:
         raise UserError(f"source_tag {tag}: the model has no such token: give one that it knows")
     return model._replace(
         vocabularies=Vocabularies.with_pipelines(source, target, (pipeline, TextPipeline()))
