@@ -30,8 +30,8 @@ $(VENV)/parity-installed: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -e .[parity]
 	touch $@
 
-parity: $(VENV)/parity-installed  ## logits and gradients against torch and Hugging Face
-	$(BIN)/python -c "import torch, transformers"  # without them the tests skip silently
+parity: $(VENV)/parity-installed  ## against torch, Hugging Face, CTranslate2 and PYEVALB
+	$(BIN)/python -c "import PYEVALB, ctranslate2, torch, transformers"  # without them tests skip silently
 	$(PYTEST) -m parity tests/parity
 
 mutants: $(VENV)/installed  ## breaks named lines one at a time; every break must be caught

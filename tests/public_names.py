@@ -32,6 +32,10 @@ _NAMES = {
         segment_mask segment_positions sinusoids sinusoids_at split_heads sum_blocks
         token_log_probs typed_key unembed
     """,
+    "transformer_jax.parsing": """
+        ORDERS Tree TreeError clean_tree delinearize linearize parse_brackets read_trees spell words
+        write_brackets
+    """,
     "transformer_jax.presets": """
         RUN_CONFIGS TABLE_3 base big convolutional lstm multi30k restricted rnn run_config t2t tiny
     """,

@@ -10,6 +10,7 @@ import pytest
 import transformer_jax
 import transformer_jax.data.vocabulary
 import transformer_jax.evaluation.bleu
+import transformer_jax.parsing
 import transformer_jax.visualization.attention
 import transformer_jax.visualization.curves
 import transformer_jax.visualization.page
