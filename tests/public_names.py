@@ -48,6 +48,9 @@ _NAMES = {
     "transformer_jax.visualization.page": """
         attention_page
     """,
+    "transformer_jax.visualization.tree": """
+        draw_tree
+    """,
     "transformer_jax.weights": """
         export_model import_model
     """,

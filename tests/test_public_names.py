@@ -14,6 +14,7 @@ import transformer_jax.parsing
 import transformer_jax.visualization.attention
 import transformer_jax.visualization.curves
 import transformer_jax.visualization.page
+import transformer_jax.visualization.tree
 import transformer_jax.weights
 from tests.public_names import PUBLIC
 
