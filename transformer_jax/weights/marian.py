@@ -67,6 +67,9 @@ _REQUIRED: dict[str, tuple[Any, ...]] = {
     # Its "gelu" is x sigmoid(1.702 x), which ours is not.
     "transformer-ffn-activation": ("relu", "swish"),
 }
+# Marian's engine translates pre-norm models otherwise than it trains them: from the second token
+# on, keys and values of the decoder's self-attention are taken before the norm (measured with
+# pymarian 1.12.42). Here they are what is trained.
 _NORMS = {
     ("", "dan", ""): "post",
     ("n", "da", "n"): "pre",
