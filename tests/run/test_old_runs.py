@@ -52,8 +52,8 @@ def test_old_run_translates(old_run):
 def test_old_run_resumes_and_is_averaged(old_run):
     folder, expected = old_run
     run = Run.open(folder)
-    assert run.is_own(expected["identity"])
     restored = run.checkpoints(read_only=True).steps()[-1]
+    assert run.is_own(expected["identity"], restored)
     train(run.config, folder, progress=False)
     records = read_jsonl(folder / "metrics.jsonl")
     assert [(r["step"], *r) for r in records] == [(r["step"], *r) for r in expected["metrics"]]

@@ -34,8 +34,8 @@ class TextPipeline:
         sacremoses: Version of sacremoses that text was prepared with; None without it. Another one
             may do otherwise, and is warned of.
 
-    >>> TextPipeline("moses", "moses", "en", "<2de>").apply("It\u2019s \u201cfine\u201d.")
-    "<2de> It 's \\" fine \\" ."
+    >>> TextPipeline("moses", "moses", "en", "<2de>").apply("It\u2019s 5 %, (fine).")
+    "<2de> It 's 5 % , ( fine ) ."
     """
 
     normalization: Literal["none", "nfc", "nfkc", "moses"] = "none"
