@@ -43,8 +43,7 @@ class OptimizerConfig:
     if that is more. Numbers are equal up to rounding."""
     frozen: tuple[str, ...] = ()
     """Parameters that keep their values (in an average of checkpoints up to rounding): names of
-    parts, such as embedding or encoder_0, in which * stands for anything, as in encoder_* or
-    */bias."""
+    parts, such as embedding or encoder_0, in which an asterisk stands for anything."""
 
     def __post_init__(self):
         check_types(self)
