@@ -31,6 +31,7 @@ from transformer_jax.terminal import run_program
 from transformer_jax.weights import export_model, import_model
 
 STEPS, TUNING_STEPS, PAIRS = 6000, 1200, 5000
+SHAPES = 8  # of batches of the new text
 FRESH_TYPES = 4000  # of the vocabulary of the new text alone
 # Of the lines of --old that are held out, these decide nothing in training.
 HELD_OUT, LAST = 1000, 2000
@@ -68,7 +69,7 @@ def tuning(arguments: argparse.Namespace, model: RunConfig, new: Text) -> RunCon
         ),
         data=replace(
             model.data, train=new, validation=(str(data / "val.en"), str(data / "val.de")),
-            batch_tokens=2048, max_length=128, max_batch_shapes=8,
+            batch_tokens=2048, max_length=128, max_batch_shapes=SHAPES,
         ),
         train=TrainConfig(
             steps=steps, evaluate_every=max(1, steps // 12), checkpoint_every=max(1, steps // 12),

@@ -30,12 +30,13 @@ def test_fine_tuning_from_end_to_end(tmp_path, monkeypatch):
     def narrow(*arguments):
         config = whole(*arguments)
         model = replace(config.model, vocab_size=500, d_model=16, d_ff=32, num_layers=1)
-        return replace(config, model=model)
+        return replace(config, model=model, data=replace(config.data, max_batch_shapes=1))
 
     monkeypatch.setattr(multi30k, "configuration", narrow)
     monkeypatch.setattr(fine_tuning, "HELD_OUT", 30)
     monkeypatch.setattr(fine_tuning, "LAST", 50)
     monkeypatch.setattr(fine_tuning, "FRESH_TYPES", 300)
+    monkeypatch.setattr(fine_tuning, "SHAPES", 1)
     old = write_corpus(tmp_path / "old", 0, {"train": 300, "val": 50})
     sizes = {"train": 130, "val": 20, "test_2016_flickr": 10}
     new = write_corpus(tmp_path / "new", 1, sizes)
