@@ -78,7 +78,7 @@ def tuning(arguments: argparse.Namespace, model: RunConfig, new: Text) -> RunCon
 
 
 def ways(
-    arguments: argparse.Namespace, imported: RunConfig, new: Text
+    arguments: argparse.Namespace, first: RunConfig, imported: RunConfig, new: Text
 ) -> dict[str, tuple[RunConfig, bool]]:
     """Name -> what is trained on the new text, and whether it begins with the old model."""
     plain = tuning(arguments, imported, new)
@@ -86,7 +86,7 @@ def ways(
     frozen = replace(plain.optimizer, frozen=("embedding", "encoder_*"))
     fresh = replace(
         plain,
-        model=replace(pretraining(arguments).model, vocab_size=FRESH_TYPES),
+        model=replace(first.model, vocab_size=FRESH_TYPES),
         # Its own text is small, and its rate that of training from nothing.
         optimizer=OptimizerConfig(peak_learning_rate=2e-3, warmup_steps=400),
     )
@@ -158,7 +158,7 @@ def find(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     some = slice(0, arguments.pairs * every, every)
     new = _write_lines(arguments.new, "train", some, output / "new")
     imported = Run.open(back).config
-    for name, (wanted, begins_with_it) in ways(arguments, imported, new).items():
+    for name, (wanted, begins_with_it) in ways(arguments, config, imported, new).items():
         folder = output / name.replace(", ", "-").replace(" ", "-").replace(":", "-")
         train(wanted, folder, init_from=back if begins_with_it else None)
         found[name] = score(folder, "best", tests) | _training(folder, wanted)
@@ -201,7 +201,7 @@ def as_entry(arguments: argparse.Namespace, found: dict[str, Any], where: Proven
         "translations of the old text are the same before leaving and after return. Old text: "
         "1,000 held-out sentences of Tatoeba; new text: test2016 of Multi30k; beam 4. The "
         "checkpoint with the best validation loss on the new text is scored, of the first two rows "
-        "the average of five. Minutes are those of training, while other jobs ran",
+        "the average of five. Minutes are those of training",
         {"found": found},
     )
 

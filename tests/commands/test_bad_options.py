@@ -35,7 +35,7 @@ CASES = {
     "everything frozen": (
         no_setup, [*TRAIN, "--frozen", "*"], "frozen *: that is all of the model, and nothing is l",
     ),
-    "another rate without a word": (
+    "another rate without --change-optimizer": (
         no_setup, [*GO_ON, "--peak-learning-rate", "0.1"],
         "optimizer.peak_learning_rate = None and cannot be resumed with 0.1: use the old value",
     ),

@@ -52,7 +52,7 @@ def test_fine_tuning_from_end_to_end(tmp_path, monkeypatch):
     ]  # fmt: skip
     assert "100.0% of the translations of the old text are the same" in entry["missing"]
     found = entry["details"]["found"]
-    # 40 of every third pair, and beside 7 times as many as many old ones.
+    # Every third of 120 pairs; with old text they stand there 7 times, beside 280 old pairs.
     assert [each.get("pairs") for each in found.values()] == [300, None, 40, 560, 40, 40]
     assert found["fine-tuned"]["old"]["checkpoint"] == "step 2"
     lines = (output / "new.en").read_text().splitlines()

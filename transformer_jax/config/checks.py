@@ -10,6 +10,7 @@ from transformer_jax.errors import MAX_INT32, UserError, did_you_mean, is_encoda
 
 __all__ = [
     "ConfigError",
+    "changed_fields",
     "check_positive",
     "check_tag",
     "check_types",
@@ -66,6 +67,12 @@ def check_types(config) -> None:
             continue
         names = " or ".join("None" if k is type(None) else k.__name__ for k in kinds)
         require(type(value) in kinds, f"{name} {value!r} must be of type {names}")
+
+
+def changed_fields(config) -> str:
+    """Write the fields of a dataclass that are not at their defaults, as arguments of a call."""
+    values = ((field, getattr(config, field.name)) for field in dataclasses.fields(config))
+    return ", ".join(f"{field.name}={v!r}" for field, v in values if v != field.default)
 
 
 def from_json_value(kind, tree, path):

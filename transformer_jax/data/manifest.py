@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transformer_jax.config import ConfigError, DataConfig
-from transformer_jax.config.checks import from_json_value
+from transformer_jax.config.checks import changed_fields, from_json_value
 from transformer_jax.data.mixture import Mixture
 from transformer_jax.data.pairing import Pairing
 from transformer_jax.data.text import ParallelText, digest
@@ -99,13 +99,8 @@ class Manifest:
     def name(self) -> str:
         """A name for what is prepared, made of all that is not at its default; equal for equal
         text."""
-        changed = [
-            f"{field.name}={getattr(self, field.name)!r}"
-            for field in dataclasses.fields(self)
-            if getattr(self, field.name) != field.default
-        ]
         # With the name that this class had first: what is in caches keeps its place.
-        return hashlib.sha256(f"Receipt({', '.join(changed)})".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"Receipt({changed_fields(self)})".encode()).hexdigest()[:16]
 
     def changed_file(self, data: DataConfig) -> str | None:
         """Return a text file of `data` that exists but is not the one that was prepared."""

@@ -11,7 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from transformer_jax.config.checks import ConfigError, check_tag, check_types, from_json_value
+from transformer_jax.config.checks import (
+    ConfigError,
+    changed_fields,
+    check_tag,
+    check_types,
+    from_json_value,
+)
 from transformer_jax.config.languages import check_language, short_code
 from transformer_jax.data.vocabulary_protocol import UNK_ID, Vocabulary, VocabularyError
 from transformer_jax.errors import UserError
@@ -54,14 +60,11 @@ class TextPipeline:
 
     def __repr__(self) -> str:
         """Name what is not at its default: prepared text is known by it."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        changed = {f.name: f.default for f in dataclasses.fields(self)}
-        shown = [f"{name}={value!r}" for name, value in fields.items() if value != changed[name]]
-        return f"TextPipeline({', '.join(shown)})"
+        return f"TextPipeline({changed_fields(self)})"
 
     @classmethod
     def of(
-        cls, normalization: str, word_splitting: str, language: str | None, tag: str | None = None
+        cls, normalization: Any, word_splitting: Any, language: str | None, tag: str | None = None
     ) -> "TextPipeline":
         """Make a pipeline for new text: what is Moses' is that of the sacremoses installed.
 
@@ -71,10 +74,13 @@ class TextPipeline:
             language: The language, where it is known.
             tag: As the attribute.
         """
-        of_moses = "moses" in (normalization, word_splitting)
-        steps: Any = (normalization, word_splitting)
-        versions = (language, tag, version("sacremoses")) if of_moses else (None, tag)
-        return cls(*steps, *versions)
+        if "moses" not in (normalization, word_splitting):
+            return cls(normalization, word_splitting, tag=tag)
+        return cls(normalization, word_splitting, language, tag, version("sacremoses"))
+
+    @property
+    def _moses(self) -> "_Moses":
+        return _moses(self.language, self.sacremoses)
 
     def apply(self, text: str, code: str = "") -> str:
         """Prepare a text for the vocabulary; an empty one stays empty.
@@ -84,12 +90,12 @@ class TextPipeline:
             code: A tag of its own, which stands in place of `tag`.
         """
         if self.normalization == "moses":
-            text = _moses(self.language, self.sacremoses).normalize(text)
+            text = self._moses.normalize(text)
         elif self.normalization != "none":
             form: Any = self.normalization.upper()
             text = unicodedata.normalize(form, text)
         if self.word_splitting == "moses":
-            text = " ".join(_moses(self.language, self.sacremoses).tokenize(text))
+            text = " ".join(self._moses.tokenize(text))
         tag = code or self.tag
         return f"{tag} {text}".rstrip() if tag and (text or code) else text
 
@@ -97,7 +103,7 @@ class TextPipeline:
         """Join the words of a text that was decoded."""
         if self.word_splitting == "none":
             return text
-        return _moses(self.language, self.sacremoses).detokenize(text.split())
+        return self._moses.detokenize(text.split())
 
 
 class _Moses(NamedTuple):

@@ -290,8 +290,8 @@ def save_vocabularies(vocabularies: Vocabularies, folder: Path) -> None:
         vocabularies: Those of source and target.
         folder: A folder that exists.
     """
-    for kind in (*_KINDS, PipelineVocabulary):
-        (folder / kind.FILE).unlink(missing_ok=True)
+    for file in (*(kind.FILE for kind in (*_KINDS, PipelineVocabulary)), PieceVocabulary.MODEL):
+        (folder / file).unlink(missing_ok=True)
     shutil.rmtree(folder / _TARGET, ignore_errors=True)
     vocabularies.source.save(folder)
     if len(vocabularies.distinct) > 1:

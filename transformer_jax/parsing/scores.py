@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from importlib.metadata import version
 
 from transformer_jax.evaluation.bleu import Score
@@ -42,13 +42,7 @@ class BracketCounts:
     words: int = 0
 
     def __add__(self, other: "BracketCounts") -> "BracketCounts":
-        return BracketCounts(*(a + b for a, b in zip(self._all, other._all)))
-
-    @property
-    def _all(self) -> tuple[int, ...]:
-        return (
-            self.matched, self.parsed, self.gold, self.exact, self.sentences, self.tags, self.words,
-        )  # fmt: skip
+        return BracketCounts(*(a + b for a, b in zip(astuple(self), astuple(other))))
 
     @property
     def precision(self) -> float:
