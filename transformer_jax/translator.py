@@ -85,7 +85,10 @@ class Translator:
         self._splitter = LineSplitter(vocabulary.source, max_length, lines, languages, task.pairing)
         batch_tokens = max(BATCH_TOKENS, max_length)
         variables = {"params": params, **(collections or {})}
-        self._inference = BatchDecoder(model, variables, batch_tokens, layout, task.pairing)
+        searched = task.constrain(model, vocabulary)
+        self._inference = BatchDecoder(
+            model, variables, batch_tokens, layout, task.pairing, searched
+        )
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -141,7 +144,7 @@ class Translator:
 
         Args:
             lines: Lines of text.
-            search: The search; None is beam search.
+            search: The search; None is the task's.
             split_sentences: As in `translations`.
             **options: Fields of `Search` instead, as in translate(lines, beam_size=4, alpha=0.6).
 
@@ -151,7 +154,7 @@ class Translator:
         Raises:
             UserError: n_best is more than 1, which is for `translations`.
         """
-        search = (search or Search()).with_options(**options)
+        search = (search or self.task.search).with_options(**options)
         if search.n_best > 1:
             raise UserError(
                 f"translate gives one translation of each line, not n_best {search.n_best}: call "
@@ -182,7 +185,7 @@ class Translator:
 
         Args:
             lines: Lines of text.
-            search: The search; None is beam search.
+            search: The search; None is the task's.
             first: Number of the first line, by which samples are drawn.
             split_sentences: auto, always or never.
             **options: Fields of `Search` instead.
@@ -192,7 +195,7 @@ class Translator:
         """
         lines = list_lines("lines", lines)
         check_splitting(split_sentences)
-        search = (search or Search()).with_options(**options)
+        search = (search or self.task.search).with_options(**options)
         pieces: list[list[int]] = []
         numbers: list[int] = []
         parts: list[int] = []
@@ -339,7 +342,7 @@ class Translator:
         Args:
             sources: Lines of text.
             references: A reference for each.
-            search: The search; None is beam search.
+            search: The search; None is the task's.
             language: Language of the references; None is the target language of the run.
             on_progress: Called with numbers of lines that have been translated.
             **options: Fields of `Search` instead.

@@ -24,11 +24,13 @@ class PrepareCommand:
         from transformer_jax.tasks import task_of
 
         data, model = self.config.data, self.config.model
+        task = task_of(data)
         folder = prepare(
             data,
             model.vocab_size,
             self.output,
             target_vocab_size=model.target_vocab_size,
-            pairing=task_of(data).pairing,
+            pairing=task.pairing,
+            texts=task.texts(data),
         )
         print(folder)

@@ -26,6 +26,11 @@ class DataConfig:
     --init-from a model that is fine-tuned forgets less of it."""
     mixed_ratio: float = 1.0
     """Pairs of mixed_text for each pair of the training text."""
+    treebank: PathPair | None = None
+    """Trees in Penn Treebank brackets to train on and to evaluate on, for the task parsing: a file,
+    a folder of files .mrg, or sections of one, as wsj/02-21."""
+    mixed_treebank: str | None = None
+    """Other trees, mixed into those to train on at mixed_ratio, as of a parser's own output."""
     dataset: str | None = None
     """A dataset instead of files: grammar, text, multi30k, wmt14_translate or wmt16_translate."""
     direction: str | None = None
@@ -59,11 +64,17 @@ class DataConfig:
         check_positive(self, "max_length", "batch_tokens", "max_batch_shapes", "mixed_ratio")
         require(self.mixed_ratio <= 1000, f"mixed_ratio {self.mixed_ratio:g} is more than 1000")
         check_tag("source_tag", self.source_tag)
-        texts = (self.train, self.validation, self.mixed_text, self.dataset)
+        mixed = (self.mixed_text, self.mixed_treebank)
+        texts = (self.train, self.validation, self.treebank, self.dataset, *mixed)
         require(
-            self.corpus is None or texts == (None,) * 4,
-            f"corpus {self.corpus} is prepared text: leave train, validation, mixed_text and "
-            "dataset out",
+            self.corpus is None or not any(texts),
+            f"corpus {self.corpus} is prepared text: leave train, validation, treebank, "
+            "mixed_text, mixed_treebank and dataset out",
+        )
+        own = self.train or self.validation
+        require(
+            self.treebank is None or not (own or self.dataset or self.mixed_text),
+            "treebank brings its own text: leave train, validation, mixed_text and dataset out",
         )
         require(
             self.dataset is None or (self.train is None and self.validation is None),
@@ -78,6 +89,11 @@ class DataConfig:
             f"batch_tokens {self.batch_tokens} is smaller than one sentence of max_length "
             f"{self.max_length}: raise it or lower max_length",
         )
+
+    @property
+    def names_text(self) -> bool:
+        """Whether there is a text to prepare, which is not prepared already."""
+        return any((self.train, self.treebank, self.dataset))
 
     @property
     def known_direction(self) -> str | None:

@@ -17,6 +17,7 @@ __all__ = [
     "convolutional",
     "lstm",
     "multi30k",
+    "parsing",
     "restricted",
     "rnn",
     "run_config",
@@ -133,6 +134,17 @@ def restricted(vocab_size: int = 1000) -> ModelConfig:
     return replace(tiny(vocab_size), attention_radius=4)
 
 
+def parsing(vocab_size: int = 4000) -> ModelConfig:
+    """A small model for constituency parsing, with a vocabulary of symbols for trees.
+
+    >>> parsing().num_layers, parsing().target_vocab_size
+    (4, 512)
+    """
+    return replace(
+        tiny(vocab_size), num_layers=4, target_vocab_size=512, tied_embeddings="decoder"
+    )
+
+
 def t2t(model: ModelConfig) -> ModelConfig:
     """What tensor2tensor made of `model` four months after the paper: not the paper's.
 
@@ -174,6 +186,18 @@ def _tiny_recipe() -> RunConfig:
     )
 
 
+def _parsing_recipe() -> RunConfig:
+    return RunConfig(
+        parsing(),
+        OptimizerConfig(warmup_steps=1000),
+        DataConfig(task="parsing", batch_tokens=2048, max_batch_shapes=8),
+        TrainConfig(
+            steps=10_000, evaluate_every=1000, checkpoint_every=250, best_metric="f1", keep_last=10,
+            average_last=10,
+        ),
+    )  # fmt: skip
+
+
 def _big_recipe() -> RunConfig:
     train = TrainConfig(steps=BIG_STEPS, checkpoint_every=600, keep_last=20, average_last=20)
     return RunConfig(model=big(), train=train)
@@ -198,6 +222,7 @@ RUN_CONFIGS: dict[str, Callable[[], RunConfig]] = {
         for make in (rnn, lstm, convolutional, restricted)
     },
     "multi30k": _multi30k_recipe,
+    "parsing": _parsing_recipe,
     # Every ten minutes of the paper's 12 hours would be 1,389 updates; these divide all of them, so
     # that the averaged checkpoints are equally far apart.
     "base": lambda: RunConfig(model=base(), train=TrainConfig(checkpoint_every=1250)),

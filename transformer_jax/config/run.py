@@ -16,7 +16,10 @@ from transformer_jax.config.train import TrainConfig
 __all__ = ["RunConfig"]
 
 # Fields of DataConfig that say where text is, not what is done with it.
-_PATH_FIELDS = ("train", "validation", "mixed_text", "data_dir", "corpus", "cache_dir")
+_PATH_FIELDS = (
+    "train", "validation", "mixed_text", "treebank", "mixed_treebank", "data_dir", "corpus",
+    "cache_dir",
+)  # fmt: skip
 # Fields that decide the numbers of a run up to rounding at most.
 _OTHER_FIELDS = (*(f"data.{name}" for name in _PATH_FIELDS), "model.kernels", "model.remat")
 

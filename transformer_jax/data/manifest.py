@@ -104,10 +104,11 @@ class Manifest:
 
     def changed_file(self, data: DataConfig) -> str | None:
         """Return a text file of `data` that exists but is not the one that was prepared."""
+        trees, more = data.treebank, data.mixed_treebank
         for paths, prepared in (
-            (data.train, self.train),
-            (data.validation, self.validation),
-            (data.mixed_text, self.mixed),
+            (data.train or (trees and trees[:1]), self.train),
+            (data.validation or (trees and trees[1:]), self.validation),
+            (data.mixed_text or (more and (more,)), self.mixed),
         ):
             for path, old in zip(paths or (), (prepared or "").split()):
                 if Path(path).is_file() and digest(path) != old:
@@ -116,7 +117,9 @@ class Manifest:
 
     def added_text(self, data: DataConfig) -> str | None:
         """Return a text option of `data` for which nothing was prepared."""
-        prepared = {"validation": self.validation, "mixed_text": self.mixed}
+        prepared = {
+            "validation": self.validation, "mixed_text": self.mixed, "mixed_treebank": self.mixed
+        }  # fmt: skip
         added = (n for n, text in prepared.items() if text is None and getattr(data, n))
         return next(added, None)
 

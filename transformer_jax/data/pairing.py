@@ -1,6 +1,7 @@
 """How a task turns a pair of lines into a pair of rows of token ids."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from transformer_jax.data.vocabulary import EOS_ID, PAD_ID
 
@@ -21,12 +22,16 @@ class Pairing:
     """False makes every source empty, whatever the text holds, as of a language model."""
     aligned: bool = False
     """Whether a target has a token for each token of its source; its model reads no target."""
+    target_vocabulary: Literal["bpe", "unigram", "whitespace"] | None = None
+    """Kind of the target's own vocabulary; None is that of `DataConfig.vocabulary`."""
     ignored: int = PAD_ID
     """What stands in the target where nothing counts; a class of its own number may be 0."""
 
     def __post_init__(self):
         if self.aligned and (self.source_ends != self.target_ends or not self.reads_source):
             raise ValueError("sides are aligned only where both are read and end alike")
+        if self.joint and self.target_vocabulary is not None:
+            raise ValueError("one vocabulary for both sides has no other kind for the target")
 
     def source(self, ids: list[int]) -> list[int]:
         """Make the row of a source, without padding.

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from transformer_jax.config import DataConfig
 from transformer_jax.config.languages import check_direction
@@ -23,7 +24,10 @@ from transformer_jax.data.text import ParallelText, TextError, TextFiles, is_bla
 from transformer_jax.data.vocabulary import Vocabularies, Vocabulary, train_vocabulary
 from transformer_jax.files import folder_lock, replaced_folder
 
-__all__ = ["cache_folder", "prepare", "prepare_cached"]
+__all__ = ["cache_folder", "load_splits", "mix_text", "prepare", "prepare_cached", "read_texts"]
+
+if TYPE_CHECKING:  # tensorflow-datasets only where a dataset is asked for
+    from transformer_jax.data.datasets import DatasetSplit
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +45,7 @@ def prepare(
     *,
     target_vocab_size: int | None = None,
     pairing: Pairing = Pairing(),
+    texts: Texts | None = None,
 ) -> Path:
     """Train the vocabularies and tokenise the text into folder/train and folder/validation.
 
@@ -53,6 +58,7 @@ def prepare(
         given: Vocabularies that are used as they are.
         target_vocab_size: Rows of the target's own vocabulary, by default as many.
         pairing: How the task turns a pair into rows.
+        texts: Training and validation text as the task reads them; by default `read_texts`.
 
     Returns:
         The folder.
@@ -60,7 +66,7 @@ def prepare(
     Raises:
         UserError: The text cannot be used, or the folder holds other prepared text.
     """
-    texts = _texts(data)
+    texts = texts or read_texts(data)
     with folder_lock(folder):
         manifest = Manifest.of(texts, data, vocab_size, given, target_vocab_size, pairing)
         _prepare_unless_current(texts, manifest, folder, given, data)
@@ -75,6 +81,7 @@ def prepare_cached(
     *,
     target_vocab_size: int | None = None,
     pairing: Pairing = Pairing(),
+    texts: Texts | None = None,
 ) -> None:
     """Prepare into a new folder through the cache, so that equal text is prepared once for all
     runs.
@@ -89,11 +96,12 @@ def prepare_cached(
         given: As in `prepare`.
         target_vocab_size: As in `prepare`.
         pairing: As in `prepare`.
+        texts: As in `prepare`.
     """
     marks = (folder / Manifest.FILE, folder / TRAIN / "corpus.json")
     if folder.exists() and any(folder.iterdir()) and not any(mark.is_file() for mark in marks):
         raise CorpusError(f"{folder} is not prepared text: give another folder")
-    texts = _texts(data)
+    texts = texts or read_texts(data)
     manifest = Manifest.of(texts, data, vocab_size, given, target_vocab_size, pairing)
     # Of runs that were prepared with a record of sentences and languages, or without.
     record = f"{manifest.name} {data.known_direction} {find_spec('sentencex') is not None}"
@@ -137,40 +145,67 @@ def _explained(data: DataConfig) -> Iterator[None]:
         ) from None
 
 
-def _texts(data: DataConfig) -> Texts:
-    """Return (training text, validation text or None)."""
+def read_texts(data: DataConfig) -> Texts:
+    """Find the text of files or of a dataset.
+
+    Returns:
+        The training text, and the validation text or None.
+
+    Raises:
+        UserError: There is no such text.
+    """
     if data.direction is not None and data.dataset in (None, "text"):  # others name their own
         check_direction(data.direction)
+    if data.treebank or data.mixed_treebank:
+        raise TextError(
+            f"{data.treebank or data.mixed_treebank} are trees, and the task is {data.task}: add "
+            "--task parsing"
+        )
+    other = TextFiles(*data.mixed_text) if data.mixed_text else None
     if data.dataset is not None:
-        # A machine without tensorflow-datasets can train from files, or from a prepared corpus.
-        try:
-            from transformer_jax.data.datasets import load_dataset
-        except ImportError as error:
-            raise CorpusError(
-                f"dataset {data.dataset} needs {error.name}, which is not installed here: install "
-                "it, or run `transformer-jax prepare` where it is and give --corpus"
-            ) from None
-
-        cache = cache_folder(data.cache_dir)
-        with _explained(data):
-            splits = load_dataset(data.dataset, data.known_direction, data.data_dir, cache)
-        return _mixed(splits["train"], data), splits.get("validation")
+        splits = load_splits(data)
+        return mix_text(splits["train"], other, data.mixed_ratio), splits.get("validation")
     if data.train is None:
         raise CorpusError("no training text: give --train SOURCE TARGET or --dataset NAME")
-    train = _mixed(TextFiles(*data.train), data)
+    train = mix_text(TextFiles(*data.train), other, data.mixed_ratio)
     return train, data.validation and TextFiles(*data.validation)
 
 
-def _mixed(text: ParallelText, data: DataConfig) -> ParallelText:
-    """The training text, with what is mixed into it."""
-    if data.mixed_text is None:
-        if data.mixed_ratio != 1.0:
+def load_splits(data: DataConfig) -> "dict[str, DatasetSplit]":
+    """Load the splits of the dataset that `data` names."""
+    # A machine without tensorflow-datasets can train from files, or from a prepared corpus.
+    try:
+        from transformer_jax.data.datasets import load_dataset
+    except ImportError as error:
+        raise CorpusError(
+            f"dataset {data.dataset} needs {error.name}, which is not installed here: install "
+            "it, or run `transformer-jax prepare` where it is and give --corpus"
+        ) from None
+
+    cache = cache_folder(data.cache_dir)
+    with _explained(data):
+        return load_dataset(str(data.dataset), data.known_direction, data.data_dir, cache)
+
+
+def mix_text(text: ParallelText, other: ParallelText | None, ratio: float) -> ParallelText:
+    """Mix other text, where there is any, into a training text.
+
+    Args:
+        text: The training text.
+        other: What is mixed in.
+        ratio: Pairs of it for each pair of the text.
+
+    Raises:
+        UserError: There is a ratio and nothing to mix in.
+    """
+    if other is None:
+        if ratio != 1.0:
             raise CorpusError(
-                f"mixed_ratio {data.mixed_ratio:g}: there is no text to mix in: give --mixed-text "
-                "SOURCE TARGET, or leave --mixed-ratio out"
+                f"mixed_ratio {ratio:g}: there is no text to mix in: give --mixed-text "
+                "SOURCE TARGET or --mixed-treebank, or leave --mixed-ratio out"
             )
         return text
-    return Mixture(text, TextFiles(*data.mixed_text), data.mixed_ratio)
+    return Mixture(text, other, ratio)
 
 
 def _prepare_unless_current(
@@ -247,17 +282,21 @@ def _train_vocabularies(manifest: Manifest, text: ParallelText, apart: int) -> V
 
     pipelines = manifest.pipelines
 
-    def trained(sides: tuple[int, ...], size: int) -> Vocabulary:
+    def trained(sides: tuple[int, ...], size: int, kind: str = manifest.vocabulary) -> Vocabulary:
         # Evenly spaced pairs, because a vocabulary's trainer holds its lines in memory.
         some = itertools.islice(text, 0, None, apart)
         lines = (pipelines[side].apply(pair[side]) for pair in some for side in sides)
         tags = [tag for side in sides if (tag := pipelines[side].tag)]
-        return train_vocabulary(manifest.vocabulary, lines, size, tags)
+        return train_vocabulary(kind, lines, size, tags)
 
     if manifest.target_vocab_size is None:
         joint = trained((0, 1), manifest.vocab_size)
         return Vocabularies.with_pipelines(joint, joint, pipelines)
-    both = trained((0,), manifest.vocab_size), trained((1,), manifest.target_vocab_size)
+    own_kind = manifest.pairing.target_vocabulary or manifest.vocabulary
+    both = (
+        trained((0,), manifest.vocab_size),
+        trained((1,), manifest.target_vocab_size, own_kind),
+    )
     return Vocabularies.with_pipelines(*both, pipelines)
 
 

@@ -113,12 +113,15 @@ def make_program(
             lambda cache, tokens: project(step(cache, tokens, None)[1]), cache, first
         )
         vocabulary = logits.shape[1]
+    # Neither is ever a target.
+    allowed = exclude_tokens((PAD_ID, BOS_ID), vocabulary)
+    if hasattr(model, "allowed"):
+        allowed = functools.partial(model.apply, variables, method="allowed")
     common: dict[str, Any] = {
         "max_length": max_length,
         "start_id": start_id or 0,
         "eos_id": EOS_ID,
-        # Neither is ever a target.
-        "allowed": exclude_tokens((PAD_ID, BOS_ID), vocabulary),
+        "allowed": allowed,
     }
     if search.method == "beam":
         return beam_program(

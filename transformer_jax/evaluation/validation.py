@@ -11,7 +11,7 @@ from transformer_jax.config import RunConfig
 from transformer_jax.data.batching import Batch, Batches
 from transformer_jax.data.corpus import Corpus, TokenArray
 from transformer_jax.data.pairing import Pairing
-from transformer_jax.data.vocabulary import Vocabulary
+from transformer_jax.data.vocabulary import Vocabularies, Vocabulary
 from transformer_jax.decoding.inference import BATCH_TOKENS, BatchDecoder, Hypothesis
 from transformer_jax.decoding.options import Search
 from transformer_jax.devices.layout import Layout
@@ -29,6 +29,8 @@ class ValidatedTask(Protocol):
     def evaluation(
         self, model: nn.Module, layout: Layout, block: int | None = None
     ) -> Callable[[Any, Iterable[Batch]], dict[str, float]]: ...
+
+    def constrain(self, model: Any, vocabularies: Vocabularies) -> Any: ...
 
     def check_references(self, config: RunConfig, references: Sequence[str]) -> None: ...
 
@@ -65,7 +67,8 @@ class Validation:
         model = build_model(config.model)
         self._evaluate = task.evaluation(model, layout, config.optimizer.logits_block)
         batch_tokens = max(BATCH_TOKENS, data.max_length)
-        self.inference = BatchDecoder(model, None, batch_tokens, layout, pairing)
+        searched = task.constrain(model, corpus.vocabularies)
+        self.inference = BatchDecoder(model, None, batch_tokens, layout, pairing, searched)
 
     def scores(self, variables: Mapping[str, Any]) -> dict[str, float]:
         """Measure what the task measures, and the metric that decides the best checkpoint."""

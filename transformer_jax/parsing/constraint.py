@@ -27,8 +27,8 @@ class Grammar(NamedTuple):
         is_in_order: Whether a label follows the first part of its constituent.
     """
 
-    kinds: np.ndarray
-    labels: np.ndarray
+    kinds: tuple[int, ...]
+    labels: tuple[int, ...]
     is_in_order: bool
 
 
@@ -78,7 +78,7 @@ def make_grammar(
     kinds[eos_id] = _EOS
     if not (kinds == _TAG).any():
         raise UserError("no symbol of the vocabulary is a tag: no word could be written")
-    return Grammar(kinds, labels, order == "in-order")
+    return Grammar(tuple(kinds.tolist()), tuple(labels.tolist()), order == "in-order")
 
 
 def _closes(symbol: str) -> bool:

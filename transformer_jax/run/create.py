@@ -97,6 +97,7 @@ def create_run(
             None if other is None else other.vocabularies,
             target_vocab_size=config.model.target_vocab_size,
             pairing=task.pairing,
+            texts=task.texts(data),
         )
     corpus = Corpus.open(prepared / TRAIN)
     corpus.verify()

@@ -101,6 +101,8 @@ def _absolute(data: DataConfig) -> DataConfig:
         train=data.train and pair(data.train),
         validation=data.validation and pair(data.validation),
         mixed_text=data.mixed_text and pair(data.mixed_text),
+        treebank=data.treebank and pair(data.treebank),
+        mixed_treebank=data.mixed_treebank and path(data.mixed_treebank),
         corpus=data.corpus and path(data.corpus),
         data_dir=data.data_dir and path(data.data_dir),
         cache_dir=data.cache_dir and path(data.cache_dir),
@@ -170,7 +172,7 @@ def _resume_run(
         check_direction(data.direction)
     prepared = replace(run, config=config).prepared
     manifest = Manifest.read(prepared)
-    corpus_missing = not (prepared / TRAIN).exists() and (data.train or data.dataset)
+    corpus_missing = not (prepared / TRAIN).exists() and data.names_text
     if corpus_missing:
         # Somebody cleared the prepared text away: the same text gives the same corpus.
         given = run.vocabularies
@@ -181,6 +183,7 @@ def _resume_run(
             given,
             target_vocab_size=len(given.target),
             pairing=run.task.pairing,
+            texts=run.task.texts(data),
         )
     elif lost := _lost_file(run.config.data, data):
         raise RunError(

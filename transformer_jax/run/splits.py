@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transformer_jax.data.manifest import Manifest
-from transformer_jax.data.preparation import cache_folder
+from transformer_jax.data.preparation import load_splits
 from transformer_jax.errors import UserError
 from transformer_jax.run.folder import Run
 
@@ -30,10 +30,7 @@ def dataset_splits(run_dir: Path) -> "dict[str, DatasetSplit]":
             f"{run_dir}/config.json names no dataset, so it has no splits: give --test SOURCE "
             "REFERENCE"
         )
-    from transformer_jax.data.datasets import load_dataset
-
-    cache = cache_folder(data.cache_dir)
-    splits = load_dataset(data.dataset, data.known_direction, data.data_dir, cache)
+    splits = load_splits(data)
     manifest = Manifest.read(run.prepared)
     if manifest and manifest.train != splits["train"].identity:
         raise UserError(

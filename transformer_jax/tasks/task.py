@@ -10,10 +10,12 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from flax import linen as nn
 
-from transformer_jax.config import OptimizerConfig, RunConfig
+from transformer_jax.config import DataConfig, OptimizerConfig, RunConfig
 from transformer_jax.data.batching import Batch, Corrupt
+from transformer_jax.data.manifest import Texts
 from transformer_jax.data.pairing import Pairing
-from transformer_jax.data.vocabulary import Vocabulary
+from transformer_jax.data.preparation import read_texts
+from transformer_jax.data.vocabulary import Vocabularies, Vocabulary
 from transformer_jax.decoding.inference import BatchDecoder, Hypothesis
 from transformer_jax.decoding.options import Search
 from transformer_jax.devices.layout import Layout
@@ -44,6 +46,28 @@ class Task:
     corrupt: Corrupt | None = None
     """(batch, draw) -> batch, what training reads instead, in NumPy; draw(n) [B, n] are 64-bit
     numbers that depend on the seed, the sentence and the epoch alone."""
+
+    search: ClassVar[Search] = Search()
+    """The search that predictions are made with where none is asked for."""
+
+    def texts(self, data: DataConfig) -> Texts:
+        """Find the pairs of lines to train on, and those to evaluate on or None.
+
+        Raises UserError where `data` names none that this task can read.
+        """
+        return read_texts(data)
+
+    def constrain(self, model: Any, vocabularies: Vocabularies) -> Any:
+        """Make what searches ask instead of the model, with the same variables.
+
+        Args:
+            model: The model.
+            vocabularies: Those of source and target.
+
+        Returns:
+            The model itself, or one with `allowed` (`models.families`).
+        """
+        return model
 
     def loss(self, model: Any, config: OptimizerConfig) -> Loss:
         """Make the loss for `make_step`, for batches of `data.batching`.

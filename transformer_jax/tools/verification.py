@@ -120,7 +120,7 @@ def verify_resume(
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty: name a new folder, the runs are written there")
     folder.mkdir(parents=True, exist_ok=True)
-    if config.data.train is None and config.data.dataset is None and config.data.corpus is None:
+    if not config.data.names_text and config.data.corpus is None:
         config = replace(
             config, data=replace(config.data, train=_grammar(folder), vocabulary="whitespace")
         )
