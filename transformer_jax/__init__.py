@@ -52,6 +52,7 @@ _HOME = {
     "train": "run.train",
     "average": "run.average",
     "dataset_splits": "run.splits",
+    "Parser": "parser",
     "Translator": "translator",
     "Translation": "results",
     "Evaluation": "results",

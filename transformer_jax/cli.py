@@ -20,6 +20,7 @@ from transformer_jax.commands.evaluate import EvaluateCommand
 from transformer_jax.commands.export_model import ExportCommand
 from transformer_jax.commands.import_model import ImportCommand
 from transformer_jax.commands.inspect import InspectCommand
+from transformer_jax.commands.parse import ParseCommand
 from transformer_jax.commands.prepare import PrepareCommand
 from transformer_jax.commands.schedule import ScheduleCommand
 from transformer_jax.commands.score import ScoreCommand
@@ -41,8 +42,13 @@ log = logging.getLogger(__name__)
 Flat = tyro.conf.OmitArgPrefixes
 # Options whose values are text, not paths.
 _TEXTS = ("--source", "--target")
-# Options that take a source file and a target file.
-_PAIRS = ("--train", "--validation", "--mixed-text", "--test")
+# Options that take two files, and which.
+_PAIRS = {
+    **dict.fromkeys(
+        ("--train", "--validation", "--mixed-text", "--test"), "a source file and a target file"
+    ),
+    "--treebank": "trees to train on and trees to evaluate on",
+}
 
 COMMANDS = {
     "train": TrainCommand,
@@ -52,6 +58,7 @@ COMMANDS = {
     "average": AverageCommand,
     "verify-resume": VerifyResumeCommand,
     "translate": TranslateCommand,
+    "parse": ParseCommand,
     "score": ScoreCommand,
     "evaluate": EvaluateCommand,
     "inspect": InspectCommand,
@@ -105,8 +112,7 @@ def _check_pairs(arguments: list[str]) -> None:
             given = list(following)
             if len(given) != 2 and given != ["None"]:
                 raise UserError(
-                    f"{option} takes a source file and a target file, not "
-                    f"{' '.join(given) or 'nothing'}"
+                    f"{option} takes {_PAIRS[option]}, not {' '.join(given) or 'nothing'}"
                 )
 
 
@@ -118,7 +124,9 @@ def _union(arguments):
     config = _with_given_peak(_base_config(arguments), arguments)
     members = []
     for name, command in COMMANDS.items():
-        fields = {"config": config} if hasattr(command, "config") else {}
+        fields: dict[str, Any] = {"config": config} if hasattr(command, "config") else {}
+        if command is EvaluateCommand and arguments[:1] == ["evaluate"]:
+            fields |= _search_of(_value_of("--run-dir", arguments))
         required = {
             f.name: tyro.MISSING
             for f in dataclasses.fields(command)
@@ -169,6 +177,13 @@ def _base_config(arguments: list[str]) -> RunConfig:
     if preset is None and init_from is not None:
         return _config_of(Path(init_from), _value_of("--vocab-size", arguments))
     return presets.run_config(name)
+
+
+def _search_of(run_dir: str | None) -> dict[str, Any]:
+    """The search of a run's task, as the default of options."""
+    from transformer_jax.run.single_file import open_run
+
+    return {} if run_dir is None else {"search": open_run(Path(run_dir)).task.search}
 
 
 def _config_of(init_from: Path, vocab_size: str | None) -> RunConfig:

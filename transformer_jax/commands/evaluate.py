@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformer_jax.commands.options import Checkpoint, RunDir
 from transformer_jax.commands.output import check_output, check_writable, opened_output
@@ -14,11 +15,13 @@ __all__ = ["EvaluateCommand"]
 
 @dataclass(frozen=True)
 class EvaluateCommand:
-    """Translate a test set and print every score with its signature."""
+    """Translate or parse a test set and print every score with its signature."""
 
     run_dir: RunDir
     test: tuple[Path, Path] | None = None
     """Source file and reference file."""
+    trees: Path | None = None
+    """Gold trees instead, for a run that parses: as --treebank of `train` takes them."""
     split: str | None = None
     """A split of the dataset that the run was trained on, instead of files; for example test."""
     checkpoint: Checkpoint = "averaged"
@@ -30,16 +33,20 @@ class EvaluateCommand:
     search: Search = Search()
 
     def run(self) -> None:
-        from transformer_jax.data.text import ParallelText, TextError, TextFiles
+        from transformer_jax.data.text import TextError, TextFiles
+        from transformer_jax.parser import Parser
+        from transformer_jax.parsing.treebank import Treebank
         from transformer_jax.run.splits import dataset_splits
         from transformer_jax.training.metrics import progress_bar
         from transformer_jax.translator import Translator
 
-        if (self.test is None) == (self.split is None):
-            raise UserError("give either --test SOURCE REFERENCE or --split NAME")
-        text: ParallelText
+        if sum(given is not None for given in (self.test, self.trees, self.split)) != 1:
+            raise UserError("give one of --test SOURCE REFERENCE, --trees GOLD or --split NAME")
+        text: Any
         if self.test is not None:
             text = TextFiles(str(self.test[0]), str(self.test[1]))
+        elif self.trees is not None:
+            text = Treebank(str(self.trees), "")
         else:
             splits = dataset_splits(self.run_dir)
             if self.split not in splits:
@@ -52,16 +59,19 @@ class EvaluateCommand:
             check_language(self.language)
         translator = Translator.load(self.run_dir, self.checkpoint)
         if self.output is not None:
-            check_output(self.output, *(self.test or ()))
+            check_output(self.output, *(self.test or ()), *([self.trees] if self.trees else ()))
             check_writable(self.output)
-        pairs = list(text)
-        if not pairs:
+        of_trees = hasattr(text, "trees")
+        found = list(text.trees() if of_trees else text)
+        if not found:
             raise TextError(f"{text} hold no lines to evaluate on")
-        sources, references = zip(*pairs)
-        with progress_bar(total=len(pairs), desc="translating", unit="line") as bar:
-            result = translator.evaluate(
-                sources, references, self.search, language=self.language, on_progress=bar.update
-            )
+        with progress_bar(total=len(found), desc="translating", unit="line") as bar:
+            options: dict[str, Any] = {"search": self.search, "on_progress": bar.update}
+            if of_trees:
+                result = Parser(translator).evaluate(found, **options)
+            else:
+                sources, references = zip(*found)
+                result = translator.evaluate(sources, references, language=self.language, **options)
         print(result)
         if self.output is not None:
             with opened_output(self.output) as file:

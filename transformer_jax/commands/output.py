@@ -12,9 +12,11 @@ from transformer_jax.errors import UserError
 __all__ = [
     "check_output",
     "check_picture",
+    "check_streams",
     "check_suffix",
     "check_writable",
     "opened_output",
+    "opened_streams",
     "standard_stream",
 ]
 
@@ -37,6 +39,33 @@ def check_output(output: Path, *inputs: Path) -> None:
     for path in inputs:
         if output.exists() and path.exists() and output.samefile(path):
             raise UserError(f"{output} is both input and output: give another --output")
+
+
+def check_streams(input: Path | None, output: Path | None) -> None:
+    """Raise UserError where lines cannot be read from one file and written to the other."""
+    if output is not None:
+        check_output(output, *([] if input is None else [input]))
+        check_writable(output)
+    if input is not None and not input.exists():
+        raise UserError(f"--input {input} does not exist: give a file of lines")
+
+
+@contextlib.contextmanager
+def opened_streams(
+    input: Path | None, output: Path | None
+) -> Iterator[tuple[str, BinaryIO, BinaryIO]]:
+    """Open what lines are read from and written to: files, or standard input and output.
+
+    Yields what errors call the input, the input and the output.
+    """
+    source: BinaryIO
+    with contextlib.ExitStack() as opened:
+        if input is not None:
+            name, source = str(input), opened.enter_context(input.open("rb"))
+        else:
+            name, source = "standard input", standard_stream(sys.stdin, "input").buffer
+        # Opened last: what it holds is lost only when there is something to write.
+        yield name, source, opened.enter_context(opened_output(output))
 
 
 @contextlib.contextmanager

@@ -1,21 +1,13 @@
 """translate: translate lines of text."""
 
-import contextlib
 import logging
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from transformer_jax.commands.options import Checkpoint, RunDir
-from transformer_jax.commands.output import (
-    check_output,
-    check_writable,
-    opened_output,
-    standard_stream,
-)
+from transformer_jax.commands.output import check_streams, opened_streams
 from transformer_jax.decoding.options import Search
-from transformer_jax.errors import UserError
 
 __all__ = ["TranslateCommand"]
 
@@ -50,21 +42,10 @@ class TranslateCommand:
     def run(self) -> None:
         from transformer_jax.translator import Translator
 
-        if self.output is not None:
-            check_output(self.output, *([] if self.input is None else [self.input]))
-            check_writable(self.output)
-        if self.input is not None and not self.input.exists():
-            raise UserError(f"--input {self.input} does not exist: give a file of lines")
+        check_streams(self.input, self.output)
         translator = Translator.load(self.run_dir, self.checkpoint)
         log.info("translating with %s, %s", self.run_dir, translator.checkpoint)
-        source: BinaryIO
-        with contextlib.ExitStack() as opened:
-            if self.input is not None:
-                name, source = str(self.input), opened.enter_context(self.input.open("rb"))
-            else:
-                name, source = "standard input", standard_stream(sys.stdin, "input").buffer
-            # Opened last: what it holds is lost only when there is something to write.
-            output = opened.enter_context(opened_output(self.output))
+        with opened_streams(self.input, self.output) as (name, source, output):
             translator.translate_stream(
                 source,
                 output,

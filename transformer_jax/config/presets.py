@@ -140,9 +140,7 @@ def parsing(vocab_size: int = 4000) -> ModelConfig:
     >>> parsing().num_layers, parsing().target_vocab_size
     (4, 512)
     """
-    return replace(
-        tiny(vocab_size), num_layers=4, target_vocab_size=512, tied_embeddings="decoder"
-    )
+    return replace(tiny(vocab_size), num_layers=4, target_vocab_size=512, tied_embeddings="decoder")
 
 
 def t2t(model: ModelConfig) -> ModelConfig:

@@ -114,7 +114,7 @@ def make_program(
         )
         vocabulary = logits.shape[1]
     # Neither is ever a target.
-    allowed = exclude_tokens((PAD_ID, BOS_ID), vocabulary)
+    allowed: Any = exclude_tokens((PAD_ID, BOS_ID), vocabulary)
     if hasattr(model, "allowed"):
         allowed = functools.partial(model.apply, variables, method="allowed")
     common: dict[str, Any] = {

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from transformer_jax.errors import MAX_INT32, UserError, did_you_mean
 
-__all__ = ["EosRule", "LengthPenalty", "Search"]
+__all__ = ["PARSING_SEARCH", "EosRule", "LengthPenalty", "Search"]
 
 LengthPenalty = Literal["gnmt", "power", "none"]
 EosRule = Literal["shrink", "t2t"]
@@ -89,3 +89,7 @@ class Search:
     def rows(self) -> int:
         """Hypotheses of one sentence, as rows of the decoder's cache."""
         return {"beam": self.beam_size, "greedy": 1, "sample": self.n_best}[self.method]
+
+
+# Of constituency parsing (section 6.3).
+PARSING_SEARCH = Search(beam_size=21, alpha=0.3, extra_length=300)

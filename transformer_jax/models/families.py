@@ -15,10 +15,12 @@ and, where a search is to write the target,
     resize_cache(cache, source_length, places) -> cache, for sources of that length
 
 The hypotheses of a sentence share so many `places` for their tokens; a step takes at most one for
-each of them. A model may have `allowed(cache) -> boolean [N, V]`, the tokens that may come next, one
-at least, once the cache has read what is before them. The field `history` of the cache has a row for each of the N = B * rows_per_sentence
+each of them. The field `history` of the cache has a row for each of the N = B * rows_per_sentence
 hypotheses; a search moves these rows, within their sentence, as hypotheses change places. Every
-other array has a row, or as many, for each sentence.
+other array has a row, or as many, for each sentence. A model may have
+
+    allowed(cache) -> boolean [N, V], the tokens that may come next, of which there is always one
+
 `FAMILIES` is open: put another family in under its name, which is what
 `ModelConfig.architecture` says.
 """

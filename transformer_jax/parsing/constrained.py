@@ -77,7 +77,9 @@ class ConstrainedModel(nn.Module):
 
     def resize_cache(self, cache, source_length, places):
         history, state = cache.history
-        inner = self.model.resize_cache(cache.inner._replace(history=history), source_length, places)
+        inner = self.model.resize_cache(
+            cache.inner._replace(history=history), source_length, places
+        )
         return _Cache(inner._replace(history=()), (inner.history, state))
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "Tree",
     "TreeError",
     "clean_tree",
+    "indent_brackets",
     "parse_brackets",
     "preterminals",
     "read_trees",
@@ -86,6 +87,27 @@ def write_brackets(tree: Tree) -> str:
     if tree.word is not None:
         return f"({tree.label} {tree.word})"
     return f"({tree.label} {' '.join(map(write_brackets, tree.children))})"
+
+
+def indent_brackets(tree: Tree, depth: int = 0) -> str:
+    """Write a tree on several lines: constituents of words alone on one, others by their parts.
+
+    Args:
+        tree: The tree.
+        depth: Levels above it.
+
+    >>> print(indent_brackets(parse_brackets("(TOP (S (NP (PRP We)) (VP (VBD left)) (. .)))")))
+    (TOP
+      (S
+        (NP (PRP We))
+        (VP (VBD left))
+        (. .)))
+    """
+    margin = "  " * depth
+    if all(child.word is not None for child in tree.children):
+        return margin + write_brackets(tree)
+    parts = "\n".join(indent_brackets(child, depth + 1) for child in tree.children)
+    return f"{margin}({tree.label}\n{parts})"
 
 
 def parse_brackets(text: str, name: str = "the text") -> Tree:

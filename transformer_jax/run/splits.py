@@ -1,24 +1,21 @@
 """The splits of the dataset that a run was trained on."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from transformer_jax.data.manifest import Manifest
 from transformer_jax.data.preparation import load_splits
 from transformer_jax.errors import UserError
 from transformer_jax.run.folder import Run
 
-if TYPE_CHECKING:  # tensorflow-datasets only where a dataset is asked for
-    from transformer_jax.data.datasets import DatasetSplit
-
 __all__ = ["dataset_splits"]
 
 
-def dataset_splits(run_dir: Path) -> "dict[str, DatasetSplit]":
+def dataset_splits(run_dir: Path) -> dict[str, Any]:
     """Load the splits of the dataset that a run was trained on.
 
     Returns:
-        Split -> its text.
+        Split -> its text, as the run's task reads it.
 
     Raises:
         UserError: The run was trained on files, or the dataset is not the same any more.
@@ -30,7 +27,7 @@ def dataset_splits(run_dir: Path) -> "dict[str, DatasetSplit]":
             f"{run_dir}/config.json names no dataset, so it has no splits: give --test SOURCE "
             "REFERENCE"
         )
-    splits = load_splits(data)
+    splits = {name: run.task.split_text(split) for name, split in load_splits(data).items()}
     manifest = Manifest.read(run.prepared)
     if manifest and manifest.train != splits["train"].identity:
         raise UserError(

@@ -6,9 +6,8 @@ from typing import ClassVar
 
 from transformer_jax.data.pairing import Pairing
 from transformer_jax.data.preparation import load_splits, mix_text
-from transformer_jax.decoding.options import Search
+from transformer_jax.decoding.options import PARSING_SEARCH
 from transformer_jax.errors import UserError
-from transformer_jax.evaluation.bleu import Score
 from transformer_jax.parsing.constrained import constrain_model
 from transformer_jax.parsing.linearization import delinearize
 from transformer_jax.parsing.scores import score_parses
@@ -29,8 +28,7 @@ class ParsingTask(Task):
 
     pairing = Pairing(joint=False, target_vocabulary="whitespace")
     best_metrics: ClassVar = {**Task.best_metrics, "f1": True}
-    # Section 6.3.
-    search = Search(beam_size=21, alpha=0.3, extra_length=300)
+    search = PARSING_SEARCH
 
     def __init__(self, order: str, constrained: bool = True):
         self.order, self.constrained = order, constrained
@@ -44,7 +42,7 @@ class ParsingTask(Task):
                 )
         if data.dataset is not None and data.dataset.partition("/")[0] == "grammar":
             splits = load_splits(data)
-            train, validation = (PhraseTrees(splits[s], self.order) for s in ("train", "validation"))
+            train, validation = (self.split_text(splits[s]) for s in ("train", "validation"))
         elif data.treebank is not None:
             train, validation = (Treebank(path, self.order) for path in data.treebank)
         else:
@@ -54,6 +52,9 @@ class ParsingTask(Task):
             )
         other = data.mixed_treebank and Treebank(data.mixed_treebank, self.order)
         return mix_text(train, other or None, data.mixed_ratio), validation
+
+    def split_text(self, split):
+        return PhraseTrees(split, self.order)
 
     def constrain(self, model, vocabularies):
         if not self.constrained:
@@ -86,4 +87,3 @@ class ParsingTask(Task):
 
     def score(self, metric, predictions, references, vocabulary, language):
         return self.scores(predictions, references, vocabulary, language)[0].value
-

@@ -15,6 +15,7 @@ from transformer_jax.data.batching import Batch, Corrupt
 from transformer_jax.data.manifest import Texts
 from transformer_jax.data.pairing import Pairing
 from transformer_jax.data.preparation import read_texts
+from transformer_jax.data.text import ParallelText
 from transformer_jax.data.vocabulary import Vocabularies, Vocabulary
 from transformer_jax.decoding.inference import BatchDecoder, Hypothesis
 from transformer_jax.decoding.options import Search
@@ -56,6 +57,10 @@ class Task:
         Raises UserError where `data` names none that this task can read.
         """
         return read_texts(data)
+
+    def split_text(self, split: ParallelText) -> ParallelText:
+        """Make the text of this task of a split of its dataset."""
+        return split
 
     def constrain(self, model: Any, vocabularies: Vocabularies) -> Any:
         """Make what searches ask instead of the model, with the same variables.
