@@ -3,8 +3,8 @@
 _NAMES = {
     "transformer_jax": """
         AttentionMaps BeamResult DataConfig Decoder Encoder Evaluation FAMILIES Family Generated
-        Layout Masks MeshRunner MetricsWriter ModelConfig OptimizerConfig PmapRunner Processes Run
-        RunConfig Search Segments SingleDeviceRunner TASKS Task TextFiles TrainConfig TrainState
+        Layout Masks MeshRunner MetricsWriter ModelConfig OptimizerConfig Parser PmapRunner
+        Processes Run RunConfig Search Segments SingleDeviceRunner TASKS Task TextFiles TrainConfig TrainState
         Transformer Translation Translator UserError average beam_search build_model
         dataset_splits distributed_session functional generate greedy_search load_variables
         make_layout make_optimizer make_runner make_search_step make_step name_axes presets
@@ -33,11 +33,12 @@ _NAMES = {
         token_log_probs typed_key unembed
     """,
     "transformer_jax.parsing": """
-        ORDERS Tree TreeError clean_tree delinearize linearize parse_brackets read_trees spell words
-        write_brackets
+        ORDERS Tree TreeError clean_tree delinearize indent_brackets linearize parse_brackets
+        read_trees spell words write_brackets
     """,
     "transformer_jax.presets": """
-        RUN_CONFIGS TABLE_3 base big convolutional lstm multi30k restricted rnn run_config t2t tiny
+        RUN_CONFIGS TABLE_3 base big convolutional lstm multi30k parsing restricted rnn run_config
+        t2t tiny
     """,
     "transformer_jax.visualization.attention": """
         attention_lines attention_map check_head draw_head merge_pieces merge_weights

@@ -44,8 +44,13 @@ from transformer_jax.errors import UserError
         (lambda: OptimizerConfig(label_smoothing=None), "label_smoothing None must be of type"),
         (
             lambda: DataConfig(corpus="c", train=("a", "b")),
-            "leave train, validation, mixed_text and dataset out",
+            "leave train, validation, treebank, mixed_text, mixed_treebank and dataset out",
         ),
+        (
+            lambda: DataConfig(treebank=("a", "b"), train=("c", "d")),
+            "treebank brings its own text: leave train, validation, mixed_text and dataset out",
+        ),
+        (lambda: DataConfig(corpus="c", mixed_treebank="t"), "corpus c is prepared text"),
         (
             lambda: RunConfig(ModelConfig(position_encoding="learned", max_positions=64)),
             "max_length 256 is more than the max_positions 64",

@@ -1,0 +1,359 @@
+"""Table 4: constituency parsing, with what each choice of decoding and linearisation gives.
+
+    python -m experiments.table4_parsing --treebank ../shared/data/treebank-craft
+    python -m experiments.table4_parsing --grammar
+    python -m experiments.table4_parsing --full --treebank WSJ
+
+Paper    F1 on section 23 of the Wall Street Journal: 91.3 with its sections 02-21 alone, 92.7 with
+         17 million sentences that other parsers have parsed. 4 layers, d_model 1024, 16K or 32K
+         pieces, beam 21, alpha 0.3, at most 300 symbols more than the sentence has pieces.
+--full   the same, of a folder with sections 02 to 23; --second adds parsed trees, --second-ratio of
+         them for each gold tree; --recipe t2t is tensor2tensor's dropout and rate.
+Without  a small model on the biomedical articles of CRAFT (train.trees and val.trees of a folder),
+         scored on 500 fixed sentences of val beside parsers that count, with beams of 1, 4 and 21,
+         with the grammar's constraint and without, in both orders of traversal, and with
+         self-training: a quarter of the trees, and what its parser makes of the others.
+--grammar  the phrases of the embedded corpus.
+
+Run it again to resume where it stopped; --only names a part.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from experiments.constituents import (
+    best_head,
+    count_links,
+    draw_counts,
+    draw_links,
+    links_table,
+)
+from experiments.figures1_2_architecture import save
+from experiments.ledger import Cell, Entry, Provenance, Table
+from experiments.parsing_baselines import CountingParser
+from experiments.program import check_positive, make_parser, publish_result
+from experiments.runs import training_summary
+from transformer_jax import presets
+from transformer_jax.config import RunConfig
+from transformer_jax.decoding.options import PARSING_SEARCH
+from transformer_jax.errors import UserError
+from transformer_jax.evaluation.bleu import Score
+from transformer_jax.files import write_atomically
+from transformer_jax.parser import Parser
+from transformer_jax.parsing import Tree, read_trees, words, write_brackets
+from transformer_jax.parsing.scores import score_parses
+from transformer_jax.parsing.treebank import Treebank
+from transformer_jax.run.splits import dataset_splits
+from transformer_jax.run.train import train
+from transformer_jax.tasks import ParsingTask
+from transformer_jax.terminal import run_program
+from transformer_jax.translator import Translator
+from transformer_jax.visualization.tree import draw_tree
+
+PAPER = {"WSJ only": 91.3, "semi-supervised": 92.7}
+BEAMS = (1, 4, 21)
+# Of val: sentences to score, and others by which the best checkpoint is chosen.
+SCORED, CHOSEN_BY = 500, 200
+PARTS = ("baselines", "decoding", "orders", "self-training", "attention")
+ORDERS = {"tensor2tensor": "parsing", "in-order": "parsing-in-order"}
+# Longest sentence whose links are counted, in words.
+LONGEST_LINKED = 40
+STEPS, GRAMMAR_STEPS = 15_000, 3_000
+# Self-training: the first tree of so many is gold.
+EVERY = 4
+COLUMNS = ("F1", "precision", "recall", "exact match", "tagging accuracy", "F1, up to 40 words")
+
+
+def full(arguments: argparse.Namespace) -> RunConfig:
+    """The paper's run; what it does not tell is that of base, or tensor2tensor's."""
+    bank = arguments.treebank
+    config = presets.run_config("parsing")
+    pieces = 32_000 if arguments.second else 16_000
+    model = replace(
+        presets.base(pieces), num_layers=4, d_model=1024, target_vocab_size=512,
+        tied_embeddings="decoder",
+    )  # fmt: skip
+    optimizer = presets.run_config("base").optimizer
+    if arguments.recipe == "t2t":
+        model = replace(presets.t2t(model), dropout=0.2, attention_dropout=0.2)
+        optimizer = replace(optimizer, lr_factor=5.0, warmup_steps=16_000)
+    data = replace(
+        config.data,
+        treebank=(str(bank / "02-21"), str(bank / "22")),
+        mixed_treebank=arguments.second,
+        mixed_ratio=arguments.second_ratio if arguments.second else 1.0,
+        batch_tokens=25_000,
+    )
+    trained = replace(presets.run_config("base").train, steps=100_000, best_metric="f1")
+    return RunConfig(model, optimizer, data, trained)
+
+
+def scaled(arguments: argparse.Namespace, order: str, trees: Path | None, steps: int) -> RunConfig:
+    """The same path, small: preset `parsing` on some trees, or on the embedded corpus."""
+    config = presets.run_config("parsing")
+    text: dict[str, Any] = {"dataset": "grammar/30k"}
+    if trees is not None:
+        text = {"treebank": (str(trees), str(arguments.output / "chosen-by.trees"))}
+    return replace(
+        config,
+        data=replace(config.data, task=ORDERS[order], **text),
+        train=replace(
+            config.train, steps=steps, evaluate_every=max(steps // 8, 1),
+            checkpoint_every=max(steps // 40, 1),
+        ),
+    )  # fmt: skip
+
+
+def evenly(trees: Sequence[Tree], count: int) -> list[int]:
+    """Places of so many trees, evenly spaced.
+
+    >>> evenly([Tree("TOP")] * 10, 3)
+    [0, 3, 6]
+    """
+    count = min(count, len(trees))
+    return [place * len(trees) // count for place in range(count)]
+
+
+def write_trees(trees: Sequence[Tree], path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, "".join(f"{write_brackets(tree)}\n" for tree in trees))
+    return path
+
+
+def split_validation(bank: Path, output: Path) -> list[Tree]:
+    """The trees to score; others, which choose the best checkpoint, are written."""
+    trees = list(read_trees(bank / "val.trees"))
+    scored = set(evenly(trees, SCORED))
+    others = [tree for place, tree in enumerate(trees) if place not in scored]
+    write_trees([others[place] for place in evenly(others, CHOSEN_BY)], output / "chosen-by.trees")
+    return [trees[place] for place in sorted(scored)]
+
+
+def values(scores: Sequence[Score]) -> list[Cell]:
+    found = {score.name: score.value for score in scores}
+    return [found[name] for name in COLUMNS]
+
+
+def baselines(bank: Path, gold: Sequence[Tree]) -> list[list[Cell]]:
+    counted = CountingParser(read_trees(bank / "train.trees"))
+    rows: list[list[Cell]] = []
+    for shape in ("right-branching", "flat"):
+        parses = [counted.parse(words(tree), shape) for tree in gold]
+        rows.append(
+            [f"{shape}, most frequent tags", None, *values(score_parses(gold, parses)), None]
+        )
+    return rows
+
+
+def without_constraint(parser: Parser) -> Parser:
+    """The same model, whose searches may write anything."""
+    translator = parser.translator
+    task = translator.task
+    assert isinstance(task, ParsingTask)
+    return Parser(
+        Translator(
+            translator.model,
+            translator.params,
+            translator.vocabularies,
+            translator.checkpoint,
+            translator.max_length,
+            task=ParsingTask(task.order, constrained=False),
+        )
+    )
+
+
+def decode(parser: Parser, gold: Sequence[Tree], name: str) -> list[list[Cell]]:
+    """Rows of a parser with each beam; seconds are those of a second call, when all is compiled."""
+    sentences = [words(tree) for tree in gold]
+    rows: list[list[Cell]] = []
+    for beam in BEAMS:
+        for _ in range(2):
+            start = time.perf_counter()
+            parses = parser.parse(sentences, too_long="flat", beam_size=beam)
+            seconds = time.perf_counter() - start
+        formed = 100 * statistics.mean(parse is not None for parse in parses)
+        rows.append([f"{name}, beam {beam}", formed, *values(score_parses(gold, parses)), seconds])
+        print(f"{rows[-1][0]}: F1 {rows[-1][2]:.1f}", flush=True)
+    return rows
+
+
+def self_train(
+    arguments: argparse.Namespace, gold: Sequence[Tree]
+) -> tuple[list[list[Cell]], list[Path]]:
+    """A quarter of the trees; and with the sentences of the others as its parser parses them."""
+    output = arguments.output
+    trees = list(read_trees(arguments.treebank / "train.trees"))
+    quarter = write_trees(trees[::EVERY], output / "quarter.trees")
+    steps = arguments.steps // 3
+    config = scaled(arguments, "tensor2tensor", quarter, steps)
+    train(config, output / "quarter")
+    parsed = output / "parsed.trees"
+    if not parsed.exists():
+        others = [words(tree) for place, tree in enumerate(trees) if place % EVERY]
+        found = Parser.load(output / "quarter").parse(others, too_long="flat", beam_size=1)
+        write_trees([tree for tree in found if tree is not None], parsed)
+    # Each gold tree as often as in the other run, and one parsed tree beside it.
+    mixed = replace(
+        config,
+        data=replace(config.data, mixed_treebank=str(parsed)),
+        train=replace(config.train, steps=2 * steps),
+    )
+    train(mixed, output / "self-trained")
+    longer = replace(config, train=mixed.train)
+    train(longer, output / "quarter-longer")
+    rows: list[list[Cell]] = []
+    folders = [output / name for name in ("quarter", "quarter-longer", "self-trained")]
+    for folder, name in zip(folders, ("a quarter", "a quarter, twice as long", "self-trained")):
+        scores = Parser.load(folder).evaluate(gold, beam_size=4).scores
+        rows.append([f"{name}, beam 4", 100.0, *values(scores), None])
+    return rows, folders
+
+
+def find(arguments: argparse.Namespace) -> tuple[list[Table], list[Path], dict[str, Any]]:
+    """Train and score what --only names, or all of it: tables, run folders and details."""
+    output, bank = arguments.output, arguments.treebank
+    parts = PARTS if arguments.only is None else (arguments.only,)
+    gold = split_validation(bank, output)
+    rows: list[list[Cell]] = []
+    tables: list[Table] = []
+    folders: list[Path] = []
+    details: dict[str, Any] = {}
+    if "baselines" in parts:
+        rows += baselines(bank, gold)
+    for order in ORDERS if "orders" in parts else list(ORDERS)[:1]:
+        if {"decoding", "orders", "attention"}.isdisjoint(parts):
+            break
+        folder = output / order
+        train(scaled(arguments, order, bank / "train.trees", arguments.steps), folder)
+        folders.append(folder)
+        parser = Parser.load(folder)
+        if order != "tensor2tensor" or "decoding" in parts:
+            rows += decode(parser, gold, order)
+        if order == "tensor2tensor" and "decoding" in parts:
+            rows += decode(without_constraint(parser), gold, "without the constraint")
+        if order == "tensor2tensor" and "attention" in parts:
+            tables.append(attention(parser, gold, output))
+    if "self-training" in parts:
+        found, trained = self_train(arguments, gold)
+        rows += found
+        folders += trained
+    if rows:
+        title = f"Parsers on {len(gold)} fixed sentences of val, {bank.name}"
+        columns = ["parser", "well-formed, %", *COLUMNS, "seconds"]
+        tables.insert(0, Table(title, columns, rows, 1))
+    return tables, folders, details
+
+
+def attention(parser: Parser, gold: Sequence[Tree], output: Path) -> Table:
+    """Count links of the encoder's heads, and draw them."""
+    found = count_links(parser, [tree for tree in gold if len(words(tree)) <= LONGEST_LINKED])
+    save({"constituents": draw_counts(found)}, output)
+    return links_table(found)
+
+
+def grammar(arguments: argparse.Namespace) -> tuple[list[Table], list[Path], dict[str, Any]]:
+    """The phrases of the embedded corpus, on all its held-out splits."""
+    folder = arguments.output / "grammar"
+    train(scaled(arguments, "tensor2tensor", None, arguments.steps), folder)
+    parser = Parser.load(folder)
+    rows: list[list[Cell]] = []
+    splits = {name: list(split.trees()) for name, split in dataset_splits(folder).items()}
+    for name, trees in splits.items():
+        if name != "train":
+            found = parser.evaluate(trees, beam_size=4)
+            rows.append([name, *values(found.scores)])
+    links = count_links(parser, splits["test"])
+    shown = next(tree for tree in splits["test"] if 9 <= len(words(tree)) <= 12)
+    save(
+        {
+            "phrases": draw_counts(links),
+            "phrases-links": draw_links(parser, shown, *best_head(links)),
+            "phrases-tree": draw_tree(shown),
+        },
+        arguments.output,
+    )
+    title = "Phrases of the embedded corpus, beam 4 (words have no tags)"
+    tables = [Table(title, ["split", *COLUMNS], rows, 1), links_table(links)]
+    return tables, [folder], {}
+
+
+def whole(arguments: argparse.Namespace) -> tuple[list[Table], list[Path], dict[str, Any]]:
+    """Sections 02-21, 22 and 23."""
+    config = full(arguments)
+    if arguments.steps is not None:
+        config = replace(config, train=replace(config.train, steps=arguments.steps))
+    kind = "semi-supervised" if arguments.second else "WSJ only"
+    folder = arguments.output / f"full-{kind.replace(' ', '-')}-{arguments.recipe}"
+    train(config, folder)
+    parser = Parser.load(folder)
+    rows: list[list[Cell]] = [["the paper", PAPER[kind], *[None] * (len(COLUMNS) - 1)]]
+    for section in ("22", "23"):
+        gold = list(Treebank(str(arguments.treebank / section), "").trees())
+        found = parser.evaluate(gold, PARSING_SEARCH)
+        rows.append([f"section {section}, beam 21", *values(found.scores)])
+    return [Table(f"Wall Street Journal, {kind}", ["", *COLUMNS], rows, 1)], [folder], {}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = make_parser(__doc__, "runs/table4")
+    parser.add_argument("--treebank", type=Path, help="folder of trees")
+    parser.add_argument("--grammar", action="store_true", help="phrases of the embedded corpus")
+    parser.add_argument("--full", action="store_true", help="the paper's sizes, on WSJ")
+    parser.add_argument("--recipe", choices=("paper", "t2t"), default="paper", help="of --full")
+    parser.add_argument("--second", help="parsed trees to mix in, of --full")
+    parser.add_argument("--second-ratio", type=float, default=1.0, help="for each gold tree")
+    parser.add_argument("--steps", type=int, help="updates of each run")
+    parser.add_argument("--only", choices=PARTS, help="a part of the scaled-down experiment")
+    arguments = parser.parse_args()
+    check_positive(arguments, "steps")
+    if arguments.grammar == (arguments.treebank is not None):
+        raise UserError("give --treebank FOLDER, or --grammar for the embedded corpus")
+    wanted = ["02", "21", "22", "23"] if arguments.full else ["train.trees", "val.trees"]
+    for name in wanted if arguments.treebank else []:
+        if not (arguments.treebank / name).exists():
+            raise UserError(
+                f"--treebank {arguments.treebank}: there is no {name} in it: give the sections of "
+                "the Wall Street Journal with --full, or a folder of train.trees and val.trees"
+            )
+    if arguments.second and not arguments.full:
+        raise UserError(f"--second {arguments.second} is of --full")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    command = "python -m experiments.table4_parsing"
+    if arguments.full:
+        name, how, run = "table4-full", whole, f" --full --treebank WSJ --recipe {arguments.recipe}"
+    elif arguments.grammar:
+        name, how, run = "table4-grammar", grammar, " --grammar"
+    else:
+        name, how, run = "table4", find, f" --treebank {arguments.treebank}"
+        name += f"-{arguments.only}" if arguments.only else ""
+        run += f" --only {arguments.only}" if arguments.only else ""
+    if not arguments.full and arguments.steps is None:
+        arguments.steps = GRAMMAR_STEPS if arguments.grammar else STEPS
+    where = Provenance.here(f"{command}{run}")
+    tables, folders, details = how(arguments)
+    summaries = {folder.name: training_summary(folder) for folder in folders}
+    seconds = sum(each["training_seconds"] for each in summaries.values())
+    entry = Entry(
+        "table4_parsing",
+        f"Table 4, {'full size' if arguments.full else 'scaled down'}: constituency parsing",
+        where.with_duration(seconds),
+        tables,
+        "what the paper does not tell: its dropout, rate and updates"
+        if arguments.full
+        else "the Wall Street Journal, the paper's sizes, and accelerators for them",
+        {"runs": summaries, **details},
+    )
+    publish_result(name, entry, arguments)
+
+
+if __name__ == "__main__":
+    run_program(main)
