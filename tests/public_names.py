@@ -4,8 +4,8 @@ _NAMES = {
     "transformer_jax": """
         AttentionMaps BeamResult DataConfig Decoder Encoder Evaluation FAMILIES Family Generated
         Layout Masks MeshRunner MetricsWriter ModelConfig OptimizerConfig Parser PmapRunner
-        Processes Run RunConfig Search Segments SingleDeviceRunner TASKS Task TextFiles TrainConfig TrainState
-        Transformer Translation Translator UserError average beam_search build_model
+        Processes Run RunConfig Search Segments SingleDeviceRunner TASKS Task TextFiles TrainConfig
+        TrainState Transformer Translation Translator UserError average beam_search build_model
         dataset_splits distributed_session functional generate greedy_search load_variables
         make_layout make_optimizer make_runner make_search_step make_step name_axes presets
         sample train train_loop warmup_schedule

@@ -152,7 +152,9 @@ def test_other_trees_are_mixed_in(tmp_path):
         data, 320, tmp_path / "out", pairing=task.pairing, texts=task.texts(data),
         target_vocab_size=50,
     )  # fmt: skip
-    assert len(Corpus.open(folder / "train")) == 300 + 150
+    corpus = Corpus.open(folder / "train")
+    assert len(corpus) == 300 + 150
+    assert corpus.vocabularies.target.is_tokenized and not corpus.vocabularies.source.is_tokenized
 
 
 @pytest.mark.parametrize(
