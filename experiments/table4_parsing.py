@@ -63,7 +63,7 @@ PARTS = ("baselines", "decoding", "orders", "self-training", "attention")
 ORDERS = {"tensor2tensor": "parsing", "in-order": "parsing-in-order"}
 # Longest sentence whose links are counted, in words.
 LONGEST_LINKED = 40
-STEPS, GRAMMAR_STEPS = 15_000, 3_000
+STEPS, GRAMMAR_STEPS = 30_000, 3_000
 # Self-training: the first tree of so many is gold.
 EVERY = 4
 COLUMNS = ("F1", "precision", "recall", "exact match", "tagging accuracy", "F1, up to 40 words")
@@ -93,18 +93,26 @@ def full(arguments: argparse.Namespace) -> RunConfig:
     return RunConfig(model, optimizer, data, trained)
 
 
-def scaled(arguments: argparse.Namespace, order: str, trees: Path | None, steps: int) -> RunConfig:
-    """The same path, small: preset `parsing` on some trees, or on the embedded corpus."""
+def scaled(arguments: argparse.Namespace, order: str, trees: Path, steps: int) -> RunConfig:
+    """The same path, small: preset `parsing` on some trees."""
+    chosen_by = arguments.output / "chosen-by.trees"
+    text = {"task": ORDERS[order], "treebank": (str(trees), str(chosen_by))}
+    return with_text(text, steps)
+
+
+def grammar_config(steps: int, dataset: str = "grammar/30k") -> RunConfig:
+    """Preset `parsing` on the phrases of the embedded corpus."""
+    return with_text({"dataset": dataset, "max_length": 64}, steps)
+
+
+def with_text(text: dict[str, Any], steps: int) -> RunConfig:
     config = presets.run_config("parsing")
-    text: dict[str, Any] = {"dataset": "grammar/30k"}
-    if trees is not None:
-        text = {"treebank": (str(trees), str(arguments.output / "chosen-by.trees"))}
     return replace(
         config,
-        data=replace(config.data, task=ORDERS[order], **text),
+        data=replace(config.data, **text),
         train=replace(
-            config.train, steps=steps, evaluate_every=max(steps // 8, 1),
-            checkpoint_every=max(steps // 40, 1),
+            config.train, steps=steps, evaluate_every=max(steps // 10, 1),
+            checkpoint_every=max(steps // 30, 1),
         ),
     )  # fmt: skip
 
@@ -259,7 +267,7 @@ def attention(parser: Parser, gold: Sequence[Tree], output: Path) -> Table:
 def grammar(arguments: argparse.Namespace) -> tuple[list[Table], list[Path], dict[str, Any]]:
     """The phrases of the embedded corpus, on all its held-out splits."""
     folder = arguments.output / "grammar"
-    train(scaled(arguments, "tensor2tensor", None, arguments.steps), folder)
+    train(grammar_config(arguments.steps), folder)
     parser = Parser.load(folder)
     rows: list[list[Cell]] = []
     splits = {name: list(split.trees()) for name, split in dataset_splits(folder).items()}

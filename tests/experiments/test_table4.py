@@ -1,0 +1,148 @@
+"""Table 4's program, its parsers that count, and its links within constituents."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from experiments import table4_parsing
+from experiments.constituents import best_head, count_links
+from experiments.parsing_baselines import CountingParser
+from tests.parsing.toy import write_treebank
+from transformer_jax import presets
+from transformer_jax.parsing import parse_brackets
+
+
+def test_counting_parser_makes_the_tree_that_it_says():
+    trees = [
+        parse_brackets("(TOP (S (NP (DT the) (NN dog)) (VP (VB sees) (NP (NN cats))) (. .)))"),
+        parse_brackets("(TOP (S (NP (NN sees)) (VP (VB sees) (NP (DT the) (NN cat))) (. .)))"),
+    ]
+    parser = CountingParser(trees)
+    # "sees" is VB in two of three places; constituents that end with a sentence are VP and NP.
+    label = parser.parse(["a", "b"], "right-branching").children[0].children[1].label
+    assert label in ("VP", "NP")
+    found = parser.parse(["the", "cat", "sees", "."], "right-branching")
+    assert str(found) == f"(TOP (S (DT the) ({label} (NN cat) ({label} (VB sees))) (. .)))"
+    flat = parser.parse(["the", "unknown", "."], "flat")
+    assert str(flat) == "(TOP (S (DT the) (NN unknown) (. .)))"
+
+
+class Links:
+    """A parser whose heads attend as they are told."""
+
+    def __init__(self, weights):
+        self.translator = self
+        self._weights = weights
+
+    def attention(self, sentence, target):
+        count = len(sentence.split())
+
+        source = [*(f"\u2581{word}" for word in sentence.split()), "</s>"]
+        return SimpleNamespace(source=source, encoder=self._weights(count))
+
+
+def test_links_are_counted_within_the_smallest_constituent():
+    tree = parse_brackets("(TOP (S (NP (DT the) (NN dog)) (VP (VB sees) (NP (DT a) (NN cat)))))")
+
+    def weights(count):
+        """One head looks at the next word (the last at the one before it), one at the first."""
+        following = np.eye(count + 1, k=1)
+        following[count - 1] = np.eye(count + 1)[count - 2]
+        first = np.zeros((count + 1, count + 1))
+        first[:, 0], first[0, 1] = 1, 2
+        return np.stack([following, first])[None]
+
+    found = count_links(Links(weights), [tree, tree])
+    # Of the five words only "dog" looks out of its NP; from "the", "dog" and "sees" the first
+    # word is within, or the second one from the first itself.
+    assert found.links == 10
+    np.testing.assert_allclose(found.within, [[80.0, 40.0]])
+    # The first head links four words to the next and one to that before it.
+    right, left = 4 / 5, 1 / 5
+    shares = [1.0, left / (left + right), right, right, left / left]
+    np.testing.assert_allclose(found.by_distance[0, 0], 100 * np.mean(shares))
+    assert best_head(found) == (0, int(np.argmax((found.within - found.by_distance)[0])))
+
+
+def test_links_that_know_only_distances_have_nothing_beyond_them():
+    rng = np.random.default_rng(0)
+    import random
+
+    from tests.parsing.toy import draw_tree
+
+    trees = [draw_tree(random.Random(seed)) for seed in range(300)]
+
+    def weights(count):
+        """Distances are drawn, whatever the words are."""
+        places = np.arange(count + 1)
+        apart = places[None] - places[:, None]
+        return (rng.random((1, 1, count + 1, count + 1)) ** 0.1) * np.exp(-np.abs(apart - 1))
+
+    found = count_links(Links(weights), trees)
+    assert abs(found.within - found.by_distance).max() < 3
+
+
+@pytest.mark.slow
+def test_table_4_from_end_to_end(tmp_path, monkeypatch):
+    """On a toy treebank: every part, again from where it stopped, and the grammar's phrases."""
+    bank = tmp_path / "bank"
+    bank.mkdir()
+    write_treebank(bank / "train.trees", 200, 0)
+    write_treebank(bank / "val.trees", 30, 1)
+    whole = presets.run_config
+
+    def narrow(name):
+        config = whole(name)
+        model = replace(config.model, vocab_size=330, d_model=16, d_ff=32, num_layers=1)
+        return replace(config, model=model, data=replace(config.data, max_batch_shapes=1))
+
+    monkeypatch.setattr(table4_parsing.presets, "run_config", narrow)
+    monkeypatch.setattr(table4_parsing, "SCORED", 10)
+    monkeypatch.setattr(table4_parsing, "CHOSEN_BY", 5)
+    monkeypatch.setattr(table4_parsing, "BEAMS", (1, 2))
+    output = tmp_path / "output"
+
+    def run(*words):
+        arguments = ["table4_parsing", "--output", str(output), "--steps", "6", *words]
+        monkeypatch.setattr("sys.argv", arguments)
+        table4_parsing.main()
+
+    run("--treebank", str(bank))
+    entry = json.loads((output / "table4.json").read_text())
+    table, links = entry["tables"]
+    names = [row[0] for row in table["rows"]]
+    assert names == [
+        "right-branching, most frequent tags", "flat, most frequent tags",
+        "tensor2tensor, beam 1", "tensor2tensor, beam 2",
+        "without the constraint, beam 1", "without the constraint, beam 2",
+        "in-order, beam 1", "in-order, beam 2",
+        "a quarter, beam 4", "a quarter, twice as long, beam 4", "self-trained, beam 4",
+    ]  # fmt: skip
+    formed = {row[0]: row[1] for row in table["rows"]}
+    assert formed["tensor2tensor, beam 2"] == formed["in-order, beam 1"] == 100
+    assert len(links["rows"]) == 4 and (output / "constituents.svg").exists()
+    # The trees that are scored chose nothing.
+    scored = {row.strip() for row in (output / "chosen-by.trees").open()}
+    assert len(scored) <= 5
+
+
+def test_full_is_the_paper(tmp_path, monkeypatch):
+    arguments = table4_parsing.parse_arguments
+    for section in ("02", "21", "22", "23"):
+        (tmp_path / section).mkdir()
+    monkeypatch.setattr("sys.argv", ["x", "--full", "--treebank", str(tmp_path)])
+    config = table4_parsing.full(arguments())
+    model = config.model
+    assert (model.num_layers, model.d_model, model.vocab_size) == (4, 1024, 16_000)
+    assert config.data.treebank == (str(tmp_path / "02-21"), str(tmp_path / "22"))
+    monkeypatch.setattr(
+        "sys.argv",
+        ["x", "--full", "--treebank", str(tmp_path), "--second", "parsed", "--recipe", "t2t"],
+    )
+    config = table4_parsing.full(arguments())
+    assert (config.model.vocab_size, config.model.dropout) == (32_000, 0.2)
+    assert (config.optimizer.lr_factor, config.optimizer.warmup_steps) == (5.0, 16_000)
+    assert config.data.mixed_treebank == "parsed"
