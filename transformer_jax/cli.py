@@ -181,9 +181,11 @@ def _base_config(arguments: list[str]) -> RunConfig:
 
 def _search_of(run_dir: str | None) -> dict[str, Any]:
     """The search of a run's task, as the default of options."""
+    if run_dir is None:
+        return {}
     from transformer_jax.run.single_file import open_run
 
-    return {} if run_dir is None else {"search": open_run(Path(run_dir)).task.search}
+    return {"search": open_run(Path(run_dir)).task.search}
 
 
 def _config_of(init_from: Path, vocab_size: str | None) -> RunConfig:

@@ -16,7 +16,6 @@ from transformer_jax.data.corpus import LineStatistics
 from transformer_jax.data.splitting import LineSplitter, Splitting, check_splitting
 from transformer_jax.data.text import chunks, decode_lines, empty_blanks, is_blank, list_lines
 from transformer_jax.data.vocabulary import Vocabularies, Vocabulary
-from transformer_jax.decoding.inference import BATCH_TOKENS, BatchDecoder
 from transformer_jax.decoding.options import Search
 from transformer_jax.devices.layout import Layout, single_device_template
 from transformer_jax.devices.settings import usual_settings
@@ -83,12 +82,8 @@ class Translator:
         self.checkpoint, self.max_length = checkpoint, max_length
         self.languages, self.task = languages, task
         self._splitter = LineSplitter(vocabulary.source, max_length, lines, languages, task.pairing)
-        batch_tokens = max(BATCH_TOKENS, max_length)
         variables = {"params": params, **(collections or {})}
-        searched = task.constrain(model, vocabulary)
-        self._inference = BatchDecoder(
-            model, variables, batch_tokens, layout, task.pairing, searched
-        )
+        self._inference = task.decoder(model, variables, vocabulary, max_length, layout)
 
     @property
     def vocabulary(self) -> Vocabulary:

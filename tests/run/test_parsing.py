@@ -7,6 +7,7 @@ import pytest
 
 from tests.parsing.toy import parsing_configuration, write_treebank
 from tests.small_job import read_jsonl
+from tests.test_readme import run_blocks
 from transformer_jax import Parser, Translator
 from transformer_jax.cli import main
 from transformer_jax.data.corpus import Corpus
@@ -129,6 +130,13 @@ def test_parse_needs_a_model_for_parsing(uninterrupted_run):
         main(["parse", "--run-dir", str(uninterrupted_run[2].folder)])
     with pytest.raises(UserError, match="not trained for parsing"):
         Parser(Translator.load(uninterrupted_run[2].folder))
+
+
+def test_page_on_parsing_runs(parsing_run, capsys, tmp_path):
+    shutil.copytree(parsing_run.folder, tmp_path / "runs" / "parser")
+    count, names = run_blocks("docs/parsing.md")
+    assert count == 1 and words(names["tree"]) == ["The", "dog", "barks", "."]
+    assert capsys.readouterr().out.startswith("(TOP (")
 
 
 def test_a_changed_treebank_is_refused(parsing_run, tmp_path):

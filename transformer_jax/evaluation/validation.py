@@ -12,7 +12,7 @@ from transformer_jax.data.batching import Batch, Batches
 from transformer_jax.data.corpus import Corpus, TokenArray
 from transformer_jax.data.pairing import Pairing
 from transformer_jax.data.vocabulary import Vocabularies, Vocabulary
-from transformer_jax.decoding.inference import BATCH_TOKENS, BatchDecoder, Hypothesis
+from transformer_jax.decoding.inference import BatchDecoder, Hypothesis
 from transformer_jax.decoding.options import Search
 from transformer_jax.devices.layout import Layout
 from transformer_jax.models.families import build_model
@@ -30,7 +30,14 @@ class ValidatedTask(Protocol):
         self, model: nn.Module, layout: Layout, block: int | None = None
     ) -> Callable[[Any, Iterable[Batch]], dict[str, float]]: ...
 
-    def constrain(self, model: Any, vocabularies: Vocabularies) -> Any: ...
+    def decoder(
+        self,
+        model: nn.Module,
+        variables: Any,
+        vocabularies: Vocabularies,
+        max_length: int,
+        layout: Layout | None = None,
+    ) -> BatchDecoder: ...
 
     def check_references(self, config: RunConfig, references: Sequence[str]) -> None: ...
 
@@ -66,9 +73,7 @@ class Validation:
         task.check_references(config, texts)
         model = build_model(config.model)
         self._evaluate = task.evaluation(model, layout, config.optimizer.logits_block)
-        batch_tokens = max(BATCH_TOKENS, data.max_length)
-        searched = task.constrain(model, corpus.vocabularies)
-        self.inference = BatchDecoder(model, None, batch_tokens, layout, pairing, searched)
+        self.inference = task.decoder(model, None, corpus.vocabularies, data.max_length, layout)
 
     def scores(self, variables: Mapping[str, Any]) -> dict[str, float]:
         """Measure what the task measures, and the metric that decides the best checkpoint."""

@@ -17,7 +17,7 @@ from transformer_jax.data.pairing import Pairing
 from transformer_jax.data.preparation import read_texts
 from transformer_jax.data.text import ParallelText
 from transformer_jax.data.vocabulary import Vocabularies, Vocabulary
-from transformer_jax.decoding.inference import BatchDecoder, Hypothesis
+from transformer_jax.decoding.inference import BATCH_TOKENS, BatchDecoder, Hypothesis
 from transformer_jax.decoding.options import Search
 from transformer_jax.devices.layout import Layout
 from transformer_jax.errors import UserError
@@ -73,6 +73,27 @@ class Task:
             The model itself, or one with `allowed` (`models.families`).
         """
         return model
+
+    def decoder(
+        self,
+        model: nn.Module,
+        variables: Any,
+        vocabularies: Vocabularies,
+        max_length: int,
+        layout: Layout | None = None,
+    ) -> BatchDecoder:
+        """Make what predicts with a model.
+
+        Args:
+            model: The model.
+            variables: Its parameters and collections.
+            vocabularies: Those of source and target.
+            max_length: Most tokens of a sentence, EOS included.
+            layout: Devices among which sentences are distributed; None uses one.
+        """
+        searched = self.constrain(model, vocabularies)
+        most = max(BATCH_TOKENS, max_length)
+        return BatchDecoder(model, variables, most, layout, self.pairing, searched)
 
     def loss(self, model: Any, config: OptimizerConfig) -> Loss:
         """Make the loss for `make_step`, for batches of `data.batching`.
