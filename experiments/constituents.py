@@ -61,9 +61,9 @@ def smallest_constituents(tree: Tree) -> list[tuple[int, int]]:
 
 def strongest_links(parser: Parser, tree: Tree) -> np.ndarray:
     """Find the word, another one, that each word of a sentence is linked to, [L, H, words]."""
-    maps = parser.translator.attention(sentence_of(words(tree)), "")
+    maps = parser.attention(sentence_of(words(tree)), "")
     weights = merge_weights(maps.encoder, maps.source, maps.source)[..., :-1, :-1].copy()
-    own = np.arange(len(words(tree)))
+    own = np.arange(weights.shape[-1])
     weights[..., own, own] = -1.0
     return weights.argmax(-1)
 
@@ -78,9 +78,10 @@ def count_links(parser: Parser, trees: Sequence[Tree]) -> LinkCounts:
     places: list[tuple[int, int, int, int]] = []  # word, first and end of its constituent, length
     strongest = []
     for tree in trees:
-        length = len(words(tree))
-        if length > 1:
-            strongest.append(strongest_links(parser, tree))
+        length, links = len(words(tree)), strongest_links(parser, tree)
+        # Words of scripts without spaces would be several.
+        if length > 1 and links.shape[-1] == length:
+            strongest.append(links)
             around = enumerate(smallest_constituents(tree))
             places += [(word, first, end, length) for word, (first, end) in around]
     at, links = np.array(places), np.concatenate(strongest, axis=-1)  # links [L, H, N]

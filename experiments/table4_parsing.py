@@ -19,7 +19,9 @@ Run it again to resume where it stopped; --only names a part.
 """
 
 import argparse
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -40,19 +42,16 @@ from experiments.program import check_positive, make_parser, publish_result
 from experiments.runs import training_summary
 from transformer_jax import presets
 from transformer_jax.config import RunConfig
-from transformer_jax.decoding.options import PARSING_SEARCH
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bleu import Score
 from transformer_jax.files import write_atomically
 from transformer_jax.parser import Parser
 from transformer_jax.parsing import Tree, read_trees, words, write_brackets
 from transformer_jax.parsing.scores import score_parses
-from transformer_jax.parsing.treebank import Treebank
 from transformer_jax.run.splits import dataset_splits
 from transformer_jax.run.train import train
 from transformer_jax.tasks import ParsingTask
 from transformer_jax.terminal import run_program
-from transformer_jax.translator import Translator
 from transformer_jax.visualization.tree import draw_tree
 
 PAPER = {"WSJ only": 91.3, "semi-supervised": 92.7}
@@ -160,26 +159,24 @@ def baselines(bank: Path, gold: Sequence[Tree]) -> list[list[Cell]]:
 
 def without_constraint(parser: Parser) -> Parser:
     """The same model, whose searches may write anything."""
-    translator = parser.translator
-    task = translator.task
-    assert isinstance(task, ParsingTask)
+    free = ParsingTask(parser.task.order, constrained=False)
     return Parser(
-        Translator(
-            translator.model,
-            translator.params,
-            translator.vocabularies,
-            translator.checkpoint,
-            translator.max_length,
-            task=ParsingTask(task.order, constrained=False),
-        )
+        parser.model,
+        parser.params,
+        parser.vocabularies,
+        parser.checkpoint,
+        parser.max_length,
+        task=free,
     )
 
 
-def decode(parser: Parser, gold: Sequence[Tree], name: str) -> list[list[Cell]]:
-    """Rows of a parser with each beam; seconds are those of a second call, when all is compiled."""
+def decode(
+    parser: Parser, gold: Sequence[Tree], name: str, beams: Sequence[int] = BEAMS
+) -> list[list[Cell]]:
+    """Rows of a parser with each beam; the first call of each compiles, the second is timed."""
     sentences = [words(tree) for tree in gold]
     rows: list[list[Cell]] = []
-    for beam in BEAMS:
+    for beam in beams:
         for _ in range(2):
             start = time.perf_counter()
             parses = parser.parse(sentences, too_long="flat", beam_size=beam)
@@ -217,44 +214,46 @@ def self_train(
     rows: list[list[Cell]] = []
     folders = [output / name for name in ("quarter", "quarter-longer", "self-trained")]
     for folder, name in zip(folders, ("a quarter", "a quarter, twice as long", "self-trained")):
-        scores = Parser.load(folder).evaluate(gold, beam_size=4).scores
-        rows.append([f"{name}, beam 4", 100.0, *values(scores), None])
+        rows += decode(Parser.load(folder), gold, name, beams=(4,))
     return rows, folders
 
 
-def find(arguments: argparse.Namespace) -> tuple[list[Table], list[Path], dict[str, Any]]:
-    """Train and score what --only names, or all of it: tables, run folders and details."""
+def find(arguments: argparse.Namespace) -> tuple[list[Table], list[Path]]:
+    """Train and score what --only names, or all of it: tables and run folders."""
     output, bank = arguments.output, arguments.treebank
     parts = PARTS if arguments.only is None else (arguments.only,)
     gold = split_validation(bank, output)
     rows: list[list[Cell]] = []
     tables: list[Table] = []
     folders: list[Path] = []
-    details: dict[str, Any] = {}
+
+    def trained(order: str) -> Parser:
+        folders.append(output / order)
+        config = scaled(arguments, order, bank / "train.trees", arguments.steps)
+        train(config, folders[-1])
+        return Parser.load(folders[-1])
+
     if "baselines" in parts:
         rows += baselines(bank, gold)
-    for order in ORDERS if "orders" in parts else list(ORDERS)[:1]:
-        if {"decoding", "orders", "attention"}.isdisjoint(parts):
-            break
-        folder = output / order
-        train(scaled(arguments, order, bank / "train.trees", arguments.steps), folder)
-        folders.append(folder)
-        parser = Parser.load(folder)
-        if order != "tensor2tensor" or "decoding" in parts:
-            rows += decode(parser, gold, order)
-        if order == "tensor2tensor" and "decoding" in parts:
+    first, second = ORDERS
+    if {"decoding", "attention"} & {*parts}:
+        parser = trained(first)
+        if "decoding" in parts:
+            rows += decode(parser, gold, first)
             rows += decode(without_constraint(parser), gold, "without the constraint")
-        if order == "tensor2tensor" and "attention" in parts:
+        if "attention" in parts:
             tables.append(attention(parser, gold, output))
+    if "orders" in parts:
+        rows += decode(trained(second), gold, second)
     if "self-training" in parts:
-        found, trained = self_train(arguments, gold)
+        found, runs = self_train(arguments, gold)
         rows += found
-        folders += trained
+        folders += runs
     if rows:
         title = f"Parsers on {len(gold)} fixed sentences of val, {bank.name}"
         columns = ["parser", "well-formed, %", *COLUMNS, "seconds"]
         tables.insert(0, Table(title, columns, rows, 1))
-    return tables, folders, details
+    return tables, folders
 
 
 def attention(parser: Parser, gold: Sequence[Tree], output: Path) -> Table:
@@ -264,7 +263,7 @@ def attention(parser: Parser, gold: Sequence[Tree], output: Path) -> Table:
     return links_table(found)
 
 
-def grammar(arguments: argparse.Namespace) -> tuple[list[Table], list[Path], dict[str, Any]]:
+def grammar(arguments: argparse.Namespace) -> tuple[list[Table], list[Path]]:
     """The phrases of the embedded corpus, on all its held-out splits."""
     folder = arguments.output / "grammar"
     train(grammar_config(arguments.steps), folder)
@@ -273,7 +272,7 @@ def grammar(arguments: argparse.Namespace) -> tuple[list[Table], list[Path], dic
     splits = {name: list(split.trees()) for name, split in dataset_splits(folder).items()}
     for name, trees in splits.items():
         if name != "train":
-            found = parser.evaluate(trees, beam_size=4)
+            found = parser.evaluate_trees(trees, beam_size=4)
             rows.append([name, *values(found.scores)])
     links = count_links(parser, splits["test"])
     shown = next(tree for tree in splits["test"] if 9 <= len(words(tree)) <= 12)
@@ -287,10 +286,10 @@ def grammar(arguments: argparse.Namespace) -> tuple[list[Table], list[Path], dic
     )
     title = "Phrases of the embedded corpus, beam 4 (words have no tags)"
     tables = [Table(title, ["split", *COLUMNS], rows, 1), links_table(links)]
-    return tables, [folder], {}
+    return tables, [folder]
 
 
-def whole(arguments: argparse.Namespace) -> tuple[list[Table], list[Path], dict[str, Any]]:
+def whole(arguments: argparse.Namespace) -> tuple[list[Table], list[Path]]:
     """Sections 02-21, 22 and 23."""
     config = full(arguments)
     if arguments.steps is not None:
@@ -301,10 +300,9 @@ def whole(arguments: argparse.Namespace) -> tuple[list[Table], list[Path], dict[
     parser = Parser.load(folder)
     rows: list[list[Cell]] = [["the paper", PAPER[kind], *[None] * (len(COLUMNS) - 1)]]
     for section in ("22", "23"):
-        gold = list(Treebank(str(arguments.treebank / section), "").trees())
-        found = parser.evaluate(gold, PARSING_SEARCH)
+        found = parser.evaluate_trees(read_trees(arguments.treebank / section))
         rows.append([f"section {section}, beam 21", *values(found.scores)])
-    return [Table(f"Wall Street Journal, {kind}", ["", *COLUMNS], rows, 1)], [folder], {}
+    return [Table(f"Wall Street Journal, {kind}", ["", *COLUMNS], rows, 1)], [folder]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -321,6 +319,8 @@ def parse_arguments() -> argparse.Namespace:
     check_positive(arguments, "steps")
     if arguments.grammar == (arguments.treebank is not None):
         raise UserError("give --treebank FOLDER, or --grammar for the embedded corpus")
+    if arguments.grammar and arguments.full:
+        raise UserError("--full is of the Wall Street Journal: give --treebank WSJ, not --grammar")
     wanted = ["02", "21", "22", "23"] if arguments.full else ["train.trees", "val.trees"]
     for name in wanted if arguments.treebank else []:
         if not (arguments.treebank / name).exists():
@@ -328,26 +328,30 @@ def parse_arguments() -> argparse.Namespace:
                 f"--treebank {arguments.treebank}: there is no {name} in it: give the sections of "
                 "the Wall Street Journal with --full, or a folder of train.trees and val.trees"
             )
-    if arguments.second and not arguments.full:
-        raise UserError(f"--second {arguments.second} is of --full")
+    of_full = {"second": None, "second_ratio": 1.0, "recipe": "paper"}
+    for name, default in of_full.items():
+        if getattr(arguments, name) != default and not arguments.full:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)} is of --full")
+    if arguments.second_ratio != 1.0 and arguments.second is None:
+        raise UserError(f"--second-ratio {arguments.second_ratio} needs --second TREES")
+    if arguments.only and (arguments.full or arguments.grammar):
+        raise UserError(f"--only {arguments.only} is a part of the scaled-down experiment")
     return arguments
 
 
 def main() -> None:
     arguments = parse_arguments()
-    command = "python -m experiments.table4_parsing"
-    if arguments.full:
-        name, how, run = "table4-full", whole, f" --full --treebank WSJ --recipe {arguments.recipe}"
-    elif arguments.grammar:
-        name, how, run = "table4-grammar", grammar, " --grammar"
-    else:
-        name, how, run = "table4", find, f" --treebank {arguments.treebank}"
-        name += f"-{arguments.only}" if arguments.only else ""
-        run += f" --only {arguments.only}" if arguments.only else ""
     if not arguments.full and arguments.steps is None:
         arguments.steps = GRAMMAR_STEPS if arguments.grammar else STEPS
-    where = Provenance.here(f"{command}{run}")
-    tables, folders, details = how(arguments)
+    how = whole if arguments.full else grammar if arguments.grammar else find
+    given = shlex.join(each for each in sys.argv[1:])
+    where = Provenance.here(f"python -m experiments.table4_parsing {given}")
+    tables, folders = how(arguments)
+    if arguments.full:
+        name = f"table4-{folders[0].name}"
+    else:
+        part = "grammar" if arguments.grammar else arguments.only
+        name = f"table4-{part}" if part else "table4"
     summaries = {folder.name: training_summary(folder) for folder in folders}
     seconds = sum(each["training_seconds"] for each in summaries.values())
     entry = Entry(
@@ -358,7 +362,7 @@ def main() -> None:
         "what the paper does not tell: its dropout, rate and updates"
         if arguments.full
         else "the Wall Street Journal, the paper's sizes, and accelerators for them",
-        {"runs": summaries, **details},
+        {"runs": summaries},
     )
     publish_result(name, entry, arguments)
 

@@ -1,8 +1,6 @@
 """A trained run as a parser of sentences."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Literal, get_args
 
 from transformer_jax.data.text import is_blank
@@ -21,40 +19,30 @@ __all__ = ["Parser", "TooLong"]
 TooLong = Literal["refuse", "flat"]
 
 
-class Parser:
+class Parser(Translator):
     """A model that was trained for parsing, usually loaded from a run folder.
 
-    Attributes:
-        translator: The model as a translator of sentences to symbols.
-        checkpoint: Name of the checkpoint that was loaded.
+    It is a translator of sentences to symbols, too.
     """
 
-    def __init__(self, translator: Translator):
-        """Make a parser of a translator.
+    task: ParsingTask
+
+    def __init__(self, *arguments, **options):
+        """Make a parser of a model.
+
+        Args:
+            *arguments: As of a `Translator`.
+            **options: As of a `Translator`.
 
         Raises:
-            UserError: Its model was trained for another task.
+            UserError: The model was trained for another task.
         """
-        if not isinstance(translator.task, ParsingTask):
+        super().__init__(*arguments, **options)
+        if not isinstance(self.task, ParsingTask):
             raise UserError(
                 "the model was not trained for parsing: train one with --preset parsing, or "
                 "translate with it"
             )
-        self.translator, self._task = translator, translator.task
-        self.checkpoint = translator.checkpoint
-
-    @classmethod
-    def load(cls, run_dir: str | Path, checkpoint: str = "averaged") -> "Parser":
-        """Load a parser of a run; the devices of this process share the sentences.
-
-        Args:
-            run_dir: The run folder, or a file that `export` wrote of it.
-            checkpoint: "averaged", "best", "last" or a step.
-
-        Raises:
-            UserError: It is no run folder, has no such checkpoint, or was trained for another task.
-        """
-        return cls(Translator.load(run_dir, checkpoint))
 
     def parse(
         self,
@@ -90,20 +78,16 @@ class Parser:
         split = [_spelled_words(each, number) for number, each in enumerate(sentences, first + 1)]
         lines = [sentence_of(each) for each in split]
         is_long = [self._is_too_long(line, n, too_long) for n, line in enumerate(lines, first)]
-        found = self.translator.translate(
-            ["" if long else line for line, long in zip(lines, is_long)],
-            search,
-            split_sentences="never",
-            **options,
-        )
+        short = ["" if long else line for line, long in zip(lines, is_long)]
+        found = self.translations(short, search, first, split_sentences="never", **options)
         return [
-            flat_tree(each) if long else self._task.tree(symbols, each) if each else None
-            for each, long, symbols in zip(split, is_long, found)
+            flat_tree(each) if long else self.task.tree(best[0].text, each) if best else None
+            for each, long, best in zip(split, is_long, found)
         ]
 
     def _is_too_long(self, line: str, number: int, too_long: TooLong) -> bool:
-        pieces = len(self.translator.vocabularies.source.encode(line))
-        most = self.translator.max_length - 1
+        pieces = len(self.vocabularies.source.encode(line))
+        most = self.max_length - 1
         if pieces > most and too_long == "refuse":
             raise UserError(
                 f"sentence {number + 1} has {pieces} pieces, the model was trained on at most "
@@ -111,7 +95,7 @@ class Parser:
             )
         return pieces > most
 
-    def evaluate(
+    def evaluate_trees(
         self,
         trees: Iterable[Tree],
         search: Search | None = None,
@@ -121,7 +105,7 @@ class Parser:
     ) -> Evaluation:
         """Parse the sentences of gold trees, and score the parses by EVALB's rules.
 
-        Sentences that are too long are parsed in pieces, with a warning.
+        Sentences that are too long get trees without constituents, and count.
 
         Args:
             trees: The gold trees, cleaned.
@@ -133,17 +117,16 @@ class Parser:
             The parses in brackets, one a line, and their scores.
         """
         trees = list(trees)
+        if not trees:
+            raise UserError("there are no trees to parse and score")
         split = [words(tree) for tree in trees]
-        found = self.translator.evaluate(
-            [sentence_of(each) for each in split],
-            [" ".join(linearize(tree, self._task.order)) for tree in trees],
-            search,
-            on_progress=on_progress,
-            **options,
-        )
-        parses = [self._task.tree(*pair) for pair in zip(found.translations, split)]
+        lines = [sentence_of(each) for each in split]
+        symbols = [" ".join(linearize(tree, self.task.order)) for tree in trees]
+        perplexity = self.perplexity(lines, symbols)
+        with self._inference.reporting(on_progress):
+            parses = self.parse(split, search, too_long="flat", **options)
         texts = ["" if parse is None else write_brackets(parse) for parse in parses]
-        return replace(found, scores=score_parses(trees, parses), translations=texts)
+        return Evaluation(self.checkpoint, perplexity, score_parses(trees, parses), texts)
 
 
 def _spelled_words(sentence: str | Sequence[str], number: int) -> list[str]:

@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import jax
 import numpy as np
@@ -92,7 +92,7 @@ class Translator:
 
     @classmethod
     @usual_settings()
-    def load(cls, run_dir: str | Path, checkpoint: str = "averaged") -> "Translator":
+    def load(cls, run_dir: str | Path, checkpoint: str = "averaged") -> Self:
         """Load a translator of a run; the devices of this process share the sentences.
 
         Args:

@@ -45,11 +45,20 @@ CASES = {
     "trees for another task": (
         trees("(TOP (NN dog))\n"),
         [*GIVEN, "--task", "translation", "--target-vocab-size", "None", "--best-metric", "loss"],
-        "are trees, and the task is translation: add --task parsing",
+        "are trees, and the task is translation: start from --preset parsing",
     ),
-    "two gold standards": (
-        no_setup, ["evaluate", "--run-dir", "run", "--trees", "a", "--split", "test"],
-        "run is not a run folder",
+    "other text beside trees": (
+        trees("(TOP (NN dog))\n"), [*GIVEN, "--source-tag", "<2de>"],
+        "source_tag <2de>: a tree has the words that it is given, and other trees are",
+    ),
+    "a label that is a tag, too": (
+        trees("(TOP (S (NN dog)))\n(TOP (S (S dogs) (NN a)))\n"), GIVEN,
+        "bank, tree 2: (TOP (S (S dogs) (NN a))) uses a label as a tag, too",
+    ),
+    "more symbols than the vocabulary holds": (
+        trees("(TOP (S (NP (NN dog)) (VP (VB barks))))\n" * 9),
+        [*GIVEN, "--target-vocab-size", "9", "--vocabulary", "whitespace"],
+        "have 8 symbols, and target_vocab_size 9 holds 5: raise it to 12",
     ),
 }  # fmt: skip
 

@@ -12,7 +12,11 @@ from experiments.constituents import best_head, count_links
 from experiments.parsing_baselines import CountingParser
 from tests.parsing.toy import write_treebank
 from transformer_jax import presets
-from transformer_jax.parsing import parse_brackets
+from transformer_jax.cli import main
+from transformer_jax.data.builders import Grammar
+from transformer_jax.data.grammar.corpus import SPLITS
+from transformer_jax.errors import UserError
+from transformer_jax.parsing import parse_brackets, read_trees
 
 
 def test_counting_parser_makes_the_tree_that_it_says():
@@ -34,7 +38,6 @@ class Links:
     """A parser whose heads attend as they are told."""
 
     def __init__(self, weights):
-        self.translator = self
         self._weights = weights
 
     def attention(self, sentence, target):
@@ -86,7 +89,7 @@ def test_links_that_know_only_distances_have_nothing_beyond_them():
 
 
 @pytest.mark.slow
-def test_table_4_from_end_to_end(tmp_path, monkeypatch):
+def test_table_4_from_end_to_end(tmp_path, monkeypatch, capsys):
     """On a toy treebank: every part, again from where it stopped, and the grammar's phrases."""
     bank = tmp_path / "bank"
     bank.mkdir()
@@ -125,8 +128,44 @@ def test_table_4_from_end_to_end(tmp_path, monkeypatch):
     assert formed["tensor2tensor, beam 2"] == formed["in-order, beam 1"] == 100
     assert len(links["rows"]) == 4 and (output / "constituents.svg").exists()
     # The trees that are scored chose nothing.
-    scored = {row.strip() for row in (output / "chosen-by.trees").open()}
-    assert len(scored) <= 5
+    val = list(read_trees(bank / "val.trees"))
+    chosen = list(read_trees(output / "chosen-by.trees"))
+    others = [tree for place, tree in enumerate(val) if place % 3]  # every third is scored
+    assert chosen == others[::4]
+    assert len(list(read_trees(output / "parsed.trees"))) == 150
+    run("--treebank", str(bank), "--only", "baselines")  # again, of what is there
+    entry = json.loads((output / "table4-baselines.json").read_text())
+    assert entry["tables"][0]["rows"] == table["rows"][:2]
+    monkeypatch.setattr(Grammar, "SIZES", {"30k": 200})
+    monkeypatch.setattr(Grammar, "HELD_OUT", 12)
+    run("--grammar")
+    scores, links = json.loads((output / "table4-grammar.json").read_text())["tables"]
+    assert [row[0] for row in scores["rows"]] == list(SPLITS[1:])
+    assert {path.name for path in output.glob("phrases*.svg")} == {
+        "phrases.svg", "phrases-links.svg", "phrases-tree.svg",
+    }  # fmt: skip
+    # Its splits are trees for `evaluate`, too.
+    main(["evaluate", "--run-dir", str(output / "grammar"), "--split", "test", "--beam-size", "4"])
+    shown = capsys.readouterr().out
+    assert f"F1 = {scores['rows'][1][1]:.2f} " in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", "give --treebank FOLDER, or --grammar"),
+        ("--full --grammar", "--full is of the Wall Street Journal"),
+        ("--grammar --only orders", "--only orders is a part of the scaled-down experiment"),
+        ("--grammar --second a", "--second a is of --full"),
+        ("--grammar --recipe t2t", "--recipe t2t is of --full"),
+        ("--treebank .", "there is no train.trees in it"),
+        ("--treebank . --full", "there is no 02 in it"),
+    ],
+)
+def test_options_that_do_not_belong_together_are_refused(monkeypatch, words, message):
+    monkeypatch.setattr("sys.argv", ["table4_parsing", *words.split()])
+    with pytest.raises(UserError, match=message):
+        table4_parsing.parse_arguments()
 
 
 def test_full_is_the_paper(tmp_path, monkeypatch):

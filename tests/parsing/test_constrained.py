@@ -56,7 +56,9 @@ def model_of(both, seed=0):
 def test_every_output_is_a_tree_over_the_words(order, search):
     both = vocabularies(order)
     model, variables = model_of(both)
-    decoder = BatchDecoder(model, variables, searched=constrain_model(model, both, order, 9))
+    decoder = BatchDecoder(
+        model, variables, searched=lambda _: constrain_model(model, both, order, 9)
+    )
     free = BatchDecoder(model, variables)
     rng = np.random.default_rng(0)
     sources = [rng.integers(4, 9, size=n).tolist() for n in (1, 2, 3, 5, 8, 13, 1, 4)]
@@ -104,7 +106,9 @@ def test_wide_beam_finds_the_likeliest_trees(order):
     best = sorted(range(len(trees)), key=lambda i: -scores[i])[:7]
     constrained = constrain_model(model, both, order, extra)
     search = Search(beam_size=64, n_best=7, length_penalty="none", extra_length=extra)
-    [found] = BatchDecoder(model, variables, searched=constrained).translate([source], search)
+    [found] = BatchDecoder(model, variables, searched=lambda _: constrained).translate(
+        [source], search
+    )
     assert [hypothesis.ids for hypothesis in found] == [trees[i] for i in best]
     expected = [scores[i] for i in best]
     np.testing.assert_allclose([each.log_prob for each in found], expected, rtol=1e-5)
@@ -112,6 +116,25 @@ def test_wide_beam_finds_the_likeliest_trees(order):
     ends = {"limits": jnp.array([limit])}
     again = generate(constrained, variables["params"], jnp.array([[*source, 1]]), search, **ends)
     np.testing.assert_allclose(again.log_probs[0], expected, rtol=1e-5)
+
+
+def test_trees_end_where_the_positions_of_a_model_do():
+    both = vocabularies("tensor2tensor")
+    config = ModelConfig(
+        vocab_size=len(both.source), target_vocab_size=len(both.target), tied_embeddings="decoder",
+        d_model=16, d_ff=16, num_heads=2, num_layers=1, position_encoding="learned",
+        max_positions=16,
+    )  # fmt: skip
+    model = Transformer(config)
+    tokens = jnp.ones((1, 2), jnp.int32)
+    variables = jax.jit(model.init)(jax.random.key(0), tokens, tokens)
+    constrained = constrain_model(model, both, "tensor2tensor", 300)
+    decoder = BatchDecoder(model, variables, searched=lambda _: constrained)
+    source = [5, 6, 7, 8, 5, 6, 7, 8]
+    for search in (Search(method="greedy", extra_length=300), Search(extra_length=300)):
+        [[found]] = decoder.translate([source], search)
+        assert len(found.ids) < 16
+        delinearize(both.target.tokens(found.ids), ["w"] * 8)
 
 
 def test_words_are_counted_by_their_first_pieces():

@@ -17,20 +17,20 @@ from transformer_jax.parsing.constraint import (
 )
 from transformer_jax.parsing.trees import words as words_of
 
-SYMBOLS = ["<pad>", "</s>", "<unk>", "<s>", "NN", "DT", "S", "NP", "/NP", "/S", "X"]
+SPECIAL = ["<pad>", "</s>", "<unk>", "<s>"]
+SYMBOLS = [*SPECIAL, "NN", "DT", "S", "NP", "/NP", "/S", "/"]
 
 
 def grammar_for(order):
-    tags = ["XX"] if order == "vinyals" else ["NN", "DT"]
-    symbols = [*SYMBOLS, "XX"] if order == "vinyals" else SYMBOLS
-    return symbols, make_grammar(symbols, tags, order)
+    symbols = [*SPECIAL, "XX", *SYMBOLS[6:10]] if order == "vinyals" else SYMBOLS
+    return symbols, make_grammar(symbols[4:], order, first=4)
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_exactly_the_trees_can_be_written(order):
     """All sequences of one label up to a length, by brute force."""
     symbols = ["<pad>", "</s>", "NN", "NP", "/NP"]
-    grammar = make_grammar(symbols, ["NN"], order)
+    grammar = make_grammar(symbols[2:], order)
     limit, count = 7, 2
     step = jax.jit(lambda state, symbol: advance(grammar, state, symbol))
     allowed = jax.jit(lambda state: allowed_symbols(grammar, state)[0])
@@ -87,16 +87,16 @@ def test_random_choices_always_end_in_a_tree(order):
 
 
 def test_symbols_that_can_do_nothing_are_never_written():
-    """X has no end, and special symbols have no meaning here."""
+    """Special symbols have no meaning here; a stroke alone is the tag of a word."""
     _, grammar = grammar_for("tensor2tensor")
-    assert [SYMBOLS[n] for n in np.flatnonzero(grammar.kinds == 0)] == [
-        "<pad>",
-        "<unk>",
-        "<s>",
-        "X",
-    ]
+    assert [SYMBOLS[n] for n, kind in enumerate(grammar.kinds) if kind == 0] == [
+        "<pad>", "<unk>", "<s>",
+    ]  # fmt: skip
+    state = start_state(jnp.array([1]), jnp.array([2]))
+    may = np.flatnonzero(allowed_symbols(grammar, state)[0])
+    assert [SYMBOLS[n] for n in may] == ["NN", "DT", "/"]
     with pytest.raises(UserError, match="no symbol of the vocabulary is a tag"):
-        make_grammar(["<pad>", "</s>", "S", "/S"], ["NN"], "in-order")
+        make_grammar(["S", "/S"], "in-order")
 
 
 def test_constituents_are_open_to_a_depth_alone():
@@ -105,4 +105,4 @@ def test_constituents_are_open_to_a_depth_alone():
     for _ in range(64):
         assert allowed_symbols(grammar, state)[0, 6]
         state = advance(grammar, state, jnp.array([6]))
-    assert np.flatnonzero(allowed_symbols(grammar, state)[0]).tolist() == [4, 5]
+    assert np.flatnonzero(allowed_symbols(grammar, state)[0]).tolist() == [4, 5, 10]

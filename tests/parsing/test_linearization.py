@@ -6,8 +6,16 @@ import pytest
 
 from tests.parsing.test_trees import CRAFT
 from transformer_jax.errors import UserError
-from transformer_jax.parsing import ORDERS, Tree, delinearize, linearize, parse_brackets, read_trees
-from transformer_jax.parsing.trees import preterminals, words
+from transformer_jax.parsing import (
+    ORDERS,
+    Tree,
+    clean_tree,
+    delinearize,
+    linearize,
+    parse_brackets,
+    read_trees,
+)
+from transformer_jax.parsing.trees import MAX_DEPTH, preterminals, words
 
 SENTENCE = "(TOP (S (NP (DT the) (NN dog)) (VP (VBZ sees) (NP (PRP it))) (. .)))"
 
@@ -98,3 +106,10 @@ def test_trees_that_symbols_cannot_tell_apart_are_refused():
         linearize(parse_brackets("(S (NN a))"))
     with pytest.raises(UserError, match="1 tags for 2 words"):
         delinearize(["NN", "NN"], ["a", "b"], tags=["NN"])
+
+
+def test_deepest_tree_that_is_read_is_linearized():
+    depth = MAX_DEPTH - 3
+    tree = clean_tree(parse_brackets("(TOP " + "(X " * depth + "(NN a)" + ")" * (depth + 1)))
+    for order in ORDERS:
+        assert len(linearize(tree, order)) == 2 * depth + 1

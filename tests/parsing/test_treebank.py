@@ -4,7 +4,8 @@ import pytest
 
 from tests.parsing.toy import write_treebank
 from transformer_jax.data.grammar.corpus import examples
-from transformer_jax.parsing import TreeError, delinearize, words
+from transformer_jax.errors import UserError
+from transformer_jax.parsing import delinearize, read_trees, words
 from transformer_jax.parsing.scores import labelled_spans
 from transformer_jax.parsing.treebank import Treebank, sentence_of, tree_of_spans
 
@@ -24,11 +25,11 @@ def test_sections_of_a_treebank_are_read_by_their_numbers(tmp_path):
         trees = write_treebank(tmp_path / f"{section:02}" / "wsj.mrg", 3, section)
         expected += trees if 2 <= section <= 4 else []
     bank = Treebank(str(tmp_path / "02-04"), "vinyals")
-    assert list(bank.trees()) == expected
+    assert list(bank.trees()) == list(read_trees(tmp_path / "02-04")) == expected
     assert list(Treebank(str(tmp_path / "05"), "vinyals").trees()) == trees
-    with pytest.raises(TreeError, match=r"there is no folder .*06: give sections that exist"):
+    with pytest.raises(UserError, match=r"there is no folder .*06: give sections that exist"):
         list(Treebank(str(tmp_path / "04-07"), "vinyals").trees())
-    with pytest.raises(TreeError, match="there is no folder"):
+    with pytest.raises(UserError, match="there is no folder"):
         list(Treebank(str(tmp_path / "04-03"), "vinyals").trees())
 
 

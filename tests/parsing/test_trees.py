@@ -86,7 +86,7 @@ def test_cleaning(before, after):
         ("(S (PRP We) left)", "line 1, column 13: 'left' stands beside brackets, and has no tag"),
         ("(S (PRP We all))", "line 1, column 12: 'all' is a second word in one bracket"),
         ("(S (PRP We (NN x)))", "line 1, column 12: a bracket after the word 'We'"),
-        ("(X " * 400 + "(NN a)" + ")" * 400, "column 901: more than 300 brackets are open"),
+        ("(X " * 200 + "(NN a)" + ")" * 200, "column 451: more than 150 brackets are open"),
         ("", "holds no tree: give a treebank in brackets"),
     ],
 )

@@ -8,16 +8,19 @@ import pytest
 from tests.parsing.toy import parsing_configuration, write_treebank
 from tests.small_job import read_jsonl
 from tests.test_readme import run_blocks
-from transformer_jax import Parser, Translator
+from transformer_jax import DataConfig, Parser
 from transformer_jax.cli import main
 from transformer_jax.data.corpus import Corpus
+from transformer_jax.data.manifest import Manifest
 from transformer_jax.data.preparation import prepare
+from transformer_jax.data.vocabulary import WhitespaceVocabulary
 from transformer_jax.errors import UserError
 from transformer_jax.parsing import parse_brackets, read_trees, words
 from transformer_jax.parsing.scores import score_parses
 from transformer_jax.run.folder import Run
 from transformer_jax.run.train import train
 from transformer_jax.tasks import task_of
+from transformer_jax.weights import export_model
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,7 @@ def test_parsing_is_learned_and_scored(parsing_run, parser, tmp_path):
     assert f1[-1] > 70 > f1[0] or f1[-1] > 90
     assert parsing_run.config.model.target_vocab_size == 4 + 2 * 4 + 5
     gold = write_treebank(tmp_path / "test", 20, seed=7)
-    found = parser.evaluate(gold, beam_size=1)
+    found = parser.evaluate_trees(gold, beam_size=1)
     parses = [parse_brackets(line) for line in found.translations]
     assert [str(score) for score in found.scores] == [str(s) for s in score_parses(gold, parses)]
     assert found.scores[0].name == "F1" and found.scores[0].value > 70
@@ -59,7 +62,7 @@ def test_parsing_is_learned_and_scored(parsing_run, parser, tmp_path):
 def test_validation_counts_what_the_parser_writes(parsing_run, parser):
     """The metric that training recorded is the F1 of the trees that a parser writes."""
     gold = list(read_trees(parsing_run.config.data.treebank[1]))
-    found = parser.evaluate(gold, method="greedy")
+    found = parser.evaluate_trees(gold, method="greedy")
     records = read_jsonl(parsing_run.folder / "metrics.jsonl")
     recorded = [record for record in records if "validation_f1" in record][-1]
     assert found.scores[0].value == pytest.approx(recorded["validation_f1"])
@@ -119,7 +122,7 @@ def test_evaluate_command_scores_trees(command, parsing_run, parser, tmp_path):
     options = ["--run-dir", parsing_run.folder, "--checkpoint", "last"]
     shown = command("evaluate", "--trees", "test.trees", "--output", "out", *options)
     # The search is the paper's where none is asked for.
-    found = parser.evaluate(gold, beam_size=21, alpha=0.3)
+    found = parser.evaluate_trees(gold, beam_size=21, alpha=0.3)
     assert shown == f"{found}\n"
     assert (tmp_path / "out").read_text().splitlines() == found.translations
     assert "F1 = " in shown and "prm:COLLINS" in shown
@@ -129,7 +132,7 @@ def test_parse_needs_a_model_for_parsing(uninterrupted_run):
     with pytest.raises(SystemExit, match="was not trained for parsing"):
         main(["parse", "--run-dir", str(uninterrupted_run[2].folder)])
     with pytest.raises(UserError, match="not trained for parsing"):
-        Parser(Translator.load(uninterrupted_run[2].folder))
+        Parser.load(uninterrupted_run[2].folder)
 
 
 def test_page_on_parsing_runs(parsing_run, capsys, tmp_path):
@@ -147,6 +150,55 @@ def test_a_changed_treebank_is_refused(parsing_run, tmp_path):
     other = replace(config.data, treebank=(str(bank), config.data.treebank[1]))
     with pytest.raises(UserError, match=r"prepared from another text than .*train.trees"):
         train(replace(config, data=other), folder, progress=False)
+    other = replace(config.data, treebank=("gone.trees", config.data.treebank[1]))
+    with pytest.raises(UserError, match=r"gone.trees is no file"):
+        train(replace(config, data=other), folder, progress=False)
+    # Sections, too, of which one changes.
+    sections = tmp_path / "02-03"
+    for number in (2, 3):
+        (tmp_path / f"{number:02}").mkdir()
+        write_treebank(tmp_path / f"{number:02}" / "a.mrg", 20, seed=number)
+    data = replace(config.data, treebank=(str(sections), str(tmp_path / "03")))
+    prepare_for(data, tmp_path / "new")
+    manifest = Manifest.read(tmp_path / "new")
+    assert manifest.changed_file(data) is None
+    write_treebank(tmp_path / "03" / "a.mrg", 20, seed=9)
+    assert manifest.changed_file(data) == str(sections)
+
+
+def prepare_for(data, folder):
+    task = task_of(data)
+    return prepare(
+        data, 320, folder, pairing=task.pairing, texts=task.texts(data), target_vocab_size=50
+    )
+
+
+def test_symbols_of_another_order_are_refused(parsing_run, tmp_path):
+    """As a corpus, and as the run that parameters come from."""
+    config = parsing_configuration(tmp_path, task="parsing-in-order", steps=1)
+    prepare_for(replace(config.data, task="parsing"), tmp_path / "corpus")
+    data = replace(config.data, corpus=str(tmp_path / "corpus"), treebank=None)
+    with pytest.raises(UserError, match="prepared for another task than parsing-in-order"):
+        train(replace(config, data=data), tmp_path / "run", progress=False)
+    with pytest.raises(UserError, match="was trained for parsing, whose targets are written othe"):
+        train(config, tmp_path / "run", init_from=parsing_run.folder, progress=False)
+
+
+def test_models_that_parse_leave_as_files_of_ours_alone(parsing_run, tmp_path):
+    with pytest.raises(UserError, match="another task than translation"):
+        export_model(parsing_run.folder, "huggingface", tmp_path / "out")
+    export_model(parsing_run.folder, "safetensors", tmp_path / "model.safetensors", checkpoint="last")
+    [tree] = Parser.load(tmp_path / "model.safetensors").parse(["the dog sees a cat"])
+    assert words(tree) == ["the", "dog", "sees", "a", "cat"]
+
+
+def test_trees_with_unknown_symbols_are_left_out_of_the_metric(caplog):
+    task = task_of(DataConfig(task="parsing"))
+    vocabulary = WhitespaceVocabulary.train(["S NP NN /NP VB /S"], 20)
+    gold = ["S NP NN /NP VB /S", "S <unk> NN <unk> VB /S"]
+    assert task.score("f1", gold, gold, vocabulary, None) == 100
+    assert task.score("f1", ["NN VB", gold[1]], gold, vocabulary, None) == 0
+    assert "1 of 2 trees to evaluate on have symbols that those to train on lack" in caplog.text
 
 
 def test_other_trees_are_mixed_in(tmp_path):
@@ -155,11 +207,7 @@ def test_other_trees_are_mixed_in(tmp_path):
     data = replace(
         data, mixed_treebank=str(tmp_path / "more.trees"), mixed_ratio=0.5, max_length=99
     )
-    task = task_of(data)
-    folder = prepare(
-        data, 320, tmp_path / "out", pairing=task.pairing, texts=task.texts(data),
-        target_vocab_size=50,
-    )  # fmt: skip
+    folder = prepare_for(data, tmp_path / "out")
     corpus = Corpus.open(folder / "train")
     assert len(corpus) == 300 + 150
     assert corpus.vocabularies.target.is_tokenized and not corpus.vocabularies.source.is_tokenized
@@ -168,11 +216,12 @@ def test_other_trees_are_mixed_in(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"task": "translation"}, "are trees, and the task is translation: add --task parsing"),
+        ({"task": "translation"}, "are trees, and the task is translation: start from --preset"),
         ({"treebank": None}, "task parsing needs trees: give --treebank TRAIN VALIDATION"),
         ({"treebank": None, "dataset": "multi30k"}, "task parsing needs trees"),
         ({"source_tag": "<2de>"}, "source_tag <2de>: a tree has the words .* leave --source-tag"),
         ({"word_splitting": "moses"}, "word_splitting moses: a tree has the words"),
+        ({"direction": "foo"}, "direction"),
         ({"mixed_ratio": 2.0}, "there is no text to mix in: give .* or --mixed-treebank"),
     ],
 )

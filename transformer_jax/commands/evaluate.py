@@ -33,42 +33,33 @@ class EvaluateCommand:
     search: Search = Search()
 
     def run(self) -> None:
-        from transformer_jax.data.text import TextError, TextFiles
+        from transformer_jax.data.text import TextError
         from transformer_jax.parser import Parser
-        from transformer_jax.parsing.treebank import Treebank
-        from transformer_jax.run.splits import dataset_splits
+        from transformer_jax.parsing import Tree
+        from transformer_jax.tasks import ParsingTask
         from transformer_jax.training.metrics import progress_bar
         from transformer_jax.translator import Translator
 
         if sum(given is not None for given in (self.test, self.trees, self.split)) != 1:
             raise UserError("give one of --test SOURCE REFERENCE, --trees GOLD or --split NAME")
-        text: Any
-        if self.test is not None:
-            text = TextFiles(str(self.test[0]), str(self.test[1]))
-        elif self.trees is not None:
-            text = Treebank(str(self.trees), "")
-        else:
-            splits = dataset_splits(self.run_dir)
-            if self.split not in splits:
-                raise UserError(
-                    f"the dataset of {self.run_dir} has no split {self.split!r}; it has "
-                    f"{', '.join(splits)}"
-                )
-            text = splits[self.split]
+        if self.language is not None and self.trees is not None:
+            raise UserError(f"--language {self.language} has no meaning for trees: leave it out")
+        name, found = self._read_test()
         if self.language is not None:
             check_language(self.language)
-        translator = Translator.load(self.run_dir, self.checkpoint)
+        if not found:
+            raise TextError(f"{name} hold no lines to evaluate on")
+        of_trees = isinstance(found[0], Tree)
+        translator = (Parser if of_trees else Translator).load(self.run_dir, self.checkpoint)
+        if isinstance(translator.task, ParsingTask) and not of_trees:
+            raise UserError(f"{self.run_dir} parses: give --trees GOLD, not --test")
         if self.output is not None:
             check_output(self.output, *(self.test or ()), *([self.trees] if self.trees else ()))
             check_writable(self.output)
-        of_trees = hasattr(text, "trees")
-        found = list(text.trees() if of_trees else text)
-        if not found:
-            raise TextError(f"{text} hold no lines to evaluate on")
         with progress_bar(total=len(found), desc="translating", unit="line") as bar:
             options: dict[str, Any] = {"search": self.search, "on_progress": bar.update}
-            if of_trees:
-                result = Parser(translator).evaluate(found, **options)
+            if isinstance(translator, Parser):
+                result = translator.evaluate_trees(found, **options)
             else:
                 sources, references = zip(*found)
                 result = translator.evaluate(sources, references, language=self.language, **options)
@@ -76,3 +67,24 @@ class EvaluateCommand:
         if self.output is not None:
             with opened_output(self.output) as file:
                 file.write("".join(f"{line}\n" for line in result.translations).encode())
+
+    def _read_test(self) -> tuple[str, list[Any]]:
+        """What the test set is called, and its pairs of lines or its trees."""
+        from transformer_jax.data.text import TextFiles
+        from transformer_jax.parsing import read_trees
+        from transformer_jax.parsing.treebank import PhraseTrees
+        from transformer_jax.run.splits import dataset_splits
+
+        if self.trees is not None:
+            return str(self.trees), list(read_trees(self.trees))
+        if self.test is not None:
+            pairs = TextFiles(str(self.test[0]), str(self.test[1]))
+            return str(pairs), list(pairs)
+        splits = dataset_splits(self.run_dir)
+        if self.split not in splits:
+            raise UserError(
+                f"the dataset of {self.run_dir} has no split {self.split!r}; it has "
+                f"{', '.join(splits)}"
+            )
+        split = splits[self.split]
+        return str(split), list(split.trees() if isinstance(split, PhraseTrees) else split)

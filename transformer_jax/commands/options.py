@@ -15,7 +15,7 @@ Checkpoint = Annotated[
 Preset = Annotated[
     str,
     tyro.conf.arg(
-        help="Configuration to start from: tiny, multi30k, base, big, table3-ROW (as "
+        help="Configuration to start from: tiny, multi30k, parsing, base, big, table3-ROW (as "
         "table3-B-dk-16)."
     ),
 ]

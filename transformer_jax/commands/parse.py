@@ -48,6 +48,8 @@ class ParseCommand:
         from transformer_jax.parser import Parser
         from transformer_jax.parsing.trees import indent_brackets, write_brackets
 
+        if self.search.n_best > 1:
+            raise UserError(f"n_best {self.search.n_best}: parse writes one tree of each sentence")
         check_streams(self.input, self.output)
         if self.draw is not None and self.draw.exists() and not self.draw.is_dir():
             raise UserError(f"--draw {self.draw} is no folder: name one for a picture of each tree")

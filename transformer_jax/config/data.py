@@ -96,6 +96,12 @@ class DataConfig:
         return any((self.train, self.treebank, self.dataset))
 
     @property
+    def treebanks(self) -> tuple[str, ...]:
+        """The paths of trees that are given."""
+        given = (*(self.treebank or ()), self.mixed_treebank)
+        return tuple(path for path in given if path is not None)
+
+    @property
     def known_direction(self) -> str | None:
         """The direction of the text, where it is given or the dataset has its own."""
         own = self.dataset is not None and self.dataset != "text"

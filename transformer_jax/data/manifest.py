@@ -12,6 +12,7 @@ from transformer_jax.data.mixture import Mixture
 from transformer_jax.data.pairing import Pairing
 from transformer_jax.data.text import ParallelText, digest
 from transformer_jax.data.text_pipeline import TextPipeline
+from transformer_jax.data.tree_files import digest_trees, has_trees
 from transformer_jax.data.vocabulary import Vocabularies
 
 __all__ = ["Manifest", "Texts"]
@@ -104,15 +105,18 @@ class Manifest:
 
     def changed_file(self, data: DataConfig) -> str | None:
         """Return a text file of `data` that exists but is not the one that was prepared."""
-        trees, more = data.treebank, data.mixed_treebank
         for paths, prepared in (
-            (data.train or (trees and trees[:1]), self.train),
-            (data.validation or (trees and trees[1:]), self.validation),
-            (data.mixed_text or (more and (more,)), self.mixed),
+            (data.train, self.train),
+            (data.validation, self.validation),
+            (data.mixed_text, self.mixed),
         ):
             for path, old in zip(paths or (), (prepared or "").split()):
                 if Path(path).is_file() and digest(path) != old:
                     return path
+        known = [text.split()[0] for text in (self.train, self.validation, self.mixed) if text]
+        for path in data.treebanks:
+            if has_trees(path) and digest_trees(path) not in known:
+                return path
         return None
 
     def added_text(self, data: DataConfig) -> str | None:

@@ -24,6 +24,8 @@ class Pairing:
     """Whether a target has a token for each token of its source; its model reads no target."""
     target_vocabulary: Literal["bpe", "unigram", "whitespace"] | None = None
     """Kind of the target's own vocabulary; None is that of `DataConfig.vocabulary`."""
+    form: str | None = None
+    """Name of the form that the target is written in, where a task knows several."""
     ignored: int = PAD_ID
     """What stands in the target where nothing counts; a class of its own number may be 0."""
 

@@ -21,7 +21,13 @@ from transformer_jax.data.mixture import Mixture
 from transformer_jax.data.pairing import Pairing
 from transformer_jax.data.segmentation import split_sentences
 from transformer_jax.data.text import ParallelText, TextError, TextFiles, is_blank
-from transformer_jax.data.vocabulary import Vocabularies, Vocabulary, train_vocabulary
+from transformer_jax.data.vocabulary import (
+    SPECIAL,
+    Vocabularies,
+    Vocabulary,
+    VocabularyError,
+    train_vocabulary,
+)
 from transformer_jax.files import folder_lock, replaced_folder
 
 __all__ = ["cache_folder", "load_splits", "mix_text", "prepare", "prepare_cached", "read_texts"]
@@ -158,8 +164,8 @@ def read_texts(data: DataConfig) -> Texts:
         check_direction(data.direction)
     if data.treebank or data.mixed_treebank:
         raise TextError(
-            f"{data.treebank or data.mixed_treebank} are trees, and the task is {data.task}: add "
-            "--task parsing"
+            f"{' and '.join(data.treebanks)} are trees, and the task is {data.task}: start from "
+            "--preset parsing"
         )
     other = TextFiles(*data.mixed_text) if data.mixed_text else None
     if data.dataset is not None:
@@ -292,11 +298,17 @@ def _train_vocabularies(manifest: Manifest, text: ParallelText, apart: int) -> V
     if manifest.target_vocab_size is None:
         joint = trained((0, 1), manifest.vocab_size)
         return Vocabularies.with_pipelines(joint, joint, pipelines)
-    own_kind = manifest.pairing.target_vocabulary or manifest.vocabulary
-    both = (
-        trained((0,), manifest.vocab_size),
-        trained((1,), manifest.target_vocab_size, own_kind),
-    )
+    own_kind = manifest.pairing.target_vocabulary
+    source = trained((0,), manifest.vocab_size)
+    target = trained((1,), manifest.target_vocab_size, own_kind or manifest.vocabulary)
+    if own_kind == "whitespace":  # symbols, all of which mean something
+        count = len({symbol for _, right in text for symbol in right.split()})
+        if count > len(target) - len(SPECIAL):
+            raise VocabularyError(
+                f"{text} have {count} symbols, and target_vocab_size {manifest.target_vocab_size} "
+                f"holds {len(target) - len(SPECIAL)}: raise it to {count + len(SPECIAL)}"
+            )
+    both = source, target
     return Vocabularies.with_pipelines(*both, pipelines)
 
 

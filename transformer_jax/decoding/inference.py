@@ -63,7 +63,7 @@ class BatchDecoder:
         batch_tokens: int = BATCH_TOKENS,
         layout: Layout | None = None,
         pairing: Pairing = Pairing(),
-        searched: Any = None,
+        searched: Callable[[Search], Any] | None = None,
     ):
         """Prepare the model; nothing is compiled yet.
 
@@ -74,9 +74,10 @@ class BatchDecoder:
                 or tokens classified; a search has its own.
             layout: Devices among which sentences are distributed; None uses one.
             pairing: How the task turns a pair of lines into rows of ids.
-            searched: What searches ask instead of the model, with its variables; None is the model.
+            searched: Makes what a search asks instead of the model, with its variables; None asks
+                the model.
         """
-        self._model, self._searched = model, model if searched is None else searched
+        self._model, self._searched = model, searched or (lambda search: model)
         self._family = family_of(model.config)
         self._pairing = pairing
         self._mesh = None if layout is None or layout.mesh.size == 1 else layout.mesh
@@ -154,7 +155,7 @@ class BatchDecoder:
             while len(self._searches) >= MOST_SEARCHES:
                 del self._searches[next(iter(self._searches))]
             self._searches[search] = ContinuousSearch(
-                self._searched, search, self._compiled, self._devices, self._model_limit
+                self._searched(search), search, self._compiled, self._devices, self._model_limit
             )
         searched = self._searches[search](self.variables, rows, limits, sample_ids)
         for i, found in searched:

@@ -26,6 +26,9 @@ class ValidatedTask(Protocol):
     @property
     def pairing(self) -> Pairing: ...
 
+    @property
+    def search(self) -> Search: ...
+
     def evaluation(
         self, model: nn.Module, layout: Layout, block: int | None = None
     ) -> Callable[[Any, Iterable[Batch]], dict[str, float]]: ...
@@ -67,6 +70,7 @@ class Validation:
         pairing = task.pairing
         self._batches = Batches(corpus, data, 0, layout.local_rows, pairing.ignored)
         self._metric = config.train.best_metric
+        self._search = dataclasses.replace(task.search, method="greedy", n_best=1)
         self._language = data.languages[1]
         some = itertools.islice(_sentences(corpus.target, pairing.target_ends), 20)
         texts = [corpus.vocabularies.target.decode(ids) for ids in some]
@@ -112,7 +116,7 @@ class Validation:
         sources, references = (
             list(itertools.islice(_sentences(side, end), most)) for side, end in zip(sides, ends)
         )
-        found = task.predict(self.inference, sources, Search(method="greedy"))
+        found = task.predict(self.inference, sources, self._search)
         # Parameters that are not finite predict nothing.
         predictions = [task.write(target, best[0].ids) if best else "" for best in found]
         texts = [task.write(target, ids) for ids in references]

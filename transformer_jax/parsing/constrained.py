@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from transformer_jax.data.vocabulary import EOS_ID, PAD_ID, SPECIAL, Vocabularies, Vocabulary
+from transformer_jax.models.families import family_of
 from transformer_jax.parsing.constraint import (
     Grammar,
     GrammarState,
@@ -56,7 +57,10 @@ class ConstrainedModel(nn.Module):
         # Rows of a batch that hold no sentence have a word, so that one symbol is always allowed.
         words = jnp.maximum(words, 1).astype(jnp.int32)
         tokens = jnp.sum((source != PAD_ID) & (source != EOS_ID), axis=1).astype(jnp.int32)
-        start = start_state(words, tokens + self.extra_length)
+        # As searches limit a target.
+        limits = tokens + self.extra_length
+        limits = jnp.minimum(limits, family_of(self.config).max_length(self.config) or limits)
+        start = start_state(words, limits)
         start = jax.tree.map(lambda rows: jnp.repeat(rows, rows_per_sentence, axis=0), start)
         return _Cache(inner._replace(history=()), (inner.history, start))
 
@@ -92,16 +96,14 @@ def constrain_model(
         model: A model of a family.
         vocabularies: Those of source and target.
         order: One of `ORDERS`.
-        extra_length: Most symbols beyond the tokens of a source, as the search has it or fewer.
+        extra_length: Most symbols beyond the tokens of a source, as the search has it.
 
     Raises:
         UserError: There is no tag among the target's symbols.
     """
     target = vocabularies.target
     symbols = target.tokens(range(len(target)))
-    labels = {symbol[1:] for symbol in symbols if symbol.startswith("/")}
-    tags = [s for s in symbols[len(SPECIAL) :] if not s.startswith("/") and s not in labels]
-    grammar = make_grammar(symbols, tags, order, EOS_ID)
+    grammar = make_grammar(symbols[len(SPECIAL) :], order, len(SPECIAL), EOS_ID)
     return ConstrainedModel(model, grammar, find_word_starts(vocabularies.source), extra_length)
 
 

@@ -5,10 +5,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from transformer_jax.errors import UserError
-from transformer_jax.parsing.linearization import ANY_TAG
 
 __all__ = ["Grammar", "GrammarState", "advance", "allowed_symbols", "make_grammar", "start_state"]
 
@@ -50,35 +48,29 @@ class GrammarState(NamedTuple):
     steps: jax.Array
 
 
-def make_grammar(
-    symbols: Sequence[str], tags: Sequence[str], order: str, eos_id: int = 1
-) -> Grammar:
-    """Find what the symbols of a vocabulary do.
+def make_grammar(symbols: Sequence[str], order: str, first: int = 2, eos_id: int = 1) -> Grammar:
+    """Find what the symbols of a vocabulary do: /X closes what X opens, any other is a tag.
 
     Args:
-        symbols: Spelling of each id.
-        tags: Those symbols that are tags of words; XX is one.
+        symbols: Spellings of the ids from `first` on.
         order: One of `ORDERS`.
+        first: Ids before those, which do nothing but that which ends a sentence.
         eos_id: The id that ends a sentence.
 
     Raises:
         UserError: There is no tag, so that no word could be written.
     """
-    is_tag = {*tags, ANY_TAG}
     numbers = {symbol[1:]: n for n, symbol in enumerate(symbols) if _closes(symbol)}
-    kinds = np.zeros(len(symbols), np.int32)
-    labels = np.full(len(symbols), -1, np.int32)
-    for n, symbol in enumerate(symbols):
-        if symbol in is_tag:
-            kinds[n] = _TAG
-        elif _closes(symbol):
-            kinds[n], labels[n] = _CLOSE, numbers[symbol[1:]]
-        elif symbol in numbers:
-            kinds[n], labels[n] = _LABEL, numbers[symbol]
+    kinds, labels = [_NONE] * first, [-1] * first
     kinds[eos_id] = _EOS
-    if not (kinds == _TAG).any():
+    for symbol in symbols:
+        closes = _closes(symbol)
+        label = symbol[1:] if closes else symbol
+        kinds.append(_CLOSE if closes else _LABEL if label in numbers else _TAG)
+        labels.append(numbers.get(label, -1) if kinds[-1] != _TAG else -1)
+    if _TAG not in kinds:
         raise UserError("no symbol of the vocabulary is a tag: no word could be written")
-    return Grammar(tuple(kinds.tolist()), tuple(labels.tolist()), order == "in-order")
+    return Grammar(tuple(kinds), tuple(labels), order == "in-order")
 
 
 def _closes(symbol: str) -> bool:
@@ -134,7 +126,7 @@ def allowed_symbols(grammar: Grammar, state: GrammarState) -> jax.Array:
     Returns:
         Boolean [N, V].
 
-    >>> grammar = make_grammar(["<pad>", "</s>", "NN", "NP", "/NP"], ["NN"], "tensor2tensor")
+    >>> grammar = make_grammar(["NN", "NP", "/NP"], "tensor2tensor")  # of ids 2, 3 and 4
     >>> state = start_state(jnp.array([1]), jnp.array([4]))
     >>> allowed_symbols(grammar, state)[0].tolist()  # the word, or NP before it
     [False, False, True, True, False]

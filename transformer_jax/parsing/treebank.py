@@ -1,14 +1,12 @@
 """Treebanks as text of a task: a sentence, and the symbols of its tree."""
 
-import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from transformer_jax.data.text import digest
+from transformer_jax.data.tree_files import digest_trees
+from transformer_jax.errors import UserError
 from transformer_jax.parsing.linearization import linearize
 from transformer_jax.parsing.trees import ROOT, Tree, TreeError, read_trees, words
 
@@ -34,45 +32,23 @@ class Treebank:
     """The trees of a path as pairs of a sentence and its symbols, separated by spaces.
 
     Attributes:
-        path: A file of brackets; a folder, of which all files .mrg are read; or sections of a
-            folder of folders, as wsj/02-21 where wsj/02 to wsj/21 are.
+        path: As `read_trees` takes it.
         order: One of `ORDERS`.
     """
 
     path: str
     order: str
 
-    @cached_property
-    def _paths(self) -> list[Path]:
-        path = Path(self.path)
-        sections = re.fullmatch(r"(\d\d)-(\d\d)", path.name)
-        if path.exists() or sections is None:
-            return [path]
-        found = [path.parent / f"{n:02}" for n in range(int(sections[1]), int(sections[2]) + 1)]
-        for section in found or [path]:
-            if not section.is_dir():
-                raise TreeError(f"{path}: there is no folder {section}: give sections that exist")
-        return found
-
     def trees(self) -> Iterator[Tree]:
         """Yield the trees, cleaned."""
-        for path in self._paths:
-            yield from read_trees(path)
+        return read_trees(self.path)
 
     @cached_property
     def identity(self) -> str:
-        files = [
-            file
-            for path in self._paths
-            for file in (sorted(path.rglob("*.mrg")) if path.is_dir() else [path])
-        ]
-        digests = [digest(file) for file in files]
-        if len(digests) == 1:
-            return f"{digests[0]} {self.order}"
-        return f"{hashlib.sha256(' '.join(digests).encode()).hexdigest()} {self.order}"
+        return f"{digest_trees(self.path)} {self.order}"
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        return _pairs(self.trees(), self.order)
+        return _pairs(self)
 
     def __str__(self) -> str:
         return self.path
@@ -102,15 +78,19 @@ class PhraseTrees:
         return f"{self.split.identity} {self.order}"
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        return _pairs(self.trees(), self.order)
+        return _pairs(self)
 
     def __str__(self) -> str:
         return f"trees of {self.split}"
 
 
-def _pairs(trees: Iterator[Tree], order: str) -> Iterator[tuple[str, str]]:
-    for tree in trees:
-        yield sentence_of(words(tree)), " ".join(linearize(tree, order))
+def _pairs(text: Treebank | PhraseTrees) -> Iterator[tuple[str, str]]:
+    for number, tree in enumerate(text.trees(), 1):
+        try:
+            symbols = linearize(tree, text.order)
+        except UserError as error:
+            raise TreeError(f"{text}, tree {number}: {error}") from None
+        yield sentence_of(words(tree)), " ".join(symbols)
 
 
 def tree_of_spans(

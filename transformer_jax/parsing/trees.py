@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 
 from transformer_jax.data.text import read_lines
+from transformer_jax.data.tree_files import tree_files
 from transformer_jax.errors import UserError
 
 __all__ = [
@@ -23,7 +24,7 @@ __all__ = [
 ]
 
 # Deeper trees are no sentence's, and every function here calls itself once a level.
-MAX_DEPTH = 300
+MAX_DEPTH = 150
 ROOT = "TOP"
 _ROOTS = ("", "TOP", "ROOT", "S1")
 _TOKEN = re.compile(r"[()]|[^()\s]+")
@@ -130,30 +131,29 @@ def parse_brackets(text: str, name: str = "the text") -> Tree:
 
 
 def read_trees(path: str | PathLike, *, clean: bool = True) -> Iterator[Tree]:
-    """Read the trees of a file, or of all files .mrg in a folder and those below it.
+    """Read the trees of a file, of all files .mrg in a folder and those below it, or of sections.
 
     Args:
         path: A file with one tree a line, or with trees of several lines, each of which begins on a
-            line of its own; or a folder.
+            line of its own; a folder; or sections of a folder of folders, as wsj/02-21 where wsj/02
+            to wsj/21 are.
         clean: Whether to clean each tree (`clean_tree`); one of which nothing is left is left out.
 
     Yields:
         The trees, in the order of the lines and of the names of files.
 
     Raises:
-        TreeError: A file cannot be read as trees, or there is none.
+        UserError: A file cannot be read, or as no trees, or there is none.
     """
-    path = Path(path)
-    files = sorted(path.rglob("*.mrg")) if path.is_dir() else [path]
     count = 0
-    for file in files:
+    for file in tree_files(path):
         for tree in _trees(read_lines(file), str(file)):
             count += 1
             cleaned = clean_tree(tree) if clean else tree
             if cleaned is not None:
                 yield cleaned
     if not count:
-        what = "file .mrg with trees" if path.is_dir() else "tree"
+        what = "file .mrg with trees" if Path(path).is_dir() else "tree"
         raise TreeError(f"{path} holds no {what}: give a treebank in brackets")
 
 

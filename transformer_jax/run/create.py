@@ -88,7 +88,7 @@ def create_run(
         data = with_corpus_fields(data, manifest)
     else:
         if other is not None:
-            _check_text_fields(data, other)
+            _check_text_fields(data, task, other)
         prepared = folder / PREPARED
         prepare_cached(
             data,
@@ -196,8 +196,16 @@ def with_corpus_fields(data: DataConfig, manifest: Manifest) -> DataConfig:
     )
 
 
-def _check_text_fields(data: DataConfig, other: Run) -> None:
+def _check_text_fields(data: DataConfig, task: Task, other: Run) -> None:
     """Refuse what is asked of a vocabulary that is taken over and has it otherwise."""
+    if any(
+        getattr(task.pairing, name) != getattr(other.task.pairing, name)
+        for name in ("target_vocabulary", "form")
+    ):
+        raise RunError(
+            f"--init-from {other.folder} was trained for {other.config.data.task}, whose targets "
+            f"are written otherwise than those of {data.task}: give a run of the same task"
+        )
     for side, language in zip(other.vocabularies, data.languages):
         own = side.pipeline.language if isinstance(side, PipelineVocabulary) else None
         if own is not None and own != language:

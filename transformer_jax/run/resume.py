@@ -15,6 +15,7 @@ from transformer_jax.config.languages import check_direction, is_direction
 from transformer_jax.data.corpus import Corpus
 from transformer_jax.data.manifest import Manifest
 from transformer_jax.data.preparation import TRAIN, prepare_cached
+from transformer_jax.data.tree_files import has_trees
 from transformer_jax.devices.layout import Layout
 from transformer_jax.functional.keys import seed_key
 from transformer_jax.run.changes import OptimizerChange
@@ -135,6 +136,7 @@ def _lost_file(old: DataConfig, new: DataConfig) -> str | None:
         before, paths = getattr(old, name), getattr(new, name)
         if paths is not None and paths != before:
             lost += [path for path in paths if not Path(path).is_file()]
+    lost += [path for path in new.treebanks if path not in old.treebanks and not has_trees(path)]
     return lost[0] if lost else None
 
 

@@ -25,7 +25,7 @@ def dataset_splits(run_dir: Path) -> dict[str, Any]:
     if data.dataset is None:
         raise UserError(
             f"{run_dir}/config.json names no dataset, so it has no splits: give --test SOURCE "
-            "REFERENCE"
+            "REFERENCE, or --trees GOLD"
         )
     splits = {name: run.task.split_text(split) for name, split in load_splits(data).items()}
     manifest = Manifest.read(run.prepared)

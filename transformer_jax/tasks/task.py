@@ -4,6 +4,7 @@ A task is (source, target) -> logits aligned with the target, with a loss where 
 That much is here; a subclass says what differs, and is put into `tasks.TASKS` under its name.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -36,7 +37,7 @@ __all__ = ["Task"]
 class Task:
     """A task that predicts a token for every position of the target, trained by cross-entropy."""
 
-    pairing: ClassVar[Pairing] = Pairing()
+    pairing: Pairing = Pairing()
     best_metrics: ClassVar[Mapping[str, bool]] = {
         "loss": False,
         "perplexity": False,
@@ -62,12 +63,13 @@ class Task:
         """Make the text of this task of a split of its dataset."""
         return split
 
-    def constrain(self, model: Any, vocabularies: Vocabularies) -> Any:
-        """Make what searches ask instead of the model, with the same variables.
+    def constrain(self, model: Any, vocabularies: Vocabularies, search: Search) -> Any:
+        """Make what a search asks instead of the model, with the same variables.
 
         Args:
             model: The model.
             vocabularies: Those of source and target.
+            search: The search.
 
         Returns:
             The model itself, or one with `allowed` (`models.families`).
@@ -91,7 +93,7 @@ class Task:
             max_length: Most tokens of a sentence, EOS included.
             layout: Devices among which sentences are distributed; None uses one.
         """
-        searched = self.constrain(model, vocabularies)
+        searched = functools.partial(self.constrain, model, vocabularies)
         most = max(BATCH_TOKENS, max_length)
         return BatchDecoder(model, variables, most, layout, self.pairing, searched)
 

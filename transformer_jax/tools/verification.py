@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from transformer_jax.config import OptimizerConfig, RunConfig, TrainConfig
 from transformer_jax.config.train import mesh_sizes
@@ -21,6 +22,7 @@ from transformer_jax.data.grammar.corpus import examples
 from transformer_jax.errors import UserError
 from transformer_jax.run.folder import Run
 from transformer_jax.run.names import CONFIG, DAMAGED
+from transformer_jax.tasks import ParsingTask, task_of
 
 __all__ = [
     "ResumeReport",
@@ -121,9 +123,10 @@ def verify_resume(
         raise UserError(f"{folder} is not empty: name a new folder, the runs are written there")
     folder.mkdir(parents=True, exist_ok=True)
     if not config.data.names_text and config.data.corpus is None:
-        config = replace(
-            config, data=replace(config.data, train=_grammar(folder), vocabulary="whitespace")
-        )
+        text: dict[str, Any] = {"dataset": "grammar/10k"}  # its phrases
+        if not isinstance(task_of(config.data), ParsingTask):
+            text = {"train": _grammar(folder), "vocabulary": "whitespace"}
+        config = replace(config, data=replace(config.data, **text))
     every = max(updates // 4, 1)
     config = replace(
         config,

@@ -54,8 +54,8 @@ def _to_folder(
         check_new_folder(out, run_dir)
         out = out.resolve()  # "." has no name of its own
         translator = Translator.load(run_dir, checkpoint)
-        pairing = replace(translator.task.pairing, joint=True)
-        if pairing != Pairing():
+        pairing = translator.task.pairing
+        if pairing != Pairing(joint=pairing.joint):
             raise UserError(
                 f"{run_dir} was trained for another task than translation, whose rows of ids "
                 f"({pairing}) no other toolkit makes: it leaves as safetensors alone"
