@@ -18,6 +18,7 @@ from transformer_jax.decoding.options import Search
 from transformer_jax.errors import UserError
 from transformer_jax.parsing import ORDERS, delinearize
 from transformer_jax.parsing.constrained import constrain_model, find_word_starts
+from transformer_jax.parsing.placed import place_model
 
 SYMBOLS = {"vinyals": "S NP XX /NP /S"}
 USUAL = "S NP NN VB /NP /S"
@@ -41,6 +42,7 @@ def model_of(both, seed=0):
     return model, jax.tree.map(lambda leaf: leaf * 2, variables)
 
 
+@pytest.mark.parametrize("is_placed", [False, True], ids=["", "placed"])
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(
     "search",
@@ -53,9 +55,10 @@ def model_of(both, seed=0):
     ],
     ids=["greedy", "beam 1", "beam 4", "t2t", "samples"],
 )
-def test_every_output_is_a_tree_over_the_words(order, search):
+def test_every_output_is_a_tree_over_the_words(order, search, is_placed):
     both = vocabularies(order)
     model, variables = model_of(both)
+    model = place_model(model, both, order) if is_placed else model
     decoder = BatchDecoder(
         model, variables, searched=lambda _: constrain_model(model, both, order, 9)
     )
