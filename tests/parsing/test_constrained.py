@@ -18,7 +18,6 @@ from transformer_jax.decoding.options import Search
 from transformer_jax.errors import UserError
 from transformer_jax.parsing import ORDERS, delinearize
 from transformer_jax.parsing.constrained import constrain_model, find_word_starts
-from transformer_jax.parsing.placed import place_model
 
 SYMBOLS = {"vinyals": "S NP XX /NP /S"}
 USUAL = "S NP NN VB /NP /S"
@@ -42,7 +41,6 @@ def model_of(both, seed=0):
     return model, jax.tree.map(lambda leaf: leaf * 2, variables)
 
 
-@pytest.mark.parametrize("is_placed", [False, True], ids=["", "placed"])
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(
     "search",
@@ -55,10 +53,9 @@ def model_of(both, seed=0):
     ],
     ids=["greedy", "beam 1", "beam 4", "t2t", "samples"],
 )
-def test_every_output_is_a_tree_over_the_words(order, search, is_placed):
+def test_every_output_is_a_tree_over_the_words(order, search):
     both = vocabularies(order)
     model, variables = model_of(both)
-    model = place_model(model, both, order) if is_placed else model
     decoder = BatchDecoder(
         model, variables, searched=lambda _: constrain_model(model, both, order, 9)
     )

@@ -62,9 +62,6 @@ class ModelConfig:
     position_encoding: Literal["paper", "concatenated", "t2t", "learned", "index", "none"] = "paper"
     """Layout of the sinusoids; or a learned table (Table 3, row E), the bare number of the position
     added to the first feature, or none."""
-    target_positions: Literal["tokens", "words"] = "tokens"
-    """What the positions of the target are: those of its own tokens; or, where the task knows it
-    (parsing), that of the source's word that comes next."""
     max_positions: int = 1024
     """Rows of the learned position table; sinusoids need none, and a search has 65,536 of them."""
     first_position: int = 0

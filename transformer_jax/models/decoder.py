@@ -81,9 +81,7 @@ class Decoder(Embedded):
         """Compute logits [B, T, V]; arguments as in `features`."""
         return self.embed.logits(self.features(target, memory, source, rows, masks, segments))
 
-    def features(
-        self, target, memory=None, source=None, rows=None, masks=None, segments=None, places=None
-    ):
+    def features(self, target, memory=None, source=None, rows=None, masks=None, segments=None):
         """Compute what logits are made of, [B, T, D]; features[:, t] predicts target[:, t].
 
         Args:
@@ -93,7 +91,6 @@ class Decoder(Embedded):
             rows: As in `Encoder`.
             masks: Further masks, as `Masks`.
             segments: Sentences packed in one row, as `Segments`.
-            places: Positions [B, T], less than S or T, instead of those in order.
 
         Raises:
             ValueError: Memory, source and target have different batch sizes.
@@ -104,14 +101,11 @@ class Decoder(Embedded):
                 "of one batch"
             )
         masks, segments = masks or Masks(), segments or Segments()
-        own, begun = segments.target, places_of(segments.target)
+        own, places = segments.target, places_of(segments.target)
         shifted = shift_right(target, self.config.start_id)
-        if begun is not None:
-            shifted = jnp.where(begun == 0, self.config.start_id, shifted)
-        if places is None:
-            x = self.embed.target(shifted, rows, begun)
-        else:
-            x = self.embed.target(shifted, rows, places, max(source.shape[1], target.shape[1]))
+        if places is not None:
+            shifted = jnp.where(places == 0, self.config.start_id, shifted)
+        x = self.embed.target(shifted, rows, places=places)
         counted = counted_tokens(self.config, target)
         # Padding needs no mask here: it only follows the tokens that could see it. With a radius
         # self-attention is causal by itself.
@@ -157,21 +151,19 @@ class Decoder(Embedded):
         """Turn features [B, T, D] into logits [B, T, V] in float32."""
         return self.embed.logits(features)
 
-    def decode_step(self, cache: DecodeState, tokens, at=None) -> tuple[DecodeState, jax.Array]:
+    def decode_step(self, cache: DecodeState, tokens) -> tuple[DecodeState, jax.Array]:
         """Decode one token, as `Transformer.decode_step`.
 
         Args:
             cache: The state before.
             tokens: The tokens just decoded [N].
-            at: Their positions [N], instead of those in order.
         """
         sentences, places = cache.position.shape[0], cache.history.shape[1]
         history = cache.history.reshape(sentences, -1, places)
         # The first places that are free, one for each hypothesis.
         free = jnp.argsort(_places_in_use(cache), axis=1, stable=True)[:, : history.shape[1]]
         history |= free[..., None] == jnp.arange(places)[None, None]
-        positions = cache.position[:, None] if at is None else at.reshape(free.shape)
-        x = self.embed.target_at(tokens.reshape(free.shape), positions)
+        x = self.embed.target_at(tokens.reshape(free.shape), cache.position)
         rows = jnp.arange(sentences)[:, None]
         written: list[KeysValues] = []
 

@@ -61,20 +61,20 @@ class Embedding(DropoutModule):
         """tokens [B, S] -> [B, S, D]; `places` [B, S] are their positions, by default in order."""
         return self._side("source", tokens, rows, places)
 
-    def target(self, tokens, rows=None, places=None, length=None):
-        """The same of tokens that a decoder reads; places are less than `length`, by default T."""
-        return self._side("target", tokens, rows, places, length)
+    def target(self, tokens, rows=None, places=None):
+        """The same of tokens that a decoder reads."""
+        return self._side("target", tokens, rows, places)
 
     def target_at(self, tokens, positions):
-        """tokens [B, W], at positions [B, W] or [B, 1], without dropout -> [B, W, D]."""
+        """tokens [B, W], each sentence's at a position [B], without dropout -> [B, W, D]."""
         config, rows = self.config, None
         positions = positions + config.first_position
         if config.position_encoding == "learned":
-            rows = self.position_table.at[positions].get(mode="clip")
+            rows = self.position_table.at[positions].get(mode="clip")[:, None]
         elif config.position_encoding == "index":
-            rows = self._index(positions)
+            rows = self._index(positions)[:, None]
         elif config.position_encoding != "none":
-            rows = sinusoids_at(positions, config.d_model, config.position_encoding)
+            rows = sinusoids_at(positions, config.d_model, config.position_encoding)[:, None]
         return self._sum("target", tokens, rows)
 
     def logits(self, x):
@@ -82,8 +82,8 @@ class Embedding(DropoutModule):
         logits = kernels_of(self.config).unembed(x, self.tables["output"].astype(self.dtype))
         return logits + self.output_bias[None, None] if self.config.output_bias else logits
 
-    def _side(self, use, tokens, rows, places, length=None):
-        positions = self._positions(length or tokens.shape[1])
+    def _side(self, use, tokens, rows, places):
+        positions = self._positions(tokens.shape[1])
         if positions is not None:
             positions = positions[None] if places is None else positions[places]
         return self.apply_dropout(self._sum(use, tokens, positions), self.config.dropout, rows)
@@ -94,10 +94,10 @@ class Embedding(DropoutModule):
         return (x if positions is None else x + positions).astype(self.dtype)
 
     def _index(self, positions):
-        """positions [...] -> [..., D]: the number in the first feature, since layer norm would take
-        it away from all of them."""
-        numbers = positions.astype(FLOAT32)[..., None]
-        return jnp.pad(numbers, [(0, 0)] * positions.ndim + [(0, self.config.d_model - 1)])
+        """positions [T] -> [T, D]: the number in the first feature, since layer norm would take it
+        away from all of them."""
+        is_first = (jnp.arange(self.config.d_model) == 0)[None]
+        return jnp.where(is_first, positions.astype(FLOAT32)[:, None], 0)
 
     def _positions(self, length):
         config, first = self.config, self.config.first_position

@@ -110,7 +110,6 @@ _KEPT_OF_A_WEIGHT = {"definition": 3.25, "compact": 1.1, "blockwise": 0.25, "cud
 _OF_A_TRANSFORMER = (
     "d_k", "d_v", "activation", "attention_dropout", "activation_dropout", "norm_placement",
     "normalization", "residual_connections", "norm_epsilon", "attention_radius", "remat",
-    "target_positions",
 )  # fmt: skip
 _OF_CONVOLUTIONS = ("kernel_width", "dilation_base")
 

@@ -54,7 +54,7 @@ class Transformer(EncoderDecoder):
         memory = self.encode(source, rows, masks.encoder, segments.source)
         return self.decode(memory, source, target, rows, masks, segments)
 
-    def features(self, source, target, rows=None, masks=None, segments=None, places=None):
+    def features(self, source, target, rows=None, masks=None, segments=None):
         """Compute what `project` makes logits of, [B, T, D]; arguments as in `__call__`.
 
         Args:
@@ -63,16 +63,10 @@ class Transformer(EncoderDecoder):
             rows: As in `__call__`.
             masks: As in `__call__`.
             segments: As in `__call__`.
-            places: Positions of the target's tokens [B, T], less than S or T, instead of those in
-                order.
         """
         masks, segments = masks or Masks(), segments or Segments()
         memory = self.encode(source, rows, masks.encoder, segments.source)
-        return self.decoder.features(target, memory, source, rows, masks, segments, places)
-
-    def decode_step(self, cache, tokens, at=None):
-        """Decode one token, as `EncoderDecoder.decode_step`; at positions `at` [N], if given."""
-        return self.decoder.decode_step(cache, tokens, at)
+        return self.decoder.features(target, memory, source, rows, masks, segments)
 
     def encode(self, source, rows=None, mask=None, segments=None):
         """Encode source [B, S] into the memory [B, S, D], as `Encoder` does.

@@ -18,7 +18,7 @@ from transformer_jax.parsing.constraint import (
 )
 from transformer_jax.parsing.treebank import SPACE_SIGN
 
-__all__ = ["ConstrainedModel", "constrain_model", "find_word_starts", "grammar_of"]
+__all__ = ["ConstrainedModel", "constrain_model", "find_word_starts"]
 
 
 class _Cache(NamedTuple):
@@ -101,14 +101,10 @@ def constrain_model(
     Raises:
         UserError: There is no tag among the target's symbols.
     """
-    grammar = grammar_of(vocabularies.target, order)
-    return ConstrainedModel(model, grammar, find_word_starts(vocabularies.source), extra_length)
-
-
-def grammar_of(target: Vocabulary, order: str) -> Grammar:
-    """Make the grammar of a target's vocabulary of symbols."""
+    target = vocabularies.target
     symbols = target.tokens(range(len(target)))
-    return make_grammar(symbols[len(SPECIAL) :], order, len(SPECIAL), EOS_ID)
+    grammar = make_grammar(symbols[len(SPECIAL) :], order, len(SPECIAL), EOS_ID)
+    return ConstrainedModel(model, grammar, find_word_starts(vocabularies.source), extra_length)
 
 
 def find_word_starts(vocabulary: Vocabulary) -> tuple[bool, ...]:

@@ -113,8 +113,9 @@ def create_run(
         _check_init_from(config, corpus, other)
         lines = lines.merged(other.lines)
     if fit_memory:
-        model = task.model(config.model, corpus.vocabularies)
-        functions = task.step_functions(model, config.optimizer, config.train.seed, optimizer)
+        functions = task.step_functions(
+            build_model(config.model), config.optimizer, config.train.seed, optimizer
+        )
         config = fit_batches(config, corpus, layout, functions)
     return Run.create(folder, config, corpus, lines)
 
@@ -131,11 +132,6 @@ def _checked_task(config: RunConfig) -> Task:
         raise RunError(
             f"target_vocab_size {target}: the task {data.task} has one vocabulary for both sides: "
             "leave it out"
-        )
-    if model.target_positions != "tokens" and not task.knows_words:
-        raise RunError(
-            f"target_positions {model.target_positions}: the task {data.task} does not know which "
-            "words its target is about: leave it out"
         )
     family = family_of(model)
     own = None if task.pairing.joint else target or model.vocab_size

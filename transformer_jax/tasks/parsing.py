@@ -11,10 +11,8 @@ from transformer_jax.data.text import ParallelText
 from transformer_jax.data.vocabulary import UNK_ID
 from transformer_jax.decoding.options import PARSING_SEARCH
 from transformer_jax.errors import UserError
-from transformer_jax.models.families import build_model
 from transformer_jax.parsing.constrained import constrain_model
 from transformer_jax.parsing.linearization import delinearize
-from transformer_jax.parsing.placed import place_model
 from transformer_jax.parsing.scores import score_parses
 from transformer_jax.parsing.treebank import PhraseTrees, Treebank
 from transformer_jax.parsing.trees import Tree
@@ -35,7 +33,6 @@ class ParsingTask(Task):
 
     best_metrics: ClassVar = {**Task.best_metrics, "f1": True}
     search = PARSING_SEARCH
-    knows_words = True
 
     def __init__(self, order: str, constrained: bool = True):
         self.order, self.constrained = order, constrained
@@ -68,12 +65,6 @@ class ParsingTask(Task):
 
     def split_text(self, split):
         return PhraseTrees(split, self.order)
-
-    def model(self, config, vocabularies):
-        model = build_model(config)
-        if config.target_positions == "tokens":
-            return model
-        return place_model(model, vocabularies, self.order)
 
     def constrain(self, model, vocabularies, search):
         if not self.constrained:
