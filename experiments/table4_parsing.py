@@ -63,6 +63,7 @@ ORDERS = {"tensor2tensor": "parsing", "in-order": "parsing-in-order"}
 # Longest sentence whose links are counted, in words.
 LONGEST_LINKED = 40
 STEPS, GRAMMAR_STEPS = 30_000, 3_000
+GRAMMAR_PIECES = 2000
 # Self-training: the first tree of so many is gold.
 EVERY = 4
 COLUMNS = ("F1", "precision", "recall", "exact match", "tagging accuracy", "F1, up to 40 words")
@@ -100,8 +101,9 @@ def scaled(arguments: argparse.Namespace, order: str, trees: Path, steps: int) -
 
 
 def grammar_config(steps: int, dataset: str = "grammar/30k") -> RunConfig:
-    """Preset `parsing` on the phrases of the embedded corpus."""
-    return with_text({"dataset": dataset, "max_length": 64}, steps)
+    """Preset `parsing` on the phrases of the embedded corpus, which has few words."""
+    config = with_text({"dataset": dataset, "max_length": 64}, steps)
+    return replace(config, model=replace(config.model, vocab_size=GRAMMAR_PIECES))
 
 
 def with_text(text: dict[str, Any], steps: int) -> RunConfig:

@@ -187,7 +187,9 @@ def test_symbols_of_another_order_are_refused(parsing_run, tmp_path):
 def test_models_that_parse_leave_as_files_of_ours_alone(parsing_run, tmp_path):
     with pytest.raises(UserError, match="another task than translation"):
         export_model(parsing_run.folder, "huggingface", tmp_path / "out")
-    export_model(parsing_run.folder, "safetensors", tmp_path / "model.safetensors", checkpoint="last")
+    export_model(
+        parsing_run.folder, "safetensors", tmp_path / "model.safetensors", checkpoint="last"
+    )
     [tree] = Parser.load(tmp_path / "model.safetensors").parse(["the dog sees a cat"])
     assert words(tree) == ["the", "dog", "sees", "a", "cat"]
 
