@@ -181,8 +181,8 @@ def _base_config(arguments: list[str]) -> RunConfig:
 
 def _search_of(run_dir: str | None) -> dict[str, Any]:
     """The search of a run's task, as the default of options."""
-    if run_dir is None:
-        return {}
+    if run_dir is None or not Path(run_dir).exists():
+        return {}  # which the command says
     from transformer_jax.run.single_file import open_run
 
     return {"search": open_run(Path(run_dir)).task.search}

@@ -121,8 +121,8 @@ CASES = {
         "architecture 'transformr' is unknown; did you mean 'transformer'?",
     ),
     "an unknown task": (
-        text("a\n" * 9, "b\n" * 9), [*TRAIN, "--task", "parsing"],
-        "task 'parsing' is unknown; known: translation",
+        text("a\n" * 9, "b\n" * 9), [*TRAIN, "--task", "tagging words"],
+        "task 'tagging words' is unknown; known: translation, parsing",
     ),
     "an unknown metric": (
         text("a\n" * 9, "b\n" * 9), [*TRAIN, "--best-metric", "blue"],
@@ -211,7 +211,7 @@ CASES = {
         no_setup, [*TRAIN[:3], "--train", "src"], "--train takes a source file and a target file",
     ),
     "nothing to evaluate on": (
-        no_setup, ["evaluate", "--run-dir", "run"], "give either --test SOURCE REFERENCE or",
+        no_setup, ["evaluate", "--run-dir", "run"], "give one of --test SOURCE REFERENCE, ",
     ),
     "a picture that is none": (
         no_setup,
