@@ -21,7 +21,6 @@ Run it again to resume where it stopped; --only names a part.
 import argparse
 import shlex
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -173,7 +172,7 @@ def without_constraint(parser: Parser) -> Parser:
 
 
 def decode(
-    parser: Parser, gold: Sequence[Tree], name: str, beams: Sequence[int] = BEAMS
+    parser: Parser, gold: Sequence[Tree], name: str, beams: Sequence[int]
 ) -> list[list[Cell]]:
     """Rows of a parser with each beam; the first call of each compiles, the second is timed."""
     sentences = [words(tree) for tree in gold]
@@ -216,7 +215,7 @@ def self_train(
     rows: list[list[Cell]] = []
     folders = [output / name for name in ("quarter", "quarter-longer", "self-trained")]
     for folder, name in zip(folders, ("a quarter", "a quarter, twice as long", "self-trained")):
-        rows += decode(Parser.load(folder), gold, name, beams=(4,))
+        rows += decode(Parser.load(folder), gold, name, (4,))
     return rows, folders
 
 
@@ -241,12 +240,12 @@ def find(arguments: argparse.Namespace) -> tuple[list[Table], list[Path]]:
     if {"decoding", "attention"} & {*parts}:
         parser = trained(first)
         if "decoding" in parts:
-            rows += decode(parser, gold, first)
-            rows += decode(without_constraint(parser), gold, "without the constraint")
+            rows += decode(parser, gold, first, BEAMS)
+            rows += decode(without_constraint(parser), gold, "without the constraint", BEAMS)
         if "attention" in parts:
             tables.append(attention(parser, gold, output))
     if "orders" in parts:
-        rows += decode(trained(second), gold, second)
+        rows += decode(trained(second), gold, second, BEAMS)
     if "self-training" in parts:
         found, runs = self_train(arguments, gold)
         rows += found
@@ -341,13 +340,25 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
+def _given(arguments: argparse.Namespace) -> str:
+    """The options that decide what is found, as a command has them."""
+    names = ("treebank", "grammar", "full", "recipe", "second", "second_ratio", "steps", "only")
+    defaults = {"recipe": "paper", "second_ratio": 1.0}
+    found = ""
+    for name in names:
+        value = getattr(arguments, name)
+        if value not in (None, False, defaults.get(name)):
+            shown = "" if value is True else f" {shlex.quote(str(value))}"
+            found += f" --{name.replace('_', '-')}{shown}"
+    return found
+
+
 def main() -> None:
     arguments = parse_arguments()
     if not arguments.full and arguments.steps is None:
         arguments.steps = GRAMMAR_STEPS if arguments.grammar else STEPS
     how = whole if arguments.full else grammar if arguments.grammar else find
-    given = shlex.join(each for each in sys.argv[1:])
-    where = Provenance.here(f"python -m experiments.table4_parsing {given}")
+    where = Provenance.here(f"python -m experiments.table4_parsing{_given(arguments)}")
     tables, folders = how(arguments)
     if arguments.full:
         name = f"table4-{folders[0].name}"

@@ -1,9 +1,11 @@
 """Table 4's program, its parsers that count, and its links within constituents."""
 
 import json
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -102,14 +104,17 @@ def test_table_4_from_end_to_end(tmp_path, monkeypatch, capsys):
         model = replace(config.model, vocab_size=330, d_model=16, d_ff=32, num_layers=1)
         return replace(config, model=model, data=replace(config.data, max_batch_shapes=1))
 
+    [device, *_] = jax.devices()
+    monkeypatch.setattr(jax, "devices", lambda: [device])  # a user's CPU is one device
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
     monkeypatch.setattr(table4_parsing.presets, "run_config", narrow)
     monkeypatch.setattr(table4_parsing, "SCORED", 10)
     monkeypatch.setattr(table4_parsing, "CHOSEN_BY", 5)
-    monkeypatch.setattr(table4_parsing, "BEAMS", (1, 2))
+    monkeypatch.setattr(table4_parsing, "BEAMS", (2,))
     output = tmp_path / "output"
 
     def run(*words):
-        arguments = ["table4_parsing", "--output", str(output), "--steps", "6", *words]
+        arguments = ["table4_parsing", "--output", str(output), "--steps", "3", *words]
         monkeypatch.setattr("sys.argv", arguments)
         table4_parsing.main()
 
@@ -119,13 +124,11 @@ def test_table_4_from_end_to_end(tmp_path, monkeypatch, capsys):
     names = [row[0] for row in table["rows"]]
     assert names == [
         "right-branching, most frequent tags", "flat, most frequent tags",
-        "tensor2tensor, beam 1", "tensor2tensor, beam 2",
-        "without the constraint, beam 1", "without the constraint, beam 2",
-        "in-order, beam 1", "in-order, beam 2",
+        "tensor2tensor, beam 2", "without the constraint, beam 2", "in-order, beam 2",
         "a quarter, beam 4", "a quarter, twice as long, beam 4", "self-trained, beam 4",
     ]  # fmt: skip
     formed = {row[0]: row[1] for row in table["rows"]}
-    assert formed["tensor2tensor, beam 2"] == formed["in-order, beam 1"] == 100
+    assert formed["tensor2tensor, beam 2"] == formed["in-order, beam 2"] == 100
     assert len(links["rows"]) == 4 and (output / "constituents.svg").exists()
     # The trees that are scored chose nothing.
     val = list(read_trees(bank / "val.trees"))
@@ -146,8 +149,8 @@ def test_table_4_from_end_to_end(tmp_path, monkeypatch, capsys):
     }  # fmt: skip
     # Its splits are trees for `evaluate`, too.
     main(["evaluate", "--run-dir", str(output / "grammar"), "--split", "test", "--beam-size", "4"])
-    shown = capsys.readouterr().out
-    assert f"F1 = {scores['rows'][1][1]:.2f} " in shown
+    [shown] = re.findall("^F1 = ([0-9.]+)", capsys.readouterr().out, re.MULTILINE)
+    assert float(shown) == pytest.approx(scores["rows"][1][1], abs=0.06)
 
 
 @pytest.mark.parametrize(
