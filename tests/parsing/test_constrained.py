@@ -127,14 +127,18 @@ def test_trees_end_where_the_positions_of_a_model_do():
     )  # fmt: skip
     model = Transformer(config)
     tokens = jnp.ones((1, 2), jnp.int32)
-    variables = jax.jit(model.init)(jax.random.key(0), tokens, tokens)
+    init = jax.jit(model.init)
     constrained = constrain_model(model, both, "tensor2tensor", 300)
-    decoder = BatchDecoder(model, variables, searched=lambda _: constrained)
+    decoder = BatchDecoder(model, None, searched=lambda _: constrained)
     source = [5, 6, 7, 8, 5, 6, 7, 8]
-    for search in (Search(method="greedy", extra_length=300), Search(extra_length=300)):
-        [[found]] = decoder.translate([source], search)
-        assert len(found.ids) < 16
-        delinearize(both.target.tokens(found.ids), ["w"] * 8)
+    longest = 0
+    for seed in range(8):  # some of which would rather open another constituent
+        decoder.variables = init(jax.random.key(seed), tokens, tokens)
+        for search in (Search(method="greedy", extra_length=300), Search(extra_length=300)):
+            [[found]] = decoder.translate([source], search)
+            longest = max(longest, len(found.ids))
+            delinearize(both.target.tokens(found.ids), ["w"] * 8)
+    assert longest in (14, 15)  # as many symbols as there are positions but for the end
 
 
 def test_words_are_counted_by_their_first_pieces():
