@@ -41,7 +41,7 @@ nb_render_markdown_format = "myst"  # with tables
 # Name -> pictures that it shows.
 NOTEBOOKS = {
     "transformer_in_ten_minutes": 2,
-    "reproduce_the_paper": 4,
+    "reproduce_the_paper": 5,
     "your_own_text": 2,
     "why_attention": 2,
 }
