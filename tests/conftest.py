@@ -80,6 +80,19 @@ def _strict(tmp_path, monkeypatch, request):
         yield
 
 
+@pytest.fixture
+def command(capsys):
+    """What a command prints."""
+    from transformer_jax.cli import main
+
+    def command(*arguments):
+        capsys.readouterr()
+        main([str(argument) for argument in arguments])
+        return capsys.readouterr().out
+
+    return command
+
+
 def pytest_terminal_summary(terminalreporter):
     """How many kills came at which point (tests/run/test_kills.py)."""
     reports = terminalreporter.stats.get("passed", [])

@@ -36,16 +36,6 @@ def parser(parsing_run):
     return Parser.load(parsing_run.folder, "last")
 
 
-@pytest.fixture
-def command(capsys):
-    def command(*arguments):
-        capsys.readouterr()
-        main([str(argument) for argument in arguments])
-        return capsys.readouterr().out
-
-    return command
-
-
 def test_parsing_is_learned_and_scored(parsing_run, parser, tmp_path):
     records = read_jsonl(parsing_run.folder / "metrics.jsonl")
     f1 = [record["validation_f1"] for record in records if "validation_f1" in record]

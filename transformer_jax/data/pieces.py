@@ -5,6 +5,7 @@ from pathlib import Path
 
 from transformer_jax.data.vocabulary_protocol import (
     BOS_ID,
+    SPACE_SIGN,
     ListedVocabulary,
     VocabularyError,
     check_text,
@@ -12,8 +13,6 @@ from transformer_jax.data.vocabulary_protocol import (
 )
 
 __all__ = ["PieceVocabulary"]
-
-_SPACE = "\u2581"
 
 
 class PieceVocabulary(ListedVocabulary):
@@ -65,7 +64,7 @@ class PieceVocabulary(ListedVocabulary):
 
     def decode(self, ids: Iterable[int]) -> str:
         pieces = self.tokens(number for number in ids if number > BOS_ID)
-        return self._processor.decode(pieces).replace(_SPACE, " ").strip()
+        return self._processor.decode(pieces).replace(SPACE_SIGN, " ").strip()
 
     def to_bytes(self) -> bytes:
         return self._list() + b"\0" + self.pieces

@@ -308,8 +308,7 @@ def _train_vocabularies(manifest: Manifest, text: ParallelText, apart: int) -> V
                 f"{text} have {count} symbols, and target_vocab_size {manifest.target_vocab_size} "
                 f"holds {len(target) - len(SPECIAL)}: raise it to {count + len(SPECIAL)}"
             )
-    both = source, target
-    return Vocabularies.with_pipelines(*both, pipelines)
+    return Vocabularies.with_pipelines(source, target, pipelines)
 
 
 def _survey(text: ParallelText, language: str | None, pairing: Pairing) -> tuple[int, int | None]:

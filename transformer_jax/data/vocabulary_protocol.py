@@ -11,6 +11,7 @@ __all__ = [
     "BOS_ID",
     "EOS_ID",
     "PAD_ID",
+    "SPACE_SIGN",
     "SPECIAL",
     "UNK_ID",
     "ListedVocabulary",
@@ -22,6 +23,8 @@ __all__ = [
 
 PAD_ID, EOS_ID, UNK_ID, BOS_ID = range(4)
 SPECIAL = ("<pad>", "</s>", "<unk>", "<s>")
+# SentencePiece's sign for the space before a word.
+SPACE_SIGN = "\u2581"
 
 
 class VocabularyError(UserError):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from transformer_jax.data.vocabulary import EOS_ID, PAD_ID, SPECIAL, Vocabularies, Vocabulary
+from transformer_jax.data.vocabulary_protocol import SPACE_SIGN
 from transformer_jax.models.families import family_of
 from transformer_jax.parsing.constraint import (
     Grammar,
@@ -16,7 +17,6 @@ from transformer_jax.parsing.constraint import (
     make_grammar,
     start_state,
 )
-from transformer_jax.parsing.treebank import SPACE_SIGN
 
 __all__ = ["ConstrainedModel", "constrain_model", "find_word_starts"]
 
@@ -26,6 +26,14 @@ class _Cache(NamedTuple):
 
     inner: Any
     history: tuple[Any, GrammarState]
+
+    @classmethod
+    def of(cls, cache: Any, state: GrammarState) -> "_Cache":
+        return cls(cache._replace(history=()), (cache.history, state))
+
+    @property
+    def of_model(self) -> Any:
+        return self.inner._replace(history=self.history[0])
 
 
 class ConstrainedModel(nn.Module):
@@ -62,13 +70,12 @@ class ConstrainedModel(nn.Module):
         limits = jnp.minimum(limits, family_of(self.config).max_length(self.config) or limits)
         start = start_state(words, limits)
         start = jax.tree.map(lambda rows: jnp.repeat(rows, rows_per_sentence, axis=0), start)
-        return _Cache(inner._replace(history=()), (inner.history, start))
+        return _Cache.of(inner, start)
 
     def decode_step(self, cache, tokens):
-        history, state = cache.history
-        inner, features = self.model.decode_step(cache.inner._replace(history=history), tokens)
-        state = advance(self.grammar, state, tokens)
-        return _Cache(inner._replace(history=()), (inner.history, state)), features
+        inner, features = self.model.decode_step(cache.of_model, tokens)
+        state = advance(self.grammar, cache.history[1], tokens)
+        return _Cache.of(inner, state), features
 
     def allowed(self, cache):
         return allowed_symbols(self.grammar, cache.history[1])
@@ -77,14 +84,11 @@ class ConstrainedModel(nn.Module):
         return self.model.project(features)
 
     def places_taken(self, cache):
-        return self.model.places_taken(cache.inner._replace(history=cache.history[0]))
+        return self.model.places_taken(cache.of_model)
 
     def resize_cache(self, cache, source_length, places):
-        history, state = cache.history
-        inner = self.model.resize_cache(
-            cache.inner._replace(history=history), source_length, places
-        )
-        return _Cache(inner._replace(history=()), (inner.history, state))
+        inner = self.model.resize_cache(cache.of_model, source_length, places)
+        return _Cache.of(inner, cache.history[1])
 
 
 def constrain_model(

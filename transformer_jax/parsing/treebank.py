@@ -6,14 +6,12 @@ from functools import cached_property
 from typing import Any
 
 from transformer_jax.data.tree_files import digest_trees
+from transformer_jax.data.vocabulary_protocol import SPACE_SIGN
 from transformer_jax.errors import UserError
-from transformer_jax.parsing.linearization import linearize
+from transformer_jax.parsing.linearization import ANY_TAG, linearize
 from transformer_jax.parsing.trees import ROOT, Tree, TreeError, read_trees, words
 
 __all__ = ["PhraseTrees", "Treebank", "sentence_of", "tree_of_spans"]
-
-# SentencePiece's own sign for a space, by which the words of a sentence are counted.
-SPACE_SIGN = "\u2581"
 
 
 def sentence_of(words: Sequence[str]) -> str:
@@ -93,15 +91,12 @@ def _pairs(text: Treebank | PhraseTrees) -> Iterator[tuple[str, str]]:
         yield sentence_of(words(tree)), " ".join(symbols)
 
 
-def tree_of_spans(
-    words: Sequence[str], spans: Sequence[tuple[str, int, int]], tag: str = "XX"
-) -> Tree:
-    """Make the tree of constituents that are given by their places.
+def tree_of_spans(words: Sequence[str], spans: Sequence[tuple[str, int, int]]) -> Tree:
+    """Make the tree of constituents that are given by their places; every word has the tag XX.
 
     Args:
         words: The words.
         spans: (label, first word, end) of each constituent, a larger one before those in it.
-        tag: Tag of every word.
 
     >>> str(tree_of_spans(["We", "left"], [("S", 0, 2), ("NP", 0, 1)]))
     '(TOP (S (NP (XX We)) (XX left)))'
@@ -116,7 +111,7 @@ def tree_of_spans(
                 found.append(Tree(label, parts(first, last)))
                 first = last
             else:
-                found.append(Tree(tag, word=words[first]))
+                found.append(Tree(ANY_TAG, word=words[first]))
                 first += 1
         return tuple(found)
 

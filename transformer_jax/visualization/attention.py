@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from transformer_jax.data.segmentation import is_spaceless
+from transformer_jax.data.vocabulary_protocol import SPACE_SIGN
 from transformer_jax.errors import UserError
 from transformer_jax.results import AttentionMaps
 from transformer_jax.visualization.fonts import choose_fonts
@@ -26,7 +27,6 @@ __all__ = [
 
 MAX_LABEL_LENGTH = 24  # letters of a word that are shown
 MIN_VISIBLE_WEIGHT = 0.02  # weight of a line that can be seen
-SPACE = "\u2581"  # SentencePiece's sign for the space before a word
 _BYTES = re.compile("(?:<0x[0-9A-F]{2}>)+")
 
 
@@ -40,12 +40,12 @@ def merge_pieces(pieces: Sequence[str]) -> list[tuple[str, list[int]]]:
     >>> merge_pieces(["\u2581A", "\u2581ba", "rn", ".", "</s>"])
     [('A', [0]), ('barn.', [1, 2, 3]), ('</s>', [4])]
     """
-    spaced = any(piece.startswith(SPACE) for piece in pieces)
+    spaced = any(piece.startswith(SPACE_SIGN) for piece in pieces)
     found: list[tuple[str, list[int]]] = []
     for place, piece in enumerate(pieces):
-        special = piece in ("<s>", "</s>")
-        if not spaced or special or piece.startswith(SPACE) or not found or _meet(found, piece):
-            found.append((piece.removeprefix(SPACE), [place]))
+        begins = piece in ("<s>", "</s>") or piece.startswith(SPACE_SIGN)
+        if not spaced or begins or not found or _meet(found, piece):
+            found.append((piece.removeprefix(SPACE_SIGN), [place]))
         else:
             word, places = found[-1]
             found[-1] = (word + piece, [*places, place])

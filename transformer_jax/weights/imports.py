@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from transformer_jax.config import DataConfig, RunConfig
 from transformer_jax.data.text_pipeline import TextPipeline
 from transformer_jax.data.vocabulary import UNK_ID, Vocabularies, save_vocabularies
+from transformer_jax.data.vocabulary_protocol import SPACE_SIGN
 from transformer_jax.devices.settings import usual_settings
 from transformer_jax.errors import UserError
 from transformer_jax.files import check_new_folder, replaced_folder
@@ -152,7 +153,7 @@ def _with_tag(model: ForeignModel, tag: str) -> ForeignModel:
         )
     source, target = model.vocabularies
     pipeline = TextPipeline(tag=tag)
-    ids = [n for n in source.encode(tag) if source.tokens([n]) != ["\u2581"]]
+    ids = [n for n in source.encode(tag) if source.tokens([n]) != [SPACE_SIGN]]
     if len(ids) != 1 or UNK_ID in ids:
         raise UserError(f"source_tag {tag}: the model has no such token: give one that it knows")
     return model._replace(
