@@ -121,8 +121,8 @@ CASES = {
         "architecture 'transformr' is unknown; did you mean 'transformer'?",
     ),
     "an unknown task": (
-        text("a\n" * 9, "b\n" * 9), [*TRAIN, "--task", "tagging words"],
-        "task 'tagging words' is unknown; known: translation, parsing",
+        text("a\n" * 9, "b\n" * 9), [*TRAIN, "--task", "summary"],
+        "task 'summary' is unknown; known: translation, parsing",
     ),
     "an unknown metric": (
         text("a\n" * 9, "b\n" * 9), [*TRAIN, "--best-metric", "blue"],
