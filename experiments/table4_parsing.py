@@ -57,11 +57,13 @@ PAPER = {"WSJ only": 91.3, "semi-supervised": 92.7}
 BEAMS = (1, 4, 21)
 # Of val: sentences to score, and others by which the best checkpoint is chosen.
 SCORED, CHOSEN_BY = 500, 200
-PARTS = ("baselines", "decoding", "orders", "self-training", "attention")
+PARTS = ("baselines", "all-words", "decoding", "orders", "self-training", "attention")
 ORDERS = {"tensor2tensor": "parsing", "in-order": "parsing-in-order"}
 # Longest sentence whose links are counted, in words.
 LONGEST_LINKED = 40
 STEPS, GRAMMAR_STEPS = 30_000, 3_000
+# Where attention must find the words, the preset's rate is too high.
+ALL_WORDS_LR_FACTOR = 0.5
 GRAMMAR_PIECES = 2000
 # Self-training: the first tree of so many is gold.
 EVERY = 4
@@ -97,6 +99,15 @@ def scaled(arguments: argparse.Namespace, order: str, trees: Path, steps: int) -
     chosen_by = arguments.output / "chosen-by.trees"
     text = {"task": ORDERS[order], "treebank": (str(trees), str(chosen_by))}
     return with_text(text, steps)
+
+
+def over_all_words(config: RunConfig) -> RunConfig:
+    """The paper's attention to the source, with a rate that suits it."""
+    return replace(
+        config,
+        model=replace(config.model, cross_attention_radius=None),
+        optimizer=replace(config.optimizer, lr_factor=ALL_WORDS_LR_FACTOR),
+    )
 
 
 def grammar_config(steps: int, dataset: str = "grammar/30k") -> RunConfig:
@@ -228,24 +239,32 @@ def find(arguments: argparse.Namespace) -> tuple[list[Table], list[Path]]:
     tables: list[Table] = []
     folders: list[Path] = []
 
-    def trained(order: str) -> Parser:
-        folders.append(output / order)
-        config = scaled(arguments, order, bank / "train.trees", arguments.steps)
+    def trained(name: str, config: RunConfig) -> Parser:
+        folders.append(output / name)
         train(config, folders[-1])
         return Parser.load(folders[-1])
 
+    def free_and_constrained(parser: Parser, name: str) -> list[list[Cell]]:
+        free = without_constraint(parser)
+        found = decode(parser, gold, name, BEAMS)
+        return found + decode(free, gold, f"{name}, without the constraint", BEAMS)
+
     if "baselines" in parts:
         rows += baselines(bank, gold)
-    first, second = ORDERS
+    first, second = (
+        scaled(arguments, order, bank / "train.trees", arguments.steps) for order in ORDERS
+    )
+    if "all-words" in parts:
+        name = "attention to all words"
+        rows += free_and_constrained(trained("all-words", over_all_words(first)), name)
     if {"decoding", "attention"} & {*parts}:
-        parser = trained(first)
+        parser = trained("next-word", first)
         if "decoding" in parts:
-            rows += decode(parser, gold, first, BEAMS)
-            rows += decode(without_constraint(parser), gold, "without the constraint", BEAMS)
+            rows += free_and_constrained(parser, "attention to the next word")
         if "attention" in parts:
             tables.append(attention(parser, gold, output))
     if "orders" in parts:
-        rows += decode(trained(second), gold, second, BEAMS)
+        rows += decode(trained("in-order", second), gold, "in order", BEAMS)
     if "self-training" in parts:
         found, runs = self_train(arguments, gold)
         rows += found

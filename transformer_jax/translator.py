@@ -20,7 +20,6 @@ from transformer_jax.decoding.options import Search
 from transformer_jax.devices.layout import Layout, single_device_template
 from transformer_jax.devices.settings import usual_settings
 from transformer_jax.errors import UserError
-from transformer_jax.models.families import build_model
 from transformer_jax.results import AttentionMaps, Evaluation, Translation
 from transformer_jax.run.single_file import open_run
 from transformer_jax.run.variables import load_variables
@@ -109,7 +108,7 @@ class Translator:
         variables, name = load_variables(run, checkpoint, place)
         data = run.config.data
         return cls(
-            build_model(run.config.model),
+            run.task.model(run.config.model, run.vocabularies),
             variables.pop("params"),
             run.vocabularies,
             name,

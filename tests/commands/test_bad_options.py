@@ -120,6 +120,14 @@ CASES = {
         text("a\n" * 9, "b\n" * 9), [*TRAIN, "--architecture", "transformr"],
         "architecture 'transformr' is unknown; did you mean 'transformer'?",
     ),
+    "words that no task knows": (
+        text("a\n" * 9, "b\n" * 9), [*TRAIN, "--cross-attention-radius", "1"],
+        "cross_attention_radius 1: the task translation does not know which word of the",
+    ),
+    "a radius below 0": (
+        text("a\n" * 9, "b\n" * 9), [*TRAIN, "--cross-attention-radius=-1"],
+        "cross_attention_radius -1 is less than 0",
+    ),
     "an unknown task": (
         text("a\n" * 9, "b\n" * 9), [*TRAIN, "--task", "summary"],
         "task 'summary' is unknown; known: translation, parsing",

@@ -121,7 +121,8 @@ def test_config_defaults_are_the_papers():
         "residual_connections": True, "scale_embeddings": True,
         "activation": "relu", "encoder_layers": None, "decoder_layers": None,
         "first_position": 0, "output_bias": False,
-        "attention_radius": None, "kernel_width": 3, "dilation_base": 1,
+        "attention_radius": None, "cross_attention_radius": None, "kernel_width": 3,
+        "dilation_base": 1,
     }  # fmt: skip
     assert asdict(OptimizerConfig()) == {
         "lr_factor": 1.0, "warmup_steps": 4000, "beta1": 0.9, "beta2": 0.98, "epsilon": 1e-9,

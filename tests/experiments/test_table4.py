@@ -124,11 +124,14 @@ def test_table_4_from_end_to_end(tmp_path, monkeypatch, capsys):
     names = [row[0] for row in table["rows"]]
     assert names == [
         "right-branching, most frequent tags", "flat, most frequent tags",
-        "tensor2tensor, beam 2", "without the constraint, beam 2", "in-order, beam 2",
+        "attention to all words, beam 2", "attention to all words, without the constraint, beam 2",
+        "attention to the next word, beam 2",
+        "attention to the next word, without the constraint, beam 2", "in order, beam 2",
         "a quarter, beam 4", "a quarter, twice as long, beam 4", "self-trained, beam 4",
     ]  # fmt: skip
     formed = {row[0]: row[1] for row in table["rows"]}
-    assert formed["tensor2tensor, beam 2"] == formed["in-order, beam 2"] == 100
+    for name in ("attention to all words", "attention to the next word", "in order"):
+        assert formed[f"{name}, beam 2"] == 100
     assert len(links["rows"]) == 4 and (output / "constituents.svg").exists()
     # The trees that are scored chose nothing.
     val = list(read_trees(bank / "val.trees"))

@@ -23,17 +23,17 @@ SYMBOLS = {"vinyals": "S NP XX /NP /S"}
 USUAL = "S NP NN VB /NP /S"
 
 
-def vocabularies(order):
+def vocabularies_of(order):
     words = WhitespaceVocabulary.train(["a b c d e"], 50)
     symbols = WhitespaceVocabulary.train([SYMBOLS.get(order, USUAL)], 50)
     return Vocabularies(words, symbols)
 
 
-def model_of(both, seed=0):
+def model_of(both, seed=0, **fields):
     """A model that prefers anything but trees: its parameters are large and random."""
     config = ModelConfig(
         vocab_size=len(both.source), target_vocab_size=len(both.target), tied_embeddings="decoder",
-        d_model=16, d_ff=16, num_heads=2, num_layers=1, dropout=0.0,
+        d_model=16, d_ff=16, num_heads=2, num_layers=1, dropout=0.0, **fields,
     )  # fmt: skip
     model = Transformer(config)
     tokens = jnp.ones((1, 2), jnp.int32)
@@ -54,7 +54,7 @@ def model_of(both, seed=0):
     ids=["greedy", "beam 1", "beam 4", "t2t", "samples"],
 )
 def test_every_output_is_a_tree_over_the_words(order, search):
-    both = vocabularies(order)
+    both = vocabularies_of(order)
     model, variables = model_of(both)
     decoder = BatchDecoder(
         model, variables, searched=lambda _: constrain_model(model, both, order, 9)
@@ -85,7 +85,7 @@ def test_every_output_is_a_tree_over_the_words(order, search):
 @pytest.mark.parametrize("order", ORDERS)
 def test_wide_beam_finds_the_likeliest_trees(order):
     """Of all sequences of symbols that are trees over two words, by brute force."""
-    both = vocabularies(order)
+    both = vocabularies_of(order)
     model, variables = model_of(both, seed=3)
     extra = 4
     source, limit = [5, 7], 2 + extra
@@ -119,7 +119,7 @@ def test_wide_beam_finds_the_likeliest_trees(order):
 
 
 def test_trees_end_where_the_positions_of_a_model_do():
-    both = vocabularies("tensor2tensor")
+    both = vocabularies_of("tensor2tensor")
     config = ModelConfig(
         vocab_size=len(both.source), target_vocab_size=len(both.target), tied_embeddings="decoder",
         d_model=16, d_ff=16, num_heads=2, num_layers=1, position_encoding="learned",

@@ -28,6 +28,7 @@ DEFAULTS = {
     "model.first_position": 0,
     "model.output_bias": False,
     "model.attention_radius": None,
+    "model.cross_attention_radius": None,
     "model.attention_score": "scaled",
     "model.attention_dropout": 0.0,
     "model.d_ff": 2048,

@@ -26,8 +26,12 @@ from transformer_jax.weights import export_model
 @pytest.fixture(scope="module")
 def parsing_run(tmp_path_factory, _cache):
     folder = tmp_path_factory.mktemp("parsing")
-    config = parsing_configuration(folder, steps=240, evaluate_every=120, checkpoint_every=120)
-    config = replace(config, optimizer=replace(config.optimizer, warmup_steps=40))
+    config = parsing_configuration(folder, steps=160, evaluate_every=80, checkpoint_every=80)
+    config = replace(
+        config,
+        model=replace(config.model, cross_attention_radius=1),
+        optimizer=replace(config.optimizer, warmup_steps=40),
+    )
     return train(config, folder / "run", progress=False)
 
 

@@ -125,6 +125,9 @@ REFUSED = {
     ),
     "batch norm": ({"normalization": "batch"}, "normalization 'batch' cannot be expressed in {}"),
     "window": ({"attention_radius": 3}, "attention_radius 3 cannot be expressed in {}, only None"),
+    "words": (
+        {"cross_attention_radius": 1}, "cross_attention_radius 1 cannot be expressed in {}, only N"
+    ),
 }  # fmt: skip
 WRITERS = {
     "CTranslate2": write_ctranslate2, "Hugging Face's Marian": write_huggingface,

@@ -72,6 +72,9 @@ class ModelConfig:
     attention_radius: int | None = None
     """Self-attention reaches tokens at most so many positions away, in the decoder before; None
     reaches all. Table 1's neighbourhood of size r is a radius of r / 2."""
+    cross_attention_radius: int | None = None
+    """Attention to the source reaches so many words on either side of the one that comes next, as
+    the task counts them (parsing); None reaches all."""
     kernel_width: int = 3
     """k, tokens that a convolution reads."""
     dilation_base: int = 1
@@ -101,6 +104,8 @@ class ModelConfig:
         check_positive(self, "num_layers", "encoder_layers", "decoder_layers", "d_k", "d_v")
         check_positive(self, "norm_epsilon", "max_positions")
         check_positive(self, "attention_radius", "kernel_width", "dilation_base")
+        radius = self.cross_attention_radius
+        require(radius is None or radius >= 0, f"cross_attention_radius {radius} is less than 0")
         if self.d_k is None or self.d_v is None:
             require(
                 self.d_model % self.num_heads == 0,

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from flax import linen as nn
 
-from transformer_jax.config import RunConfig
+from transformer_jax.config import ModelConfig, RunConfig
 from transformer_jax.data.batching import Batch, Batches
 from transformer_jax.data.corpus import Corpus, TokenArray
 from transformer_jax.data.pairing import Pairing
@@ -15,7 +15,6 @@ from transformer_jax.data.vocabulary import Vocabularies, Vocabulary
 from transformer_jax.decoding.inference import BatchDecoder, Hypothesis
 from transformer_jax.decoding.options import Search
 from transformer_jax.devices.layout import Layout
-from transformer_jax.models.families import build_model
 
 __all__ = ["ValidatedTask", "Validation"]
 
@@ -32,6 +31,8 @@ class ValidatedTask(Protocol):
     def evaluation(
         self, model: nn.Module, layout: Layout, block: int | None = None
     ) -> Callable[[Any, Iterable[Batch]], dict[str, float]]: ...
+
+    def model(self, config: ModelConfig, vocabularies: Vocabularies) -> nn.Module: ...
 
     def decoder(
         self,
@@ -75,7 +76,7 @@ class Validation:
         some = itertools.islice(_sentences(corpus.target, pairing.target_ends), 20)
         texts = [corpus.vocabularies.target.decode(ids) for ids in some]
         task.check_references(config, texts)
-        model = build_model(config.model)
+        model = task.model(config.model, corpus.vocabularies)
         self._evaluate = task.evaluation(model, layout, config.optimizer.logits_block)
         self.inference = task.decoder(model, None, corpus.vocabularies, data.max_length, layout)
 

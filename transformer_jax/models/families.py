@@ -109,7 +109,8 @@ _KEPT_OF_A_WEIGHT = {"definition": 3.25, "compact": 1.1, "blockwise": 0.25, "cud
 # Fields of what only a Transformer has; heads and d_ff are left out, which every preset sets.
 _OF_A_TRANSFORMER = (
     "d_k", "d_v", "activation", "attention_dropout", "activation_dropout", "norm_placement",
-    "normalization", "residual_connections", "norm_epsilon", "attention_radius", "remat",
+    "normalization", "residual_connections", "norm_epsilon", "attention_radius",
+    "cross_attention_radius", "remat",
 )  # fmt: skip
 _OF_CONVOLUTIONS = ("kernel_width", "dilation_base")
 

@@ -18,7 +18,7 @@ from transformer_jax.parsing.constraint import (
     start_state,
 )
 
-__all__ = ["ConstrainedModel", "constrain_model", "find_word_starts"]
+__all__ = ["ConstrainedModel", "constrain_model", "find_word_starts", "grammar_of"]
 
 
 class _Cache(NamedTuple):
@@ -105,10 +105,22 @@ def constrain_model(
     Raises:
         UserError: There is no tag among the target's symbols.
     """
-    target = vocabularies.target
-    symbols = target.tokens(range(len(target)))
-    grammar = make_grammar(symbols[len(SPECIAL) :], order, len(SPECIAL), EOS_ID)
+    grammar = grammar_of(vocabularies.target, order)
     return ConstrainedModel(model, grammar, find_word_starts(vocabularies.source), extra_length)
+
+
+def grammar_of(target: Vocabulary, order: str) -> Grammar:
+    """Make the grammar of a vocabulary of symbols.
+
+    Args:
+        target: The vocabulary.
+        order: One of `ORDERS`.
+
+    Raises:
+        UserError: There is no tag among the symbols.
+    """
+    symbols = target.tokens(range(len(target)))
+    return make_grammar(symbols[len(SPECIAL) :], order, len(SPECIAL), EOS_ID)
 
 
 def find_word_starts(vocabulary: Vocabulary) -> tuple[bool, ...]:

@@ -29,6 +29,11 @@ class Grammar(NamedTuple):
     labels: tuple[int, ...]
     is_in_order: bool
 
+    @property
+    def is_word(self) -> tuple[bool, ...]:
+        """For each symbol whether it is a word with its tag."""
+        return tuple(kind == _TAG for kind in self.kinds)
+
 
 class GrammarState(NamedTuple):
     """How far N rows have come.

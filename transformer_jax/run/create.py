@@ -113,9 +113,8 @@ def create_run(
         _check_init_from(config, corpus, other)
         lines = lines.merged(other.lines)
     if fit_memory:
-        functions = task.step_functions(
-            build_model(config.model), config.optimizer, config.train.seed, optimizer
-        )
+        model = task.model(config.model, corpus.vocabularies)
+        functions = task.step_functions(model, config.optimizer, config.train.seed, optimizer)
         config = fit_batches(config, corpus, layout, functions)
     return Run.create(folder, config, corpus, lines)
 
@@ -132,6 +131,12 @@ def _checked_task(config: RunConfig) -> Task:
         raise RunError(
             f"target_vocab_size {target}: the task {data.task} has one vocabulary for both sides: "
             "leave it out"
+        )
+    radius = model.cross_attention_radius
+    if radius is not None and not task.knows_next_word:
+        raise RunError(
+            f"cross_attention_radius {radius}: the task {data.task} does not know which word of "
+            "the source comes next, as parsing does: leave it out"
         )
     family = family_of(model)
     own = None if task.pairing.joint else target or model.vocab_size

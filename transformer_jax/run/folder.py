@@ -27,7 +27,6 @@ from transformer_jax.data.preparation import TRAIN, VALIDATION
 from transformer_jax.data.vocabulary import Vocabularies, load_vocabularies, save_vocabularies
 from transformer_jax.errors import UserError
 from transformer_jax.files import write_atomically
-from transformer_jax.models.families import build_model
 from transformer_jax.run.changes import OptimizerChange, optimizer_at
 from transformer_jax.run.checkpoints import Checkpoints
 from transformer_jax.run.formats import FORMAT, upgrade_run
@@ -258,7 +257,7 @@ class Run:
     def step_functions(self, optimizer: MakeOptimizer = make_optimizer) -> StepFunctions:
         """Make what trains the run's model; it also knows the shapes of its state."""
         config = self.config
-        model = build_model(config.model)
+        model = self.task.model(config.model, self.vocabularies)
         return self.task.step_functions(model, config.optimizer, config.train.seed, optimizer)
 
     def check_config(self, config: RunConfig, change_optimizer: bool = False) -> None:

@@ -16,6 +16,7 @@ from transformer_jax.parsing.linearization import delinearize
 from transformer_jax.parsing.scores import score_parses
 from transformer_jax.parsing.treebank import PhraseTrees, Treebank
 from transformer_jax.parsing.trees import Tree
+from transformer_jax.parsing.windowed import window_model
 from transformer_jax.tasks.task import Task
 
 __all__ = ["ParsingTask"]
@@ -33,6 +34,7 @@ class ParsingTask(Task):
 
     best_metrics: ClassVar = {**Task.best_metrics, "f1": True}
     search = PARSING_SEARCH
+    knows_next_word = True
 
     def __init__(self, order: str, constrained: bool = True):
         self.order, self.constrained = order, constrained
@@ -65,6 +67,12 @@ class ParsingTask(Task):
 
     def split_text(self, split):
         return PhraseTrees(split, self.order)
+
+    def model(self, config, vocabularies):
+        model = super().model(config, vocabularies)
+        if config.cross_attention_radius is None:
+            return model
+        return window_model(model, vocabularies, self.order)
 
     def constrain(self, model, vocabularies, search):
         if not self.constrained:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from flax import linen as nn
 
-from transformer_jax.config import DataConfig, OptimizerConfig, RunConfig
+from transformer_jax.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig
 from transformer_jax.data.batching import Batch, Corrupt
 from transformer_jax.data.manifest import Texts
 from transformer_jax.data.pairing import Pairing
@@ -26,6 +26,7 @@ from transformer_jax.evaluation.bleu import Score, exact_match
 from transformer_jax.evaluation.evaluate import make_evaluation, read_target
 from transformer_jax.functional.losses import label_smoothed_cross_entropy, sum_blocks
 from transformer_jax.models.dimensions import boxed_init
+from transformer_jax.models.families import build_model
 from transformer_jax.models.kernels import logits_block
 from transformer_jax.training.optimizer import MakeOptimizer, make_optimizer
 from transformer_jax.training.schedule import make_schedule
@@ -49,6 +50,8 @@ class Task:
     """(batch, draw) -> batch, what training reads instead, in NumPy; draw(n) [B, n] are 64-bit
     numbers that depend on the seed, the sentence and the epoch alone."""
 
+    knows_next_word: ClassVar[bool] = False
+    """Whether a model may have a `cross_attention_radius`."""
     search: ClassVar[Search] = Search()
     """The search that predictions are made with where none is asked for."""
 
@@ -62,6 +65,15 @@ class Task:
     def split_text(self, split: ParallelText) -> ParallelText:
         """Make the text of this task of a split of its dataset."""
         return split
+
+    def model(self, config: ModelConfig, vocabularies: Vocabularies) -> nn.Module:
+        """Make the model that is trained and that predicts.
+
+        Args:
+            config: Its configuration.
+            vocabularies: Those of source and target.
+        """
+        return build_model(config)
 
     def constrain(self, model: Any, vocabularies: Vocabularies, search: Search) -> Any:
         """Make what a search asks instead of the model, with the same variables.

@@ -91,7 +91,7 @@ def check_expressible(config: ModelConfig, format_name: str, **allowed: Sequence
     of_all: dict[str, Sequence[Any]] = {
         "architecture": ["transformer"], "attention_score": ["scaled"],
         "normalization": ["layer"], "residual_connections": [True], "attention_radius": [None],
-        "key_size": [head], "value_size": [head],
+        "cross_attention_radius": [None], "key_size": [head], "value_size": [head],
     }  # fmt: skip
     for name, values in (of_all | allowed).items():
         if (found := getattr(config, name)) not in values:
