@@ -122,7 +122,7 @@ CASES = {
     ),
     "words that no task knows": (
         text("a\n" * 9, "b\n" * 9), [*TRAIN, "--cross-attention-radius", "1"],
-        "cross_attention_radius 1: the task translation does not know which word of the",
+        "cross_attention_radius 1: only the task parsing knows which word of the source comes next",
     ),
     "a radius below 0": (
         text("a\n" * 9, "b\n" * 9), [*TRAIN, "--cross-attention-radius=-1"],

@@ -44,7 +44,8 @@ CASES = {
     ),
     "trees for another task": (
         trees("(TOP (NN dog))\n"),
-        [*GIVEN, "--task", "translation", "--target-vocab-size", "None", "--best-metric", "loss"],
+        [*GIVEN, "--task", "translation", "--target-vocab-size", "None", "--best-metric", "loss",
+         "--cross-attention-radius", "None"],
         "are trees, and the task is translation: start from --preset parsing",
     ),
     "other text beside trees": (

@@ -156,6 +156,37 @@ def test_table_4_from_end_to_end(tmp_path, monkeypatch, capsys):
     assert float(shown) == pytest.approx(scores["rows"][1][1], abs=0.06)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("second", [False, True], ids=["WSJ only", "semi-supervised"])
+def test_full_size_program_trains_on_sections(tmp_path, monkeypatch, second):
+    """The paper's path over sections of a folder, with the sizes of a toy."""
+    for number in (2, 3, 21, 22, 23):
+        (tmp_path / f"{number:02}").mkdir()
+        write_treebank(tmp_path / f"{number:02}" / "wsj_0001.mrg", 40, seed=number)
+    write_treebank(tmp_path / "parsed.trees", 50, seed=0)
+    full = table4_parsing.full
+
+    def small(arguments):
+        config = full(arguments)
+        model = replace(config.model, vocab_size=330, d_model=16, d_ff=32, num_layers=1)
+        data = replace(config.data, batch_tokens=512, max_batch_shapes=1)
+        return replace(config, model=model, data=data)
+
+    monkeypatch.setattr(table4_parsing, "full", small)
+    words = ["--full", "--treebank", str(tmp_path), "--steps", "2", "--output", str(tmp_path)]
+    if second:
+        words += ["--second", str(tmp_path / "parsed.trees"), "--second-ratio", "0.5"]
+    monkeypatch.setattr("sys.argv", ["table4_parsing", *words])
+    table4_parsing.main()
+    name = "full-semi-supervised-paper" if second else "full-WSJ-only-paper"
+    [table] = json.loads((tmp_path / f"table4-{name}.json").read_text())["tables"]
+    assert [row[0] for row in table["rows"]] == [
+        "the paper", "section 22, beam 21", "section 23, beam 21",
+    ]  # fmt: skip
+    assert table["rows"][0][1] == (92.7 if second else 91.3)
+    assert all(0 <= row[1] <= 100 for row in table["rows"][1:])
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

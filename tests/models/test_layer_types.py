@@ -297,6 +297,7 @@ def test_number_of_parameters_is_about_the_estimate(name):
             {"attention_radius": 2},
             "attention_radius 2 has no meaning for architecture lstm",
         ),
+        ("rnn", {"cross_attention_radius": 1}, "cross_attention_radius 1 has no meaning"),
         ("rnn", {"norm_placement": "pre"}, "norm_placement 'pre' has no meaning"),
         ("convolutional", {"remat": "layers"}, "remat 'layers' has no meaning"),
         ("restricted", {"kernel_width": 5}, "kernel_width 5 has no meaning for architecture trans"),

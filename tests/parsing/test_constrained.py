@@ -17,7 +17,8 @@ from transformer_jax.decoding.inference import BatchDecoder
 from transformer_jax.decoding.options import Search
 from transformer_jax.errors import UserError
 from transformer_jax.parsing import ORDERS, delinearize
-from transformer_jax.parsing.constrained import constrain_model, find_word_starts
+from transformer_jax.parsing.constrained import constrain_model
+from transformer_jax.parsing.wrapper import find_word_starts
 
 SYMBOLS = {"vinyals": "S NP XX /NP /S"}
 USUAL = "S NP NN VB /NP /S"

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from tests.parsing.test_constrained import model_of, vocabularies_of
 from transformer_jax.data.vocabulary import SentencePieceVocabulary, Vocabularies
@@ -50,9 +49,10 @@ def test_searches_score_as_the_whole_target_does(order, radius):
         model, variables, searched=lambda _: constrain_model(model, both, order, 9)
     )
     rng = np.random.default_rng(0)
-    # Lengths of several groups, so that sentences that end make room for others.
-    sources = [rng.integers(4, 9, size=n).tolist() for n in (1, 2, 3, 5, 8, 13, 1, 4)]
-    for search in (Search(method="greedy", extra_length=9), Search(n_best=4, extra_length=9)):
+    # Two or so at once, of several widths: those that end make room for others, and caches grow.
+    sources = [rng.integers(4, 9, size=n).tolist() for n in (1, 2, 3, 5, 40, 8, 13, 1, 4)]
+    of_few = {"extra_length": 9, "batch_tokens": 64}
+    for search in (Search(method="greedy", **of_few), Search(n_best=4, **of_few)):
         for source, hypotheses in zip(sources, decoder.translate(sources, search)):
             ids = [hypothesis.ids for hypothesis in hypotheses]
             for each in ids:
@@ -70,6 +70,8 @@ def test_a_window_over_all_words_changes_nothing():
     expected = plain.apply(variables, source, target)
     np.testing.assert_array_equal(wide.apply(variables, source, target), expected)
     assert jnp.abs(near.apply(variables, source, target) - expected).max() > 1e-3
+    states = near.apply(variables, source, method="encode")
+    np.testing.assert_array_equal(states, plain.apply(variables, source, method="encode"))
     # What the one is trained to, the other takes.
-    drawn = nn.unbox(jax.jit(near.init)(jax.random.key(0), source, target))
+    drawn = jax.jit(near.init)(jax.random.key(0), source, target)
     assert jax.tree.map(jnp.shape, drawn) == jax.tree.map(jnp.shape, variables)

@@ -8,7 +8,7 @@ import pytest
 from tests.parsing.toy import parsing_configuration, write_treebank
 from tests.small_job import read_jsonl
 from tests.test_readme import run_blocks
-from transformer_jax import DataConfig, Parser
+from transformer_jax import DataConfig, ModelConfig, Parser, Transformer
 from transformer_jax.cli import main
 from transformer_jax.data.corpus import Corpus
 from transformer_jax.data.manifest import Manifest
@@ -29,7 +29,7 @@ def parsing_run(tmp_path_factory, _cache):
     config = parsing_configuration(folder, steps=160, evaluate_every=80, checkpoint_every=80)
     config = replace(
         config,
-        model=replace(config.model, cross_attention_radius=1),
+        model=replace(config.model, cross_attention_radius=0),
         optimizer=replace(config.optimizer, warmup_steps=40),
     )
     return train(config, folder / "run", progress=False)
@@ -176,6 +176,33 @@ def test_symbols_of_another_order_are_refused(parsing_run, tmp_path):
         train(replace(config, data=data), tmp_path / "run", progress=False)
     with pytest.raises(UserError, match="was trained for parsing, whose targets are written othe"):
         train(config, tmp_path / "run", init_from=parsing_run.folder, progress=False)
+
+
+def test_symbols_that_a_vocabulary_lacks_are_refused(parsing_run, tmp_path):
+    """Of the run that parameters come from: each of them means something, and none is unknown."""
+    config = parsing_configuration(tmp_path, steps=1)
+    config = replace(config, model=parsing_run.config.model)
+    with (tmp_path / "train.trees").open("a") as bank:
+        bank.write("(TOP (S (NP (NNS dogs)) (VP (VB bark))))\n")
+    with pytest.raises(UserError, match="have the symbols NNS, which the vocabulary of the run"):
+        train(config, tmp_path / "run", init_from=parsing_run.folder, progress=False)
+
+
+def test_a_parser_may_attend_to_all_words(tmp_path):
+    """As the paper's does; trained for one update, and loaded again."""
+    config = parsing_configuration(tmp_path, steps=1, evaluate_every=1, checkpoint_every=1)
+    run = train(config, tmp_path / "run", progress=False)
+    parser = Parser.load(run.folder)
+    assert isinstance(parser.model, Transformer)
+    [tree] = parser.parse(["the dog sees a cat"], beam_size=1)
+    assert words(tree) == ["the", "dog", "sees", "a", "cat"]
+
+
+def test_architectures_that_cannot_attend_to_one_word_are_refused():
+    task = task_of(DataConfig(task="parsing"))
+    config = ModelConfig(cross_attention_radius=1, architecture="last state")
+    with pytest.raises(UserError, match="radius 1 has no meaning for architecture last state"):
+        task.check_model(config)
 
 
 def test_models_that_parse_leave_as_files_of_ours_alone(parsing_run, tmp_path):

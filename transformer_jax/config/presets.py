@@ -149,8 +149,7 @@ def parsing(vocab_size: int = 12_000) -> ModelConfig:
         decoder_layers=2,
         target_vocab_size=512,
         tied_embeddings="decoder",
-        # As tensor2tensor has it; the order of words is found in half as many updates.
-        norm_placement="pre",
+        norm_placement="pre",  # as tensor2tensor has it
         dropout=0.2,
         cross_attention_radius=0,
     )

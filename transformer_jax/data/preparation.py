@@ -248,6 +248,8 @@ def _prepare_unless_current(
     if validation is not None:
         _survey(validation, language, manifest.pairing)  # for its faults
     vocabularies = given or _train_vocabularies(manifest, train, -(-count // VOCABULARY_PAIRS))
+    if manifest.pairing.target_vocabulary == "whitespace":
+        _check_symbols(train, vocabularies.target, is_given=given is not None)
     (folder / Manifest.FILE).unlink(missing_ok=True)
     corpus = write_corpus(
         folder / TRAIN,
@@ -301,14 +303,21 @@ def _train_vocabularies(manifest: Manifest, text: ParallelText, apart: int) -> V
     own_kind = manifest.pairing.target_vocabulary
     source = trained((0,), manifest.vocab_size)
     target = trained((1,), manifest.target_vocab_size, own_kind or manifest.vocabulary)
-    if own_kind == "whitespace":  # symbols, all of which mean something
-        count = len({symbol for _, right in text for symbol in right.split()})
-        if count > len(target) - len(SPECIAL):
-            raise VocabularyError(
-                f"{text} have {count} symbols, and target_vocab_size {manifest.target_vocab_size} "
-                f"holds {len(target) - len(SPECIAL)}: raise it to {count + len(SPECIAL)}"
-            )
     return Vocabularies.with_pipelines(source, target, pipelines)
+
+
+def _check_symbols(text: ParallelText, vocabulary: Vocabulary, is_given: bool) -> None:
+    """Raise VocabularyError where a vocabulary lacks a symbol, all of which mean something."""
+    symbols = {symbol for _, right in text for symbol in right.split()}
+    held = vocabulary.tokens(range(len(vocabulary)))
+    if lacking := sorted(symbols - {*held}):
+        raise VocabularyError(
+            f"{text} have the symbols {', '.join(lacking[:5])}, which the vocabulary of the run "
+            f"that parameters come from lacks ({len(lacking)} in all): leave --init-from out"
+            if is_given
+            else f"{text} have {len(symbols)} symbols, and target_vocab_size {len(held)} holds "
+            f"{len(held) - len(SPECIAL)}: raise it to {len(symbols) + len(SPECIAL)}"
+        )
 
 
 def _survey(text: ParallelText, language: str | None, pairing: Pairing) -> tuple[int, int | None]:

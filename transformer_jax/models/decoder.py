@@ -39,7 +39,7 @@ class DecodeState(NamedTuple):
             of them that attention still reaches.
         written: Per layer [B, H, K, P] and [B, H, P, Dv], keys and values of those tokens.
         memory: Per layer [B, H, K, S] and [B, H, S, Dv], keys and values of the source.
-        memory_mask: [B, 1, 1, S].
+        memory_mask: [B, 1, 1, S]; a step also takes one of its own, [B, 1, W, S].
         position_of: [B, P], the position of the token in each place; None without a radius.
     """
 

@@ -6,50 +6,27 @@ count words, and loses count in long sentences. After Ma, Liu, Tamura, Zhao and 
 "Deterministic Attention for Sequence-to-Sequence Constituent Parsing" (AAAI 2017).
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from transformer_jax.data.vocabulary import EOS_ID, Vocabularies
+from transformer_jax.data.vocabulary import EOS_ID, UNK_ID, Vocabularies
 from transformer_jax.models.cache import resize_axis
 from transformer_jax.models.embedding import shift_right
 from transformer_jax.models.encoder import Masks
-from transformer_jax.parsing.constrained import find_word_starts, grammar_of
+from transformer_jax.parsing.wrapper import Wrapper, WrapperCache, find_word_starts, grammar_of
 
 __all__ = ["WindowedModel", "near_next_word", "window_model"]
 
 
-class _Cache(NamedTuple):
-    """The model's cache without its history, which moves with a hypothesis as `written` does.
-
-    Attributes:
-        inner: That cache.
-        words: [B, S], as in `near_next_word`.
-        history: The model's history, and the words [N] that have been written.
-    """
-
-    inner: Any
-    words: jax.Array
-    history: tuple[Any, jax.Array]
-
-    @classmethod
-    def of(cls, cache: Any, words: jax.Array, written: jax.Array) -> "_Cache":
-        return cls(cache._replace(history=()), words, (cache.history, written))
-
-    @property
-    def of_model(self) -> Any:
-        return self.inner._replace(history=self.history[0])
-
-
-class WindowedModel(nn.Module):
+class WindowedModel(Wrapper):
     """A Transformer whose decoder sees `cross_attention_radius` words on either side of the one
     that comes next; its variables are the Transformer's.
 
     Attributes:
-        transformer: The Transformer. (A model around this one has `model`, and the names of shared
-            scopes must differ.)
+        transformer: The Transformer.
         is_word: For each symbol of the target, whether it is a word with its tag.
         word_starts: For each token of the source, whether a word begins with it.
     """
@@ -58,13 +35,9 @@ class WindowedModel(nn.Module):
     is_word: tuple[bool, ...]
     word_starts: tuple[bool, ...]
 
-    def setup(self):
-        nn.share_scope(self, self.transformer)
-
     @property
-    def config(self):
-        """The Transformer's configuration."""
-        return self.transformer.config  # type: ignore[attr-defined]
+    def wrapped(self) -> Any:
+        return self.transformer
 
     def __call__(self, source, target, rows=None):
         return self.project(self.features(source, target, rows))
@@ -73,35 +46,27 @@ class WindowedModel(nn.Module):
         before = shift_right(target, self.config.start_id)
         written = jnp.cumsum(jnp.asarray(self.is_word)[before], axis=1, dtype=jnp.int32)
         near = self._near(self._words(source), written)
-        return self.transformer.features(source, target, rows, Masks(cross=near))
-
-    def project(self, features):
-        return self.transformer.project(features)
+        return self.wrapped.features(source, target, rows, Masks(cross=near))
 
     def init_cache(self, source, rows_per_sentence, places):
-        cache = self.transformer.init_cache(source, rows_per_sentence, places)
+        cache = self.wrapped.init_cache(source, rows_per_sentence, places)
         written = jnp.zeros(source.shape[0] * rows_per_sentence, jnp.int32)
-        return _Cache.of(cache, self._words(source), written)
+        return WrapperCache.of(cache, written, self._words(source))
 
     def decode_step(self, cache, tokens):
-        words, written = cache.words, cache.history[1]
-        written += jnp.asarray(self.is_word)[tokens]
+        words, before, mask = cache.words, cache.of_model, cache.inner.memory_mask
+        written = cache.state + jnp.asarray(self.is_word)[tokens]
         near = self._near(words, written.reshape(words.shape[0], -1))
-        of_model, mask = cache.of_model, cache.inner.memory_mask
-        after, features = self.transformer.decode_step(
-            of_model._replace(memory_mask=mask & near), tokens
-        )
-        return _Cache.of(after._replace(memory_mask=mask), words, written), features
-
-    def places_taken(self, cache):
-        return self.transformer.places_taken(cache.of_model)
+        before = before._replace(memory_mask=mask & near)
+        after, features = self.wrapped.decode_step(before, tokens)
+        return WrapperCache.of(after._replace(memory_mask=mask), written, words), features
 
     def resize_cache(self, cache, source_length, places):
-        inner = self.transformer.resize_cache(cache.of_model, source_length, places)
-        return _Cache.of(inner, resize_axis(cache.words, source_length, 1), cache.history[1])
+        cache = super().resize_cache(cache, source_length, places)
+        return cache._replace(words=resize_axis(cache.words, source_length, 1))
 
     def _words(self, source):
-        """Count the words before each token's, [B, S]; what ends the sentence follows them all."""
+        """Number the word of each token, [B, S]; what ends the sentence follows them all."""
         starts = jnp.asarray(self.word_starts)[source] | (source == EOS_ID)
         return jnp.cumsum(starts, axis=1, dtype=jnp.int32) - 1
 
@@ -138,5 +103,7 @@ def window_model(model: nn.Module, vocabularies: Vocabularies, order: str) -> Wi
     Raises:
         UserError: There is no tag among the target's symbols.
     """
-    is_word = grammar_of(vocabularies.target, order).is_word
-    return WindowedModel(model, is_word, find_word_starts(vocabularies.source))
+    is_word = list(grammar_of(vocabularies.target, order).is_word)
+    # A symbol of a held-out tree that the vocabulary lacks is most likely a tag.
+    is_word[UNK_ID] = True
+    return WindowedModel(model, tuple(is_word), find_word_starts(vocabularies.source))

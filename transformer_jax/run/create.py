@@ -132,12 +132,7 @@ def _checked_task(config: RunConfig) -> Task:
             f"target_vocab_size {target}: the task {data.task} has one vocabulary for both sides: "
             "leave it out"
         )
-    radius = model.cross_attention_radius
-    if radius is not None and not task.knows_next_word:
-        raise RunError(
-            f"cross_attention_radius {radius}: the task {data.task} does not know which word of "
-            "the source comes next, as parsing does: leave it out"
-        )
+    task.check_model(model)
     family = family_of(model)
     own = None if task.pairing.joint else target or model.vocab_size
     family.check(replace(model, target_vocab_size=own))
@@ -153,6 +148,7 @@ def _checked_task(config: RunConfig) -> Task:
 def check_frozen(task: Task, config: RunConfig, optimizer: MakeOptimizer) -> None:
     """Raise UserError where frozen parameters are none of the model's, or all of them."""
     if names := config.optimizer.frozen:
+        # There are no vocabularies yet, and a task's model has the parameters of its family's.
         functions = task.step_functions(
             build_model(config.model), config.optimizer, config.train.seed, optimizer
         )

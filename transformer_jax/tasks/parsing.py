@@ -34,7 +34,6 @@ class ParsingTask(Task):
 
     best_metrics: ClassVar = {**Task.best_metrics, "f1": True}
     search = PARSING_SEARCH
-    knows_next_word = True
 
     def __init__(self, order: str, constrained: bool = True):
         self.order, self.constrained = order, constrained
@@ -67,6 +66,13 @@ class ParsingTask(Task):
 
     def split_text(self, split):
         return PhraseTrees(split, self.order)
+
+    def check_model(self, config):
+        if config.cross_attention_radius is not None and config.architecture != "transformer":
+            raise UserError(
+                f"cross_attention_radius {config.cross_attention_radius} has no meaning for "
+                f"architecture {config.architecture}: give None"
+            )
 
     def model(self, config, vocabularies):
         model = super().model(config, vocabularies)

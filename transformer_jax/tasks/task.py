@@ -50,8 +50,6 @@ class Task:
     """(batch, draw) -> batch, what training reads instead, in NumPy; draw(n) [B, n] are 64-bit
     numbers that depend on the seed, the sentence and the epoch alone."""
 
-    knows_next_word: ClassVar[bool] = False
-    """Whether a model may have a `cross_attention_radius`."""
     search: ClassVar[Search] = Search()
     """The search that predictions are made with where none is asked for."""
 
@@ -66,13 +64,25 @@ class Task:
         """Make the text of this task of a split of its dataset."""
         return split
 
+    def check_model(self, config: ModelConfig) -> None:
+        """Raise UserError for a model that this task cannot have."""
+        if config.cross_attention_radius is not None:
+            raise UserError(
+                f"cross_attention_radius {config.cross_attention_radius}: only the task parsing "
+                "knows which word of the source comes next: give None"
+            )
+
     def model(self, config: ModelConfig, vocabularies: Vocabularies) -> nn.Module:
         """Make the model that is trained and that predicts.
 
         Args:
             config: Its configuration.
             vocabularies: Those of source and target.
+
+        Raises:
+            UserError: This task cannot have such a model.
         """
+        self.check_model(config)
         return build_model(config)
 
     def constrain(self, model: Any, vocabularies: Vocabularies, search: Search) -> Any:
