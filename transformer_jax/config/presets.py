@@ -150,7 +150,7 @@ def parsing(vocab_size: int = 12_000) -> ModelConfig:
         target_vocab_size=512,
         tied_embeddings="decoder",
         norm_placement="pre",  # as tensor2tensor has it
-        dropout=0.2,
+        dropout=0.3,
         cross_attention_radius=0,
     )
 
