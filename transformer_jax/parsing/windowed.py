@@ -22,8 +22,8 @@ __all__ = ["WindowedModel", "near_next_word", "window_model"]
 
 
 class WindowedModel(Wrapper):
-    """A Transformer of whose decoder half the heads see `cross_attention_radius` words of the source
-    on either side of the one that comes next; its variables are the Transformer's.
+    """A Transformer whose decoder sees `cross_attention_radius` words on either side of the one
+    that comes next; its variables are the Transformer's.
 
     Attributes:
         transformer: The Transformer.
@@ -71,10 +71,7 @@ class WindowedModel(Wrapper):
         return jnp.cumsum(starts, axis=1, dtype=jnp.int32) - 1
 
     def _near(self, words, written):
-        near = near_next_word(words, written, self.config.cross_attention_radius)
-        heads = self.config.num_heads
-        sees_all = jnp.arange(heads) >= (heads + 1) // 2
-        return near[:, None] | sees_all[None, :, None, None]
+        return near_next_word(words, written, self.config.cross_attention_radius)[:, None]
 
 
 def near_next_word(words: jax.Array, written: jax.Array, radius: int) -> jax.Array:
