@@ -62,7 +62,7 @@ PARTS = ("baselines", "all-words", "next-word", "orders", "self-training", "atte
 ORDERS = {"tensor2tensor": "parsing", "in-order": "parsing-in-order"}
 # Longest sentence whose links are counted, in words.
 LONGEST_LINKED = 40
-STEPS, GRAMMAR_STEPS = 30_000, 3_000
+STEPS, GRAMMAR_STEPS = 15_000, 3_000
 # Where attention must find the words, the preset's rate is too high.
 ALL_WORDS_LR_FACTOR = 0.5
 GRAMMAR_PIECES = 2000

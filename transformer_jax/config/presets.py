@@ -150,7 +150,7 @@ def parsing(vocab_size: int = 12_000) -> ModelConfig:
         target_vocab_size=512,
         tied_embeddings="decoder",
         norm_placement="pre",  # as tensor2tensor has it
-        dropout=0.3,
+        dropout=0.2,
         cross_attention_radius=0,
     )
 
@@ -201,7 +201,7 @@ def _parsing_recipe() -> RunConfig:
         parsing(),
         OptimizerConfig(warmup_steps=1000, lr_factor=2.0),
         DataConfig(task="parsing", batch_tokens=2048, max_batch_shapes=6),
-        TrainConfig(steps=30_000, evaluate_every=3000, checkpoint_every=1000, best_metric="f1"),
+        TrainConfig(steps=15_000, evaluate_every=1500, checkpoint_every=500, best_metric="f1"),
     )
 
 
