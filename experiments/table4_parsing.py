@@ -38,15 +38,15 @@ from experiments.constituents import (
 from experiments.figures1_2_architecture import save
 from experiments.ledger import Cell, Entry, Provenance, Table
 from experiments.parsing_baselines import CountingParser
+from experiments.parsing_splits import split_validation, write_trees
 from experiments.program import check_positive, make_parser, publish_result
 from experiments.runs import training_summary
 from transformer_jax import presets
 from transformer_jax.config import RunConfig
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bleu import Score
-from transformer_jax.files import write_atomically
 from transformer_jax.parser import Parser
-from transformer_jax.parsing import Tree, read_trees, words, write_brackets
+from transformer_jax.parsing import Tree, read_trees, words
 from transformer_jax.parsing.scores import score_parses
 from transformer_jax.run.splits import dataset_splits
 from transformer_jax.run.train import train
@@ -56,8 +56,6 @@ from transformer_jax.visualization.tree import draw_tree
 
 PAPER = {"WSJ only": 91.3, "semi-supervised": 92.7}
 BEAMS = (1, 4, 21)
-# Of val: sentences to score, and others by which the best checkpoint is chosen.
-SCORED, CHOSEN_BY = 500, 200
 PARTS = ("baselines", "all-words", "next-word", "orders", "self-training", "attention")
 ORDERS = {"tensor2tensor": "parsing", "in-order": "parsing-in-order"}
 # Longest sentence whose links are counted, in words.
@@ -127,31 +125,6 @@ def with_text(text: dict[str, Any], steps: int) -> RunConfig:
             checkpoint_every=max(steps // 30, 1),
         ),
     )  # fmt: skip
-
-
-def evenly(trees: Sequence[Tree], count: int) -> list[int]:
-    """Places of so many trees, evenly spaced.
-
-    >>> evenly([Tree("TOP")] * 10, 3)
-    [0, 3, 6]
-    """
-    count = min(count, len(trees))
-    return [place * len(trees) // count for place in range(count)]
-
-
-def write_trees(trees: Sequence[Tree], path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, "".join(f"{write_brackets(tree)}\n" for tree in trees))
-    return path
-
-
-def split_validation(bank: Path, output: Path) -> list[Tree]:
-    """The trees to score; others, which choose the best checkpoint, are written."""
-    trees = list(read_trees(bank / "val.trees"))
-    scored = set(evenly(trees, SCORED))
-    others = [tree for place, tree in enumerate(trees) if place not in scored]
-    write_trees([others[place] for place in evenly(others, CHOSEN_BY)], output / "chosen-by.trees")
-    return [trees[place] for place in sorted(scored)]
 
 
 def values(scores: Sequence[Score]) -> list[Cell]:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import table4_parsing
+from experiments import parsing_splits, table4_parsing
 from experiments.constituents import best_head, count_links
 from experiments.parsing_baselines import CountingParser
 from tests.parsing.toy import write_treebank
@@ -108,8 +108,8 @@ def test_table_4_from_end_to_end(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(jax, "devices", lambda: [device])  # a user's CPU is one device
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
     monkeypatch.setattr(table4_parsing.presets, "run_config", narrow)
-    monkeypatch.setattr(table4_parsing, "SCORED", 10)
-    monkeypatch.setattr(table4_parsing, "CHOSEN_BY", 5)
+    monkeypatch.setattr(parsing_splits, "SCORED", 10)
+    monkeypatch.setattr(parsing_splits, "CHOSEN_BY", 5)
     monkeypatch.setattr(table4_parsing, "BEAMS", (2,))
     output = tmp_path / "output"
 
