@@ -13,13 +13,13 @@ SCORED, CHOSEN_BY = 500, 200
 
 
 def evenly(trees: Sequence[Tree], count: int) -> list[int]:
-    """Places of so many trees, evenly spaced.
+    """List the indices of `count` trees, evenly spaced.
 
     >>> evenly([Tree("TOP")] * 10, 3)
     [0, 3, 6]
     """
     count = min(count, len(trees))
-    return [place * len(trees) // count for place in range(count)]
+    return [number * len(trees) // count for number in range(count)]
 
 
 def write_trees(trees: Sequence[Tree], path: Path) -> Path:

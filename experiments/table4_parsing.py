@@ -56,6 +56,8 @@ from transformer_jax.visualization.tree import draw_tree
 
 PAPER = {"WSJ only": 91.3, "semi-supervised": 92.7}
 BEAMS = (1, 4, 21)
+# Options of --full alone, and their defaults.
+OF_FULL: dict[str, Any] = {"recipe": "paper", "second": None, "second_ratio": 1.0}
 PARTS = ("baselines", "all-words", "next-word", "orders", "self-training", "attention")
 ORDERS = {"tensor2tensor": "parsing", "in-order": "parsing-in-order"}
 # Longest sentence whose links are counted, in words.
@@ -220,8 +222,8 @@ def find(arguments: argparse.Namespace) -> tuple[list[Table], list[Path]]:
 
     def free_and_constrained(parser: Parser, name: str) -> list[list[Cell]]:
         free = without_constraint(parser)
-        found = decode(parser, gold, name, BEAMS)
-        return found + decode(free, gold, f"{name}, without the constraint", BEAMS)
+        constrained = decode(parser, gold, name, BEAMS)
+        return constrained + decode(free, gold, f"{name}, without the constraint", BEAMS)
 
     if "baselines" in parts:
         rows += baselines(bank, gold)
@@ -304,9 +306,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--treebank", type=Path, help="folder of trees")
     parser.add_argument("--grammar", action="store_true", help="phrases of the embedded corpus")
     parser.add_argument("--full", action="store_true", help="the paper's sizes, on WSJ")
-    parser.add_argument("--recipe", choices=("paper", "t2t"), default="paper", help="of --full")
+    parser.add_argument(
+        "--recipe", choices=("paper", "t2t"), default=OF_FULL["recipe"], help="of --full"
+    )
     parser.add_argument("--second", help="parsed trees to mix in, of --full")
-    parser.add_argument("--second-ratio", type=float, default=1.0, help="for each gold tree")
+    parser.add_argument(
+        "--second-ratio", type=float, default=OF_FULL["second_ratio"], help="for each gold tree"
+    )
     parser.add_argument("--steps", type=int, help="updates of each run")
     parser.add_argument("--only", choices=PARTS, help="a part of the scaled-down experiment")
     arguments = parser.parse_args()
@@ -322,11 +328,10 @@ def parse_arguments() -> argparse.Namespace:
                 f"--treebank {arguments.treebank}: there is no {name} in it: give the sections of "
                 "the Wall Street Journal with --full, or a folder of train.trees and val.trees"
             )
-    of_full = {"second": None, "second_ratio": 1.0, "recipe": "paper"}
-    for name, default in of_full.items():
+    for name, default in OF_FULL.items():
         if getattr(arguments, name) != default and not arguments.full:
             raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)} is of --full")
-    if arguments.second_ratio != 1.0 and arguments.second is None:
+    if arguments.second_ratio != OF_FULL["second_ratio"] and arguments.second is None:
         raise UserError(f"--second-ratio {arguments.second_ratio} needs --second TREES")
     if arguments.only and (arguments.full or arguments.grammar):
         raise UserError(f"--only {arguments.only} is a part of the scaled-down experiment")
@@ -335,15 +340,13 @@ def parse_arguments() -> argparse.Namespace:
 
 def _given(arguments: argparse.Namespace) -> str:
     """The options that decide what is found, as a command has them."""
-    names = ("treebank", "grammar", "full", "recipe", "second", "second_ratio", "steps", "only")
-    defaults = {"recipe": "paper", "second_ratio": 1.0}
-    found = ""
-    for name in names:
+    options = ""
+    for name in ("treebank", "grammar", "full", *OF_FULL, "steps", "only"):
         value = getattr(arguments, name)
-        if value not in (None, False, defaults.get(name)):
+        if value not in (None, False, OF_FULL.get(name)):
             shown = "" if value is True else f" {shlex.quote(str(value))}"
-            found += f" --{name.replace('_', '-')}{shown}"
-    return found
+            options += f" --{name.replace('_', '-')}{shown}"
+    return options
 
 
 def main() -> None:

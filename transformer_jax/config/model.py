@@ -73,8 +73,8 @@ class ModelConfig:
     """Self-attention reaches tokens at most so many positions away, in the decoder before; None
     reaches all. Table 1's neighbourhood of size r is a radius of r / 2."""
     cross_attention_radius: int | None = None
-    """Attention to the source reaches so many words on either side of the one that comes next, as
-    the task counts them (parsing), whose `Task.model` does it; None reaches all."""
+    """Words on either side of the one that comes next that attention to the source reaches, in the
+    task parsing, whose `Task.model` applies it; None reaches all."""
     kernel_width: int = 3
     """k, tokens that a convolution reads."""
     dilation_base: int = 1
