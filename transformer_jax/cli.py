@@ -4,6 +4,7 @@ Heavy imports happen inside the commands, so that --help answers at once.
 """
 
 import dataclasses
+import gc
 import itertools
 import json
 import logging
@@ -39,6 +40,10 @@ __all__ = ["main"]
 
 log = logging.getLogger(__name__)
 
+# Objects between two searches for garbage. Python's 700 makes it search again and again while the
+# libraries are imported and programs are traced: 0.1 of the 0.8 seconds that `translate` takes.
+_OBJECTS_BETWEEN_COLLECTIONS = 10_000
+
 Flat = tyro.conf.OmitArgPrefixes
 # Options whose values are text, not paths.
 _TEXTS = ("--source", "--target")
@@ -70,6 +75,7 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `transformer-jax`; exits non-zero with one line on bad input."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     with command_errors():
         if arguments == ["--version"]:
             print(f"transformer-jax {__version__}")

@@ -14,6 +14,7 @@ from transformer_jax.data.pairing import Pairing
 from transformer_jax.devices.layout import Layout
 from transformer_jax.run.average import mean_tree
 from transformer_jax.tasks import Task
+from transformer_jax.training import fingerprint
 from transformer_jax.training.fingerprint import fingerprints
 from transformer_jax.training.optimizer import make_optimizer
 from transformer_jax.training.runners import MeshRunner, PmapRunner, SingleDeviceRunner
@@ -244,11 +245,20 @@ def test_fingerprints_are_murmur_finalised_words_and_places():
     }
 
 
-def test_fingerprints_do_not_depend_on_the_devices():
-    base = {"a": jnp.arange(6.0).reshape(2, 3), "b": jnp.array([1, 2], jnp.bfloat16)}
+def test_fingerprints_do_not_depend_on_the_devices(monkeypatch):
+    base = {
+        "a": jnp.arange(6.0).reshape(2, 3),
+        "b": jnp.array([1, 2], jnp.bfloat16),
+        "more than are mixed at once": jnp.arange(40_000, dtype=jnp.int32).reshape(20, 2000),
+    }
     mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
-    assert fingerprints(jax.device_put(base, sharding)) == fingerprints(base)
+    in_memory = fingerprints(base)
+    assert fingerprints(jax.device_put(base, sharding)) == in_memory
+    # As for arrays of an accelerator, or of several processes.
+    monkeypatch.setattr(fingerprint, "_is_in_memory", lambda leaf: False)
+    monkeypatch.setattr(fingerprint, "_fingerprint_in_memory", None)
+    assert fingerprints(base) == fingerprints(jax.device_put(base, sharding)) == in_memory
 
 
 def test_average():
