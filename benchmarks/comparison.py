@@ -33,9 +33,9 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one side: the first call, and those of the rounds after it."""
+    """Seconds of one side: the first call, where it is apart, and those of the rounds."""
 
-    first: float
+    first: float | None
     rounds: list[float]
 
     @property
@@ -73,9 +73,16 @@ def find_torch() -> str | None:
 
 
 def compare(
-    sides: Mapping[str, Callable[[], Any]], rounds: int
+    sides: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    check: Callable[[dict[str, Any]], None] = lambda outputs: None,
 ) -> tuple[dict[str, Times], dict[str, Any]]:
     """Time every side on its work, the first call apart, the others interleaved.
+
+    Args:
+        sides: Name -> its work.
+        rounds: Calls after the first.
+        check: Raises UserError unless what the first calls returned is the same work.
 
     Returns:
         Times of each side, and what its first call returned.
@@ -85,6 +92,7 @@ def compare(
         start = time.perf_counter()
         outputs[name] = work()
         first[name] = time.perf_counter() - start
+    check(outputs)
     later: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, work in sides.items():

@@ -117,6 +117,12 @@ def _measure(work: Work, rounds: int) -> dict[str, Times]:
     sources = rng.integers(4, work.vocabulary, (work.batch, work.length)).tolist()
     network, variables = random_model(config)
     sides = {OURS: _ours(network, variables, sources, work)}
+    wanted = {work.batch * (work.length + more) for more in (0, 1)}  # with EOS, or without
+
+    def check(written: dict[str, int]) -> None:
+        if not wanted.issuperset(written.values()):
+            raise UserError(f"{work}: not the same work on every side, in tokens: {written}")
+
     with tempfile.TemporaryDirectory() as folder:
         if find_spec("ctranslate2") is not None:
             name = f"CTranslate2 {version('ctranslate2')}"
@@ -124,12 +130,9 @@ def _measure(work: Work, rounds: int) -> dict[str, Times]:
         if find_torch() and find_spec("transformers") is not None:
             name = f"Hugging Face {version('transformers')}"
             sides[name] = _hugging_face(config, sources, work)
-        times, written = compare(sides, rounds)
+        times, written = compare(sides, rounds, check)
     medians = {who: round(each.median, 3) for who, each in times.items()}
     print(f"{work}: seconds {medians}, tokens {written}", file=sys.stderr, flush=True)
-    wanted = {work.batch * (work.length + more) for more in (0, 1)}  # with EOS, or without
-    if not wanted.issuperset(written.values()):
-        raise UserError(f"{work}: not the same work on every side, in tokens: {written}")
     return times
 
 

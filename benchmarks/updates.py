@@ -37,7 +37,7 @@ TOKENS, VOCABULARY = 4096, 12_000
 
 
 def main() -> None:
-    parser = make_parser(__doc__, rounds=1)
+    parser = make_parser(__doc__, rounds=3)
     parser.add_argument("--train", type=Path, nargs=2, required=True, help="source and target")
     parser.add_argument("--eole", type=Path, help="Python of an environment that has eole")
     parser.add_argument("--updates", type=int, default=500)
@@ -65,7 +65,7 @@ def main() -> None:
                 job(folder, arguments, word)
                 seconds.setdefault(name, []).append(time.perf_counter() - start)
                 print(name, round(seconds[name][-1], 1), flush=True)
-    times = {name: Times(each[0], each) for name, each in seconds.items()}
+    times = {name: Times(None, each) for name, each in seconds.items()}
     title = f"{arguments.updates} updates of at most {TOKENS:,} tokens, {THREADS} threads"
     publish_comparison(
         "updates",

@@ -260,6 +260,7 @@ class Translator:
                 output.write("".join(f"{text}\n" for text in texts).encode())
             output.flush()
             first += len(lines)
+        log.info("the search was compiled as %d programs", self._inference.program_count)
 
     @usual_settings()
     def attention(self, source: str, target: str | None = None) -> AttentionMaps:

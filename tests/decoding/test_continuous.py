@@ -140,12 +140,6 @@ def test_batches_change_in_every_way(monkeypatch):
     assert len(occurring) <= 20  # of 40 sentences of 3 to 93 tokens
 
 
-def test_rounding():
-    assert [continuous._round_size(n) for n in (0, 16, 17, 48, 49, 65, 97, 129, 1000)] == [
-        16, 16, 32, 48, 64, 96, 128, 192, 1024,
-    ]  # fmt: skip
-
-
 def test_rows_become_few_where_few_sentences_are_left():
     """Those that wait count as well: the last ones do not begin in a batch of many empty rows."""
     search = ContinuousSearch(None, SEARCHES["beam"].with_options(batch_tokens=340), None, 1, 10**6)

@@ -63,7 +63,23 @@ def test_length_buckets_isolate_one_long_sentence(inference):
     sources = [[4, 5, 6]] * 1000 + [[7] * 500]
     groups = [(len(group), rows.shape) for group, rows in inference._length_buckets(sources)]
     # 96 slots hold 8 sentences of 8 slots.
-    assert groups == [(8, (8, 8))] * 125 + [(1, (1, 504))]
+    assert groups == [(8, (8, 8))] * 125 + [(1, (1, 512))]
+
+
+def test_scoring_more_text_compiles_no_more_programs():
+    """Shapes are few by themselves, whatever lengths come together."""
+    decoder, random = BatchDecoder(Transformer(CONFIG), {}), np.random.default_rng(0)
+    shapes = set()
+    for _ in range(40):
+        lengths = np.clip(random.lognormal(3.2, 0.6, (2, 1000)), 1, 250).astype(int)
+        sources, targets = ([[5] * length for length in side] for side in lengths)
+        groups = [*decoder._length_buckets(sources, targets)]
+        assert all(
+            rows.shape[1] >= max(len(each[i]) for each in (sources, targets) for i in group)
+            for group, rows in groups
+        )
+        shapes.update(rows.shape for _, rows in groups)
+    assert len(shapes) <= 16
 
 
 def test_greedy_equals_beam_one_within_limits(inference):

@@ -45,10 +45,10 @@ def test_settings_of_the_user_are_kept(environment, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("reason", ["off", "imported"])
+@pytest.mark.parametrize("reason", ["false", "OFF", "imported"])
 def test_cache_that_is_off_makes_no_folder(environment, tmp_path, monkeypatch, reason):
-    if reason == "off":
-        monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "false")
+    if reason != "imported":
+        monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", reason)
     else:
         monkeypatch.setitem(sys.modules, "jax", jax)
     use_compilation_cache(tmp_path / "compiled")
@@ -74,13 +74,19 @@ def test_cache_that_may_not_be_used_is_off(environment, tmp_path, caplog, reason
 def test_oldest_programs_are_removed(environment, tmp_path, monkeypatch):
     use_compilation_cache(tmp_path / "compiled")
     [folder] = (tmp_path / "compiled").iterdir()
-    for age, name in enumerate(["newest", "middle", "oldest"]):
+    for age, name in enumerate(["newest-cache", "middle-cache", "oldest-cache"]):
         (folder / name).write_bytes(b"x" * 40)
         os.utime(folder / name, (1e9 - age, 1e9 - age))
+    # XLA's own, on a GPU; and a program that another job removes meanwhile.
+    (folder / "xla_gpu_per_fusion_autotune_cache_dir").mkdir()
+    (folder / "removed-cache").symlink_to("nowhere")
     environment.pop("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.setattr(compilation, "MOST_BYTES", 100)
     use_compilation_cache(tmp_path / "compiled")
-    assert {path.name for path in folder.iterdir()} == {"newest", "middle"}
+    assert environment["JAX_COMPILATION_CACHE_DIR"] == str(folder)
+    assert {path.name for path in folder.iterdir() if path.exists()} == {
+        "newest-cache", "middle-cache", "xla_gpu_per_fusion_autotune_cache_dir",
+    }  # fmt: skip
 
 
 @pytest.mark.slow

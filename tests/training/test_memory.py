@@ -58,7 +58,13 @@ def test_memory_of_the_state_is_exact_and_the_rest_grows_with_the_batch(job):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "kernels, rows, length",
-    [("definition", 8, 256), ("compact", 64, 32), ("compact", 4, 512), ("blockwise", 4, 512)],
+    [
+        ("definition", 8, 256),
+        ("compact", 64, 32),
+        ("compact", 4, 512),
+        ("blockwise", 4, 512),
+        ("blockwise", 1, 4096),
+    ],
 )
 def test_memory_is_estimated_within_15_percent(kernels, rows, length):
     """Of a step, as the compiler reports it: what sentences keep, and what parameters do."""

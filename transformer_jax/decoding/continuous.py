@@ -16,7 +16,7 @@ from flax import linen as nn
 from transformer_jax.decoding.beam import BeamResult
 from transformer_jax.decoding.generate import make_program
 from transformer_jax.decoding.options import Search
-from transformer_jax.decoding.padding import pad_rows, power_of_two
+from transformer_jax.decoding.padding import pad_rows, power_of_two, round_size
 from transformer_jax.decoding.program import SearchProgram
 
 __all__ = ["ContinuousSearch"]
@@ -26,6 +26,7 @@ SPARE = 8
 # and for so many of each further hypothesis, which shares the others. (In 1,000 sentences with beam
 # 5, hypotheses grew to 17 tokens and took 29 places, on average.)
 OWN = 8
+_rounded = functools.partial(round_size, least=16)
 
 
 class _Size(NamedTuple):
@@ -202,10 +203,10 @@ class ContinuousSearch:
     def _places(self, tokens: int) -> int:
         """Places for hypotheses of so many tokens; samples share none."""
         further = OWN if self._search.method == "beam" else tokens
-        return _round_size(tokens + further * (self._search.rows - 1))
+        return _rounded(tokens + further * (self._search.rows - 1))
 
     def _width(self, length: int) -> int:
-        return min(_round_size(length), self._model_limit)
+        return min(_rounded(length), self._model_limit)
 
     def _may_enter(self, length: int, width: int) -> bool:
         """Whether a source may join a batch: not if most of its row would be padding."""
@@ -240,9 +241,9 @@ class ContinuousSearch:
             if 4 * alive <= rows:
                 rows = new.rows
         width, places = min(size.width, new.width), size.places
-        fewer = max(new.places, _round_size(needed + SPARE))
+        fewer = max(new.places, _rounded(needed + SPARE))
         if needed > places:
-            places = _round_size(needed)
+            places = _rounded(needed)
         elif 2 * fewer <= places or (width < size.width and fewer < places):
             # A cache is copied to become smaller: not by less than half for itself alone.
             places = fewer
@@ -329,9 +330,3 @@ class ContinuousSearch:
             return state, rows
 
         return self._jit(resize, 4, gathered=False)
-
-
-def _round_size(tokens: int) -> int:
-    """The next of few numbers: 16, 32, 48, 64, 96, 128, 192, 256 and so on."""
-    step = max(16, power_of_two(tokens) // 4)
-    return -(-max(tokens, 1) // step) * step

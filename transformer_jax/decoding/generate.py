@@ -36,6 +36,9 @@ def generate(
 ) -> BeamResult:
     """Find the n_best targets of each source with any search; compiled for each S and search.
 
+    There is room for every hypothesis of every step from the first one on. With wide beams or many
+    sentences of different lengths `Translator` and `decoding.inference.BatchDecoder` are faster.
+
     PAD and BOS are never written. Greedy search and samples have their log-probability as score;
     samples come in the order in which they are drawn, a beam best first.
 

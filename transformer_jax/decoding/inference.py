@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from transformer_jax.data.pairing import Pairing
 from transformer_jax.decoding.continuous import ContinuousSearch
 from transformer_jax.decoding.options import Search
-from transformer_jax.decoding.padding import pad_rows, power_of_two
+from transformer_jax.decoding.padding import pad_rows, power_of_two, round_size
 from transformer_jax.devices.layout import Layout
 from transformer_jax.errors import UserError
 from transformer_jax.functional.losses import map_blocks, token_log_probs
@@ -94,7 +94,12 @@ class BatchDecoder:
 
     @property
     def program_count(self) -> int:
-        """Number of programs that searches have compiled; they grow with lengths, not with text."""
+        """Number of programs that the searches kept have compiled.
+
+        There are three for each size of a batch, and one for each change of its size. Sizes are few
+        for texts of some length; in what order they change depends on where sentences end, so that
+        programs become rarer with the text and do not cease.
+        """
         return sum(search.program_count for search in self._searches.values())
 
     @contextlib.contextmanager
@@ -225,8 +230,7 @@ class BatchDecoder:
                     )
         results: list[np.ndarray] = [np.empty(0)] * len(sources)
         for indices, source in self._length_buckets(read, written):
-            length = self._width(max(len(written[i]) for i in indices))
-            rows = pad_rows([written[i] for i in indices], len(source), length)
+            rows = pad_rows([written[i] for i in indices], *source.shape)
             log_probs = jax.device_get(self._score(self.variables, source, rows))
             for row, i in enumerate(indices):
                 results[i] = log_probs[row, : len(written[i])]
@@ -271,16 +275,17 @@ class BatchDecoder:
 
     def _width(self, length: int) -> int:
         """A length with EOS, padded so that few are compiled."""
-        return min(_round_up(length), self._model_limit)
+        return min(round_size(length, 8), self._model_limit)
 
     def _length_buckets(self, sources, targets=None) -> Iterator[tuple[list[int], np.ndarray]]:
-        """(sentence numbers, source [B, S]) by rising length, B and S from few values."""
+        """(sentence numbers, source [B, S]) by rising length, B and S from few values; S tokens
+        hold each target, too."""
 
         def length(i):
             return max(len(sources[i]), len(targets[i]) if targets is not None else 0, 1)
 
         def fits(rows, longest):
-            slots = self._padded(rows) * _round_up(longest)
+            slots = self._padded(rows) * self._width(longest)
             return slots <= self._batch_tokens * self._devices
 
         order = sorted(range(len(sources)), key=length)
@@ -290,16 +295,12 @@ class BatchDecoder:
             while end < len(order) and fits(end + 1 - start, length(order[end])):
                 end += 1
             group, start = order[start:end], end
-            width = self._width(max(len(sources[i]) for i in group))
-            yield group, pad_rows([sources[i] for i in group], self._padded(len(group)), width)
+            size = self._padded(len(group)), self._width(length(group[-1]))
+            yield group, pad_rows([sources[i] for i in group], *size)
 
     def _padded(self, rows: int) -> int:
         """Rows of which every device has as many, one of few numbers."""
         return self._devices * power_of_two(-(-rows // self._devices))
-
-
-def _round_up(length: int, step: int = 8) -> int:
-    return -(-length // step) * step
 
 
 def _score(model, variables, source, targets):

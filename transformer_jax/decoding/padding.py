@@ -6,7 +6,7 @@ import numpy as np
 
 from transformer_jax.data.vocabulary import PAD_ID
 
-__all__ = ["pad_rows", "power_of_two"]
+__all__ = ["pad_rows", "power_of_two", "round_size"]
 
 
 def power_of_two(count: int) -> int:
@@ -16,6 +16,20 @@ def power_of_two(count: int) -> int:
     [1, 1, 4, 4, 8]
     """
     return 1 << (max(count, 1) - 1).bit_length()
+
+
+def round_size(count: int, least: int) -> int:
+    """Return the next of few sizes: multiples of `least` at first, then two for each doubling.
+
+    Args:
+        count: What there must be room for.
+        least: The smallest size, a power of two.
+
+    >>> [round_size(count, 16) for count in (0, 17, 49, 65, 97, 129, 1000)]
+    [16, 32, 64, 96, 128, 192, 1024]
+    """
+    step = max(least, power_of_two(count) // 4)
+    return -(-max(count, 1) // step) * step
 
 
 def pad_rows(sentences: Sequence[Sequence[int]], size: int, width: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 no jax.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 MOST_BYTES = 2 * 2**30
 # Seconds of compiling below which a program is not worth a file.
 LEAST_SECONDS = "0.1"
+# What turns a setting of JAX off.
+_OFF = ("n", "no", "f", "false", "off", "0")
 
 
 def use_compilation_cache(folder: Path) -> None:
@@ -33,7 +36,7 @@ def use_compilation_cache(folder: Path) -> None:
     Args:
         folder: Where to keep them; made if it is missing.
     """
-    is_off = os.environ.get("JAX_ENABLE_COMPILATION_CACHE", "").lower() in ("false", "0", "no")
+    is_off = os.environ.get("JAX_ENABLE_COMPILATION_CACHE", "").lower() in _OFF
     if is_off or "jax" in sys.modules or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     path = folder / _processor()
@@ -64,10 +67,18 @@ def _refusal(path: Path) -> str | None:
 
 
 def _remove_oldest(folder: Path, most: int) -> None:
-    files = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+    """Remove the programs written first, so that the others have at most so many bytes.
+
+    XLA keeps folders of its own beside the programs on a GPU, which stay.
+    """
+    programs = []
+    for path in folder.glob("*-cache"):
+        with contextlib.suppress(FileNotFoundError):  # another job has removed it
+            found = path.stat()
+            programs.append((found.st_mtime, found.st_size, path))
     size = 0
-    for path in files:
-        size += path.stat().st_size
+    for _, each, path in sorted(programs, reverse=True):
+        size += each
         if size > most:
             path.unlink(missing_ok=True)
 

@@ -102,8 +102,12 @@ class Family(Protocol):
 
 # Numbers that a training step keeps for each attention weight. These and the factors below are
 # fitted to what XLA reports of 18 steps on a CPU (jax 0.10.2, 32 to 1,024 tokens, d_model 128 and
-# 512), with 0.6 numbers for each parameter besides: none is off by more than 6%.
+# 512), with 0.6 numbers for each parameter besides: none is off by more than 6%. Batches of one
+# sentence, for which `compact` keeps about twice as many, and `remat`, which keeps fewer, are left
+# out: the numbers only rank the shapes of a run.
 _KEPT_OF_A_WEIGHT = {"definition": 3.25, "compact": 1.1, "blockwise": 0.25, "cudnn": 0.25}
+# Keys of a query beyond which the functions in blocks keep no more.
+_MOST_KEYS = {"blockwise": 1024, "cudnn": 1024}
 
 
 # Fields of what only a Transformer has; heads and d_ff are left out, which every preset sets.
@@ -151,11 +155,12 @@ class TransformerFamily(_EncoderDecoderFamily):
         kernels = config.chosen_kernels
         formed = "definition" if config.needs_attention_weights else kernels
         encoder, decoder = config.encoder_depth, config.decoder_depth
-        weights = decoder * target * source
+        most = _MOST_KEYS.get(formed, source + target)
+        weights = decoder * target * min(source, most)
         for length, blocks, depth in ((source, 3, encoder), (target, 2, decoder)):
             in_window = config.attention_radius is not None and formed != "definition"
             seen = blocks * config.attention_radius if in_window else length
-            weights += depth * length * min(length, seen)
+            weights += depth * length * min(length, seen, most)
         layers = (
             config.d_model * (20 * encoder * source + 28 * decoder * target)
             + 2.25 * config.d_ff * (encoder * source + decoder * target)
