@@ -1,12 +1,14 @@
-"""How long a start takes: imports, and the translation of one sentence, first and again.
+"""How long a start takes: imports, the translation of a sentence, the first update of base.
 
     python -m benchmarks.startup --run-dir runs/demo/run
 
 Each start is a process of its own. "Without the cache" compiles every time; the others share a
-cache of compiled programs, which is filled before the first round.
+cache of compiled programs and prepared text, which is filled before the first round. A job that
+trains base is killed once it has recorded its first update, of 1,024 tokens.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,11 +17,13 @@ from pathlib import Path
 
 from benchmarks.comparison import OURS, Times, make_parser, publish_comparison
 from experiments.ledger import Provenance, Table
+from transformer_jax.errors import UserError
 from transformer_jax.terminal import run_program
 
 __all__ = ["main"]
 
 LIBRARIES = "import jax, flax, optax, orbax.checkpoint"
+FIRST_UPDATE = "train base to its first update"
 PROGRAM = "import sys; from transformer_jax.cli import main; main(sys.argv[1:])"
 
 
@@ -39,11 +43,15 @@ def main() -> None:
         "translate one sentence, without the cache": (translate, False),
     }  # fmt: skip
     begin = time.perf_counter()
-    with tempfile.TemporaryDirectory() as cache:
-        seconds: dict[str, list[float]] = {name: [] for name in starts}
-        for _ in range(arguments.rounds + 1):
+    with tempfile.TemporaryDirectory() as folder:
+        cache = str(Path(folder) / "cache")
+        seconds: dict[str, list[float]] = {name: [] for name in [*starts, FIRST_UPDATE]}
+        for number in range(arguments.rounds + 1):
             for name, (command, is_cached) in starts.items():
                 seconds[name].append(_seconds(command, arguments.line, cache, is_cached))
+            run = Path(folder) / f"run-{number}"
+            seconds[FIRST_UPDATE].append(_seconds_to_first_update(run, cache))
+            shutil.rmtree(run)
         times = {name: Times(each[0], each[1:]) for name, each in seconds.items()}
     libraries = times["import jax, flax, optax, orbax"].median
     columns = ["", "median, s", "least", "most", "first start", "beyond the libraries"]
@@ -62,15 +70,41 @@ def main() -> None:
     )
 
 
-def _seconds(command: list[str], line: str, cache: str, is_cached: bool) -> float:
+def _environment(cache: str, is_cached: bool = True) -> dict[str, str]:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")}
     enabled = {"JAX_ENABLE_COMPILATION_CACHE": str(is_cached).lower()}
+    return {**inherited, "TRANSFORMER_JAX_CACHE": cache, **enabled}
+
+
+def _seconds(command: list[str], line: str, cache: str, is_cached: bool) -> float:
     start = time.perf_counter()
     subprocess.run(
         [sys.executable, *command], input=line, text=True, check=True, capture_output=True,
-        env={**inherited, "TRANSFORMER_JAX_CACHE": cache, **enabled},
+        env=_environment(cache, is_cached),
     )  # fmt: skip
     return time.perf_counter() - start
+
+
+def _seconds_to_first_update(run: Path, cache: str) -> float:
+    command = [
+        *(sys.executable, "-c", PROGRAM, "train", "--preset", "base", "--dataset", "grammar"),
+        *("--vocab-size", "2000", "--batch-tokens", "1024", "--log-every", "1", "--steps", "100"),
+        *("--run-dir", str(run)),
+    ]
+    log = run.with_suffix(".log")
+    start = time.perf_counter()
+    with log.open("w") as output:
+        job = subprocess.Popen(command, stdout=output, stderr=output, env=_environment(cache))
+    try:
+        records = run / "metrics.jsonl"
+        while not (records.exists() and '"loss"' in records.read_text(encoding="utf-8")):
+            if job.poll() is not None:
+                raise UserError(f"the job ended: {log.read_text(encoding='utf-8')[-500:]}")
+            time.sleep(0.01)
+        return time.perf_counter() - start
+    finally:
+        job.kill()
+        job.wait()
 
 
 if __name__ == "__main__":

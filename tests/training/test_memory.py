@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 import jax
+import jax.monitoring
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from tests.small_job import configuration
 from transformer_jax import presets
@@ -53,6 +55,42 @@ def test_memory_of_the_state_is_exact_and_the_rest_grows_with_the_batch(job):
     assert whole.temporary > 2 * logits  # the logits and their gradient at least
     half = replace(config, data=replace(config.data, batch_tokens=1024))
     assert needed(half, corpus)[1].temporary == pytest.approx(whole.temporary / 2, rel=0.1)
+
+
+@pytest.fixture
+def program_cache(tmp_path):
+    """An empty cache of compiled programs; gives the events that JAX reports of it."""
+    names = (
+        "jax_enable_compilation_cache",
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+    )
+    before = {name: getattr(jax.config, name) for name in names}
+    events: list[str] = []
+
+    def listen(event: str, **_) -> None:
+        events.append(event)
+
+    for name, value in zip(names, (True, str(tmp_path), 0.0)):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    jax.monitoring.register_event_listener(listen)
+    yield events
+    jax.monitoring.unregister_event_listener(listen)
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.mark.slow
+def test_step_from_the_cache_has_the_memory_of_a_compiled_one(job, program_cache):
+    """So that --fit-memory gives the same batches on a second start."""
+    config, corpus = job
+    compiled, hits = needed(config, corpus), "/jax/compilation_cache/cache_hits"
+    assert hits not in program_cache
+    jax.clear_caches()
+    assert needed(config, corpus) == compiled
+    assert hits in program_cache
 
 
 @pytest.mark.slow
