@@ -103,7 +103,10 @@ def check_one_message(case, real, tmp_path, caplog):
     assert last.startswith("transformer-jax: ")
     assert message.format(here=tmp_path) in last
     assert "\n" not in last
-    warned = ("preparing ", "checkpoint ", "translating with ", "compiled programs are not kept: ")
+    warned = (
+        "preparing ", "checkpoint ", "translating with ", "compiled programs are not kept: ",
+        "the search was compiled as ",
+    )  # fmt: skip
     assert not [line for line in others if not line.startswith(warned)]
     after = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     new = {p.relative_to(tmp_path) for p in after.keys() - before.keys()}

@@ -254,6 +254,7 @@ def test_fingerprints_do_not_depend_on_the_devices(monkeypatch):
     mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
     in_memory = fingerprints(base)
+    assert fingerprints({**base, "a": np.arange(6.0).reshape(2, 3)}) == in_memory
     assert fingerprints(jax.device_put(base, sharding)) == in_memory
     # As for arrays of an accelerator, or of several processes.
     monkeypatch.setattr(fingerprint, "_is_in_memory", lambda leaf: False)

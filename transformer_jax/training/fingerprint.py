@@ -27,7 +27,8 @@ def fingerprints(tree) -> dict[str, str]:
     >>> fingerprints({"w": a}) == fingerprints({"w": b})
     False
     """
-    leaves = jax.tree.leaves(tree)
+    # NumPy's numbers in the types that JAX has of them.
+    leaves = [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in jax.tree.leaves(tree)]
     if all(map(_is_in_memory, leaves)):
         values = [_fingerprint_in_memory(np.asarray(leaf)) for leaf in leaves]
     else:
@@ -46,8 +47,6 @@ def leaf_paths(tree) -> list[str]:
 
 def _is_in_memory(leaf) -> bool:
     """Whether this process can read a leaf without a transfer from a device."""
-    if not isinstance(leaf, jax.Array):
-        return True
     return leaf.is_fully_addressable and all(each.platform == "cpu" for each in leaf.devices())
 
 
