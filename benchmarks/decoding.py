@@ -102,8 +102,8 @@ def check_outputs(outputs: dict[str, list[str]]) -> None:
     equal = {who: n for who, n in count_equal(outputs).items() if not who.endswith("int8")}
     if min(equal.values()) < LEAST_EQUAL * len(outputs[OURS]):
         raise UserError(
-            f"of {len(outputs[OURS])} lines so many are translated as ours: {equal}; fewer than "
-            f"{LEAST_EQUAL:.0%} is not the same work"
+            f"lines that each side translates as ours, of {len(outputs[OURS])}: {equal}; fewer "
+            f"than {LEAST_EQUAL:.0%} is not the same work"
         )
 
 

@@ -117,7 +117,7 @@ def _measure(work: Work, rounds: int) -> dict[str, Times]:
     sources = rng.integers(4, work.vocabulary, (work.batch, work.length)).tolist()
     network, variables = random_model(config)
     sides = {OURS: _ours(network, variables, sources, work)}
-    wanted = {work.batch * (work.length + more) for more in (0, 1)}  # with EOS, or without
+    wanted = {work.batch * (work.length + eos) for eos in (0, 1)}  # EOS counted or not
 
     def check(written: dict[str, int]) -> None:
         if not wanted.issuperset(written.values()):

@@ -67,15 +67,15 @@ def _refusal(path: Path) -> str | None:
 
 
 def _remove_oldest(folder: Path, most: int) -> None:
-    """Remove the programs written first, so that the others have at most so many bytes.
+    """Remove the programs written first, so that the others have at most `most` bytes.
 
     XLA keeps folders of its own beside the programs on a GPU, which stay.
     """
     programs = []
     for path in folder.glob("*-cache"):
         with contextlib.suppress(FileNotFoundError):  # another job has removed it
-            found = path.stat()
-            programs.append((found.st_mtime, found.st_size, path))
+            status = path.stat()
+            programs.append((status.st_mtime, status.st_size, path))
     size = 0
     for _, each, path in sorted(programs, reverse=True):
         size += each

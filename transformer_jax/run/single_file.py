@@ -46,7 +46,7 @@ def write_single_file(run: Run, variables: Any, checkpoint: str, path: Path) -> 
     known = {
         "run": run.config_tree(),
         "checkpoint": checkpoint,
-        "fingerprints": fingerprints({n: jnp.asarray(x) for n, x in arrays.items()}),
+        "fingerprints": fingerprints(arrays),
     }
     with tempfile.TemporaryDirectory() as folder:
         save_vocabularies(run.vocabularies, Path(folder))

@@ -51,7 +51,7 @@ def _is_in_memory(leaf) -> bool:
 
 
 def _word_type(leaf):
-    """The type of a leaf's words: as many as it has entries."""
+    """The unsigned integer type that is as wide as a leaf's entries."""
     size = np.dtype(leaf.dtype).itemsize
     if size not in _WIDTHS:
         raise TypeError(f"no fingerprint for {leaf.dtype}: only types of 1, 2 or 4 bytes")
