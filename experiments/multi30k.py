@@ -13,12 +13,14 @@ Run it again to resume where it stopped.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from experiments.ledger import Cell, Entry, Provenance, Table, write_entry
 from experiments.program import make_parser
 from experiments.runs import training_summary
+from experiments.tasks import BEAM, Task, folder_name
 from transformer_jax import presets
 from transformer_jax.config import RunConfig
 from transformer_jax.decoding.options import Search
@@ -26,7 +28,7 @@ from transformer_jax.run.train import train
 from transformer_jax.terminal import run_program
 
 ANCHOR = 41.02  # tokenized BLEU
-BEAM = Search(beam_size=5, length_penalty="power", alpha=1.0)
+SEARCH = Search(beam_size=5, length_penalty="power", alpha=1.0)
 
 
 def configuration(data: Path, text: str, recipe: str, steps: int | None) -> RunConfig:
@@ -83,9 +85,31 @@ def score(data: Path, text: str, run_dir: Path) -> dict:
     from transformer_jax.translator import Translator
 
     sources, references = test_pairs(data, text)
-    found = Translator.load(run_dir).evaluate(sources, references, BEAM, language="de")
+    found = Translator.load(run_dir).evaluate(sources, references, SEARCH, language="de")
     scores = {s.name: {"value": s.value, "signature": s.signature} for s in found.scores}
     return {"checkpoint": found.checkpoint, "perplexity": found.perplexity, "scores": scores}
+
+
+@dataclass(frozen=True)
+class CaptionTask(Task):
+    """A run on Multi30k, whose folder is `data`, scored on its test set of 2016, too."""
+
+    data: Path = Path()
+
+    def further_scores(self, translator: Any) -> dict[str, float]:
+        from transformer_jax.evaluation.bleu import sacrebleu_score
+
+        sources, references = test_pairs(self.data)
+        written = translator.translate(sources, BEAM, split_sentences="never")
+        return {"BLEU test2016": sacrebleu_score("BLEU", written, references).value}
+
+
+def caption_task(row: str, seed: int, recipe: RunConfig, output: Path, data: Path) -> CaptionTask:
+    """A run of a recipe on Multi30k, on one device, in a folder of `output` of its own."""
+    steps = recipe.train.steps
+    train = replace(recipe.train, parallel="jit", seed=seed, log_every=min(50, steps))
+    folder = output / f"{folder_name(row, seed)}-{steps}"
+    return CaptionTask(row, seed, replace(recipe, train=train), folder, None, "multi30k", data)
 
 
 def entry(arguments, config: RunConfig, scores: dict, where: Provenance) -> Entry:

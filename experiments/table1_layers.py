@@ -20,7 +20,7 @@ import functools
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,11 @@ from experiments.claims import mean_of, paired_interval, paired_rows
 from experiments.complexity import count, training_operations
 from experiments.layer_time import OURS, Speeds, time_table
 from experiments.ledger import Cell, Entry, Provenance, Table, merge_provenance
+from experiments.multi30k import CaptionTask, caption_task
 from experiments.program import check_positive, make_parser, publish_result
 from experiments.recall import DISTANCES, MODELS, Recall, derivative_norms
 from experiments.sequences import RATE
 from experiments.tasks import (
-    BEAM,
     SplitTask,
     Task,
     distinct,
@@ -248,27 +248,10 @@ def translation(arguments: argparse.Namespace) -> Entry:
     return _translated(arguments, "translation", tables, every, missing, LENGTHS[scale])
 
 
-@dataclass(frozen=True)
-class CaptionTask(Task):
-    """A run on Multi30k, whose folder is `data`, scored on its test set of 2016, too."""
-
-    data: Path = Path()
-
-    def further_scores(self, translator: Any) -> dict[str, float]:
-        from transformer_jax.evaluation.bleu import sacrebleu_score
-
-        sources, references = multi30k.test_pairs(self.data)
-        written = translator.translate(sources, BEAM, split_sentences="never")
-        return {"BLEU test2016": sacrebleu_score("BLEU", written, references).value}
-
-
 def multi30k_tasks(arguments: argparse.Namespace, name: str, steps: int) -> list[CaptionTask]:
     """The run of a layer type on Multi30k's raw text."""
     recipe = with_layers(multi30k.configuration(arguments.data, "raw", "cpu", steps), name)
-    train = replace(recipe.train, parallel="jit", log_every=min(50, steps))
-    folder = arguments.output / "multi30k" / f"{folder_name(name, 0)}-{steps}"
-    config = replace(recipe, train=train)
-    return [CaptionTask(name, 0, config, folder, None, "multi30k", arguments.data)]
+    return [caption_task(name, 0, recipe, arguments.output / "multi30k", arguments.data)]
 
 
 def captions(arguments: argparse.Namespace) -> Entry:
