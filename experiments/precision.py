@@ -23,7 +23,6 @@ from experiments.program import check_positive, make_parser, publish_result
 from experiments.tasks import find_all
 from transformer_jax.terminal import run_program
 
-
 DTYPES: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
 SCORES = ("perplexity", "BLEU", "BLEU test2016")
 STEPS, SEEDS = 4000, 2
