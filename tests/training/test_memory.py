@@ -8,13 +8,13 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from tests.small_job import configuration
-from transformer_jax import presets
+from transformer_jax import build_model, presets
+from transformer_jax.config import ModelConfig, OptimizerConfig, RunConfig
 from transformer_jax.data.batching import Batches, BatchShape
 from transformer_jax.data.corpus import Corpus
 from transformer_jax.data.preparation import prepare
 from transformer_jax.devices.layout import Layout
 from transformer_jax.errors import UserError
-from transformer_jax.models.families import family_of
 from transformer_jax.models.transformer import Transformer
 from transformer_jax.run.train import train
 from transformer_jax.tasks import Task
@@ -107,11 +107,44 @@ def test_step_from_the_cache_has_the_memory_of_a_compiled_one(job, program_cache
 def test_memory_is_estimated_within_15_percent(kernels, rows, length):
     """Of a step, as the compiler reports it: what sentences keep, and what parameters do."""
     model = replace(presets.base(8000), num_layers=2, kernels=kernels)
+    config = RunConfig(model=model)
     step = SingleDeviceRunner(Task().step_functions(Transformer(model)))
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(step.template.params))
-    kept = rows * family_of(model).estimate_activations(model, length, length)
-    found = step.memory(BatchShape(rows, length, length), 1).temporary
-    assert 4 * (kept + 0.6 * parameters) == pytest.approx(found, rel=0.15)
+    shape = BatchShape(rows, length, length)
+    estimate, found = memory.estimate_step_memory(step, config, shape), step.memory(shape, 1)
+    assert estimate.persistent == found.persistent
+    assert estimate.temporary == pytest.approx(found.temporary, rel=0.15)
+
+
+SMALL = {"num_layers": 2, "d_model": 64, "vocab_size": 500}
+ROUGHLY = {
+    "one sentence": (ModelConfig(**SMALL, kernels="compact"), BatchShape(1, 256, 256)),
+    "remat": (ModelConfig(**SMALL, remat="layers"), BatchShape(16, 64, 64)),
+    "bfloat16": (ModelConfig(**SMALL, dtype="bfloat16"), BatchShape(16, 64, 64)),
+    "restricted": (ModelConfig(**SMALL, attention_radius=4), BatchShape(16, 64, 64)),
+    "window of words": (ModelConfig(**SMALL, cross_attention_radius=0), BatchShape(16, 64, 64)),
+    **{
+        name: (
+            ModelConfig(**SMALL, architecture=name, num_heads=1, attention_score=score),
+            BatchShape(16, 64, 64),
+        )
+        for name, score in (("rnn", "additive"), ("lstm", "additive"), ("convolutional", "scaled"))
+    },
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROUGHLY)
+def test_no_step_needs_four_times_its_estimate(name):
+    """What is estimated to need a quarter of the memory is not compiled before the first step."""
+    model, shape = ROUGHLY[name]
+    for accumulation_steps in (1, 2):
+        optimizer = OptimizerConfig(accumulation_steps=accumulation_steps)
+        config = RunConfig(model=model, optimizer=optimizer)
+        step = SingleDeviceRunner(Task().step_functions(build_model(model), optimizer))
+        estimate = memory.estimate_step_memory(step, config, shape)
+        found = step.memory(shape, accumulation_steps)
+        assert estimate.persistent == pytest.approx(found.persistent, rel=1e-3)
+        assert found.temporary < 3 * estimate.temporary
 
 
 @pytest.mark.slow
@@ -179,6 +212,25 @@ def test_memory_too_large_is_refused_before_the_first_step(job, monkeypatch, cap
     monkeypatch.setattr(memory, "device_memory", lambda: least - 1)
     with pytest.raises(UserError, match="d_model 16, d_ff 32 and 1 \\+ 1 layers needs"):
         memory.check_model(config.model, step.layout)
+
+
+def test_step_that_needs_little_is_not_compiled_before_it_runs(job, monkeypatch):
+    config, corpus = job
+    step = SingleDeviceRunner(step_functions(config))
+    shapes = Batches(corpus, config.data, 0).shapes
+    estimate = sum(memory.estimate_step_memory(step, config, shapes[0]))
+    monkeypatch.setattr(memory, "free_memory", lambda: 10**12)
+    monkeypatch.setattr(memory, "device_memory", lambda: 4 * estimate + 4)
+    line = memory.check_step_memory(step, config, shapes)
+    assert f"a step on it needs about {memory.format_bytes(estimate)} of" in line
+    assert not step._full_step._compiled
+    monkeypatch.setattr(memory, "device_memory", lambda: 4 * estimate - 4)
+    assert "compiled in" in memory.check_step_memory(step, config, shapes)
+    assert len(step._full_step._compiled) == 1
+    # The machine's free memory counts as much as all of it.
+    monkeypatch.setattr(memory, "device_memory", lambda: 10**12)
+    monkeypatch.setattr(memory, "free_memory", lambda: 2 * estimate)
+    assert "compiled in" in memory.check_step_memory(step, config, shapes)
 
 
 def test_oom_becomes_user_error():

@@ -88,7 +88,7 @@ def test_programs_stop_ahead_when_their_context_ends():
     compiler, program, programs, ahead = program_with(range(2, 10**9))
     compiler.held = threading.Event()
     with pytest.raises(KeyError), ahead:
-        for _ in range(9):  # more than are compiled at a time
+        for _ in range(8):  # beside the first; more than are compiled at a time
             assert programs.begin_next()
         raise KeyError
     assert not programs.begin_next() and not compiler.compiled
@@ -96,6 +96,35 @@ def test_programs_stop_ahead_when_their_context_ends():
     for size in range(2, 13):
         assert program(*ones(size)) == size + 1
     assert len(compiler.traced) == 9 and {11, 12} <= set(compiler.called)
+
+
+def test_nothing_is_traced_while_all_compilers_are_busy(monkeypatch):
+    """A program that is read from the cache would wait for what is traced before it is run."""
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    compiler, program, programs, ahead = program_with([2, 3, 5])
+    compiler.held = threading.Event()
+
+    def traced():
+        return [size for size, _ in compiler.traced]
+
+    with ahead:
+        assert traced() == [2]  # from the start, whatever the caller does before its first call
+        assert programs.begin_if_free() and not programs.begin_if_free()
+        assert traced() == [2, 3]
+        compiler.held.set()
+        assert program(*ones(2)) == 3 and program(*ones(3)) == 4
+        assert traced() == [2, 3, 5]
+        assert program(*ones(5)) == 6 and not programs.wait()
+    assert compiler.called == []
+
+
+def test_next_program_is_begun_while_the_device_computes(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    compiler, program, _, ahead = program_with([2, 3])
+    with ahead:
+        for size, begun in ((2, [2, 3]), (3, [2, 3])):
+            assert program(*ones(size)) == size + 1
+            assert [size for size, _ in compiler.traced] == begun
 
 
 def test_program_that_did_not_compile_beside_others_is_tried_alone():

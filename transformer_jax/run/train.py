@@ -160,85 +160,91 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
         ignored=task.pairing.ignored,
         corrupt=task.corrupt,
     )
+    accumulation_steps = config.optimizer.accumulation_steps
     memory = ""
     if newest < config.train.steps:
         memory = check_step_memory(runner, config, batches.shapes)
     text = run.validation_corpus()
     validation = None if text is None else Validation(config, layout, text, task)
-    state, restored = restore_or_init(
-        run, checkpoints, runner.template, functions.init, init_from, optimizer
-    )
-    patience = Patience.of(config.train, task.best_metrics, restored)
-    first = int(state.step)
-    if run.at(first).config != run.config:
-        # The newest was damaged, and the settings have changed since this one.
-        checkpoints.close()
-        return False
-    # Killed after patience had ended it, a run has only its average left to take.
-    end = first if patience.ended else config.train.steps
-    accumulation_steps = config.optimizer.accumulation_steps
-    writer: Any = NullMetricsWriter()
-    if is_first():
-        writer = MetricsWriter(
-            run.folder,
-            log_every=config.train.log_every,
-            total_steps=config.train.steps,
-            first_step=first,
-            unlogged_sums=restored.get("unlogged_sums"),
-            progress=progress,
-            on_record=on_record,
+    with contextlib.ExitStack() as opened:
+        opened.callback(checkpoints.close)
+        if not is_multi_process():  # which may have to compile the same at the same time
+            end = config.train.steps
+            ahead = batches.shapes_ahead(newest * accumulation_steps, end * accumulation_steps)
+            opened.enter_context(runner.compiling_ahead(ahead, accumulation_steps))
+        state, restored = restore_or_init(
+            run, checkpoints, runner.template, functions.init, init_from, optimizer
         )
-
-    order_digest = restored.get("data_order_digest", "")
-
-    def micro_batches(step):
-        found = [
-            batches.shape_and_indices(step * accumulation_steps + i)
-            for i in range(accumulation_steps)
-        ]
-        with usual_settings():  # which hold in the thread that asks for them
-            placed = [runner.place_batch(batches.assemble(*each)) for each in found]
-        return [indices for _, indices, _ in found], placed
-
-    def batches_with_digest():
-        nonlocal order_digest
-        for indices, placed in prefetch:
-            order_digest = extend_order_digest(order_digest, indices)
-            yield placed
-
-    def save(state, step, scores):
-        meta = _metadata(run, writer.unlogged_sums, order_digest)
-        meta |= {"patience": patience.record} if patience.limit is not None else {}
-        checkpoints.save(step, state_to_items(state), meta, scores, unscheduled=scores is None)
-
-    last_loss = None
-
-    def evaluate(state):
-        nonlocal last_loss
-        if validation is None:
-            return {}
-        writer.show_activity("evaluating")
-        scores = validation.scores(state.evaluation_variables)
-        last_loss = scores.get("validation_loss")
-        writer.show_activity("")
-        return scores
-
-    def is_epoch_end(step):
-        # The epoch of the first batch not yet seen differs from that of the last one seen.
-        done = step * accumulation_steps
-        return batches.epoch_of(done) != batches.epoch_of(done - accumulation_steps)
-
-    def should_end(step, scores):
-        score = scores.get(f"validation_{config.train.best_metric}")
-        if not broadcast_from_first(patience.ends(score)):
+        patience = Patience.of(config.train, task.best_metrics, restored)
+        first = int(state.step)
+        if run.at(first).config != run.config:
+            # The newest was damaged, and the settings have changed since this one.
             return False
-        count = patience.evaluations_without_gain
-        writer.write_evaluation(step, {"evaluations_without_gain": count}, 0.0)
-        writer.print_line(f"training ends: no gain in {patience.metric} over {patience.best}")
-        return True
+        # Killed after patience had ended it, a run has only its average left to take.
+        end = first if patience.ended else config.train.steps
+        writer: Any = NullMetricsWriter()
+        if is_first():
+            writer = MetricsWriter(
+                run.folder,
+                log_every=config.train.log_every,
+                total_steps=config.train.steps,
+                first_step=first,
+                unlogged_sums=restored.get("unlogged_sums"),
+                progress=progress,
+                on_record=on_record,
+            )
+            opened.callback(writer.close)
 
-    prefetch = Prefetch(micro_batches, first, end)
-    try:
+        order_digest = restored.get("data_order_digest", "")
+
+        def micro_batches(step):
+            found = [
+                batches.shape_and_indices(step * accumulation_steps + i)
+                for i in range(accumulation_steps)
+            ]
+            with usual_settings():  # which hold in the thread that asks for them
+                placed = [runner.place_batch(batches.assemble(*each)) for each in found]
+            return [indices for _, indices, _ in found], placed
+
+        def batches_with_digest():
+            nonlocal order_digest
+            for indices, placed in prefetch:
+                order_digest = extend_order_digest(order_digest, indices)
+                yield placed
+
+        def save(state, step, scores):
+            meta = _metadata(run, writer.unlogged_sums, order_digest)
+            meta |= {"patience": patience.record} if patience.limit is not None else {}
+            checkpoints.save(step, state_to_items(state), meta, scores, unscheduled=scores is None)
+
+        last_loss = None
+
+        def evaluate(state):
+            nonlocal last_loss
+            if validation is None:
+                return {}
+            writer.show_activity("evaluating")
+            scores = validation.scores(state.evaluation_variables)
+            last_loss = scores.get("validation_loss")
+            writer.show_activity("")
+            return scores
+
+        def is_epoch_end(step):
+            # The epoch of the first batch not yet seen differs from that of the last one seen.
+            done = step * accumulation_steps
+            return batches.epoch_of(done) != batches.epoch_of(done - accumulation_steps)
+
+        def should_end(step, scores):
+            score = scores.get(f"validation_{config.train.best_metric}")
+            if not broadcast_from_first(patience.ends(score)):
+                return False
+            count = patience.evaluations_without_gain
+            writer.write_evaluation(step, {"evaluations_without_gain": count}, 0.0)
+            writer.print_line(f"training ends: no gain in {patience.metric} over {patience.best}")
+            return True
+
+        prefetch = Prefetch(micro_batches, first, end)
+        opened.callback(prefetch.close)
         with _stop_requests(checkpoints) as received:
             lines = _startup_summary(corpus, batches, state, layout, config)
             if optimizer is make_optimizer:
@@ -251,14 +257,10 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
                     checkpoints.save(
                         0, state_to_items(state), _metadata(run, None, ""), unscheduled=True
                     )
-            compiling: Any = contextlib.nullcontext()
-            if not is_multi_process():  # which may have to compile the same at the same time
-                ahead = batches.shapes_ahead(first * accumulation_steps, end * accumulation_steps)
-                compiling = runner.compiling_ahead(ahead, accumulation_steps)
             step_batches = batches_with_digest()
             if profile and is_first():
                 step_batches = trace_steps(step_batches, run.folder / PROFILE, profile)
-            with contextlib.closing(step_batches), compiling:  # a trace ends with the batches
+            with contextlib.closing(step_batches):  # a trace ends with the batches
                 state = train_loop(
                     state,
                     runner,
@@ -293,10 +295,6 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
             variables, _ = load_variables(run, "averaged", template_of(runner.template))
             _warn_of_average(averaged, validation.loss(variables), last_loss)
         return True
-    finally:
-        prefetch.close()
-        checkpoints.close()
-        writer.close()
 
 
 @contextlib.contextmanager

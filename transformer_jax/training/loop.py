@@ -63,7 +63,7 @@ def train_loop(
         TrainingDiverged: The gradient was not finite in `config.max_consecutive_skips` steps in a
             row.
     """
-    step = int(state.step)
+    first_step = step = int(state.step)
     unread_metrics: collections.deque[tuple[int, dict]] = collections.deque()
 
     def drain_metrics(keep: int):
@@ -89,7 +89,8 @@ def train_loop(
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             state, metrics = train_step(state, batch)
         unread_metrics.append((step, metrics))
-        drain_metrics(keep=1)
+        # The first are read at once, before the next step, which may have to be compiled.
+        drain_metrics(keep=0 if step == first_step + 1 else 1)
         if config.checkpoint_every_epoch:
             save_now = is_epoch_end(step)
         else:

@@ -22,6 +22,7 @@ from transformer_jax.training.step import StepFunctions
 __all__ = [
     "check_model",
     "check_step_memory",
+    "estimate_step_memory",
     "fit_batches",
     "largest_shape",
     "largest_step_memory",
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 # Of the device's memory; the rest is for batches on their way, evaluation and fragmentation.
 USABLE_MEMORY_FRACTION = 0.9
+# Of it, what a step may need by arithmetic alone. Where it needs more, it is compiled to know.
+ESTIMATED_MEMORY_FRACTION = 0.25
 
 
 def check_model(model: ModelConfig, layout: Layout) -> None:
@@ -90,6 +93,24 @@ def largest_step_memory(
     return shape, step.memory(shape, config.optimizer.accumulation_steps)
 
 
+def estimate_step_memory(step: Runner, config: RunConfig, shape: BatchShape) -> StepMemory:
+    """Estimate what a step needs, by arithmetic alone; nothing is compiled.
+
+    Args:
+        step: The runner.
+        config: The run's configuration.
+        shape: Shape of its batches.
+    """
+    # Both are fitted to what XLA reports (`models.families`).
+    rows = -(-shape.rows // step.layout.shards)
+    kept = rows * family_of(config.model).estimate_activations(
+        config.model, shape.source, shape.target
+    )
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(step.template.params))
+    sums = 0 if config.optimizer.accumulation_steps == 1 else 4 * parameters
+    return StepMemory(step.state_bytes + sums, round(4 * (kept + 0.6 * parameters)))
+
+
 def fit_batches(
     config: RunConfig, corpus: Corpus, layout: Layout, functions: StepFunctions
 ) -> RunConfig:
@@ -145,6 +166,9 @@ def fit_batches(
 def check_step_memory(step: Runner, config: RunConfig, shapes: Sequence[BatchShape]) -> str:
     """Check that the device's memory holds a step on the largest batch.
 
+    That step is compiled, unless a rough estimate says that it needs little of the memory: then the
+    first step starts sooner.
+
     Args:
         step: The runner.
         config: The run's configuration.
@@ -158,14 +182,19 @@ def check_step_memory(step: Runner, config: RunConfig, shapes: Sequence[BatchSha
     """
     check_model(config.model, step.layout)
     start = time.perf_counter()
-    shape, memory = largest_step_memory(step, config, shapes)
+    shape = largest_shape(shapes, config.model)
+    memory = estimate_step_memory(step, config, shape)
+    free = free_memory()
+    how = "a step on it needs about"
+    if sum(memory) > ESTIMATED_MEMORY_FRACTION * min(device_memory(), free or math.inf):
+        memory = step.memory(shape, config.optimizer.accumulation_steps)
+        how = f"compiled in {time.perf_counter() - start:.0f} s, a step on it needs"
     sizes = f"{format_bytes(sum(memory))} of {format_bytes(device_memory())}"
     if sum(memory) > device_memory():
         raise UserError(
             f"a step on {shape.rows} sentences of {shape.source} + {shape.target} tokens needs "
             f"{sizes}: lower batch_tokens {config.data.batch_tokens}, as --fit-memory does"
         )
-    free = free_memory()
     if free is not None and sum(memory) > free:
         log.warning(
             "a step needs %s and the machine has %s free, so the job may be killed: lower "
@@ -173,8 +202,8 @@ def check_step_memory(step: Runner, config: RunConfig, shapes: Sequence[BatchSha
             format_bytes(sum(memory)), format_bytes(free), config.data.batch_tokens,
         )  # fmt: skip
     return (
-        f"largest batch: {shape.rows} sentences of {shape.source} + {shape.target} tokens, "
-        f"compiled in {time.perf_counter() - start:.0f} s; a step on it needs {sizes}"
+        f"largest batch: {shape.rows} sentences of {shape.source} + {shape.target} tokens; "
+        f"{how} {sizes}"
     )
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,10 +23,13 @@ class Programs:
     def __init__(self):
         self._requests: Iterator[tuple[Program, Sequence[Any]]] = iter(())
         self._pool: Any = None
+        self._compilers = min(os.cpu_count() or 1, MOST_COMPILERS)
+        self._unfinished: set[Future] = set()
 
     @contextmanager
     def ahead(self, requests: Iterable[tuple["Program", Sequence[Any]]]) -> Iterator[None]:
-        """Within this context compile programs ahead whenever one that is called is not ready.
+        """Compile the first program from here on, and the next ones whenever one that is called
+        within this context is not ready.
 
         What is being compiled when the context ends is not waited for.
 
@@ -34,8 +37,10 @@ class Programs:
             requests: Programs with arrays to compile for, or shapes of them, in the order of use.
         """
         self._requests = iter(requests)
-        self._pool = ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_COMPILERS))
+        self._pool = ThreadPoolExecutor(self._compilers)
+        self._unfinished = set()
         try:
+            self.begin_next()
             yield
         finally:
             self._requests = iter(())
@@ -44,9 +49,23 @@ class Programs:
     def begin_next(self) -> bool:
         """Trace the next program and begin to compile it; False where there is none."""
         for program, arguments in self._requests:
-            program.begin(self._pool, *arguments)
+            if (begun := program.begin(self._pool, *arguments)) is not None:
+                self._unfinished.add(begun)
             return True
         return False
+
+    def begin_if_free(self) -> bool:
+        """Begin with the next program unless all compilers are busy.
+
+        A program that is traced sooner than it can be compiled only delays the caller, whose own
+        may be read from the cache of programs within a second or two.
+        """
+        self._unfinished = {each for each in self._unfinished if not each.done()}
+        return len(self._unfinished) < self._compilers and self.begin_next()
+
+    def wait(self) -> bool:
+        """Wait for one of the programs that are being compiled; False where there is none."""
+        return bool(wait(self._unfinished, return_when=FIRST_COMPLETED).done)
 
 
 class Program:
@@ -66,14 +85,16 @@ class Program:
 
     def __call__(self, *arguments):
         shape = self._shape(arguments)
-        # Rather than wait, trace what is called later.
-        while shape and not self._is_ready(shape) and self._programs.begin_next():
+        programs = self._programs
+        while shape and not self._is_ready(shape) and (programs.begin_if_free() or programs.wait()):
             pass
         compiled = self._compiled.get(shape)
         if compiled is None or compiled.cancelled() or compiled.exception() is not None:
             # Where compiling failed it is tried again alone, and fails here if it must.
             return self._jitted(*arguments)
-        return compiled.result()(*arguments)
+        result = compiled.result()(*arguments)
+        programs.begin_if_free()  # while the device computes
+        return result
 
     def lower(self, *arguments) -> Any:
         """Lower the function; it is not compiled yet."""
@@ -90,11 +111,13 @@ class Program:
         self._compiled[self._shape(arguments)] = compiled
         return compiled.result()
 
-    def begin(self, pool: ThreadPoolExecutor, *arguments) -> None:
-        """Begin to compile for arrays, or shapes of them, in a pool, unless it is done."""
+    def begin(self, pool: ThreadPoolExecutor, *arguments) -> Future | None:
+        """Begin to compile for arrays, or shapes of them, in a pool; None where that is done."""
         shape = self._shape(arguments)
-        if shape not in self._compiled:
-            self._compiled[shape] = pool.submit(self.lower(*arguments).compile)
+        if shape in self._compiled:
+            return None
+        self._compiled[shape] = pool.submit(self.lower(*arguments).compile)
+        return self._compiled[shape]
 
     def _is_ready(self, shape) -> bool:
         return shape in self._compiled and self._compiled[shape].done()
