@@ -242,12 +242,12 @@ def cached_attention(
     Args:
         query: [B, T, H, K].
         keys: [B, H, K, S].
-        values: [B, H, S, Dv].
+        values: [B, H, S, Dv], in the dtype of the keys, in which both products are computed.
         mask: As in `masked_softmax`.
         scale: As in `attention_weights`.
 
     Returns:
-        [B, T, H, Dv].
+        [B, T, H, Dv], in the dtype of the query.
 
     Raises:
         ValueError: Query, keys and values do not fit, or the mask does not broadcast.
@@ -269,9 +269,10 @@ def cached_attention(
         axes = (((3,), (2,)), ((0, 1), (0, 1)))
         return jax.lax.dot_general(left, right, axes, preferred_element_type=dtype)
 
-    scores = multiply(jnp.swapaxes(query, 1, 2), keys, jnp.float32)
-    weights = masked_softmax(scores * scale, mask).astype(query.dtype)
-    return jnp.swapaxes(multiply(weights, values, query.dtype), 1, 2)
+    rows = jnp.swapaxes(query, 1, 2).astype(keys.dtype)
+    scores = multiply(rows, keys, jnp.float32)
+    weights = masked_softmax(scores * scale, mask).astype(values.dtype)
+    return jnp.swapaxes(multiply(weights, values, values.dtype), 1, 2).astype(query.dtype)
 
 
 def _check_query_key(query, key):

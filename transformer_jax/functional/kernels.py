@@ -21,7 +21,8 @@ from transformer_jax.functional.arguments import (
     check_shape,
     promote_attention,
 )
-from transformer_jax.functional.attention import Mask, apply_attention, attention_weights
+from transformer_jax.functional.attention import Mask, attention_weights
+from transformer_jax.functional.products import product, product_dtype
 
 __all__ = ["PRODUCT", "compact_attention", "compact_linear", "compact_unembed", "cudnn_attention"]
 
@@ -77,14 +78,14 @@ def _attention(query, key, value, mask, scale):
 
 def _attention_forward(query, key, value, mask, scale):
     weights = attention_weights(query, key, mask, scale=scale)
-    result = apply_attention(weights, value)
+    result = _multiply("bhts,bshd->bthd", weights, value)
     return result, (query, key, value, mask, weights, result)
 
 
 def _attention_backward(scale, kept, of_result):
     query, key, value, mask, weights, result = kept
     # Transposed, the products read what is [B, H, T, S] as it lies: XLA would copy it otherwise.
-    of_value = jnp.einsum("bthd,bhts->bhds", of_result, weights)
+    of_value = _multiply("bthd,bhts->bhds", of_result, weights)
     of_weights = jnp.einsum("bthd,bshd->bhts", of_result, value, preferred_element_type=jnp.float32)
     shared = jnp.einsum(
         "bthd,bthd->bht", of_result, result, preferred_element_type=jnp.float32
@@ -94,12 +95,19 @@ def _attention_backward(scale, kept, of_result):
         # Behind the mask a huge value may have made infinity, which zero weights leave NaN.
         of_scores = jnp.where(mask, of_scores, 0.0)
     of_scores = (of_scores * scale).astype(query.dtype)
-    of_query = jnp.einsum("bhts,bshk->bthk", of_scores, key)
-    of_key = jnp.einsum("bthk,bhts->bhks", query, of_scores)
+    of_query = _multiply("bhts,bshk->bthk", of_scores, key)
+    of_key = _multiply("bthk,bhts->bhks", query, of_scores)
     return of_query, *(jnp.transpose(x, (0, 3, 1, 2)) for x in (of_key, of_value)), None
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
+
+
+def _multiply(formula, left, right):
+    """The einsum of two arrays of a dtype, in their dtype."""
+    dtype = left.dtype
+    wide = product_dtype(dtype)
+    return jnp.einsum(formula, left, right, preferred_element_type=wide).astype(dtype)
 
 
 def cudnn_attention(
@@ -222,9 +230,10 @@ def _linear_of_one_width(x, kernels, biases):
 @jax.custom_vjp
 def _linear(x, kernel, bias):
     """x [..., D], kernel [D, ...], bias [...] -> [..., ...]."""
-    product = jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+    axes = (((x.ndim - 1,), (0,)), ((), ()))
     bias = jnp.expand_dims(bias.astype(jnp.float32), tuple(range(x.ndim - 1)))
-    return (product.astype(jnp.float32) + bias).astype(product.dtype)
+    found = product(x, kernel, axes, product_dtype(x.dtype))
+    return (found.astype(jnp.float32) + bias).astype(x.dtype)
 
 
 def _linear_forward(x, kernel, bias):
@@ -235,7 +244,8 @@ def _linear_backward(kept, of_result):
     x, kernel, bias = kept
     rows = tuple(range(x.ndim - 1))
     last = tuple(range(x.ndim - 1, of_result.ndim))
-    of_x = jax.lax.dot_general(of_result, kernel, ((last, tuple(range(1, kernel.ndim))), ((), ())))
+    axes = ((last, tuple(range(1, kernel.ndim))), ((), ()))
+    of_x = product(of_result, kernel, axes)
     # JAX would compute its transpose, for which XLA on a CPU writes out that of `of_result`.
     of_kernel = jax.lax.dot_general(x, of_result, ((rows, rows), ((), ())))
     of_bias = jnp.sum(of_result.astype(jnp.float32), axis=rows).astype(bias.dtype)
@@ -268,7 +278,7 @@ def compact_unembed(x: Float[Array, "B T D"], table: Float[Array, "V D"]) -> Flo
 
 @jax.custom_vjp
 def _unembed(x, table):
-    return jnp.einsum("btd,vd->btv", x, table, preferred_element_type=jnp.float32)
+    return product(x, table, (((2,), (1,)), ((), ())), jnp.float32)
 
 
 def _unembed_forward(x, table):
@@ -278,7 +288,8 @@ def _unembed_forward(x, table):
 def _unembed_backward(kept, of_logits):
     x, table = kept
     of_logits = of_logits.astype(x.dtype)
-    return jnp.einsum("btv,vd->btd", of_logits, table), jnp.einsum("btv,btd->vd", of_logits, x)
+    of_x = product(of_logits, table, (((2,), (0,)), ((), ())))
+    return of_x, jnp.einsum("btv,btd->vd", of_logits, x)
 
 
 _unembed.defvjp(_unembed_forward, _unembed_backward)

@@ -11,6 +11,7 @@ from transformer_jax.functional.masking import (
     padding_mask,
     segment_mask,
 )
+from transformer_jax.functional.products import product_dtype
 from transformer_jax.models.cache import resize_axis
 from transformer_jax.models.embedding import Embedded, shift_right
 from transformer_jax.models.encoder import Masks, Segments, counted_tokens, places_of
@@ -133,10 +134,11 @@ class Decoder(Embedded):
         """
         config, sentences = self.config, source.shape[0]
         places = self._useful_places(places, rows_per_sentence)
-        shape = (sentences, config.num_heads)
+        # What every step reads lies as it is multiplied: XLA would convert it anew each time.
+        shape, dtype = (sentences, config.num_heads), product_dtype(self.dtype)
         empty = (
-            jnp.zeros((*shape, config.key_size, places), self.dtype),
-            jnp.zeros((*shape, places, config.value_size), self.dtype),
+            jnp.zeros((*shape, config.key_size, places), dtype),
+            jnp.zeros((*shape, places, config.value_size), dtype),
         )
         return DecodeState(
             jnp.zeros(sentences, jnp.int32),
@@ -246,7 +248,11 @@ class Decoder(Embedded):
         return layer.cross_attention.keys_values(memory) if self.cross else None
 
     def _cached_memory(self, layer, memory):
-        return to_cache_layout(self._keys_values(layer, memory)) if self.cross else None
+        if not self.cross:
+            return None
+        keys, values = to_cache_layout(self._keys_values(layer, memory))
+        dtype = product_dtype(self.dtype)
+        return keys.astype(dtype), values.astype(dtype)
 
     def _normed(self, x, counted=None):
         return self.decoder_norm(x, counted) if self.config.norm_placement == "pre" else x

@@ -195,6 +195,7 @@ class MultiHeadAttention(DropoutModule):
         if self.config.attention_score == "additive":
             keys, values = from_cache_layout(cache)
             found = att.apply_attention(self._weights(query, keys, mask), values)
+            found = found.astype(query.dtype)
         else:
             found = att.cached_attention(query, *cache, mask, scale=self._scale)
         return self.output(att.merge_heads(found))
