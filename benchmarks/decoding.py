@@ -6,7 +6,7 @@
 Text in and text out, in the file's order. The weights, the text, the beam and two threads are the
 same on both sides; each has its own batches. Then the translations are scored, given their sources.
 The outputs of the first call are compared before others are timed, and how many programs of ours
-were compiled is counted.
+were compiled is counted. Beside float32 stand bfloat16 on our side and int8 on the other.
 """
 
 import os
@@ -33,6 +33,7 @@ from transformer_jax.terminal import run_program
 
 __all__ = ["main"]
 
+NARROW = f"{OURS}, bfloat16"
 # Share of the lines that float32 must translate as ours does: ties and roundings cost some.
 LEAST_EQUAL = 0.95
 
@@ -57,6 +58,7 @@ def main() -> None:
     )
     start = time.perf_counter()
     translator = Translator.load(arguments.run_dir)
+    ours = {OURS: translator, NARROW: Translator.load(arguments.run_dir, dtype="bfloat16")}
     method: Any = "greedy" if arguments.beam_size == 1 else "beam"
     # CTranslate2 divides by length^alpha, and keeps the beam full.
     search = Search(
@@ -64,19 +66,20 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         peers = make_peers(translator, search, Path(folder))
-        translating = {
-            OURS: lambda: translator.translate(lines, search, split_sentences="never"),
-            **{who: lambda peer=peer: peer(lines) for who, (peer, _) in peers.items()},
+        translating: dict[str, Callable] = {
+            who: lambda each=each: each.translate(lines, search, split_sentences="never")
+            for who, each in ours.items()
         }
+        translating |= {who: lambda peer=peer: peer(lines) for who, (peer, _) in peers.items()}
         times, outputs = compare(translating, arguments.rounds, check_outputs)
-        ours = outputs[OURS]
-        scoring = {
-            OURS: lambda: translator.score(lines, ours),
-            **{who: lambda score=score: score(lines, ours) for who, (_, score) in peers.items()},
+        found = outputs[OURS]
+        scoring = {who: lambda each=each: each.score(lines, found) for who, each in ours.items()}
+        scoring |= {
+            who: lambda score=score: score(lines, found) for who, (_, score) in peers.items()
         }
         scoring_times, _ = compare(scoring, arguments.rounds)
     equal = count_equal(outputs)
-    programs = {OURS: translator._inference.program_count}
+    programs = {who: each._inference.program_count for who, each in ours.items()}
     title = f"{len(lines)} lines, beam {arguments.beam_size}, {THREADS} threads"
     publish_comparison(
         name,
@@ -98,8 +101,9 @@ def count_equal(outputs: dict[str, list[str]]) -> dict[str, int]:
 
 
 def check_outputs(outputs: dict[str, list[str]]) -> None:
-    """Raise UserError unless float32 translates as ours does; int8 differs by its roundings."""
-    equal = {who: n for who, n in count_equal(outputs).items() if not who.endswith("int8")}
+    """Raise UserError unless float32 translates as ours does; others differ by their roundings."""
+    narrow = ("int8", "bfloat16")
+    equal = {who: n for who, n in count_equal(outputs).items() if not who.endswith(narrow)}
     if min(equal.values()) < LEAST_EQUAL * len(outputs[OURS]):
         raise UserError(
             f"lines that each side translates as ours, of {len(outputs[OURS])}: {equal}; fewer "

@@ -6,7 +6,8 @@
 Random parameters, which the peers have as well or draw themselves, and targets as long as their
 sources: the same work on every side, two threads, float32, interleaved. Where an axis does not say
 otherwise: 4 + 4 layers, d_model 128, vocabulary 10,000, 64 sentences of 32 tokens, beam 4.
-By size: that, base with vocabulary 32,000 on 200 sentences, and on one with greedy search.
+By size: that, base with vocabulary 32,000 on 200 sentences, and on one with greedy search; there
+also ours in bfloat16, and CTranslate2 with its weights in int8.
 """
 
 import os
@@ -33,7 +34,7 @@ from benchmarks.comparison import (
 )
 from benchmarks.speed import marian, random_model
 from experiments.ledger import Provenance, Table
-from transformer_jax import presets
+from transformer_jax import build_model, presets
 from transformer_jax.config import ModelConfig
 from transformer_jax.errors import UserError
 from transformer_jax.terminal import run_program
@@ -50,6 +51,7 @@ class Work:
     length: int = 32
     vocabulary: int = 10_000
     size: str = "small"
+    narrow: bool = False  # also in fewer bits than float32
 
     @property
     def config(self) -> ModelConfig:
@@ -64,9 +66,9 @@ AXES: dict[str, list[Work]] = {
     "length": [Work(length=n, batch=2) for n in (16, 64, 256, 1024, 2048)],
     "vocabulary": [Work(vocabulary=n) for n in (1_000, 4_000, 16_000, 64_000)],
     "size": [
-        Work(),
-        Work(size="base", vocabulary=32_000, batch=200),
-        Work(size="base", vocabulary=32_000, batch=1, beam=1),
+        Work(narrow=True),
+        Work(size="base", vocabulary=32_000, batch=200, narrow=True),
+        Work(size="base", vocabulary=32_000, batch=1, beam=1, narrow=True),
     ],
 }
 
@@ -117,6 +119,9 @@ def _measure(work: Work, rounds: int) -> dict[str, Times]:
     sources = rng.integers(4, work.vocabulary, (work.batch, work.length)).tolist()
     network, variables = random_model(config)
     sides = {OURS: _ours(network, variables, sources, work)}
+    if work.narrow:
+        narrow = build_model(replace(config, dtype="bfloat16"))
+        sides[f"{OURS}, bfloat16"] = _ours(narrow, variables, sources, work)
     wanted = {work.batch * (work.length + eos) for eos in (0, 1)}  # EOS counted or not
 
     def check(written: dict[str, int]) -> None:
@@ -126,7 +131,9 @@ def _measure(work: Work, rounds: int) -> dict[str, Times]:
     with tempfile.TemporaryDirectory() as folder:
         if find_spec("ctranslate2") is not None:
             name = f"CTranslate2 {version('ctranslate2')}"
-            sides[name] = _ctranslate2(network, variables, sources, work, Path(folder))
+            types = {name: "float32"} | ({f"{name}, int8": "int8"} if work.narrow else {})
+            for side, kind in types.items():
+                sides[side] = _ctranslate2(network, variables, sources, work, Path(folder), kind)
         if find_torch() and find_spec("transformers") is not None:
             name = f"Hugging Face {version('transformers')}"
             sides[name] = _hugging_face(config, sources, work)
@@ -148,7 +155,9 @@ def _ours(network, variables, sources, work: Work) -> Callable[[], int]:
     return lambda: sum(len(best[0].ids) for best in decoder.translate(sources, search))
 
 
-def _ctranslate2(network, variables, sources, work: Work, folder: Path) -> Callable[[], int]:
+def _ctranslate2(
+    network, variables, sources, work: Work, folder: Path, compute_type: str
+) -> Callable[[], int]:
     import ctranslate2
 
     from transformer_jax import Translator
@@ -157,7 +166,9 @@ def _ctranslate2(network, variables, sources, work: Work, folder: Path) -> Calla
 
     vocabulary = WhitespaceVocabulary(f"t{i}" for i in range(4, work.vocabulary))
     write_ctranslate2(Translator(network, variables["params"], vocabulary), folder)
-    engine = ctranslate2.Translator(str(folder), inter_threads=1, intra_threads=THREADS)
+    engine = ctranslate2.Translator(
+        str(folder), inter_threads=1, intra_threads=THREADS, compute_type=compute_type
+    )
     tokens = [vocabulary.tokens(ids) for ids in sources]
 
     def run():

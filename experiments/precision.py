@@ -12,7 +12,6 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from experiments import multi30k
 from experiments.claims import mean_of
@@ -21,9 +20,10 @@ from experiments.ledger import Cell, Entry, Provenance, Table, merge_provenance
 from experiments.multi30k import CaptionTask, caption_task
 from experiments.program import check_positive, make_parser, publish_result
 from experiments.tasks import find_all
+from transformer_jax.config.model import Dtype
 from transformer_jax.terminal import run_program
 
-DTYPES: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
+DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 SCORES = ("perplexity", "BLEU", "BLEU test2016")
 STEPS, SEEDS = 4000, 2
 LENGTH = 16  # tokens of a side in Multi30k, EOS included, for the speeds

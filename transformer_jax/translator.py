@@ -4,6 +4,7 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -12,6 +13,7 @@ import numpy as np
 from flax import linen as nn
 
 from transformer_jax.config.languages import check_language
+from transformer_jax.config.model import Dtype
 from transformer_jax.data.corpus import LineStatistics
 from transformer_jax.data.splitting import LineSplitter, Splitting, check_splitting
 from transformer_jax.data.text import chunks, decode_lines, empty_blanks, is_blank, list_lines
@@ -91,24 +93,26 @@ class Translator:
 
     @classmethod
     @usual_settings()
-    def load(cls, run_dir: str | Path, checkpoint: str = "averaged") -> Self:
+    def load(
+        cls, run_dir: str | Path, checkpoint: str = "averaged", dtype: Dtype | None = None
+    ) -> Self:
         """Load a translator of a run; the devices of this process share the sentences.
 
         Args:
             run_dir: The run folder, or a file that `export` wrote of it.
             checkpoint: "averaged", "best", "last" or a step.
+            dtype: Of the computation, "float32" or "bfloat16"; None is that of training.
 
         Raises:
             UserError: It is not a run folder, or has no such checkpoint.
         """
         run = open_run(Path(run_dir))
-        devices = jax.local_devices()
-        layout = Layout(devices, data=len(devices))
+        layout = Layout(jax.local_devices(), data=jax.local_device_count())
         place = functools.partial(single_device_template, sharding=layout.replicated)
         variables, name = load_variables(run, checkpoint, place)
-        data = run.config.data
+        data, config = run.config.data, run.config.model
         return cls(
-            run.task.model(run.config.model, run.vocabularies),
+            run.task.model(replace(config, dtype=dtype or config.dtype), run.vocabularies),
             variables.pop("params"),
             run.vocabularies,
             name,
@@ -214,7 +218,6 @@ class Translator:
         return [[self._join(parts) for parts in zip(*found)] for found in results]
 
     def _join(self, parts: Sequence[Translation]) -> Translation:
-        """Join the translations of a line's parts into that of the line."""
         return Translation(
             self._splitter.join([part.text for part in parts]),
             sum(part.log_prob for part in parts),
@@ -381,8 +384,7 @@ class Translator:
             raise UserError(f"{len(sources)} sources but {len(targets)} targets")
         of_source, of_target = self.vocabularies
         read, written = of_source.encode_all(sources), of_target.encode_all(targets)
-        most, pairing = self._inference.max_length, self.task.pairing
-        short = []
+        most, pairing, short = self._inference.max_length, self.task.pairing, []
         for number, pair in enumerate(zip(read, written)):
             if (longest := max(len(pairing.source(pair[0])), len(pairing.target(pair[1])))) <= most:
                 short.append(number)

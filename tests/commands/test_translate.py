@@ -28,6 +28,24 @@ def test_translate_files(command, run, tmp_path):
     assert (tmp_path / "out").read_text().split("\n") == [*expected, ""]
 
 
+def test_translate_computes_in_the_dtype_asked_for(command, run, tmp_path):
+    """Whatever the run was trained in; None is that, and scores are off by roundings alone."""
+    lines = ["w1 w2", "w3 w4 w5"]
+    (tmp_path / "in").write_text("".join(f"{line}\n" for line in lines))
+    options = ("--run-dir", run, "--input", "in", "--scores", "--dtype", "bfloat16")
+    shown = command("translate", *options)
+    narrow, wide = Translator.load(run, dtype="bfloat16"), Translator.load(run)
+    assert (narrow.model.config.dtype, wide.model.config.dtype) == ("bfloat16", "float32")
+    found = [each[0] for each in narrow.translations(lines)]
+    assert shown == "".join(f"{i} ||| {t.text} ||| {t.score:.4f}\n" for i, t in enumerate(found))
+    targets = [each.text for each in found]
+    scores = [np.array(each.score(lines, targets)) for each in (narrow, wide)]
+    np.testing.assert_allclose(*scores, rtol=0.02)
+    assert np.any(scores[0] != scores[1])
+    with pytest.raises(UserError, match="dtype 'int8'"):
+        Translator.load(run, dtype="int8")  # type: ignore[arg-type]
+
+
 def test_translate_scores_of_single_translations(command, run, tmp_path):
     (tmp_path / "in").write_text("w1 w2\n\nw3\n")
     shown = command("translate", "--run-dir", run, "--input", "in", "--scores").splitlines()

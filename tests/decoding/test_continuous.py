@@ -157,3 +157,70 @@ def test_rows_are_added_where_one_is_free(unfinished, rows):
     waiting = continuous._Waiting([[5] * 10] * 50, [20] * 50, np.zeros((50, 2), int))
     size = search._next_size(continuous._Size(4, 32, 16), held, 17, 10, waiting)
     assert size == (rows, 16, 32)
+
+
+class Counted(ContinuousSearch):
+    """Counts its programs; they do nothing but let each sentence grow to its limit.
+
+    Of a sentence's hypotheses three tokens are its own, the others are shared.
+    """
+
+    def __init__(self, beam_size):
+        search = Search(beam_size=beam_size)
+        super().__init__(None, search, lambda function, *_, **__: function, 1, 10**6)
+
+    def _make_begin(self, size):
+        def begin(variables, source, limits, sample_ids):
+            return (np.zeros(size.rows, int), limits), limits
+
+        return self._jit(begin, 4)
+
+    def _make_refill(self, size):
+        def refill(variables, state, rows, source, limits, sample_ids, at):
+            length, end = (field.copy() for field in state)
+            length[at[at >= 0]], end[at[at >= 0]] = 0, limits[at >= 0]
+            return (length, end), end
+
+        return self._jit(refill, 7)
+
+    def _make_extend(self, size):
+        beams = self._search.rows
+
+        def extend(variables, state, rows, floor):
+            length, end = state
+            running = length < end
+            while running.sum() > floor[0]:
+                taken = np.minimum(length * beams, length + 3 * (beams - 1))
+                if (running & (taken > size.places - beams)).any():
+                    break
+                length = length + running
+                running = length < end
+            taken = np.minimum(length * beams, length + 3 * (beams - 1))
+            return (length, end), (running, taken, (np.zeros((size.rows, 1)),) * 4)
+
+        return self._jit(extend, 4)
+
+    def _make_resize(self, old, new):
+        def resize(variables, state, rows, kept):
+            return tuple(field[kept] for field in state), rows[kept]
+
+        return self._jit(resize, 4)
+
+
+@pytest.mark.parametrize(
+    "lines, calls, most, more", [(1024, 20, 80, 8), (64, 100, 140, 40)], ids=["files", "requests"]
+)
+def test_search_of_ever_more_text_compiles_few_programs(monkeypatch, lines, calls, most, more):
+    """As a server that gets up to 64 lines at a time, and a long file that is read in calls."""
+    monkeypatch.setattr(continuous.jax, "device_get", lambda arrays: arrays)
+    rng, search, counts = np.random.default_rng(0), Counted(beam_size=4), []
+    for _ in range(2 * calls):
+        count = lines if lines == 1024 else int(rng.integers(1, lines + 1))
+        lengths = np.clip(rng.lognormal(np.log(25), 0.55, count).astype(int), 2, 250)
+        limits = np.clip((lengths * rng.normal(1, 0.2, count)).astype(int) + 1, 1, lengths + 50)
+        sources = [[5] * length for length in lengths]
+        found = search({}, sources, limits.tolist(), np.zeros((count, 2), np.int32))
+        assert sorted(i for i, _ in found) == list(range(count))
+        counts.append(search.program_count)
+    assert counts[calls - 1] <= most
+    assert counts[-1] - counts[calls - 1] <= more

@@ -1,6 +1,7 @@
 """The main job on a small language: train, stop, resume, translate."""
 
 import json
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from transformer_jax.data.preparation import prepare
 from transformer_jax.devices.signals import Interrupted
 from transformer_jax.run.folder import Run, RunError
 from transformer_jax.run.identity import identity
-from transformer_jax.run.resume import with_kernels
+from transformer_jax.run.resume import restore_or_init, with_kernels
 from transformer_jax.run.train import train
 from transformer_jax.training.runners import Runner
 
@@ -47,20 +48,44 @@ def test_run_folder_holds_everything(uninterrupted_run):
     assert all(0 <= t["input_wait_fraction"] <= 1 for t in timing if "input_wait_fraction" in t)
 
 
-def test_train_compiles_the_shapes_of_its_steps_ahead(tmp_path, monkeypatch):
-    asked = []
-    compiling_ahead = Runner.compiling_ahead
+@pytest.fixture
+def asked(monkeypatch):
+    """What a job asks to be compiled ahead, and when it makes or restores its state."""
+    found = []
+    compiling_ahead, restore = Runner.compiling_ahead, restore_or_init
 
     def recorded(self, shapes, accumulation_steps):
-        asked.append((shapes, accumulation_steps))
+        found.append((shapes, accumulation_steps))
         return compiling_ahead(self, shapes, accumulation_steps)
 
+    def restored(*arguments):
+        found.append("state")
+        return restore(*arguments)
+
     monkeypatch.setattr(Runner, "compiling_ahead", recorded)
+    monkeypatch.setattr("transformer_jax.run.train.restore_or_init", restored)
+    return found
+
+
+def test_train_compiles_the_shapes_of_its_steps_ahead(tmp_path, asked):
+    """From before its parameters are drawn, and from an older checkpoint where one is damaged."""
     config = configuration(tmp_path)
-    config = replace(config, train=replace(config.train, steps=3))
+    config = replace(config, train=replace(config.train, steps=3, checkpoint_every=2))
     run = train(config, tmp_path / "run", progress=False)
     batches = Batches(run.training_corpus(), config.data, config.train.seed)
-    assert asked == [(batches.shapes_ahead(0, 3), 1)] and len(asked[0][0]) > 1
+
+    def ahead(first, last):
+        return batches.shapes_ahead(first, last), 1
+
+    assert asked == [ahead(0, 3), "state"] and len(asked[0][0]) > 1
+    asked.clear()
+    shutil.rmtree(run.folder / "checkpoints" / "3" / "params")
+    config = replace(config, train=replace(config.train, steps=9))
+    train(config, run.folder, progress=False)
+    assert asked == [ahead(3, 9), "state", ahead(2, 9)]
+    asked.clear()
+    train(config, run.folder, progress=False)
+    assert asked == ["state"]
 
 
 def test_resume_is_bit_for_bit(uninterrupted_run):

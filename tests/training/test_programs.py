@@ -114,7 +114,7 @@ def test_nothing_is_traced_while_all_compilers_are_busy(monkeypatch):
         compiler.held.set()
         assert program(*ones(2)) == 3 and program(*ones(3)) == 4
         assert traced() == [2, 3, 5]
-        assert program(*ones(5)) == 6 and not programs.wait()
+        assert program(*ones(5)) == 6 and not programs.wait_for_one()
     assert compiler.called == []
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from transformer_jax.commands.options import Checkpoint, RunDir
 from transformer_jax.commands.output import check_streams, opened_streams
+from transformer_jax.config.model import Dtype
 from transformer_jax.decoding.options import Search
 
 __all__ = ["TranslateCommand"]
@@ -37,13 +38,16 @@ class TranslateCommand:
     line_buffered: bool = False
     """Write each translation before the next line is read, for programs that wait for it."""
     checkpoint: Checkpoint = "averaged"
+    dtype: Dtype | None = None
+    """Dtype of the computation; None is that of training. bfloat16 is faster for batches, on
+    processors that multiply it, and a few translations differ."""
     search: Search = Search()
 
     def run(self) -> None:
         from transformer_jax.translator import Translator
 
         check_streams(self.input, self.output)
-        translator = Translator.load(self.run_dir, self.checkpoint)
+        translator = Translator.load(self.run_dir, self.checkpoint, self.dtype)
         log.info("translating with %s, %s", self.run_dir, translator.checkpoint)
         with opened_streams(self.input, self.output) as (name, source, output):
             translator.translate_stream(

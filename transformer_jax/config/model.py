@@ -5,9 +5,10 @@ from typing import Literal
 
 from transformer_jax.config.checks import check_positive, check_types, require
 
-__all__ = ["ModelConfig"]
+__all__ = ["Dtype", "ModelConfig"]
 
 Activation = Literal["relu", "swish", "gelu"]
+Dtype = Literal["float32", "bfloat16"]
 Kernels = Literal["auto", "definition", "compact", "blockwise", "cudnn"]
 
 
@@ -87,7 +88,7 @@ class ModelConfig:
     """Whether embeddings are multiplied by sqrt(d_model) (section 3.4)."""
     start_id: int = 0
     """Start symbol of the decoder: 0 is the zero vector of padding, 3 a row of its own (BOS)."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     """Dtype of the computation; parameters, statistics, softmax and loss stay float32."""
     kernels: Kernels = "auto"
     """Functions that attention, projections and logits are computed with; all are equal up to

@@ -77,6 +77,9 @@ class Family(Protocol):
     def estimate_activations(self, config: ModelConfig, source: int, target: int) -> int:
         """Estimate how many numbers a step keeps for a sentence.
 
+        Where that is a small part of the memory, the first step starts before the step on the
+        largest batch has been compiled (`training.memory.check_step_memory`).
+
         Args:
             config: The model's configuration.
             source: S, tokens of the source.
@@ -104,7 +107,7 @@ class Family(Protocol):
 # fitted to what XLA reports of 18 steps on a CPU (jax 0.10.2, 32 to 1,024 tokens, d_model 128 and
 # 512), with 0.6 numbers for each parameter besides: none is off by more than 6%. Batches of one
 # sentence, for which `compact` keeps about twice as many, and `remat`, which keeps fewer, are left
-# out: the numbers only rank the shapes of a run.
+# out: the numbers rank the shapes of a run, and tell a step that needs little of the memory.
 _KEPT_OF_A_WEIGHT = {"definition": 3.25, "compact": 1.1, "blockwise": 0.25, "cudnn": 0.25}
 # Keys of a query beyond which the functions in blocks keep no more.
 _MOST_KEYS = {"blockwise": 1024, "cudnn": 1024}

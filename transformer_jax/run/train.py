@@ -140,38 +140,45 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
     Returns:
         Whether the run has ended.
     """
-    checkpoints = run.checkpoints()
-    newest = max(checkpoints.steps(), default=0)
-    steps = run.config.train.steps
-    change = next((each for each in run.changes if newest < each.step < steps), None)
-    run = run.at(newest)
-    config, task, corpus = run.config, run.task, run.training_corpus()
-    if change is not None and change.scheduled:
-        config = replace(config, train=replace(config.train, steps=change.step))
-    if jax.default_backend() == "cpu":
-        keep_freed_memory()
-    functions = run.step_functions(optimizer)
-    runner = make_runner(config.train.parallel, functions, layout)
-    batches = Batches(
-        corpus,
-        config.data,
-        config.train.seed,
-        layout.local_rows,
-        ignored=task.pairing.ignored,
-        corrupt=task.corrupt,
-    )
-    accumulation_steps = config.optimizer.accumulation_steps
-    memory = ""
-    if newest < config.train.steps:
-        memory = check_step_memory(runner, config, batches.shapes)
-    text = run.validation_corpus()
-    validation = None if text is None else Validation(config, layout, text, task)
     with contextlib.ExitStack() as opened:
+        checkpoints = run.checkpoints()
         opened.callback(checkpoints.close)
-        if not is_multi_process():  # which may have to compile the same at the same time
-            end = config.train.steps
-            ahead = batches.shapes_ahead(newest * accumulation_steps, end * accumulation_steps)
-            opened.enter_context(runner.compiling_ahead(ahead, accumulation_steps))
+        newest = max(checkpoints.steps(), default=0)
+        steps = run.config.train.steps
+        change = next((each for each in run.changes if newest < each.step < steps), None)
+        run = run.at(newest)
+        config, task, corpus = run.config, run.task, run.training_corpus()
+        if change is not None and change.scheduled:
+            config = replace(config, train=replace(config.train, steps=change.step))
+        if jax.default_backend() == "cpu":
+            keep_freed_memory()
+        functions = run.step_functions(optimizer)
+        runner = make_runner(config.train.parallel, functions, layout)
+        batches = Batches(
+            corpus,
+            config.data,
+            config.train.seed,
+            layout.local_rows,
+            ignored=task.pairing.ignored,
+            corrupt=task.corrupt,
+        )
+        accumulation_steps = config.optimizer.accumulation_steps
+        memory = ""
+        if newest < config.train.steps:
+            memory = check_step_memory(runner, config, batches.shapes)
+        text = run.validation_corpus()
+        validation = None if text is None else Validation(config, layout, text, task)
+        compiling = opened.enter_context(contextlib.ExitStack())
+
+        def compile_from(step):
+            compiling.close()
+            # Several processes may have to compile the same at the same time.
+            if step < config.train.steps and not is_multi_process():
+                span = (at * accumulation_steps for at in (step, config.train.steps))
+                ahead = runner.compiling_ahead(batches.shapes_ahead(*span), accumulation_steps)
+                compiling.enter_context(ahead)
+
+        compile_from(newest)
         state, restored = restore_or_init(
             run, checkpoints, runner.template, functions.init, init_from, optimizer
         )
@@ -180,6 +187,8 @@ def _train(run, layout, init_from, profile, progress, on_record, optimizer):
         if run.at(first).config != run.config:
             # The newest was damaged, and the settings have changed since this one.
             return False
+        if first != newest:
+            compile_from(first)
         # Killed after patience had ended it, a run has only its average left to take.
         end = first if patience.ended else config.train.steps
         writer: Any = NullMetricsWriter()

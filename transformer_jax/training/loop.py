@@ -37,7 +37,8 @@ def train_loop(
     """Train until `config.steps`, or as long as there are batches.
 
     Step n + 1 is dispatched before the metrics of step n are read, so that the device never waits
-    for the log, and at most two steps are in flight. Evaluation and saving happen after the metrics
+    for the log, and at most two steps are in flight; only the first step's are read at once.
+    Evaluation and saving happen after the metrics
     of every step up to theirs have been read and flushed.
 
     Args:
@@ -89,7 +90,7 @@ def train_loop(
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             state, metrics = train_step(state, batch)
         unread_metrics.append((step, metrics))
-        # The first are read at once, before the next step, which may have to be compiled.
+        # The first step's are read before the second is dispatched, which may have to be compiled.
         drain_metrics(keep=0 if step == first_step + 1 else 1)
         if config.checkpoint_every_epoch:
             save_now = is_epoch_end(step)

@@ -14,6 +14,7 @@ from transformer_jax.data.batching import Batches, BatchShape
 from transformer_jax.data.corpus import Corpus
 from transformer_jax.devices.layout import Layout
 from transformer_jax.devices.memory import device_memory, format_bytes, free_memory
+from transformer_jax.devices.processes import broadcast_from_first
 from transformer_jax.errors import UserError
 from transformer_jax.models.families import family_of
 from transformer_jax.training.runners import Runner, StepMemory, make_runner
@@ -166,8 +167,8 @@ def fit_batches(
 def check_step_memory(step: Runner, config: RunConfig, shapes: Sequence[BatchShape]) -> str:
     """Check that the device's memory holds a step on the largest batch.
 
-    That step is compiled, unless a rough estimate says that it needs little of the memory: then the
-    first step starts sooner.
+    That step is compiled, unless an estimate is a quarter at most of the memory, or of what is free
+    of it: then the first step starts sooner.
 
     Args:
         step: The runner.
@@ -186,7 +187,9 @@ def check_step_memory(step: Runner, config: RunConfig, shapes: Sequence[BatchSha
     memory = estimate_step_memory(step, config, shape)
     free = free_memory()
     how = "a step on it needs about"
-    if sum(memory) > ESTIMATED_MEMORY_FRACTION * min(device_memory(), free or math.inf):
+    room = min(device_memory(), math.inf if free is None else free)
+    # What is free differs between processes: all do as the first does.
+    if broadcast_from_first(sum(memory) > ESTIMATED_MEMORY_FRACTION * room):
         memory = step.memory(shape, config.optimizer.accumulation_steps)
         how = f"compiled in {time.perf_counter() - start:.0f} s, a step on it needs"
     sizes = f"{format_bytes(sum(memory))} of {format_bytes(device_memory())}"

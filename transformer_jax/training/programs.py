@@ -28,8 +28,8 @@ class Programs:
 
     @contextmanager
     def ahead(self, requests: Iterable[tuple["Program", Sequence[Any]]]) -> Iterator[None]:
-        """Compile the first program from here on, and the next ones whenever one that is called
-        within this context is not ready.
+        """Begin to compile the first program, and within this context the next ones: whenever a
+        compiler is free while one that is called is not ready, or after it has been called.
 
         What is being compiled when the context ends is not waited for.
 
@@ -51,19 +51,19 @@ class Programs:
         for program, arguments in self._requests:
             if (begun := program.begin(self._pool, *arguments)) is not None:
                 self._unfinished.add(begun)
-            return True
+                return True
         return False
 
     def begin_if_free(self) -> bool:
         """Begin with the next program unless all compilers are busy.
 
-        A program that is traced sooner than it can be compiled only delays the caller, whose own
-        may be read from the cache of programs within a second or two.
+        Tracing takes a second or two of the caller, whose own program may be ready meanwhile, as
+        one that is read from the cache is.
         """
         self._unfinished = {each for each in self._unfinished if not each.done()}
         return len(self._unfinished) < self._compilers and self.begin_next()
 
-    def wait(self) -> bool:
+    def wait_for_one(self) -> bool:
         """Wait for one of the programs that are being compiled; False where there is none."""
         return bool(wait(self._unfinished, return_when=FIRST_COMPLETED).done)
 
@@ -85,15 +85,14 @@ class Program:
 
     def __call__(self, *arguments):
         shape = self._shape(arguments)
-        programs = self._programs
-        while shape and not self._is_ready(shape) and (programs.begin_if_free() or programs.wait()):
-            pass
+        if shape:
+            self._begin_others_until_ready(shape)
         compiled = self._compiled.get(shape)
         if compiled is None or compiled.cancelled() or compiled.exception() is not None:
             # Where compiling failed it is tried again alone, and fails here if it must.
             return self._jitted(*arguments)
         result = compiled.result()(*arguments)
-        programs.begin_if_free()  # while the device computes
+        self._programs.begin_if_free()  # while the device computes
         return result
 
     def lower(self, *arguments) -> Any:
@@ -119,8 +118,11 @@ class Program:
         self._compiled[shape] = pool.submit(self.lower(*arguments).compile)
         return self._compiled[shape]
 
-    def _is_ready(self, shape) -> bool:
-        return shape in self._compiled and self._compiled[shape].done()
+    def _begin_others_until_ready(self, shape) -> None:
+        programs = self._programs
+        while shape not in self._compiled or not self._compiled[shape].done():
+            if not (programs.begin_if_free() or programs.wait_for_one()):
+                break
 
     def _shape(self, arguments) -> tuple | None:
         at = self._batch_at

@@ -1,0 +1,71 @@
+"""Products of bfloat16: rounded once, of one row as of several, and wide where a CPU wants it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer_jax.functional import cached_attention
+from transformer_jax.functional.products import product, product_dtype
+
+HEADS = (((3,), (2,)), ((0, 1), (0, 1)))
+# Shapes of left and right, axes, and the same in NumPy.
+PRODUCTS = {
+    "matrices": ((4, 6), (6, 5), (((1,), (0,)), ((), ())), "ij,jk->ik"),
+    "one row": ((1, 6), (6, 5), (((1,), (0,)), ((), ())), "ij,jk->ik"),
+    "one row of a batch": ((1, 1, 6), (5, 6), (((2,), (1,)), ((), ())), "bti,vi->btv"),
+    "rows of heads": ((3, 2, 4, 6), (3, 2, 6, 5), HEADS, "bhti,bhis->bhts"),
+    "one row of heads": ((3, 2, 1, 6), (3, 2, 6, 5), HEADS, "bhti,bhis->bhts"),
+    "a row of one head": ((1, 1, 1, 6), (1, 1, 6, 5), HEADS, "bhti,bhis->bhts"),
+    "kernels side by side": ((2, 3, 6), (6, 2, 5), (((2,), (0,)), ((), ())), "bti,ijk->btjk"),
+    "no row": ((6,), (6, 5), (((0,), (0,)), ((), ())), "i,ik->k"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize("result", [None, jnp.float32])
+def test_products_of_bfloat16_are_rounded_once(name, result):
+    left_shape, right_shape, axes, formula = PRODUCTS[name]
+    rng = np.random.default_rng(0)
+    left, right = (
+        jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in (left_shape, right_shape)
+    )
+    expected = np.einsum(formula, *(np.asarray(x, np.float32) for x in (left, right)))
+    found = jax.jit(lambda left, right: product(left, right, axes, result))(left, right)
+    assert found.dtype == (result or jnp.bfloat16) and found.shape == expected.shape
+    most = 1e-6 if result else 2**-8
+    np.testing.assert_allclose(np.asarray(found, np.float32), expected, rtol=most, atol=1e-5)
+    wide = product(left.astype(jnp.float32), right.astype(jnp.float32), axes)
+    np.testing.assert_allclose(wide, expected, rtol=1e-5, atol=1e-5)
+
+
+def dots(rows):
+    """(rows, dtype) of the results of the products in a traced product of bfloat16."""
+    left, right = (jax.ShapeDtypeStruct(s, jnp.bfloat16) for s in ((rows, 6), (6, 5)))
+    axes = PRODUCTS["matrices"][2]
+    traced = jax.make_jaxpr(lambda left, right: product(left, right, axes))(left, right)
+    [found] = [e for e in traced.jaxpr.eqns if e.primitive.name == "dot_general"]
+    return found.outvars[0].aval.shape[0], found.outvars[0].aval.dtype
+
+
+def test_cpu_multiplies_bfloat16_where_the_result_is_float32(monkeypatch):
+    """Measured by `benchmarks.growth --axis size`; accelerators write the narrow result at once."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    assert [dots(rows) for rows in (4, 1)] == [(4, jnp.float32), (2, jnp.float32)]
+    assert product_dtype(jnp.bfloat16) == jnp.float32
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert [dots(rows) for rows in (4, 1)] == [(4, jnp.bfloat16), (1, jnp.bfloat16)]
+    assert {product_dtype(dtype) for dtype in (jnp.float16, jnp.float32)} == {
+        jnp.float16, jnp.float32,
+    }  # fmt: skip
+
+
+def test_cache_may_be_wider_than_its_queries():
+    rng = np.random.default_rng(1)
+    query = jnp.asarray(rng.normal(size=(2, 1, 3, 4)), jnp.bfloat16)
+    keys = jnp.asarray(rng.normal(size=(2, 3, 4, 5)), jnp.bfloat16).astype(jnp.float32)
+    values = jnp.asarray(rng.normal(size=(2, 3, 5, 4)), jnp.bfloat16).astype(jnp.float32)
+    found = cached_attention(query, keys, values)
+    assert found.dtype == jnp.bfloat16
+    expected = cached_attention(query.astype(jnp.float32), keys, values)
+    np.testing.assert_array_equal(found, expected.astype(jnp.bfloat16))
