@@ -1,4 +1,4 @@
-"""A training step on one batch of random sentences, ours and torch's."""
+"""A training step on one batch of random sentences, and its loss alone: ours and torch's."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 
 from transformer_jax.config import ModelConfig, OptimizerConfig
 
-__all__ = ["Step", "our_step", "torch_step"]
+__all__ = ["Step", "our_loss", "our_step", "torch_loss", "torch_step"]
 
 
 def tokens(rows: int, length: int, vocabulary: int) -> np.ndarray:
@@ -122,5 +122,63 @@ def torch_step(model: ModelConfig, rows: int, length: int, compiled: bool = Fals
             last[0] = forward(source, target)
         last[0].backward()
         optimizer.step()
+
+    return Step(run, lambda: last[0].item(), {})
+
+
+def features_and_table(model: ModelConfig, rows: int, length: int) -> list[np.ndarray]:
+    """Random features [rows, length, D] and table [V, D]."""
+    rng = np.random.default_rng(0)
+    shapes = (rows, length, model.d_model), (model.vocab_size, model.d_model)
+    scale = model.d_model**-0.5
+    return [rng.normal(size=shape, scale=scale).astype(np.float32) for shape in shapes]
+
+
+def our_loss(model: ModelConfig, rows: int, length: int) -> Step:
+    """The smoothed loss of features, with gradients of these and of the table."""
+    import jax
+
+    from transformer_jax.functional import label_smoothed_cross_entropy, sum_blocks
+    from transformer_jax.models.kernels import kernels_of, logits_block
+
+    targets = jax.device_put(tokens(rows, length, model.vocab_size))
+    block = logits_block(model, None, targets.size)
+
+    def loss(features, table):
+        def sums(features, targets):
+            logits = kernels_of(model).unembed(features, table)
+            return label_smoothed_cross_entropy(logits, targets)
+
+        total, count = sum_blocks(sums, block, features, targets)
+        return total / count
+
+    given = [jax.device_put(each) for each in features_and_table(model, rows, length)]
+    compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(*given).compile()
+    last: list[Any] = [None]
+
+    def run():
+        last[0] = compiled(*given)
+
+    memory: Any = compiled.memory_analysis()
+    known = {"temporary": memory.temp_size_in_bytes}
+    return Step(run, lambda: float(jax.block_until_ready(last[0])[0]), known)
+
+
+def torch_loss(model: ModelConfig, rows: int, length: int) -> Step:
+    """The same in torch."""
+    import torch
+
+    given = [
+        torch.tensor(each, requires_grad=True) for each in features_and_table(model, rows, length)
+    ]
+    targets = torch.as_tensor(tokens(rows, length, model.vocab_size)).long().flatten()
+    last: list[Any] = [None]
+
+    def run():
+        for each in given:
+            each.grad = None
+        logits = (given[0] @ given[1].T).flatten(0, 1)
+        last[0] = torch.nn.functional.cross_entropy(logits, targets, label_smoothing=0.1)
+        last[0].backward()
 
     return Step(run, lambda: last[0].item(), {})

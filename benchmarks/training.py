@@ -3,10 +3,11 @@
     python -m benchmarks.training
     python -m benchmarks.training --work small --rounds 9
 
-The same shapes, tokens, dropout and two threads on both sides, in float32, interleaved. Ours is
-measured with the kernels of a new run, and with the definitions. The share of the peak is that of
-the operations of all matrix products, counted once, in what a product of large matrices reaches in
-the same process.
+The same shapes, tokens, dropout and two threads on both sides, interleaved, in float32 and in
+bfloat16. Ours is measured with the kernels of a new run, and with the definitions. The share of the
+peak is that of the operations of all matrix products, counted once, in what a product of large
+matrices of float32 reaches in the same process. Then the loss and its gradients alone, from the
+features of the last layer.
 """
 
 import os
@@ -24,7 +25,7 @@ from benchmarks.comparison import (
     times_table,
 )
 from benchmarks.speed import matmul_speed, step_flops
-from benchmarks.steps import our_step, torch_step
+from benchmarks.steps import our_loss, our_step, torch_loss, torch_step
 from experiments.ledger import Provenance, Table
 from transformer_jax import presets
 from transformer_jax.config import ModelConfig
@@ -52,9 +53,10 @@ def main() -> None:
     tables: list[Table] = []
     every: dict[str, Times] = {}
     for name in work:
-        table, times = _measure(name, torch, arguments.rounds)
-        tables.append(table)
-        every |= {f"{name}, {side}": each for side, each in times.items()}
+        for part, measure in (("", _measure), ("loss, ", _measure_loss)):
+            table, times = measure(name, torch, arguments.rounds)
+            tables.append(table)
+            every |= {f"{name}, {part}{side}": each for side, each in times.items()}
     publish_comparison(
         "training",
         f"Training: a step, {THREADS} threads",
@@ -72,9 +74,11 @@ def _measure(name: str, torch: str | None, rounds: int) -> tuple[Table, dict[str
     steps = {
         OURS: our_step(model, rows, length),
         f"{OURS}, definitions": our_step(replace(model, kernels="definition"), rows, length),
+        f"{OURS}, bfloat16": our_step(replace(model, dtype="bfloat16"), rows, length),
     }
     if torch is not None:
         steps[torch] = torch_step(model, rows, length)
+        steps[f"{torch}, bfloat16"] = torch_step(replace(model, dtype="bfloat16"), rows, length)
 
     times, _ = compare({side: step.take for side, step in steps.items()}, rounds)
     peak, flops = matmul_speed(2048, "float32"), step_flops(model, rows, length, length)
@@ -88,9 +92,27 @@ def _measure(name: str, torch: str | None, rounds: int) -> tuple[Table, dict[str
     title = (
         f"{name}: {model.num_layers} + {model.num_layers} layers, d_model {model.d_model}, "
         f"vocabulary {model.vocab_size:,}, {rows} sentences of {length} tokens a side, "
-        f"float32, dropout {model.dropout}; peak {peak / 1e9:.0f} GFLOP/s"
+        f"dropout {model.dropout}; peak {peak / 1e9:.0f} GFLOP/s"
     )
     return times_table(title, times, further), times
+
+
+def _measure_loss(name: str, torch: str | None, rounds: int) -> tuple[Table, dict[str, Times]]:
+    """Times of the loss and its gradients, in float32."""
+    model, rows, length = WORK[name]
+    steps = {
+        OURS: our_loss(model, rows, length),
+        f"{OURS}, definitions": our_loss(replace(model, kernels="definition"), rows, length),
+    }
+    if torch is not None:
+        steps[torch] = torch_loss(model, rows, length)
+    times, _ = compare({side: step.take for side, step in steps.items()}, rounds)
+    memory = {
+        side: f"{step.memory['temporary'] / 1e6:.0f} MB" if step.memory else None
+        for side, step in steps.items()
+    }
+    title = f"{name}: the loss of {rows * length:,} tokens and its gradients, float32"
+    return times_table(title, times, {"temporary": memory}), times
 
 
 if __name__ == "__main__":

@@ -171,8 +171,9 @@ class Decoder(Embedded):
 
         def update_cache_of(old: KeysValues):
             def update_cache(new: KeysValues) -> KeysValues:
-                keys = old[0].at[rows, :, :, free].set(new[0], unique_indices=True)
-                values = old[1].at[rows, :, free].set(new[1], unique_indices=True)
+                keys, values = (each.astype(kept.dtype) for each, kept in zip(new, old))
+                keys = old[0].at[rows, :, :, free].set(keys, unique_indices=True)
+                values = old[1].at[rows, :, free].set(values, unique_indices=True)
                 written.append((keys, values))
                 return keys, values
 

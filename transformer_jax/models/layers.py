@@ -194,8 +194,8 @@ class MultiHeadAttention(DropoutModule):
         """
         if self.config.attention_score == "additive":
             keys, values = from_cache_layout(cache)
-            found = att.apply_attention(self._weights(query, keys, mask), values)
-            found = found.astype(query.dtype)
+            weights = self._weights(query.astype(keys.dtype), keys, mask)
+            found = att.apply_attention(weights, values).astype(query.dtype)
         else:
             found = att.cached_attention(query, *cache, mask, scale=self._scale)
         return self.output(att.merge_heads(found))
