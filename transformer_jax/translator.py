@@ -4,7 +4,6 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -101,7 +100,7 @@ class Translator:
         Args:
             run_dir: The run folder, or a file that `export` wrote of it.
             checkpoint: "averaged", "best", "last" or a step.
-            dtype: Of the computation, "float32" or "bfloat16"; None is that of training.
+            dtype: Of the computation, "float32" or "bfloat16"; None computes as in training.
 
         Raises:
             UserError: It is not a run folder, or has no such checkpoint.
@@ -112,7 +111,7 @@ class Translator:
         variables, name = load_variables(run, checkpoint, place)
         data, config = run.config.data, run.config.model
         return cls(
-            run.task.model(replace(config, dtype=dtype or config.dtype), run.vocabularies),
+            run.task.model(config.with_dtype(dtype) if dtype else config, run.vocabularies),
             variables.pop("params"),
             run.vocabularies,
             name,

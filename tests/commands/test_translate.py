@@ -42,6 +42,7 @@ def test_translate_computes_in_the_dtype_asked_for(command, run, tmp_path):
     scores = [np.array(each.score(lines, targets)) for each in (narrow, wide)]
     np.testing.assert_allclose(*scores, rtol=0.02)
     assert np.any(scores[0] != scores[1])
+    assert narrow.model.config.kernels == "compact"  # definitions are slow in it
     with pytest.raises(UserError, match="dtype 'int8'"):
         Translator.load(run, dtype="int8")  # type: ignore[arg-type]
 

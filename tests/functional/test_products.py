@@ -1,25 +1,30 @@
 """Products of bfloat16: rounded once, of one row as of several, and wide where a CPU wants it."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer_jax.functional import cached_attention
+from transformer_jax import Transformer, presets
+from transformer_jax.functional import (
+    cached_attention,
+    compact_attention,
+    compact_linear,
+    compact_unembed,
+)
 from transformer_jax.functional.products import product, product_dtype
 
-HEADS = (((3,), (2,)), ((0, 1), (0, 1)))
 # Shapes of left and right, axes, and the same in NumPy.
 PRODUCTS = {
-    "matrices": ((4, 6), (6, 5), (((1,), (0,)), ((), ())), "ij,jk->ik"),
-    "one row": ((1, 6), (6, 5), (((1,), (0,)), ((), ())), "ij,jk->ik"),
-    "one row of a batch": ((1, 1, 6), (5, 6), (((2,), (1,)), ((), ())), "bti,vi->btv"),
-    "rows of heads": ((3, 2, 4, 6), (3, 2, 6, 5), HEADS, "bhti,bhis->bhts"),
-    "one row of heads": ((3, 2, 1, 6), (3, 2, 6, 5), HEADS, "bhti,bhis->bhts"),
-    "a row of one head": ((1, 1, 1, 6), (1, 1, 6, 5), HEADS, "bhti,bhis->bhts"),
-    "kernels side by side": ((2, 3, 6), (6, 2, 5), (((2,), (0,)), ((), ())), "bti,ijk->btjk"),
-    "no row": ((6,), (6, 5), (((0,), (0,)), ((), ())), "i,ik->k"),
-}  # fmt: skip
+    "matrices": ((4, 6), (6, 5), ((1,), (0,)), "ij,jk->ik"),
+    "one row": ((1, 6), (6, 5), ((1,), (0,)), "ij,jk->ik"),
+    "one row of a batch": ((1, 1, 6), (5, 6), ((2,), (1,)), "bti,vi->btv"),
+    "kernels side by side": ((2, 3, 6), (6, 2, 5), ((2,), (0,)), "bti,ijk->btjk"),
+    "one row, side by side": ((1, 1, 2, 6), (3, 2, 6), ((2, 3), (1, 2)), "btij,kij->btk"),
+    "no row": ((6,), (6, 5), ((0,), (0,)), "i,ik->k"),
+}
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
@@ -49,7 +54,7 @@ def dots(rows):
 
 
 def test_cpu_multiplies_bfloat16_where_the_result_is_float32(monkeypatch):
-    """Measured by `benchmarks.growth --axis size`; accelerators write the narrow result at once."""
+    """Accelerators write the narrow result at once."""
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     assert [dots(rows) for rows in (4, 1)] == [(4, jnp.float32), (2, jnp.float32)]
     assert product_dtype(jnp.bfloat16) == jnp.float32
@@ -58,6 +63,59 @@ def test_cpu_multiplies_bfloat16_where_the_result_is_float32(monkeypatch):
     assert {product_dtype(dtype) for dtype in (jnp.float16, jnp.float32)} == {
         jnp.float16, jnp.float32,
     }  # fmt: skip
+
+
+def dot_dtypes(function, *shapes):
+    """Dtypes of the results of the products in a traced function of bfloat16."""
+    given = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes]
+
+    def found(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general":
+                yield equation.outvars[0].aval.dtype
+            for value in equation.params.values():
+                inner = getattr(value, "jaxpr", value)
+                if hasattr(inner, "eqns"):
+                    yield from found(inner)
+
+    return list(found(jax.make_jaxpr(function)(*given).jaxpr))
+
+
+def test_layers_multiply_as_a_cpu_wants(monkeypatch):
+    """All products but the gradients of kernels and tables, which are sums over rows."""
+
+    def attend(query, key, value):
+        return jnp.sum(compact_attention(query, key, value).astype(jnp.float32))
+
+    def project(x, kernel, bias):
+        return jnp.sum(compact_linear(x, [kernel], [bias])[0].astype(jnp.float32))
+
+    def unembed(x, table):
+        return jnp.sum(compact_unembed(x, table))
+
+    works = {  # function -> shapes, and how many products are gradients of kernels
+        attend: ([(2, 3, 2, 4)] * 3, 0),
+        project: ([(2, 3, 4), (4, 5), (5,)], 1),
+        unembed: ([(2, 3, 4), (7, 4)], 1),
+    }
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    for function, (shapes, of_kernels) in works.items():
+        gradient = jax.grad(function, argnums=tuple(range(len(shapes))))
+        found = dot_dtypes(gradient, *shapes)
+        assert found.count(jnp.bfloat16) == of_kernels < len(found), function
+
+
+@pytest.mark.parametrize("backend, dtype", [("cpu", jnp.float32), ("gpu", jnp.bfloat16)])
+def test_cache_lies_as_it_is_multiplied(monkeypatch, backend, dtype):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    model = Transformer(replace(presets.tiny(vocab_size=20), dtype="bfloat16"))
+    source = jnp.ones((2, 3), jnp.int32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), source, source)
+    cache = jax.eval_shape(
+        lambda variables: model.apply(variables, source, 2, 8, method="init_cache"), variables
+    )
+    arrays = jax.tree.leaves((cache.written, cache.memory))
+    assert {array.dtype for array in arrays} == {jnp.dtype(dtype)}
 
 
 def test_cache_may_be_wider_than_its_queries():

@@ -39,8 +39,8 @@ class TranslateCommand:
     """Write each translation before the next line is read, for programs that wait for it."""
     checkpoint: Checkpoint = "averaged"
     dtype: Dtype | None = None
-    """Dtype of the computation; None is that of training. bfloat16 is faster for batches, on
-    processors that multiply it, and a few translations differ."""
+    """Dtype of the computation; None is that of training. With bfloat16 a Transformer translates
+    batches faster where the processor multiplies it, and a few translations differ."""
     search: Search = Search()
 
     def run(self) -> None:

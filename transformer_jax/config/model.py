@@ -1,7 +1,7 @@
 """The configuration of a model."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 from transformer_jax.config.checks import check_positive, check_types, require
 
@@ -163,6 +163,18 @@ class ModelConfig:
     def chosen_kernels(self) -> Kernels:
         """The kernels, with what auto stands for."""
         return "compact" if self.kernels == "auto" else self.kernels
+
+    def with_dtype(self, dtype: Dtype) -> Self:
+        """The same model, computed in a dtype, with kernels that are fast in it or can compute it.
+
+        Args:
+            dtype: Of the computation.
+
+        >>> ModelConfig(kernels="definition").with_dtype("bfloat16").kernels
+        'compact'
+        """
+        other = self.kernels if self.kernels == "blockwise" else "compact"
+        return replace(self, dtype=dtype, kernels=other)
 
     @property
     def target_size(self) -> int:

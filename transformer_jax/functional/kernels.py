@@ -1,9 +1,10 @@
 """The same formulas with gradients of their own, which keep less and are computed faster.
 
-Each equals its definition, `dot_product_attention`, `linear` or `unembed`, in value, and in its
-gradient up to rounding. Where the inputs are narrow, as bfloat16, so is every factor of a matrix
-product of the backward pass. They have no forward-mode derivative (`jax.jvp`), and a
-`jax.shard_map` around them needs `check_vma=False`: take the definition where that does not do.
+Each equals its definition, `dot_product_attention`, `linear` or `unembed`, in value (on a CPU in
+bfloat16 up to rounding), and in its gradient up to rounding. Where the inputs are narrow, as
+bfloat16, so is every factor of a matrix product of the backward pass. They have no forward-mode
+derivative (`jax.jvp`), and a `jax.shard_map` around them needs `check_vma=False`: take the
+definition where that does not do.
 """
 
 import functools
@@ -230,9 +231,8 @@ def _linear_of_one_width(x, kernels, biases):
 @jax.custom_vjp
 def _linear(x, kernel, bias):
     """x [..., D], kernel [D, ...], bias [...] -> [..., ...]."""
-    axes = (((x.ndim - 1,), (0,)), ((), ()))
     bias = jnp.expand_dims(bias.astype(jnp.float32), tuple(range(x.ndim - 1)))
-    found = product(x, kernel, axes, product_dtype(x.dtype))
+    found = product(x, kernel, ((x.ndim - 1,), (0,)), product_dtype(x.dtype))
     return (found.astype(jnp.float32) + bias).astype(x.dtype)
 
 
@@ -244,9 +244,9 @@ def _linear_backward(kept, of_result):
     x, kernel, bias = kept
     rows = tuple(range(x.ndim - 1))
     last = tuple(range(x.ndim - 1, of_result.ndim))
-    axes = ((last, tuple(range(1, kernel.ndim))), ((), ()))
-    of_x = product(of_result, kernel, axes)
-    # JAX would compute its transpose, for which XLA on a CPU writes out that of `of_result`.
+    of_x = product(of_result, kernel, (last, tuple(range(1, kernel.ndim))))
+    # JAX would compute its transpose, for which XLA on a CPU writes out that of `of_result`. As a
+    # sum over rows it is no faster with a float32 result.
     of_kernel = jax.lax.dot_general(x, of_result, ((rows, rows), ((), ())))
     of_bias = jnp.sum(of_result.astype(jnp.float32), axis=rows).astype(bias.dtype)
     return of_x, of_kernel, of_bias
@@ -278,7 +278,7 @@ def compact_unembed(x: Float[Array, "B T D"], table: Float[Array, "V D"]) -> Flo
 
 @jax.custom_vjp
 def _unembed(x, table):
-    return product(x, table, (((2,), (1,)), ((), ())), jnp.float32)
+    return product(x, table, ((2,), (1,)), jnp.float32)
 
 
 def _unembed_forward(x, table):
@@ -288,7 +288,7 @@ def _unembed_forward(x, table):
 def _unembed_backward(kept, of_logits):
     x, table = kept
     of_logits = of_logits.astype(x.dtype)
-    of_x = product(of_logits, table, (((2,), (0,)), ((), ())))
+    of_x = product(of_logits, table, ((2,), (0,)))
     return of_x, jnp.einsum("btv,btd->vd", of_logits, x)
 
 

@@ -38,7 +38,8 @@ class DecodeState(NamedTuple):
         position: [B], tokens of each sentence decoded so far.
         history: [B * W, P], the places of a sentence that hold tokens of each hypothesis, or those
             of them that attention still reaches.
-        written: Per layer [B, H, K, P] and [B, H, P, Dv], keys and values of those tokens.
+        written: Per layer [B, H, K, P] and [B, H, P, Dv], keys and values of those tokens, in the
+            dtype of `functional.products.product_dtype`; so is `memory`.
         memory: Per layer [B, H, K, S] and [B, H, S, Dv], keys and values of the source.
         memory_mask: [B, 1, 1, S]; a step also takes one of its own, [B, 1, W, S].
         position_of: [B, P], the position of the token in each place; None without a radius.

@@ -38,8 +38,8 @@ def train_loop(
 
     Step n + 1 is dispatched before the metrics of step n are read, so that the device never waits
     for the log, and at most two steps are in flight; only the first step's are read at once.
-    Evaluation and saving happen after the metrics
-    of every step up to theirs have been read and flushed.
+    Evaluation and saving happen after the metrics of every step up to theirs have been read and
+    flushed.
 
     Args:
         state: The state to start from.
