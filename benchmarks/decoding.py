@@ -27,6 +27,7 @@ from benchmarks.comparison import (
     publish_comparison,
     times_table,
 )
+from benchmarks.engine import Engine
 from experiments.ledger import Provenance
 from transformer_jax.errors import UserError
 from transformer_jax.terminal import run_program
@@ -116,8 +117,6 @@ def make_peers(translator, search, folder: Path) -> dict[str, tuple[Callable, Ca
     if find_spec("ctranslate2") is None:
         print("ctranslate2 is not installed: ours alone is measured", file=sys.stderr)
         return {}
-    import ctranslate2
-
     from transformer_jax.weights.ctranslate2 import write_ctranslate2
 
     write_ctranslate2(translator, folder)
@@ -128,21 +127,19 @@ def make_peers(translator, search, folder: Path) -> dict[str, tuple[Callable, Ca
         return [vocabulary.tokens(vocabulary.encode(line)) for line in lines]
 
     def peer(compute_type: str) -> tuple[Callable, Callable]:
-        engine = ctranslate2.Translator(
-            str(folder), compute_type=compute_type, inter_threads=1, intra_threads=THREADS
-        )
+        engine = Engine(folder, compute_type)
         batches: dict[str, Any] = {"max_batch_size": 4096, "batch_type": "tokens"}
 
         def translate(lines: list[str]) -> list[str]:
-            found = engine.translate_batch(
+            found = engine.translate(
                 tokens(lines), beam_size=search.beam_size, length_penalty=search.alpha,
                 max_decoding_length=256, **batches,
             )  # fmt: skip
-            return [vocabulary.decode([numbers[t] for t in each.hypotheses[0]]) for each in found]
+            return [vocabulary.decode([numbers[t] for t in each]) for each in found]
 
         def score(lines: list[str], translations: list[str]) -> list[float]:
-            found = engine.score_batch(tokens(lines), tokens(translations), **batches)
-            return [sum(each.log_probs) for each in found]
+            found = engine.score(tokens(lines), tokens(translations), **batches)
+            return [sum(each) for each in found]
 
         return translate, score
 

@@ -32,6 +32,7 @@ from benchmarks.comparison import (
     make_parser,
     publish_comparison,
 )
+from benchmarks.engine import Engine
 from benchmarks.speed import marian, random_model
 from experiments.ledger import Provenance, Table
 from transformer_jax import build_model, presets
@@ -158,26 +159,22 @@ def _ours(network, variables, sources, work: Work) -> Callable[[], int]:
 def _ctranslate2(
     network, variables, sources, work: Work, folder: Path, compute_type: str
 ) -> Callable[[], int]:
-    import ctranslate2
-
     from transformer_jax import Translator
     from transformer_jax.data.vocabulary import WhitespaceVocabulary
     from transformer_jax.weights.ctranslate2 import write_ctranslate2
 
     vocabulary = WhitespaceVocabulary(f"t{i}" for i in range(4, work.vocabulary))
     write_ctranslate2(Translator(network, variables["params"], vocabulary), folder)
-    engine = ctranslate2.Translator(
-        str(folder), inter_threads=1, intra_threads=THREADS, compute_type=compute_type
-    )
+    engine = Engine(folder, compute_type)
     tokens = [vocabulary.tokens(ids) for ids in sources]
 
     def run():
-        found = engine.translate_batch(
+        found = engine.translate(
             tokens, beam_size=work.beam, length_penalty=0, max_batch_size=4096,
             batch_type="tokens", max_decoding_length=work.length,
             min_decoding_length=work.length, max_input_length=0,
         )  # fmt: skip
-        return sum(len(each.hypotheses[0]) for each in found)
+        return sum(map(len, found))
 
     return run
 
