@@ -29,6 +29,8 @@ __all__ = [
 OURS = "transformer_jax"
 THREADS = 2
 RESULTS = Path(__file__).parent / "results"
+# Seconds of rest before a side is timed: OpenMP's threads go on spinning for 0.2 s after a call.
+REST = 0.3
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def compare(
     later: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, work in sides.items():
+            time.sleep(REST)
             start = time.perf_counter()
             work()
             later[name].append(time.perf_counter() - start)
