@@ -106,7 +106,8 @@ class Translator:
             UserError: It is not a run folder, or has no such checkpoint.
         """
         run = open_run(Path(run_dir))
-        layout = Layout(jax.local_devices(), data=jax.local_device_count())
+        devices = jax.local_devices()
+        layout = Layout(devices, data=len(devices))
         place = functools.partial(single_device_template, sharding=layout.replicated)
         variables, name = load_variables(run, checkpoint, place)
         data, config = run.config.data, run.config.model
