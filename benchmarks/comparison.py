@@ -16,6 +16,7 @@ from transformer_jax.files import write_atomically
 
 __all__ = [
     "OURS",
+    "OURS_NARROW",
     "RESULTS",
     "THREADS",
     "Times",
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 OURS = "transformer_jax"
+OURS_NARROW = f"{OURS}, bfloat16"
 THREADS = 2
 RESULTS = Path(__file__).parent / "results"
 # Seconds of rest before a side is timed: OpenMP's threads go on spinning for 0.2 s after a call.

@@ -21,6 +21,7 @@ from typing import Any
 
 from benchmarks.comparison import (
     OURS,
+    OURS_NARROW,
     THREADS,
     compare,
     make_parser,
@@ -34,7 +35,6 @@ from transformer_jax.terminal import run_program
 
 __all__ = ["main"]
 
-NARROW = f"{OURS}, bfloat16"
 # Share of the lines that float32 must translate as ours does: ties and roundings cost some.
 LEAST_EQUAL = 0.95
 
@@ -59,7 +59,7 @@ def main() -> None:
     )
     start = time.perf_counter()
     translator = Translator.load(arguments.run_dir)
-    ours = {OURS: translator, NARROW: Translator.load(arguments.run_dir, dtype="bfloat16")}
+    ours = {OURS: translator, OURS_NARROW: Translator.load(arguments.run_dir, dtype="bfloat16")}
     method: Any = "greedy" if arguments.beam_size == 1 else "beam"
     # CTranslate2 divides by length^alpha, and keeps the beam full.
     search = Search(
@@ -73,10 +73,12 @@ def main() -> None:
         }
         translating |= {who: lambda peer=peer: peer(lines) for who, (peer, _) in peers.items()}
         times, outputs = compare(translating, arguments.rounds, check_outputs)
-        found = outputs[OURS]
-        scoring = {who: lambda each=each: each.score(lines, found) for who, each in ours.items()}
+        translations = outputs[OURS]
+        scoring = {
+            who: lambda each=each: each.score(lines, translations) for who, each in ours.items()
+        }
         scoring |= {
-            who: lambda score=score: score(lines, found) for who, (_, score) in peers.items()
+            who: lambda score=score: score(lines, translations) for who, (_, score) in peers.items()
         }
         scoring_times, _ = compare(scoring, arguments.rounds)
     equal = count_equal(outputs)
@@ -131,15 +133,15 @@ def make_peers(translator, search, folder: Path) -> dict[str, tuple[Callable, Ca
         batches: dict[str, Any] = {"max_batch_size": 4096, "batch_type": "tokens"}
 
         def translate(lines: list[str]) -> list[str]:
-            found = engine.translate(
+            hypotheses = engine.translate(
                 tokens(lines), beam_size=search.beam_size, length_penalty=search.alpha,
                 max_decoding_length=256, **batches,
             )  # fmt: skip
-            return [vocabulary.decode([numbers[t] for t in each]) for each in found]
+            return [vocabulary.decode([numbers[t] for t in each]) for each in hypotheses]
 
         def score(lines: list[str], translations: list[str]) -> list[float]:
-            found = engine.score(tokens(lines), tokens(translations), **batches)
-            return [sum(each) for each in found]
+            log_probs = engine.score(tokens(lines), tokens(translations), **batches)
+            return [sum(each) for each in log_probs]
 
         return translate, score
 

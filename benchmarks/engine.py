@@ -17,7 +17,7 @@ class Engine:
     """An engine of a folder that `export` wrote, with THREADS threads."""
 
     def __init__(self, folder: Path, compute_type: str):
-        """Start the process; the engine is loaded when it is first called.
+        """Start the process, which loads the engine; the first call waits for it.
 
         Args:
             folder: The folder.
@@ -57,8 +57,8 @@ def _serve(calls: Any, folder: str, compute_type: str) -> None:
         except EOFError:
             return
         if method == "translate":
-            found = engine.translate_batch(*arguments, **options)
-            calls.send([each.hypotheses[0] for each in found])
+            results = engine.translate_batch(*arguments, **options)
+            calls.send([each.hypotheses[0] for each in results])
         else:
-            found = engine.score_batch(*arguments, **options)
-            calls.send([each.log_probs for each in found])
+            scores = engine.score_batch(*arguments, **options)
+            calls.send([each.log_probs for each in scores])

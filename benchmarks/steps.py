@@ -152,12 +152,12 @@ def our_loss(model: ModelConfig, rows: int, length: int) -> Step:
         total, count = sum_blocks(sums, block, features, targets)
         return total / count
 
-    given = [jax.device_put(each) for each in features_and_table(model, rows, length)]
-    compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(*given).compile()
+    inputs = [jax.device_put(each) for each in features_and_table(model, rows, length)]
+    compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(*inputs).compile()
     last: list[Any] = [None]
 
     def run():
-        last[0] = compiled(*given)
+        last[0] = compiled(*inputs)
 
     memory: Any = compiled.memory_analysis()
     known = {"temporary": memory.temp_size_in_bytes}
@@ -168,16 +168,16 @@ def torch_loss(model: ModelConfig, rows: int, length: int) -> Step:
     """The same in torch."""
     import torch
 
-    given = [
+    inputs = [
         torch.tensor(each, requires_grad=True) for each in features_and_table(model, rows, length)
     ]
     targets = torch.as_tensor(tokens(rows, length, model.vocab_size)).long().flatten()
     last: list[Any] = [None]
 
     def run():
-        for each in given:
+        for each in inputs:
             each.grad = None
-        logits = (given[0] @ given[1].T).flatten(0, 1)
+        logits = (inputs[0] @ inputs[1].T).flatten(0, 1)
         last[0] = torch.nn.functional.cross_entropy(logits, targets, label_smoothing=0.1)
         last[0].backward()
 

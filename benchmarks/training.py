@@ -12,10 +12,12 @@ features of the last layer.
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 from benchmarks.comparison import (
     OURS,
+    OURS_NARROW,
     THREADS,
     Times,
     compare,
@@ -25,7 +27,7 @@ from benchmarks.comparison import (
     times_table,
 )
 from benchmarks.speed import matmul_speed, step_flops
-from benchmarks.steps import our_loss, our_step, torch_loss, torch_step
+from benchmarks.steps import Step, our_loss, our_step, torch_loss, torch_step
 from experiments.ledger import Provenance, Table
 from transformer_jax import presets
 from transformer_jax.config import ModelConfig
@@ -74,7 +76,7 @@ def _measure(name: str, torch: str | None, rounds: int) -> tuple[Table, dict[str
     steps = {
         OURS: our_step(model, rows, length),
         f"{OURS}, definitions": our_step(replace(model, kernels="definition"), rows, length),
-        f"{OURS}, bfloat16": our_step(replace(model, dtype="bfloat16"), rows, length),
+        OURS_NARROW: our_step(replace(model, dtype="bfloat16"), rows, length),
     }
     if torch is not None:
         steps[torch] = torch_step(model, rows, length)
@@ -84,17 +86,25 @@ def _measure(name: str, torch: str | None, rounds: int) -> tuple[Table, dict[str
     peak, flops = matmul_speed(2048, "float32"), step_flops(model, rows, length, length)
     shares = {side: f"{flops / each.median / peak:.0%}" for side, each in times.items()}
     speeds = {side: round(rows * length / each.median) for side, each in times.items()}
-    memory = {
-        side: f"{step.memory['temporary'] / 1e6:.0f} MB" if step.memory else None
-        for side, step in steps.items()
+    further = {
+        "target tokens/s": speeds,
+        "share of the peak": shares,
+        "temporary": _temporary_memory(steps),
     }
-    further = {"target tokens/s": speeds, "share of the peak": shares, "temporary": memory}
     title = (
         f"{name}: {model.num_layers} + {model.num_layers} layers, d_model {model.d_model}, "
         f"vocabulary {model.vocab_size:,}, {rows} sentences of {length} tokens a side, "
         f"dropout {model.dropout}; peak {peak / 1e9:.0f} GFLOP/s"
     )
     return times_table(title, times, further), times
+
+
+def _temporary_memory(steps: Mapping[str, Step]) -> dict[str, str | None]:
+    """What the compiler says of each side, where there is one that says so."""
+    return {
+        side: f"{step.memory['temporary'] / 1e6:.0f} MB" if step.memory else None
+        for side, step in steps.items()
+    }
 
 
 def _measure_loss(name: str, torch: str | None, rounds: int) -> tuple[Table, dict[str, Times]]:
@@ -107,12 +117,8 @@ def _measure_loss(name: str, torch: str | None, rounds: int) -> tuple[Table, dic
     if torch is not None:
         steps[torch] = torch_loss(model, rows, length)
     times, _ = compare({side: step.take for side, step in steps.items()}, rounds)
-    memory = {
-        side: f"{step.memory['temporary'] / 1e6:.0f} MB" if step.memory else None
-        for side, step in steps.items()
-    }
     title = f"{name}: the loss of {rows * length:,} tokens and its gradients, float32"
-    return times_table(title, times, {"temporary": memory}), times
+    return times_table(title, times, {"temporary": _temporary_memory(steps)}), times
 
 
 if __name__ == "__main__":

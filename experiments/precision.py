@@ -15,10 +15,10 @@ from pathlib import Path
 
 from experiments import multi30k
 from experiments.claims import mean_of
-from experiments.layer_time import Speeds
 from experiments.ledger import Cell, Entry, Provenance, Table, merge_provenance
 from experiments.multi30k import CaptionTask, caption_task
 from experiments.program import check_positive, make_parser, publish_result
+from experiments.table1_layers import find_speeds
 from experiments.tasks import find_all
 from transformer_jax.config.model import Dtype
 from transformer_jax.terminal import run_program
@@ -26,7 +26,6 @@ from transformer_jax.terminal import run_program
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 SCORES = ("perplexity", "BLEU", "BLEU test2016")
 STEPS, SEEDS = 4000, 2
-LENGTH = 16  # tokens of a side in Multi30k, EOS included, for the speeds
 
 
 def make_works(arguments: argparse.Namespace) -> dict[str, list[CaptionTask]]:
@@ -47,24 +46,19 @@ def make_works(arguments: argparse.Namespace) -> dict[str, list[CaptionTask]]:
 def compare_dtypes(arguments: argparse.Namespace) -> Entry:
     """Train what has not been trained, and compare the scores."""
     works = make_works(arguments)
-    config = works["float32"][0].config
-    models = {dtype: runs[0].config.model for dtype, runs in works.items()}
-    speeds = Speeds(
-        "speeds", 0, arguments.output / "speeds", models, config.data.batch_tokens // LENGTH, LENGTH
-    )
-    found = find_all({**works, "speeds": [speeds]}, 1, arguments.output)
-    [speed] = found.pop("speeds")
+    results = find_all(works, 1, arguments.output)
+    seconds = find_speeds(arguments, works, "multi30k")
     rows: list[list[Cell]] = [
-        [dtype, str(run["seed"]), *(run[score] for score in SCORES), 1 / speed["seconds"][dtype]]
-        for dtype, runs in found.items()
+        [dtype, str(run["seed"]), *(run[score] for score in SCORES), 1 / seconds[dtype]]
+        for dtype, runs in results.items()
         for run in runs
     ]
     differences: list[Cell] = [
-        mean_of(found["bfloat16"], score) - mean_of(found["float32"], score) for score in SCORES
+        mean_of(results["bfloat16"], score) - mean_of(results["float32"], score) for score in SCORES
     ]
-    ratio = speed["seconds"]["float32"] / speed["seconds"]["bfloat16"]
+    ratio = seconds["float32"] / seconds["bfloat16"]
     rows.append(["bfloat16 - float32, speeds as a ratio", "mean", *differences, ratio])
-    every = [run for runs in found.values() for run in runs]
+    every = [run for runs in results.values() for run in runs]
     return Entry(
         "precision",
         f"bfloat16 beside float32: Multi30k en-de, raw text, {arguments.steps:,} updates",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import precision
+from experiments import precision, table1_layers
 from experiments.ledger import Provenance
 from transformer_jax.errors import UserError
 
@@ -26,12 +26,14 @@ def test_runs_differ_in_dtype_and_seed_alone():
 def test_table_holds_each_run_and_the_difference(monkeypatch):
     where = asdict(Provenance("", "", "", {}, 1.0))
 
-    def find_all(works, jobs, output):
+    def find_speeds(works, jobs, output):
         [speeds] = works["speeds"]
-        assert (
-            list(speeds.models) == ["float32", "bfloat16"] and speeds.rows * speeds.length == 2048
-        )
-        scores = {
+        assert list(speeds.models) == ["float32", "bfloat16"]
+        assert speeds.rows * speeds.length == 2048
+        return {"speeds": [{"seconds": {"float32": 0.25, "bfloat16": 0.2}}]}
+
+    def find_scores(works, jobs, output):
+        return {
             dtype: [
                 {"seed": w.seed, "perplexity": 7.0, "BLEU": BLEU[dtype, w.seed] - 1,
                  "BLEU test2016": BLEU[dtype, w.seed], "where": where}
@@ -39,9 +41,9 @@ def test_table_holds_each_run_and_the_difference(monkeypatch):
             ]
             for dtype in ("float32", "bfloat16")
         }  # fmt: skip
-        return {**scores, "speeds": [{"seconds": {"float32": 0.25, "bfloat16": 0.2}}]}
 
-    monkeypatch.setattr(precision, "find_all", find_all)
+    monkeypatch.setattr(table1_layers, "find_all", find_speeds)
+    monkeypatch.setattr(precision, "find_all", find_scores)
     entry = precision.compare_dtypes(precision.parse(["--data", str(Path("captions"))]))
     [table] = entry.tables
     assert [row[4] for row in table.rows[:-1]] == list(BLEU.values())
