@@ -11,6 +11,7 @@ from transformer_jax import ModelConfig, Transformer, generate
 from transformer_jax.decoding import continuous
 from transformer_jax.decoding.continuous import ContinuousSearch
 from transformer_jax.decoding.options import Search
+from transformer_jax.decoding.waiting import Waiting
 
 CONFIG = ModelConfig(
     vocab_size=23, max_positions=95, d_model=16, d_ff=24, num_heads=2, num_layers=1, dropout=0.0,
@@ -72,7 +73,7 @@ def together(name, batch_tokens, position_encoding="paper"):
 @pytest.mark.parametrize(
     ("name", "batch_tokens", "position_encoding"),
     [
-        ("beam", 340, "paper"),
+        ("beam", 512, "paper"),
         ("greedy", 200, "learned"),
         *(
             pytest.param(name, 340, "paper", marks=pytest.mark.slow)
@@ -116,8 +117,9 @@ def test_sources_may_have_no_tokens(sources):
 
 
 def test_batches_change_in_every_way(monkeypatch):
-    """What is compared above has batches that grow, shrink and are filled again."""
-    sizes, refilled = [], []
+    """What is compared above has batches that grow, shrink and are filled again, with sources that
+    are narrower, and sentences that begin again."""
+    sizes, refilled, left = [], [], []
     change, refill = ContinuousSearch._make_resize, ContinuousSearch._make_refill
     monkeypatch.setattr(
         ContinuousSearch, "_make_resize",
@@ -125,14 +127,20 @@ def test_batches_change_in_every_way(monkeypatch):
     )  # fmt: skip
     monkeypatch.setattr(
         ContinuousSearch, "_make_refill",
-        lambda self, size: refilled.append(size) or refill(self, size),
+        lambda self, *key: refilled.append(key) or refill(self, *key),
     )  # fmt: skip
-    search, _ = together("beam", 340)
+    begin_again = Waiting.next_round
+    monkeypatch.setattr(
+        Waiting, "next_round", lambda self: left.append(len(self._left)) or begin_again(self)
+    )
+    search, _ = together("beam", 512)
+    assert left[0] > 0 and left[-1] == 0
     for field in ("rows", "places"):
         signs = {np.sign(getattr(new, field) - getattr(old, field)) for old, new in sizes}
         assert {-1, 1} <= signs, field
     assert any(new.width < old.width for old, new in sizes)
-    assert refilled and any(size.refill < size.rows for size in refilled)
+    assert refilled and any(size.refill < size.rows for size, _ in refilled)
+    assert any(width < size.width for size, width in refilled)
     # A program for each size and each change of it that occurs, not for each batch.
     assert len(set(sizes)) == len(sizes) and len(set(refilled)) == len(refilled)
     occurring = {size for pair in sizes for size in pair}
@@ -145,8 +153,9 @@ def test_rows_become_few_where_few_sentences_are_left():
     search = ContinuousSearch(None, SEARCHES["beam"].with_options(batch_tokens=340), None, 1, 10**6)
     held = np.full((1, 16), -1)
     for left, rows in ((3, 4), (4, 4), (5, 16), (40, 16)):
-        waiting = continuous._Waiting([[5] * 10] * left, [20] * left, np.zeros((left, 2), int))
-        assert search._next_size(continuous._Size(16, 16, 48), held, 3, 0, waiting).rows == rows
+        waiting = Waiting([[5] * 10] * left, [20] * left, np.zeros((left, 2), int))
+        size = search._next_size(continuous._Size(16, 16, 48), held, 0 * held, 0, waiting)
+        assert size.rows == rows
 
 
 @pytest.mark.parametrize(("unfinished", "rows"), [(4, 4), (3, 16)])
@@ -154,8 +163,9 @@ def test_rows_are_added_where_one_is_free(unfinished, rows):
     """An added row repeats one that is finished; a full batch has none."""
     search = ContinuousSearch(None, SEARCHES["beam"].with_options(batch_tokens=340), None, 1, 10**6)
     held = np.where(np.arange(4) < unfinished, np.arange(4), -1)[None]
-    waiting = continuous._Waiting([[5] * 10] * 50, [20] * 50, np.zeros((50, 2), int))
-    size = search._next_size(continuous._Size(4, 32, 16), held, 17, 10, waiting)
+    waiting = Waiting([[5] * 10] * 50, [20] * 50, np.zeros((50, 2), int))
+    needed = np.where(held >= 0, 17, 0)
+    size = search._next_size(continuous._Size(4, 32, 16), held, needed, 10, waiting)
     assert size == (rows, 16, 32)
 
 
@@ -175,7 +185,7 @@ class Counted(ContinuousSearch):
 
         return self._jit(begin, 4)
 
-    def _make_refill(self, size):
+    def _make_refill(self, size, width):
         def refill(variables, state, rows, source, limits, sample_ids, at):
             length, end = (field.copy() for field in state)
             length[at[at >= 0]], end[at[at >= 0]] = 0, limits[at >= 0]
@@ -186,19 +196,19 @@ class Counted(ContinuousSearch):
     def _make_extend(self, size):
         beams = self._search.rows
 
-        def extend(variables, state, rows, floor):
+        def extend(variables, state, rows, is_held, floor):
             length, end = state
-            running = length < end
+            running = is_held & (length < end)
             while running.sum() > floor[0]:
                 taken = np.minimum(length * beams, length + 3 * (beams - 1))
                 if (running & (taken > size.places - beams)).any():
                     break
                 length = length + running
-                running = length < end
+                running = is_held & (length < end)
             taken = np.minimum(length * beams, length + 3 * (beams - 1))
             return (length, end), (running, taken, (np.zeros((size.rows, 1)),) * 4)
 
-        return self._jit(extend, 4)
+        return self._jit(extend, 5)
 
     def _make_resize(self, old, new):
         def resize(variables, state, rows, kept):
@@ -208,7 +218,7 @@ class Counted(ContinuousSearch):
 
 
 @pytest.mark.parametrize(
-    "lines, calls, most, more", [(1024, 20, 80, 8), (64, 100, 140, 40)], ids=["files", "requests"]
+    "lines, calls, most, more", [(1024, 20, 70, 16), (64, 100, 120, 40)], ids=["files", "requests"]
 )
 def test_search_of_ever_more_text_compiles_few_programs(monkeypatch, lines, calls, most, more):
     """As a server that gets up to 64 lines at a time, and a long file that is read in calls."""

@@ -16,17 +16,15 @@ from flax import linen as nn
 from transformer_jax.decoding.beam import BeamResult
 from transformer_jax.decoding.generate import make_program
 from transformer_jax.decoding.options import Search
-from transformer_jax.decoding.padding import pad_rows, power_of_two, round_size
+from transformer_jax.decoding.padding import power_of_two, round_size
 from transformer_jax.decoding.program import SearchProgram
+from transformer_jax.decoding.waiting import Waiting
 
 __all__ = ["ContinuousSearch"]
 
-# A cache has places for a target that is so many tokens longer than the longest source,
-SPARE = 8
-# and for so many of each further hypothesis, which shares the others. (In 1,000 sentences with beam
-# 5, hypotheses grew to 17 tokens and took 29 places, on average.)
+# A cache has places for so many tokens of each further hypothesis, which shares the others. (In
+# 1,000 sentences with beam 5, hypotheses grew to 17 tokens and took 29 places, on average.)
 OWN = 8
-_rounded = functools.partial(round_size, least=16)
 
 
 class _Size(NamedTuple):
@@ -46,54 +44,7 @@ class _Size(NamedTuple):
     def refill(self) -> int:
         """Sentences that begin together once as many rows are free: all of a small batch, whose
         programs would take as long for fewer."""
-        return self.rows if self.rows <= 8 else self.rows // 4
-
-
-class _Waiting:
-    """The sentences of one call that have not begun, the longest first."""
-
-    def __init__(self, sources, limits, sample_ids: np.ndarray):
-        self._sources, self._limits, self._sample_ids = sources, limits, sample_ids
-        self._order = sorted(range(len(sources)), key=lambda i: -len(sources[i]))
-        self._begun = 0
-
-    def __len__(self) -> int:
-        return len(self._order) - self._begun
-
-    def longest(self) -> int:
-        """Tokens of the next source; 0 where none is left."""
-        return len(self._sources[self._order[self._begun]]) if self else 0
-
-    def enter(self, held: np.ndarray, free: np.ndarray, width: int):
-        """Give the next sentences free rows.
-
-        Args:
-            held: The sentence of each row, [devices, rows], which is changed.
-            free: Rows that are free, [devices, n], -1 none; those left over become -1.
-            width: Tokens of a source, padding included.
-
-        Returns:
-            source [devices * n, width], limits and sample_ids of these rows.
-        """
-        devices, count = free.shape
-        entering: list[int | None] = [None] * free.size
-        # Devices take turns, so that all have as many sentences of a length.
-        for column, device in np.ndindex(count, devices):
-            if self and free[device, column] >= 0:
-                i = self._order[self._begun]
-                self._begun += 1
-                held[device, free[device, column]] = i
-                entering[device * count + column] = i
-            else:
-                free[device, column] = -1
-        source = pad_rows(
-            [[] if i is None else self._sources[i] for i in entering], free.size, width
-        )
-        limits = np.array([0 if i is None else self._limits[i] for i in entering], np.int32)
-        sample_ids = np.array(
-            [(0, 0) if i is None else self._sample_ids[i] for i in entering], np.int32
-        )
-        return source, limits, sample_ids
+        return min(self.rows, max(self.rows // 8, 8))
 
 
 class ContinuousSearch:
@@ -148,31 +99,39 @@ class ContinuousSearch:
         Yields:
             The index of a source, and its hypotheses as NumPy arrays without the batch's axis.
         """
-        waiting = _Waiting(sources, limits, sample_ids)
-        if not waiting:
-            return
+        waiting = Waiting(sources, limits, sample_ids)
+        while waiting:
+            yield from self._search_round(variables, sources, waiting)
+            waiting.next_round()
+
+    def _search_round(
+        self, variables: Any, sources: Sequence[Sequence[int]], waiting: Waiting
+    ) -> Iterator[tuple[int, BeamResult]]:
+        """Search, as `__call__`, a target for each source that waits and is not left."""
         devices = self._devices
-        size = self._size(waiting.longest(), len(waiting))
+        size = self._size(waiting.longest(), len(waiting), waiting)
         held = np.full((devices, size.rows), -1)  # the sentence of each row
         free = np.tile(np.arange(size.rows), (devices, 1))
         state, rows = self._begin(size)(variables, *waiting.enter(held, free, size.width))
         while True:
-            alive = (held >= 0).sum(axis=1)
+            is_held = held >= 0
             # Every device goes on until one more of its sentences is finished.
+            alive = is_held.sum(axis=1)
             floor = np.clip(alive - 1, 0, self._floor(size, waiting)).astype(np.int32)
-            state, found = self._extend(size)(variables, state, rows, floor)
+            state, found = self._extend(size)(variables, state, rows, is_held.reshape(-1), floor)
             unfinished, taken, result = jax.device_get(found)
             is_unfinished = unfinished.reshape(devices, -1)
-            for device, row in np.argwhere((held >= 0) & ~is_unfinished):
+            for device, row in np.argwhere(is_held & ~is_unfinished):
                 at = device * size.rows + row
                 yield int(held[device, row]), BeamResult(*(field[at] for field in result))
             held = np.where(is_unfinished, held, -1)
+            needed = np.where(is_unfinished, taken.reshape(devices, -1) + self._search.rows, 0)
+            held, needed = waiting.leave(held, needed, size.places)
             if not waiting and not (held >= 0).any():
                 return
-            needed = int(np.where(is_unfinished, taken.reshape(devices, -1), 0).max())
-            needed += self._search.rows
             longest = max((len(sources[i]) for i in held[held >= 0]), default=0)
             new = self._next_size(size, held, needed, longest, waiting)
+            held, needed = waiting.leave(held, needed, new.places)
             if new != size:
                 kept = np.argsort(held < 0, axis=1, kind="stable")[:, : new.rows]
                 held = np.take_along_axis(held, kept, axis=1)
@@ -182,71 +141,71 @@ class ContinuousSearch:
                 change = self._resize(size, new)
                 state, rows = change(variables, state, rows, kept.astype(np.int32).reshape(-1))
                 size = new
-            while waiting and self._may_enter(waiting.longest(), size.width):
+            while self._may_enter(waiting, size.width):
                 is_free = held < 0
                 if is_free.sum(axis=1).min() < min(size.refill, -(-len(waiting) // devices)):
                     break
                 free = np.argsort(held >= 0, axis=1, kind="stable")[:, : size.refill]
                 free = np.where(np.take_along_axis(is_free, free, axis=1), free, -1)
-                arrays = waiting.enter(held, free, size.width)
-                state, rows = self._refill(size)(
+                width = min(self._width(waiting.longest(), waiting), size.width)
+                arrays = waiting.enter(held, free, width)
+                state, rows = self._refill(size, width)(
                     variables, state, rows, *arrays, free.astype(np.int32).reshape(-1)
                 )
 
-    def _size(self, longest: int, sentences: int) -> _Size:
-        """The size for so many sentences, of which the longest has so many tokens."""
-        width = self._width(longest)
+    def _size(self, longest: int, sentences: int, waiting: Waiting) -> _Size:
+        """The size for so many sentences of a round, of which the longest has so many tokens."""
+        width = self._width(longest, waiting)
         most = max(self._search.batch_tokens // width, 1)
         rows = min(power_of_two(-(-sentences // self._devices)), 1 << (most.bit_length() - 1))
-        return _Size(rows, width, self._places(longest + SPARE))
+        tokens = longest + waiting.spare
+        further = OWN if self._search.method == "beam" else tokens  # samples share nothing
+        places = tokens + further * (self._search.rows - 1)
+        return _Size(rows, width, round_size(places, 2 * waiting.spare))
 
-    def _places(self, tokens: int) -> int:
-        """Places for hypotheses of so many tokens; samples share none."""
-        further = OWN if self._search.method == "beam" else tokens
-        return _rounded(tokens + further * (self._search.rows - 1))
+    def _width(self, length: int, waiting: Waiting) -> int:
+        return min(round_size(length, 2 * waiting.spare), self._model_limit)
 
-    def _width(self, length: int) -> int:
-        return min(_rounded(length), self._model_limit)
+    def _may_enter(self, waiting: Waiting, width: int) -> bool:
+        """Whether the next sentence may join a batch: not if most of its row would be padding."""
+        return bool(waiting) and 2 * self._width(waiting.longest(), waiting) >= width
 
-    def _may_enter(self, length: int, width: int) -> bool:
-        """Whether a source may join a batch: not if most of its row would be padding."""
-        return 2 * self._width(length) >= width
-
-    def _floor(self, size: _Size, waiting: _Waiting) -> int:
+    def _floor(self, size: _Size, waiting: Waiting) -> int:
         """Sentences on a device at which a batch stops, to take others or to become smaller."""
-        if waiting and self._may_enter(waiting.longest(), size.width):
+        if self._may_enter(waiting, size.width):
             return size.rows - min(size.refill, -(-len(waiting) // self._devices))
         return size.rows // 4
 
     def _next_size(
-        self, size: _Size, held: np.ndarray, needed: int, longest: int, waiting: _Waiting
+        self, size: _Size, held: np.ndarray, needed: np.ndarray, longest: int, waiting: Waiting
     ) -> _Size:
         """The size with which to go on.
 
         Args:
             size: The size until now.
             held: The sentence of each row, [devices, rows], -1 none.
-            needed: Most places that a sentence needs for its next step.
+            needed: Places that each of them needs for its next step, 0 for none.
             longest: Most tokens of a source that is not finished; 0 where all are finished.
             waiting: The sentences that have not begun.
         """
         alive = int((held >= 0).sum(axis=1).max())
-        rows = size.rows
-        if waiting and self._may_enter(waiting.longest(), self._width(longest)):
-            new = self._size(max(longest, waiting.longest()), alive * self._devices + len(waiting))
+        rows, places = size.rows, size.places
+        if self._may_enter(waiting, self._width(longest, waiting)):
+            sentences = alive * self._devices + len(waiting)
+            new = self._size(max(longest, waiting.longest()), sentences, waiting)
             if alive < rows and not rows // 4 < new.rows <= rows:
                 rows = new.rows
         else:
-            new = self._size(longest, alive * self._devices)
+            new = self._size(longest, alive * self._devices, waiting)
             if 4 * alive <= rows:
                 rows = new.rows
-        width, places = min(size.width, new.width), size.places
-        fewer = max(new.places, _rounded(needed + SPARE))
-        if needed > places:
-            places = _rounded(needed)
-        elif 2 * fewer <= places or (width < size.width and fewer < places):
-            # A cache is copied to become smaller: not by less than half for itself alone.
-            places = fewer
+        width = min(size.width, new.width)
+        # A cache is copied to become smaller: not by less than half for itself alone.
+        is_smaller = width < size.width or 2 * new.places <= places
+        if is_smaller and new.places < places and waiting.may_leave(needed, new.places, soon=True):
+            places = new.places
+        elif not waiting.may_leave(needed, places):
+            places = round_size(int(needed.max()), 2 * waiting.spare)
         return _Size(rows, width, places)
 
     def _program(self, size: _Size, variables, cache, rows) -> SearchProgram:
@@ -260,6 +219,9 @@ class ContinuousSearch:
         rows = self._search.rows
         return self._model.apply(variables, source, rows, places, method="init_cache")
 
+    def _resize_cache(self, variables, cache, size: _Size):
+        return self._model.apply(variables, cache, size.width, size.places, method="resize_cache")
+
     def _jit(self, function, arguments: int, **options):
         self.program_count += 1
         return self._compiled(function, arguments, **options)
@@ -272,11 +234,13 @@ class ContinuousSearch:
 
         return self._jit(begin, 4, gathered=False)
 
-    def _make_refill(self, size: _Size):
+    def _make_refill(self, size: _Size, width: int):
         def refill(variables, state, rows, source, limits, sample_ids, at):
-            """Sentences begin in the rows `at`; -1 is no row."""
+            """Sentences of that width begin in the rows `at`; -1 is no row."""
             new_rows = limits, sample_ids
             cache = self._init_cache(variables, source, size.places)
+            if width < size.width:
+                cache = self._resize_cache(variables, cache, size)
             new = self._program(size, variables, cache, new_rows).start(cache)
             at = jnp.where(at < 0, size.rows, at)
 
@@ -290,15 +254,15 @@ class ContinuousSearch:
         return self._jit(refill, 7, donate=1, gathered=False)
 
     def _make_extend(self, size: _Size):
-        def extend(variables, state, rows, floor):
-            """Extend a state until `floor` sentences are unfinished, or the cache is full."""
+        def extend(variables, state, rows, is_held, floor):
+            """Extend a state until `floor` of those held are unfinished, or the cache is full."""
             program = self._program(size, variables, state.cache, rows)
 
             def by_sentence(values):
                 return values.reshape(size.rows, -1)
 
             def unfinished(state):
-                return jnp.any(by_sentence(program.is_unfinished(state)), axis=1)
+                return is_held & jnp.any(by_sentence(program.is_unfinished(state)), axis=1)
 
             def taken(state):
                 counts: Any = self._model.apply(variables, state.cache, method="places_taken")
@@ -312,7 +276,7 @@ class ContinuousSearch:
             state = jax.lax.while_loop(is_running, program.extend, state)
             return state, (unfinished(state), taken(state), tuple(program.result(state)))
 
-        return self._jit(extend, 4, donate=1, gathered=(False, True))
+        return self._jit(extend, 5, donate=1, gathered=(False, True))
 
     def _make_resize(self, old: _Size, new: _Size):
         def resize(variables, state, rows, kept):
@@ -323,9 +287,7 @@ class ContinuousSearch:
                 return grouped.reshape(-1, *leaf.shape[1:])
 
             state, rows = jax.tree.map(chosen, (state, rows))
-            cache = self._model.apply(
-                variables, state.cache, new.width, new.places, method="resize_cache"
-            )
+            cache = self._resize_cache(variables, state.cache, new)
             state = self._program(new, variables, cache, rows).resize(state._replace(cache=cache))
             return state, rows
 

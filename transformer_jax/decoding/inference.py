@@ -96,9 +96,10 @@ class BatchDecoder:
     def program_count(self) -> int:
         """Number of programs that the searches kept have compiled.
 
-        There are three for each size of a batch, and one for each change of its size. Sizes are few
-        for texts of some length; in what order they change depends on where sentences end, so that
-        programs become rarer with the text and do not cease.
+        There are two for each size of a batch, one for each width of the sources that enter it, and
+        one for each change of its size. Sizes are few for texts of some length; in what order they
+        change depends on where sentences end, so that programs become rarer with the text and do
+        not cease.
         """
         return sum(search.program_count for search in self._searches.values())
 
