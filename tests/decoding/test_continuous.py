@@ -150,10 +150,10 @@ def test_batches_change_in_every_way(monkeypatch):
 
 def test_rows_become_few_where_few_sentences_are_left():
     """Those that wait count as well: the last ones do not begin in a batch of many empty rows."""
-    search = ContinuousSearch(None, SEARCHES["beam"].with_options(batch_tokens=340), None, 1, 10**6)
+    search = ContinuousSearch(None, SEARCHES["beam"], None, 1, 10**6)
     held = np.full((1, 16), -1)
     for left, rows in ((3, 4), (4, 4), (5, 16), (40, 16)):
-        waiting = Waiting([[5] * 10] * left, [20] * left, np.zeros((left, 2), int))
+        waiting = Waiting([[5] * 10] * left, [20] * left, np.zeros((left, 2), int), 340)
         size = search._next_size(continuous._Size(16, 16, 48), held, 0 * held, 0, waiting)
         assert size.rows == rows
 
@@ -161,9 +161,9 @@ def test_rows_become_few_where_few_sentences_are_left():
 @pytest.mark.parametrize(("unfinished", "rows"), [(4, 4), (3, 16)])
 def test_rows_are_added_where_one_is_free(unfinished, rows):
     """An added row repeats one that is finished; a full batch has none."""
-    search = ContinuousSearch(None, SEARCHES["beam"].with_options(batch_tokens=340), None, 1, 10**6)
+    search = ContinuousSearch(None, SEARCHES["beam"], None, 1, 10**6)
     held = np.where(np.arange(4) < unfinished, np.arange(4), -1)[None]
-    waiting = Waiting([[5] * 10] * 50, [20] * 50, np.zeros((50, 2), int))
+    waiting = Waiting([[5] * 10] * 50, [20] * 50, np.zeros((50, 2), int), 340)
     needed = np.where(held >= 0, 17, 0)
     size = search._next_size(continuous._Size(4, 32, 16), held, needed, 10, waiting)
     assert size == (rows, 16, 32)

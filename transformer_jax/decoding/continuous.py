@@ -5,6 +5,7 @@ waits for the longest and few shapes are compiled. What is found is what `genera
 """
 
 import functools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from transformer_jax.decoding.generate import make_program
 from transformer_jax.decoding.options import Search
 from transformer_jax.decoding.padding import power_of_two, round_size
 from transformer_jax.decoding.program import SearchProgram
+from transformer_jax.decoding.threads import SharedProgram
 from transformer_jax.decoding.waiting import Waiting
 
 __all__ = ["ContinuousSearch"]
@@ -76,10 +78,11 @@ class ContinuousSearch:
         self._model, self._search, self._devices = model, search, devices
         self._compiled, self._model_limit = compiled, model_limit
         self.program_count = 0
-        self._begin = functools.cache(self._make_begin)
-        self._refill = functools.cache(self._make_refill)
-        self._extend = functools.cache(self._make_extend)
-        self._resize = functools.cache(self._make_resize)
+        self._lock = threading.Lock()
+        self._begin = self._cached(self._make_begin)
+        self._refill = self._cached(self._make_refill)
+        self._extend = self._cached(self._make_extend)
+        self._resize = self._cached(self._make_resize)
 
     def __call__(
         self,
@@ -87,6 +90,7 @@ class ContinuousSearch:
         sources: Sequence[Sequence[int]],
         limits: Sequence[int],
         sample_ids: np.ndarray,
+        threads: int = 1,
     ) -> Iterator[tuple[int, BeamResult]]:
         """Search a target for each source, the longest sources first.
 
@@ -95,11 +99,12 @@ class ContinuousSearch:
             sources: Token ids of each source, as the model reads them.
             limits: Most tokens of each target, EOS included.
             sample_ids: [n, 2], as for `generate`.
+            threads: How many of these searches run at once and share `batch_tokens`.
 
         Yields:
             The index of a source, and its hypotheses as NumPy arrays without the batch's axis.
         """
-        waiting = Waiting(sources, limits, sample_ids)
+        waiting = Waiting(sources, limits, sample_ids, self._search.batch_tokens // threads)
         while waiting:
             yield from self._search_round(variables, sources, waiting)
             waiting.next_round()
@@ -156,7 +161,7 @@ class ContinuousSearch:
     def _size(self, longest: int, sentences: int, waiting: Waiting) -> _Size:
         """The size for so many sentences of a round, of which the longest has so many tokens."""
         width = self._width(longest, waiting)
-        most = max(self._search.batch_tokens // width, 1)
+        most = max(waiting.batch_tokens // width, 1)
         rows = min(power_of_two(-(-sentences // self._devices)), 1 << (most.bit_length() - 1))
         tokens = longest + waiting.spare
         further = OWN if self._search.method == "beam" else tokens  # samples share nothing
@@ -222,9 +227,18 @@ class ContinuousSearch:
     def _resize_cache(self, variables, cache, size: _Size):
         return self._model.apply(variables, cache, size.width, size.places, method="resize_cache")
 
+    def _cached(self, make):
+        cached = functools.cache(make)
+
+        def get(*sizes):
+            with self._lock:
+                return cached(*sizes)
+
+        return get
+
     def _jit(self, function, arguments: int, **options):
         self.program_count += 1
-        return self._compiled(function, arguments, **options)
+        return SharedProgram(self._compiled(function, arguments, **options))
 
     def _make_begin(self, size: _Size):
         def begin(variables, source, limits, sample_ids):

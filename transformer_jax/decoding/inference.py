@@ -16,6 +16,7 @@ from transformer_jax.data.pairing import Pairing
 from transformer_jax.decoding.continuous import ContinuousSearch
 from transformer_jax.decoding.options import Search
 from transformer_jax.decoding.padding import pad_rows, power_of_two, round_size
+from transformer_jax.decoding.threads import search_in_threads, thread_count
 from transformer_jax.devices.layout import Layout
 from transformer_jax.errors import UserError
 from transformer_jax.functional.losses import map_blocks, token_log_probs
@@ -163,7 +164,10 @@ class BatchDecoder:
             self._searches[search] = ContinuousSearch(
                 self._searched(search), search, self._compiled, self._devices, self._model_limit
             )
-        searched = self._searches[search](self.variables, rows, limits, sample_ids)
+        threads = 1 if self._mesh else thread_count(len(rows))
+        searched = search_in_threads(
+            self._searches[search], threads, self.variables, rows, limits, sample_ids
+        )
         for i, found in searched:
             hypotheses = [
                 Hypothesis(tokens[: length - 1].tolist(), float(log_prob), float(score))

@@ -17,17 +17,20 @@ class Waiting:
     """The sentences of a round that have not begun, the longest first.
 
     Attributes:
+        batch_tokens: Most tokens of the sources of a batch on a device, padding included.
         spare: Tokens for which there is room in a target beyond those of the longest source.
     """
 
-    def __init__(self, sources, limits, sample_ids: np.ndarray):
+    def __init__(self, sources, limits, sample_ids: np.ndarray, batch_tokens: int):
         """Let sentences wait.
 
         Args:
             sources: Token ids of each source.
             limits: Most tokens of each target.
             sample_ids: [n, 2].
+            batch_tokens: Most tokens of the sources of a batch on a device.
         """
+        self.batch_tokens = batch_tokens
         self._sources, self._limits, self._sample_ids = sources, limits, sample_ids
         self.spare = SPARE
         self._order = list(range(len(sources)))
