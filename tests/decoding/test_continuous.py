@@ -139,7 +139,7 @@ def test_batches_change_in_every_way(monkeypatch):
         signs = {np.sign(getattr(new, field) - getattr(old, field)) for old, new in sizes}
         assert {-1, 1} <= signs, field
     assert any(new.width < old.width for old, new in sizes)
-    assert refilled and any(size.refill < size.rows for size, _ in refilled)
+    assert refilled and any(search._group(size) < size.rows for size, _ in refilled)
     assert any(width < size.width for size, width in refilled)
     # A program for each size and each change of it that occurs, not for each batch.
     assert len(set(sizes)) == len(sizes) and len(set(refilled)) == len(refilled)

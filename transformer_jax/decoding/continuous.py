@@ -42,12 +42,6 @@ class _Size(NamedTuple):
     width: int
     places: int
 
-    @property
-    def refill(self) -> int:
-        """Sentences that begin together once as many rows are free: all of a small batch, whose
-        programs would take as long for fewer."""
-        return min(self.rows, max(self.rows // 8, 8))
-
 
 class ContinuousSearch:
     """A search with a model, whose batches have rows on as many devices.
@@ -148,9 +142,9 @@ class ContinuousSearch:
                 size = new
             while self._may_enter(waiting, size.width):
                 is_free = held < 0
-                if is_free.sum(axis=1).min() < min(size.refill, -(-len(waiting) // devices)):
+                if is_free.sum(axis=1).min() < min(self._group(size), -(-len(waiting) // devices)):
                     break
-                free = np.argsort(held >= 0, axis=1, kind="stable")[:, : size.refill]
+                free = np.argsort(held >= 0, axis=1, kind="stable")[:, : self._group(size)]
                 free = np.where(np.take_along_axis(is_free, free, axis=1), free, -1)
                 width = min(self._width(waiting.longest(), waiting), size.width)
                 arrays = waiting.enter(held, free, width)
@@ -168,6 +162,12 @@ class ContinuousSearch:
         places = tokens + further * (self._search.rows - 1)
         return _Size(rows, width, round_size(places, 2 * waiting.spare))
 
+    def _group(self, size: _Size) -> int:
+        """Sentences that begin together once as many rows are free: all of a small batch, whose
+        programs would take as long for fewer. Rows that are free cost more in a beam."""
+        share = 4 if self._search.rows == 1 else 8
+        return min(size.rows, max(size.rows // share, 8))
+
     def _width(self, length: int, waiting: Waiting) -> int:
         return min(round_size(length, 2 * waiting.spare), self._model_limit)
 
@@ -178,7 +178,7 @@ class ContinuousSearch:
     def _floor(self, size: _Size, waiting: Waiting) -> int:
         """Sentences on a device at which a batch stops, to take others or to become smaller."""
         if self._may_enter(waiting, size.width):
-            return size.rows - min(size.refill, -(-len(waiting) // self._devices))
+            return size.rows - min(self._group(size), -(-len(waiting) // self._devices))
         return size.rows // 4
 
     def _next_size(
