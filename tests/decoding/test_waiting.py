@@ -41,3 +41,23 @@ def test_one_of_sixteen_may_be_left_and_begins_again_with_four_times_the_room():
     assert (len(waiting), waiting.longest()) == (2, 29)  # the rows hold sentences 28 and 27
     waiting.next_round()
     assert not waiting
+
+
+def test_devices_take_turns_and_rows_that_get_no_sentence_stay_free():
+    sources = [[5] * length for length in (1, 4, 2)]
+    waiting = Waiting(sources, [10, 40, 20], np.zeros((3, 2), int), 100)
+    held, free = np.full((2, 3), -1), np.array([[0, 1, 2], [2, -1, 1]])
+    source, limits, _ = waiting.enter(held, free, 4)
+    assert held.tolist() == [[1, 0, -1], [-1, -1, 2]]
+    assert free.tolist() == [[0, 1, -1], [2, -1, -1]]
+    assert limits.tolist() == [40, 10, 0, 20, 0, 0]  # a device's rows lie together
+    assert source.sum(axis=1).tolist() == [20, 5, 0, 10, 0, 0]
+
+
+def test_nobody_is_left_where_nobody_else_goes_on():
+    """It would begin again, and no other pays for its places."""
+    waiting, *_ = begun(32)
+    needed = np.where(np.arange(32) < 2, 11, 0)[None]
+    assert not waiting.may_leave(needed, 10)
+    needed[0, 5] = 3
+    assert waiting.may_leave(needed, 10)

@@ -1,7 +1,8 @@
 """A search of many sentences in which one that is finished makes room for the next.
 
-A batch has as many rows from its beginning to its end (continuous batching), so that no sentence
-waits for the longest and few shapes are compiled. What is found is what `generate` finds.
+The rows of a batch are filled again as they become free (continuous batching), so that no sentence
+waits for the longest and few shapes are compiled. Sentences whose targets are much longer than
+their sources begin again in a round of their own. What is found is what `generate` finds.
 """
 
 import functools
@@ -86,7 +87,7 @@ class ContinuousSearch:
         sample_ids: np.ndarray,
         threads: int = 1,
     ) -> Iterator[tuple[int, BeamResult]]:
-        """Search a target for each source, the longest sources first.
+        """Search a target for each source.
 
         Args:
             variables: The model's parameters and collections.
@@ -142,11 +143,13 @@ class ContinuousSearch:
                 size = new
             while self._may_enter(waiting, size.width):
                 is_free = held < 0
-                if is_free.sum(axis=1).min() < min(self._group(size), -(-len(waiting) // devices)):
+                if is_free.sum(axis=1).min() < min(
+                    self._refill_size(size), -(-len(waiting) // devices)
+                ):
                     break
-                free = np.argsort(held >= 0, axis=1, kind="stable")[:, : self._group(size)]
+                free = np.argsort(held >= 0, axis=1, kind="stable")[:, : self._refill_size(size)]
                 free = np.where(np.take_along_axis(is_free, free, axis=1), free, -1)
-                width = min(self._width(waiting.longest(), waiting), size.width)
+                width = self._width(waiting.longest(), waiting)
                 arrays = waiting.enter(held, free, width)
                 state, rows = self._refill(size, width)(
                     variables, state, rows, *arrays, free.astype(np.int32).reshape(-1)
@@ -162,11 +165,11 @@ class ContinuousSearch:
         places = tokens + further * (self._search.rows - 1)
         return _Size(rows, width, round_size(places, 2 * waiting.spare))
 
-    def _group(self, size: _Size) -> int:
+    def _refill_size(self, size: _Size) -> int:
         """Sentences that begin together once as many rows are free: all of a small batch, whose
         programs would take as long for fewer. Rows that are free cost more in a beam."""
-        share = 4 if self._search.rows == 1 else 8
-        return min(size.rows, max(size.rows // share, 8))
+        part = 4 if self._search.rows == 1 else 8
+        return min(size.rows, max(size.rows // part, 8))
 
     def _width(self, length: int, waiting: Waiting) -> int:
         return min(round_size(length, 2 * waiting.spare), self._model_limit)
@@ -178,7 +181,7 @@ class ContinuousSearch:
     def _floor(self, size: _Size, waiting: Waiting) -> int:
         """Sentences on a device at which a batch stops, to take others or to become smaller."""
         if self._may_enter(waiting, size.width):
-            return size.rows - min(self._group(size), -(-len(waiting) // self._devices))
+            return size.rows - min(self._refill_size(size), -(-len(waiting) // self._devices))
         return size.rows // 4
 
     def _next_size(
@@ -204,14 +207,13 @@ class ContinuousSearch:
             new = self._size(longest, alive * self._devices, waiting)
             if 4 * alive <= rows:
                 rows = new.rows
-        width = min(size.width, new.width)
         # A cache is copied to become smaller: not by less than half for itself alone.
-        is_smaller = width < size.width or 2 * new.places <= places
+        is_smaller = new.width < size.width or 2 * new.places <= places
         if is_smaller and new.places < places and waiting.may_leave(needed, new.places, soon=True):
             places = new.places
         elif not waiting.may_leave(needed, places):
             places = round_size(int(needed.max()), 2 * waiting.spare)
-        return _Size(rows, width, places)
+        return _Size(rows, new.width, places)
 
     def _program(self, size: _Size, variables, cache, rows) -> SearchProgram:
         max_length = size.width + self._search.extra_length

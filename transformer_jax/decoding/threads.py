@@ -60,7 +60,8 @@ def search_in_threads(
     """Search as a `ContinuousSearch`, the sentences of each length shared among threads.
 
     Which thread has a sentence does not depend on their speed, so that a search finds the same to
-    the last bit whenever it is run.
+    the last bit whenever it is run. Context managers of JAX around the call do not reach the
+    threads; its settings by `jax.config.update` do.
 
     Args:
         search: A `ContinuousSearch`.

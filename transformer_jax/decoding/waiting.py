@@ -1,5 +1,7 @@
 """The sentences of one call that wait for a row of a batch."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from transformer_jax.decoding.padding import pad_rows
@@ -14,14 +16,21 @@ LEFT, MORE = 16, 4
 
 
 class Waiting:
-    """The sentences of a round that have not begun, the longest first.
+    """The sentences of a round that have not begun, the longest first, and those that are left for
+    the next round.
 
     Attributes:
         batch_tokens: Most tokens of the sources of a batch on a device, padding included.
         spare: Tokens for which there is room in a target beyond those of the longest source.
     """
 
-    def __init__(self, sources, limits, sample_ids: np.ndarray, batch_tokens: int):
+    def __init__(
+        self,
+        sources: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        sample_ids: np.ndarray,
+        batch_tokens: int,
+    ):
         """Let sentences wait.
 
         Args:
@@ -88,13 +97,17 @@ class Waiting:
     def may_leave(self, needed: np.ndarray, places: int, soon: bool = False) -> bool:
         """Whether the sentences that need more than so many places may be left.
 
+        They may if they are few, and if others go on, for whom places that they do not need would
+        cost time.
+
         Args:
             needed: Places that each needs, 0 for none.
             places: For which there is room.
             soon: Ask of those that will, with the spare tokens, too.
         """
-        leaving = (needed + self.spare * soon) > places
-        return leaving.sum() <= self._begun // LEFT - len(self._left)
+        leaving = int(((needed + self.spare * soon) > places).sum())
+        goes_on = bool(self) or leaving < (needed > 0).sum()
+        return leaving == 0 or (goes_on and leaving <= self._begun // LEFT - len(self._left))
 
     def leave(self, held: np.ndarray, needed: np.ndarray, places: int):
         """Leave the sentences that need more than so many places, if they may be left.
