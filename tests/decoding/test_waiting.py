@@ -6,7 +6,7 @@ from transformer_jax.decoding.waiting import Waiting
 
 
 def begun(count):
-    """So many sentences, sentence i of i + 1 tokens, which have all entered a batch."""
+    """`count` sentences, sentence i of i + 1 tokens, which have all entered a batch."""
     sources = [[5] * (i + 1) for i in range(count)]
     waiting = Waiting(sources, [2 * len(ids) for ids in sources], np.zeros((count, 2), int), 100)
     held, free = np.full((1, count), -1), np.arange(count)[None]

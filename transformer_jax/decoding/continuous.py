@@ -25,8 +25,8 @@ from transformer_jax.decoding.waiting import Waiting
 
 __all__ = ["ContinuousSearch"]
 
-# A cache has places for so many tokens of each further hypothesis, which shares the others. (In
-# 1,000 sentences with beam 5, hypotheses grew to 17 tokens and took 29 places, on average.)
+# Places for the tokens that a further hypothesis does not share with the first. (In 1,000 sentences
+# with beam 5, hypotheses grew to 17 tokens and took 29 places, on average.)
 OWN = 8
 
 
@@ -143,9 +143,7 @@ class ContinuousSearch:
                 size = new
             while self._may_enter(waiting, size.width):
                 is_free = held < 0
-                if is_free.sum(axis=1).min() < min(
-                    self._refill_size(size), -(-len(waiting) // devices)
-                ):
+                if is_free.sum(axis=1).min() < self._rows_to_refill(size, waiting):
                     break
                 free = np.argsort(held >= 0, axis=1, kind="stable")[:, : self._refill_size(size)]
                 free = np.where(np.take_along_axis(is_free, free, axis=1), free, -1)
@@ -156,7 +154,7 @@ class ContinuousSearch:
                 )
 
     def _size(self, longest: int, sentences: int, waiting: Waiting) -> _Size:
-        """The size for so many sentences of a round, of which the longest has so many tokens."""
+        """The size of a batch of `sentences`, whose longest source has `longest` tokens."""
         width = self._width(longest, waiting)
         most = max(waiting.batch_tokens // width, 1)
         rows = min(power_of_two(-(-sentences // self._devices)), 1 << (most.bit_length() - 1))
@@ -166,10 +164,14 @@ class ContinuousSearch:
         return _Size(rows, width, round_size(places, 2 * waiting.spare))
 
     def _refill_size(self, size: _Size) -> int:
-        """Sentences that begin together once as many rows are free: all of a small batch, whose
-        programs would take as long for fewer. Rows that are free cost more in a beam."""
+        """Most sentences on a device that begin together: all of a small batch, whose programs
+        would take as long for fewer. Rows that are free cost more in a beam."""
         part = 4 if self._search.rows == 1 else 8
         return min(size.rows, max(size.rows // part, 8))
+
+    def _rows_to_refill(self, size: _Size, waiting: Waiting) -> int:
+        """Rows on a device that must be free before sentences begin in them."""
+        return min(self._refill_size(size), -(-len(waiting) // self._devices))
 
     def _width(self, length: int, waiting: Waiting) -> int:
         return min(round_size(length, 2 * waiting.spare), self._model_limit)
@@ -181,7 +183,7 @@ class ContinuousSearch:
     def _floor(self, size: _Size, waiting: Waiting) -> int:
         """Sentences on a device at which a batch stops, to take others or to become smaller."""
         if self._may_enter(waiting, size.width):
-            return size.rows - min(self._refill_size(size), -(-len(waiting) // self._devices))
+            return size.rows - self._rows_to_refill(size, waiting)
         return size.rows // 4
 
     def _next_size(

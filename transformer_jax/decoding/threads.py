@@ -33,13 +33,13 @@ class SharedProgram:
         if self._is_compiled:
             return self._function(*arguments)
         with self._lock:
-            found = self._function(*arguments)
+            result = self._function(*arguments)
             self._is_compiled = True
-        return found
+        return result
 
 
 def thread_count(sentences: int) -> int:
-    """How many threads to search so many sentences in.
+    """Choose the number of threads in which to search `sentences` sentences.
 
     >>> thread_count(3)
     1

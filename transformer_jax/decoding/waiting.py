@@ -8,10 +8,10 @@ from transformer_jax.decoding.padding import pad_rows
 
 __all__ = ["Waiting"]
 
-# In a batch there is room for targets that are so many tokens longer than the longest source.
+# Tokens by which a target may be longer than the longest source of its batch, in the first round.
 SPARE = 8
-# Every row of a batch pays for the places of all. So one sentence of so many may be left that needs
-# more of them; it begins again in the next round, in which so many times the tokens are spare.
+# Every row of a batch pays for the places of all. So one sentence in LEFT may be left that needs
+# more of them; it begins again in the next round, in which MORE times as many tokens are spare.
 LEFT, MORE = 16, 4
 
 
@@ -95,7 +95,7 @@ class Waiting:
         return source, limits, sample_ids
 
     def may_leave(self, needed: np.ndarray, places: int, soon: bool = False) -> bool:
-        """Whether the sentences that need more than so many places may be left.
+        """Whether the sentences that need more than `places` places may be left.
 
         They may if they are few, and if others go on, for whom places that they do not need would
         cost time.
@@ -110,7 +110,7 @@ class Waiting:
         return leaving == 0 or (goes_on and leaving <= self._begun // LEFT - len(self._left))
 
     def leave(self, held: np.ndarray, needed: np.ndarray, places: int):
-        """Leave the sentences that need more than so many places, if they may be left.
+        """Leave the sentences that need more than `places` places, if they may be left.
 
         Args:
             held: The sentence of each row, [devices, rows], -1 none.

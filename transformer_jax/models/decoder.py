@@ -163,10 +163,8 @@ class Decoder(Embedded):
         """
         sentences, places = cache.position.shape[0], cache.history.shape[1]
         history = cache.history.reshape(sentences, -1, places)
-        # The first places that are free, one for each hypothesis: the largest of zeros and ones are
-        # found 20 times as fast as they are sorted.
-        is_free = (~_places_in_use(cache)).astype(jnp.float32)
-        _, free = jax.lax.top_k(is_free, history.shape[1])
+        # One free place for each hypothesis.
+        free = _first_places(~_places_in_use(cache), history.shape[1])
         history |= free[..., None] == jnp.arange(places)[None, None]
         x = self.embed.target_at(tokens.reshape(free.shape), cache.position)
         rows = jnp.arange(sentences)[:, None]
@@ -216,7 +214,7 @@ class Decoder(Embedded):
         if places < old:
             history = cache.history.reshape(cache.position.shape[0], -1, old)
             # Those that are taken come first.
-            order = jnp.argsort(~_places_in_use(cache), axis=1, stable=True)[:, :places]
+            order = _first_places(_places_in_use(cache), places)
             cache = cache._replace(
                 history=jnp.take_along_axis(history, order[:, None], 2).reshape(-1, places),
                 written=tuple(
@@ -266,6 +264,14 @@ def _places_in_use(cache: DecodeState) -> jax.Array:
     """Which places of each sentence hold a token of any of its hypotheses, [B, P]."""
     sentences, places = cache.position.shape[0], cache.history.shape[1]
     return jnp.any(cache.history.reshape(sentences, -1, places), axis=1)
+
+
+def _first_places(is_wanted: jax.Array, count: int) -> jax.Array:
+    """Find `count` places of each sentence, [B, count]: those that are wanted [B, P] come first.
+
+    XLA finds the largest of zeros and ones 20 times as fast as it sorts them on a CPU.
+    """
+    return jax.lax.top_k(is_wanted.astype(jnp.float32), count)[1]
 
 
 def _resize_all(cache: Any, size: int) -> Any:
